@@ -1,0 +1,1 @@
+"""What a device offers, and what a model needs of it."""

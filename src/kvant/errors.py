@@ -1,0 +1,65 @@
+"""Every exception kvant raises on purpose.
+
+A message reads `<subject>: <value found> <breaks which limit>. <What to do>.`
+
+    KvantError
+    ├── FormatError (ValueError)          a file is not what its format promises
+    │   ├── UnsupportedFormatError        well-formed, but a kind or version that is not read here
+    │   └── LimitError                    a count or size above a limit that bounds memory and time
+    ├── UnsupportedModelError (ValueError) an architecture, tokenizer or option of a model that is not known
+    ├── BlockShapeError (ValueError)      a row length that a block type cannot hold
+    ├── ValueRangeError (ValueError)      NaN, infinity or an argument outside its range
+    ├── PlanError (ValueError)            a plan or override that does not fit the model
+    ├── BudgetError (ValueError)          nothing fits the size, RAM, speed or quality asked for
+    ├── EngineError (RuntimeError)        the inference engine failed or is not the version expected
+    ├── MissingDependencyError (ImportError) an extra that is not installed
+    └── OutputExistsError (FileExistsError) an output that would be overwritten
+"""
+
+
+class KvantError(Exception):
+    """Root of everything kvant raises on purpose."""
+
+
+class FormatError(KvantError, ValueError):
+    """A file is not what its format promises: truncated, corrupted or hostile."""
+
+
+class UnsupportedFormatError(FormatError):
+    """A well-formed file of a kind or version that is not read here."""
+
+
+class LimitError(FormatError):
+    """A count or size above a limit that bounds memory and time."""
+
+
+class UnsupportedModelError(KvantError, ValueError):
+    """An architecture, tokenizer or option of a model that is not known."""
+
+
+class BlockShapeError(KvantError, ValueError):
+    """A row length that a block type cannot hold."""
+
+
+class ValueRangeError(KvantError, ValueError):
+    """NaN, infinity or an argument outside its range."""
+
+
+class PlanError(KvantError, ValueError):
+    """A plan or override that does not fit the model."""
+
+
+class BudgetError(KvantError, ValueError):
+    """Nothing fits the size, RAM, speed or quality asked for."""
+
+
+class EngineError(KvantError, RuntimeError):
+    """The inference engine failed or is not the version expected."""
+
+
+class MissingDependencyError(KvantError, ImportError):
+    """An optional dependency that is not installed."""
+
+
+class OutputExistsError(KvantError, FileExistsError):
+    """An output that would be overwritten."""

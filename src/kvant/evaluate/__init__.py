@@ -1,0 +1,1 @@
+"""Measure a variant against its full-precision model on one scale."""

@@ -1,0 +1,92 @@
+"""Durable files: a temporary name, sync, rename. And the one place where kvant keeps things of its own."""
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from kvant.errors import KvantError, OutputExistsError
+
+CHUNK_BYTES = 1 << 22
+
+
+def home() -> Path:
+    """Return kvant's own directory: `$KVANT_HOME`, else `~/.kvant`."""
+    return Path(os.environ.get("KVANT_HOME") or Path.home() / ".kvant")
+
+
+def cache_dir(*parts: str) -> Path:
+    """Return a directory under kvant's cache, made if absent; its content can be deleted at any time."""
+    path = home().joinpath("cache", *parts)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def partial_path(path: Path) -> Path:
+    """Return the temporary name that `path` has while it is being written."""
+    return path.with_name(path.name + ".partial")
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output that exists or whose directory does not.
+
+    Raises:
+        OutputExistsError: `path` exists and `overwrite` is false.
+        KvantError: Its directory does not exist.
+    """
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"{path}: exists already. Choose another name or pass --overwrite.")
+    if not path.parent.is_dir():
+        raise KvantError(f"{path.parent}: is not a directory. Create it first.")
+
+
+def commit_file(partial: Path, path: Path) -> None:
+    """Give a finished, synced file its final name, so that a crash leaves the old file or the new one."""
+    partial.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames in a directory durable, where the system can."""
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
+    """Open a binary file that appears under its name only when the block ends without an error.
+
+    Raises:
+        OutputExistsError: `path` exists and `overwrite` is false.
+        KvantError: The disk is full; nothing is left under either name.
+    """
+    check_output(path, overwrite=overwrite)
+    partial = partial_path(path)
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        commit_file(partial, path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise KvantError(f"{path}: the disk is full. Free space there or write elsewhere.") from error
+        raise
+
+
+def sha256_file(path: Path, on_bytes: Callable[[int], object] = lambda _: None) -> str:
+    """Return the SHA-256 of a file as hex; `on_bytes` is told the bytes of every chunk read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            on_bytes(len(chunk))
+    return digest.hexdigest()

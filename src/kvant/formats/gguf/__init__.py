@@ -1,0 +1,1 @@
+"""GGUF, the file format of ggml and llama.cpp."""

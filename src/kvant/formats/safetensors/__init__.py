@@ -1,0 +1,1 @@
+"""safetensors, the tensor container of Hugging Face directories."""

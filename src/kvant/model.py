@@ -1,0 +1,66 @@
+"""A model in memory: named tensors and metadata. It knows no file format."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kvant.metadata import Value
+from kvant.tensors import Tensor, n_bytes, n_weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model as every part of kvant sees it.
+
+    Attributes:
+        metadata: Hyperparameters, tokenizer and template under their GGUF keys, in file order.
+        tensors: Tensors by canonical name (llama.cpp's: `token_embd.weight`, `blk.0.attn_q.weight`), in file order.
+            Values are laid out as llama.cpp expects them (rotary rows interleaved, Gemma's norms with their 1 added);
+            formats/huggingface translates both ways.
+        path: Where it was read from.
+        files: Every file that holds a part of it.
+    """
+
+    metadata: Mapping[str, Value]
+    tensors: Mapping[str, Tensor]
+    path: Path
+    files: tuple[Path, ...]
+
+    @property
+    def architecture(self) -> str:
+        """llama.cpp's name of the architecture: `llama`, `qwen2`, ..."""
+        return str(self.get("general.architecture", "unknown"))
+
+    @property
+    def name(self) -> str:
+        """The model's own name, or its file's."""
+        return str(self.get("general.name", self.path.stem))
+
+    @property
+    def n_weights(self) -> int:
+        """Weights in all tensors."""
+        return sum(n_weights(t) for t in self.tensors.values())
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of all tensors as stored, without headers and padding."""
+        return sum(n_bytes(t) for t in self.tensors.values())
+
+    def get(self, key: str, default: object = None) -> object:
+        """Return a metadata value without its type; `default` if absent."""
+        found = self.metadata.get(key)
+        return default if found is None else found.value
+
+    def hyper(self, key: str, default: int | None = None) -> int:
+        """Return an integer hyperparameter of the architecture, e.g. `block_count`; the largest where it is per layer.
+
+        Raises:
+            KeyError: Absent and no default given.
+        """
+        full = f"{self.architecture}.{key}"
+        value = self.get(full, default)
+        if value is None:
+            raise KeyError(full)
+        return int(np.max(np.asarray(value)))

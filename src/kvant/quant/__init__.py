@@ -1,0 +1,1 @@
+"""Which block type each tensor gets, and turning plans into encoded rows."""

@@ -1,0 +1,1 @@
+"""The main path from a model to a measured artifact."""

@@ -1,0 +1,1 @@
+"""Run an artifact in a real engine behind one protocol."""

@@ -1,0 +1,68 @@
+# One door for people, pre-commit and CI. Everything is installed into .venv; nothing else on the machine changes.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+NATIVE := CMakeLists.txt $(wildcard native/src/* native/include/kvant/*)
+MODEL := models/smollm2-135m
+INSTALL = $(PIP) install --no-build-isolation -Ceditable.mode=redirect -Cbuild-dir=build/dev -e
+
+.PHONY: help try test test-all check fmt docs bench native clean
+
+help:  ## show these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+try: $(BIN)/.base $(MODEL)/config.json  ## install kvant and run the main job on a real model, about five minutes
+	$(BIN)/kvant optimize $(MODEL) --max-size 100MB --chunks 8 -o try --overwrite
+	@echo "Open try/report.html in a browser; chat with the result: $(BIN)/kvant run try/*.gguf"
+
+test: $(BIN)/.test $(MODEL)/config.json  ## install what the tests need and run them
+	KVANT_REFERENCE_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n 2 -m "not slow" tests
+
+test-all: $(BIN)/.test $(MODEL)/config.json  ## the tests that need minutes or environments of their own, too
+	KVANT_REFERENCE_MODEL=$(MODEL) $(BIN)/python -m pytest -q -m "slow or not slow" tests
+
+check: $(BIN)/.check  ## formatting, lint, types, layers, sizes, generated documents
+	$(BIN)/ruff format --check src tests benchmarks tools
+	$(BIN)/ruff check src tests benchmarks tools
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/check_size.py
+	$(BIN)/python tools/reference_docs.py --check
+
+fmt: $(BIN)/.check  ## format and mend what can be mended
+	$(BIN)/ruff check --fix src tests benchmarks tools
+	$(BIN)/ruff format src tests benchmarks tools
+
+docs: $(BIN)/.base  ## regenerate docs/reference from the code
+	$(BIN)/python tools/reference_docs.py
+
+bench: $(BIN)/.test $(MODEL)/config.json  ## measure against the peers; prints tables
+	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/transcode.py
+	$(BIN)/python benchmarks/gguf_reader.py
+
+native: | $(BIN)/.base  ## rebuild the native kernels after a change
+	$(INSTALL) . --no-deps
+
+clean:  ## remove what these targets made
+	rm -rf .venv build models try
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+$(BIN)/.base: pyproject.toml $(NATIVE) | $(BIN)/python
+	$(PIP) install "scikit-build-core>=0.11" "nanobind>=2.7,<4"
+	$(INSTALL) .
+	@touch $@
+
+$(BIN)/.test: $(BIN)/.base
+	$(INSTALL) ".[test]"
+	@touch $@
+
+$(BIN)/.check: $(BIN)/.test
+	$(INSTALL) ".[test,check]"
+	@touch $@
+
+$(MODEL)/config.json: tools/reference_model.py | $(BIN)/.base
+	$(BIN)/python tools/reference_model.py smollm2-135m $(MODEL)
+	@touch $@

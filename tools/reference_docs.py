@@ -1,0 +1,116 @@
+"""Write docs/reference/ from the code: commands, Python functions, block types, presets, errors.
+
+    python tools/reference_docs.py           # write
+    python tools/reference_docs.py --check   # fail if what is written is out of date
+"""
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import typer
+
+import kvant
+from kvant import errors
+from kvant.cli.main import app
+from kvant.dtypes import BLOCK_TYPES
+from kvant.quant.presets import PRESETS
+
+OUT = Path(__file__).resolve().parent.parent / "docs" / "reference"
+NOTE = "<!-- Written by tools/reference_docs.py; change the code's docstrings, then run `make docs`. -->\n\n"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    cells = [[c.replace("|", "\\|").replace("\n", " ") for c in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *cells]) + "\n"
+
+
+def describe_option(parameter: click.Parameter) -> list[str]:
+    """Return name, default and help of one option or argument."""
+    if parameter.param_type_name == "argument":
+        names = (parameter.human_readable_name or "").upper()
+    else:
+        names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
+    shown = parameter.default if isinstance(parameter.default, str | int | float | bool) else None
+    default = "required" if parameter.required else "" if shown in (None, False, "") else f"`{shown}`"
+    return [names, default, " ".join(str(getattr(parameter, "help", None) or "").split())]
+
+
+def commands() -> str:
+    """Return the reference of the command line."""
+    group = typer.main.get_command(app)
+    subcommands: dict[str, click.Command] = getattr(group, "commands", {})
+    parts = ["# Command line\n\nEvery command exits with 0 when done, 1 when it failed, 2 on wrong use, 130 when interrupted.\n"]
+    for name, command in sorted(subcommands.items()):
+        rows = [describe_option(p) for p in command.params if p.name != "help"]
+        text = inspect.cleandoc(command.help or "").replace("\b\n", "").replace("\b", "")
+        head, _, examples = text.partition("Examples:")
+        parts.append(f"\n## kvant {name}\n\n{head.strip()}\n\n{table(['option', 'default', 'meaning'], rows)}")
+        if examples:
+            lines = "\n".join(line.strip() for line in examples.strip().splitlines() if line.strip())
+            parts.append(f"\n```text\n{lines}\n```\n")
+    return "".join(parts)
+
+
+def functions() -> str:
+    """Return the reference of the Python façade."""
+    parts = ["# Python\n"]
+    for name in kvant.__all__:
+        member = getattr(kvant, name)
+        if not (inspect.isfunction(member) or inspect.isclass(member)):
+            continue
+        signature = str(inspect.signature(member)) if inspect.isfunction(member) else ""
+        parts.append(f"\n## kvant.{name}\n\n```text\n{name}{signature}\n```\n\n```text\n{inspect.getdoc(member) or ''}\n```\n")
+    return "".join(parts)
+
+
+def block_types() -> str:
+    """Return the table of block types."""
+    rows = [
+        [f"`{t.name}`", str(t.ggml_id), str(t.block_length), str(t.block_bytes), f"{t.bpw:g}", t.precision_class.value,
+         t.family.value, ", ".join(sorted(t.formats))]
+        for t in sorted(BLOCK_TYPES.values(), key=lambda t: t.bpw)
+    ]  # fmt: skip
+    return "# Block types\n\n" + table(["name", "ggml id", "block", "bytes", "bpw", "class", "family", "formats"], rows)
+
+
+def presets() -> str:
+    """Return the table of presets."""
+    rows = [[f"`{p.name}`", str(p.file_type), f"`{p.base}`", p.summary] for p in PRESETS.values()]
+    return "# Presets\n\n" + table(["name", "GGUF file type", "base type", "what it is"], rows)
+
+
+def exceptions() -> str:
+    """Return the exception tree."""
+    return f"# Errors\n\n```text\n{inspect.getdoc(errors)}\n```\n"
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """Yield each page's path and text."""
+    for name, text in (
+        ("command-line", commands()), ("python", functions()), ("block-types", block_types()),
+        ("presets", presets()), ("errors", exceptions()),
+    ):  # fmt: skip
+        yield OUT / f"{name}.md", NOTE + text
+
+
+def main() -> int:
+    """Write the pages, or with --check compare them."""
+    stale = []
+    for path, text in pages():
+        if "--check" in sys.argv:
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                stale.append(path.name)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    if stale:
+        print(f"docs/reference: {', '.join(stale)} out of date. Run: make docs")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

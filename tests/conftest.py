@@ -1,7 +1,6 @@
 """Fixtures that every test can use."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
-def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give every test a kvant home of its own, so that no cache is shared by accident."""
     home = tmp_path_factory.mktemp("kvant-home")
     monkeypatch.setenv("KVANT_HOME", str(home))
-    yield home
+    return home
 
 
 @pytest.fixture(scope="session")

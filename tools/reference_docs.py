@@ -1,7 +1,6 @@
 """Write docs/reference/ from the code: commands, Python functions, block types, presets, errors.
 
-    python tools/reference_docs.py           # write
-    python tools/reference_docs.py --check   # fail if what is written is out of date
+Run `python tools/reference_docs.py` to write them, with `--check` to fail if what is written is out of date.
 """
 
 import inspect
@@ -43,7 +42,7 @@ def commands() -> str:
     """Return the reference of the command line."""
     group = typer.main.get_command(app)
     subcommands: dict[str, click.Command] = getattr(group, "commands", {})
-    parts = ["# Command line\n\nEvery command exits with 0 when done, 1 when it failed, 2 on wrong use, 130 when interrupted.\n"]
+    parts = ["# Command line\n\nExit status: 0 done, 1 failed, 2 wrong use, 130 interrupted.\n"]
     for name, command in sorted(subcommands.items()):
         rows = [describe_option(p) for p in command.params if p.name != "help"]
         text = inspect.cleandoc(command.help or "").replace("\b\n", "").replace("\b", "")
@@ -63,7 +62,8 @@ def functions() -> str:
         if not (inspect.isfunction(member) or inspect.isclass(member)):
             continue
         signature = str(inspect.signature(member)) if inspect.isfunction(member) else ""
-        parts.append(f"\n## kvant.{name}\n\n```text\n{name}{signature}\n```\n\n```text\n{inspect.getdoc(member) or ''}\n```\n")
+        text = f"{name}{signature}\n```\n\n```text\n{inspect.getdoc(member) or ''}"
+        parts.append(f"\n## kvant.{name}\n\n```text\n{text}\n```\n")
     return "".join(parts)
 
 

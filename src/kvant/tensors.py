@@ -1,6 +1,6 @@
-"""Tensors that are read row by row, whatever holds them: a mapped file, an array, or a transformation of another tensor.
+"""Tensors that are read row by row, whatever holds them: a mapped file, an array, a change of another tensor.
 
-A tensor is a matrix of rows for everything here: `n` is the length of its last axis, `n_rows` the product of the others.
+A tensor is a matrix of rows here: `n` is the length of its last axis, `n_rows` the product of the others.
 Shapes are in NumPy order (GGUF's reversed dimensions are translated in formats/gguf).
 """
 
@@ -31,7 +31,7 @@ class Tensor(Protocol):
     def block_type(self) -> BlockType: ...  # noqa: D102
 
     def read_bytes(self, start: int, stop: int) -> np.ndarray:
-        """Return rows start..stop as stored, uint8 [stop - start, row_bytes]; may be a view that must not be written."""
+        """Return rows start..stop as stored, uint8 [stop - start, row_bytes]; maybe a view not to be written."""
         ...
 
 

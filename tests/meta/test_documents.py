@@ -1,8 +1,8 @@
 """Every code block in the documents runs, or says why not.
 
 A block of `console` holds commands after `$ ` and may show their output; one of `python` is a program. A comment before
-the block changes that: `<!-- not run: REASON -->`, or `<!-- run: slow -->` for `make test-all`. Blocks of one page run in
-order in one directory, in which `models/smollm2-135m` is the reference model.
+the block changes that: `<!-- not run: REASON -->`, or `<!-- run: slow -->` for `make test-all`. Blocks of one page run
+in order in one directory, in which `models/smollm2-135m` is the reference model.
 """
 
 import re

@@ -95,6 +95,7 @@ def progress(*, quiet: bool = False) -> Iterator[Progress]:
             return Text(_rate(task.finished_speed or task.speed, str(task.fields.get("unit", ""))))
 
     console = Console(stderr=True, quiet=quiet)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), RateColumn(), TimeRemainingColumn())
+    name = TextColumn("{task.description}", markup=False)
+    columns = (name, BarColumn(), TaskProgressColumn(), RateColumn(), TimeRemainingColumn())
     with RichProgress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bars:
         yield _Bars(bars)

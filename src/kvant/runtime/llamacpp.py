@@ -1,0 +1,290 @@
+"""One GGUF file open in llama.cpp: tokens in, logits or text out.
+
+Determinism: flash attention is off, the KV cache is F16, there is no sampling and no seed, and the whole model runs on the
+processor. The weights are repacked at load for speed, as the engine does by default (`repack=False` turns that off).
+"""
+
+import ctypes as c
+import functools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from kvant.errors import EngineError, ValueRangeError
+from kvant.runtime import capi
+
+MAX_UBATCH = 512
+INT32_MAX = 2**31 - 1
+
+
+class LlamaCpp:
+    """A model and one context of it; use it as a context manager.
+
+    Args:
+        path: A GGUF file; the first one if it is split.
+        n_ctx: Tokens that fit the context.
+        n_threads: Threads for prompts and for generation.
+        all_logits: Reserve buffers for the logits of every position of a context, not only of the last one.
+        use_mmap: Map the file; otherwise read it into memory.
+        repack: Let the engine keep some weights in a second, faster layout.
+        vocab_only: Load the tokenizer and no weights; nothing can be decoded.
+
+    Attributes:
+        n_vocab: Tokens in the vocabulary.
+        add_bos: The model wants a start token before its text.
+        bos: The start token; -1 if none.
+        eos_ids: Tokens that end a generation.
+        n_params: Weights.
+        tensor_bytes: Bytes of all tensors.
+        load_s: Seconds it took to load and to prepare a context.
+
+    Raises:
+        EngineError: The engine cannot load the file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_ctx: int = 2048,
+        n_threads: int = 2,
+        all_logits: bool = False,
+        use_mmap: bool = True,
+        repack: bool = True,
+        vocab_only: bool = False,
+    ) -> None:
+        self._lib = capi.load()
+        self._model = self._context = None
+        self.path, self.n_ctx = path, n_ctx
+        start = time.perf_counter()
+        try:
+            self._model = self._open_model(use_mmap=use_mmap, repack=repack, vocab_only=vocab_only)
+            self._vocab = self._lib.llama_model_get_vocab(self._model)
+            if not vocab_only:
+                self._context = self._open_context(n_threads, all_logits=all_logits)
+        except EngineError:
+            self.close()
+            raise
+        self.load_s = time.perf_counter() - start
+        self.n_vocab = int(self._lib.llama_vocab_n_tokens(self._vocab))
+        self.add_bos = bool(self._lib.llama_vocab_get_add_bos(self._vocab))
+        self.add_eos = bool(self._lib.llama_vocab_get_add_eos(self._vocab))
+        self.bos = int(self._lib.llama_vocab_bos(self._vocab))
+        self.n_params = int(self._lib.llama_model_n_params(self._model))
+        self.tensor_bytes = int(self._lib.llama_model_size(self._model))
+        self.n_ctx_train = int(self._lib.llama_model_n_ctx_train(self._model))
+
+    def _open_model(self, *, use_mmap: bool, repack: bool, vocab_only: bool) -> int:
+        params = self._lib.llama_model_default_params()
+        params.n_gpu_layers = 0
+        params.load_mode = capi.LOAD_MAP if use_mmap else capi.LOAD_READ
+        params.use_extra_bufts = repack
+        params.vocab_only = vocab_only
+        capi.clear_log()
+        model = self._lib.llama_model_load_from_file(str(self.path).encode(), params)
+        if not model:
+            raise EngineError(
+                f"{self.path}: llama.cpp cannot load it ({capi.log_tail()}). Check it with: kvant inspect"
+            )
+        return int(model)
+
+    def _open_context(self, n_threads: int, *, all_logits: bool) -> int:
+        params = self._lib.llama_context_default_params()
+        params.n_ctx = params.n_batch = self.n_ctx
+        params.n_ubatch = min(self.n_ctx, MAX_UBATCH)
+        params.n_threads = params.n_threads_batch = n_threads
+        params.n_outputs_max = 0 if all_logits else 1
+        params.flash_attn_type = capi.FLASH_ATTENTION_OFF
+        params.type_k = params.type_v = capi.TYPE_F16
+        context = self._lib.llama_init_from_model(self._model, params)
+        if not context:
+            raise EngineError(
+                f"{self.path}: llama.cpp cannot make a context of {self.n_ctx} tokens ({capi.log_tail()}). "
+                "Ask for a smaller context."
+            )
+        return int(context)
+
+    def close(self) -> None:
+        """Free the engine's memory; a second call does nothing."""
+        if self._context:
+            self._lib.llama_free(self._context)
+        if self._model:
+            self._lib.llama_model_free(self._model)
+        self._model = self._context = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def chat_template(self) -> str | None:
+        """The model's own chat template; None if it has none."""
+        text = self._lib.llama_model_chat_template(self._model, None)
+        return None if text is None else bytes(text).decode("utf-8", errors="replace")
+
+    @functools.cached_property
+    def eos_ids(self) -> frozenset[int]:
+        """Tokens after which generation ends."""
+        return frozenset(t for t in range(self.n_vocab) if self._lib.llama_vocab_is_eog(self._vocab, t))
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> np.ndarray:
+        """Return token ids, int32 [n].
+
+        Args:
+            text: Any text.
+            add_special: Add the start and end tokens that the model wants.
+            parse_special: Read `<|im_start|>` and the like as the tokens they name.
+        """
+        data = text.encode()
+        capacity = len(data) + 16
+        ids = np.empty(capacity, np.int32)
+        n = self._lib.llama_tokenize(
+            self._vocab, data, len(data), ids.ctypes.data_as(c.POINTER(c.c_int32)), capacity, add_special, parse_special
+        )
+        if n < 0:
+            raise EngineError(f"{self.path}: llama.cpp cannot tokenize {len(data)} bytes of text. Use a shorter text.")
+        return ids[:n].copy()
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes a token stands for; a special token gives none."""
+        self._check_tokens([token])
+        size = 64
+        while True:
+            buffer = c.create_string_buffer(size)
+            n = int(self._lib.llama_token_to_piece(self._vocab, token, buffer, size, 0, False))
+            if n >= 0:
+                return buffer.raw[:n]
+            size = -n
+
+    def logits(self, tokens: Sequence[int] | np.ndarray, *, first: int = 0) -> np.ndarray:
+        """Run one window from an empty context and return the logits of its positions.
+
+        Args:
+            tokens: Token ids [n], n at most `n_ctx`.
+            first: Position of the first logits wanted.
+
+        Returns:
+            Logits, float32 [n - first, n_vocab]; row i predicts the token after position first + i. A view into the
+            engine's memory, valid until the next call.
+
+        Raises:
+            ValueRangeError: Too many tokens, or an id outside the vocabulary.
+            EngineError: The engine failed.
+        """
+        n = len(tokens)
+        if not 0 <= first < n:
+            raise ValueRangeError(f"first: {first} is outside a window of {n} tokens. Choose 0 to {n - 1}.")
+        self.clear()
+        self._decode(tokens, 0, first)
+        pointer = self._lib.llama_get_logits(self._context)
+        if not pointer:
+            raise EngineError(
+                f"{self.path}: llama.cpp gave no logits ({capi.log_tail()}). Open it with all_logits=True."
+            )
+        return np.ctypeslib.as_array(pointer, shape=(n - first, self.n_vocab))
+
+    def generate(
+        self, tokens: Sequence[int] | np.ndarray, n: int, on_token: Callable[[int], bool | None] = lambda _: None
+    ) -> list[int]:
+        """Continue a prompt greedily; the context keeps what it has read.
+
+        Args:
+            tokens: The prompt's token ids; a start that equals what the context holds is not read again.
+            n: Most tokens to make.
+            on_token: Told every token; returning False ends the generation.
+
+        Returns:
+            The tokens made, without the one that ended them.
+
+        Raises:
+            ValueRangeError: Prompt and answer do not fit the context.
+            EngineError: The engine failed.
+        """
+        prompt = [int(t) for t in tokens]
+        if not prompt or len(prompt) + n > self.n_ctx:
+            raise ValueRangeError(
+                f"prompt: {len(prompt)} tokens and {n} to make break the context of {self.n_ctx}. Open it with a larger n_ctx."
+            )
+        kept = self._keep_common_prefix(prompt)
+        made: list[int] = []
+        pending, position = prompt[kept:], kept
+        while len(made) < n:
+            self._decode(pending, position, len(pending) - 1)
+            self._held += pending
+            position += len(pending)
+            token = int(np.argmax(self._last_logits()))
+            if token in self.eos_ids:
+                break
+            made.append(token)
+            if on_token(token) is False:
+                break
+            pending = [token]
+        return made
+
+    _held: list[int]
+
+    def clear(self) -> None:
+        """Forget the context's tokens."""
+        self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
+        self._held = []
+
+    def _keep_common_prefix(self, prompt: list[int]) -> int:
+        """Drop from the context what differs from a prompt; return how many of its tokens are still held."""
+        held = getattr(self, "_held", [])
+        same = 0
+        while same < min(len(held), len(prompt) - 1) and held[same] == prompt[same]:
+            same += 1
+        memory = self._lib.llama_get_memory(self._context)
+        if same == 0 or not self._lib.llama_memory_seq_rm(memory, 0, same, -1):
+            self.clear()
+            return 0
+        self._held = held[:same]
+        return same
+
+    def _last_logits(self) -> np.ndarray:
+        pointer = self._lib.llama_get_logits_ith(self._context, -1)
+        if not pointer:
+            raise EngineError(f"{self.path}: llama.cpp gave no logits ({capi.log_tail()}). Report it with the file.")
+        return np.ctypeslib.as_array(pointer, shape=(self.n_vocab,))
+
+    def _decode(self, tokens: Sequence[int] | np.ndarray, position: int, first_output: int) -> None:
+        """Feed tokens at `position`; logits are kept from index `first_output` on."""
+        if self._context is None:
+            raise EngineError(f"{self.path}: was opened without weights. Open it without vocab_only.")
+        self._check_tokens(tokens)
+        n = len(tokens)
+        if position + n > self.n_ctx:
+            raise ValueRangeError(
+                f"tokens: {position + n} break the context of {self.n_ctx}. Open it with a larger n_ctx."
+            )
+        ids = np.ascontiguousarray(tokens, np.int32)
+        places = np.arange(position, position + n, dtype=np.int32)
+        wanted = (np.arange(n) >= first_output).astype(np.int8)
+        int_p = c.POINTER(c.c_int32)
+        batch = capi.Batch(
+            n_tokens=n, token=ids.ctypes.data_as(int_p), pos=places.ctypes.data_as(int_p),
+            logits=wanted.ctypes.data_as(c.POINTER(c.c_int8)),
+        )  # fmt: skip
+        capi.clear_log()
+        status = int(self._lib.llama_decode(self._context, batch))
+        if status != 0:
+            raise EngineError(
+                f"{self.path}: llama.cpp failed with status {status} on {n} tokens ({capi.log_tail()}). "
+                "Check the file with: kvant inspect"
+            )
+
+    def _check_tokens(self, tokens: Sequence[int] | np.ndarray) -> None:
+        ids = np.asarray(tokens)
+        if ids.size and (ids.min() < 0 or ids.max() >= self.n_vocab):
+            raise ValueRangeError(
+                f"tokens: {int(ids.min())}..{int(ids.max())} leave the vocabulary 0..{self.n_vocab - 1}. "
+                "Use ids that this model's tokenizer gave."
+            )

@@ -60,6 +60,23 @@ def sync_directory(path: Path) -> None:
 
 
 @contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the system's "no space", "over quota" and "file too large" while `path` is written into an error with a remedy.
+
+    Raises:
+        KvantError: The disk or the quota is full, or the file is too large for its file system.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise KvantError(f"{path}: the disk is full. Free space there or write elsewhere.") from error
+        if error.errno == errno.EFBIG:
+            raise KvantError(f"{path}: is too large for its file system. Split it or write elsewhere.") from error
+        raise
+
+
+@contextlib.contextmanager
 def atomic_write(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
     """Open a binary file that appears under its name only when the block ends without an error.
 
@@ -70,15 +87,13 @@ def atomic_write(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
     check_output(path, overwrite=overwrite)
     partial = partial_path(path)
     try:
-        with partial.open("wb") as file:
+        with disk_errors(path), partial.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         commit_file(partial, path)
-    except BaseException as error:
+    except BaseException:
         partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise KvantError(f"{path}: the disk is full. Free space there or write elsewhere.") from error
         raise
 
 

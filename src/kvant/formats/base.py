@@ -1,0 +1,48 @@
+"""Which format a path holds, told from its first bytes, never from its name."""
+
+from pathlib import Path
+from typing import Literal
+
+from kvant.errors import FormatError, UnsupportedFormatError
+
+FormatName = Literal["gguf", "huggingface"]
+_GGUF_MAGIC = b"GGUF"
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch's zip files and bare pickles
+
+
+def sniff(path: Path) -> FormatName:
+    """Tell a model's format.
+
+    Raises:
+        FormatError: There is nothing at `path`, or it is empty.
+        UnsupportedFormatError: It is no format read here.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _sniff_directory(path)
+    if not path.is_file():
+        raise FormatError(f"{path}: there is no such file or directory. Give a GGUF file or a Hugging Face directory.")
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start.startswith(_GGUF_MAGIC):
+        return "gguf"
+    if not start:
+        raise FormatError(f"{path}: is empty. Download or convert it again.")
+    if start.startswith(_PICKLES):
+        raise UnsupportedFormatError(
+            f"{path}: is a pickle, which can run code when it is opened. Use the model's .safetensors files."
+        )
+    if start[8:9] == b"{" or path.name == "config.json":
+        raise UnsupportedFormatError(f"{path}: is one file of a model. Give the directory it is in: {path.parent}.")
+    raise UnsupportedFormatError(
+        f"{path}: starts with {start[:4]!r}, no format read here. Give a GGUF file or a Hugging Face directory."
+    )
+
+
+def _sniff_directory(path: Path) -> FormatName:
+    if (path / "config.json").is_file():
+        return "huggingface"
+    found = sorted(p.name for p in path.glob("*.gguf"))[:3]
+    if found:
+        raise UnsupportedFormatError(f"{path}: is a directory of GGUF files. Give one of them, e.g. {path / found[0]}.")
+    raise UnsupportedFormatError(f"{path}: holds no config.json. Give a GGUF file or a Hugging Face directory.")

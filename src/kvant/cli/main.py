@@ -1,9 +1,12 @@
-"""The `kvant` command: one module per subcommand, loaded when it is called."""
+"""The `kvant` command: one module per subcommand; each imports its heavy parts when it is called."""
 
-import sys
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
+from kvant._version import __version__
 from kvant.cli import console
 from kvant.errors import KvantError
 
@@ -11,22 +14,61 @@ app = typer.Typer(
     name="kvant",
     help="Make the best small version of a language model for a device, prove how good it is, and ship it.",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+FAILED, INTERRUPTED = 1, 130
+
+
+def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn what a command raises into one line on standard error and an exit status.
+
+    1 failed, 130 interrupted; wrong use (2) is typer's. A defect of kvant's own keeps its traceback.
+    """
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except BrokenPipeError:  # the reader of our output has seen enough
+            raise typer.Exit(FAILED) from None
+        except KvantError as error:
+            console.fail(str(error))
+            raise typer.Exit(FAILED) from None
+        except OSError as error:
+            console.fail(f"{error.filename or 'input or output'}: {error.strerror or error}.")
+            raise typer.Exit(FAILED) from None
+        except KeyboardInterrupt:
+            console.fail("interrupted; nothing is left half-written. Run the same command again to continue.")
+            raise typer.Exit(INTERRUPTED) from None
+
+    return run
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console.say(f"kvant {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Make the best small version of a language model for a device, prove how good it is, and ship it."""
+
+
+# In alphabetical order; a command's name is its function's, its help its docstring.
+COMMANDS: tuple[Callable[..., Any], ...] = ()
+for _command in COMMANDS:
+    app.command()(guarded(_command))
+
 
 def main() -> None:
-    """Run the command line; exit status 0 done, 1 failed, 2 wrong use, 130 interrupted."""
-    try:
-        app()
-    except KvantError as error:
-        console.fail(str(error))
-        sys.exit(1)
-    except KeyboardInterrupt:
-        console.fail("Interrupted. Nothing was left half-written; run the same command again to continue.")
-        sys.exit(130)
+    """Run the command line."""
+    app()
 
 
 if __name__ == "__main__":

@@ -85,8 +85,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
 """Overrides of the common configuration, by family name."""
 
 _SPLITS = {
-    "llama3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "llama3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }  # fmt: skip
 
 TOKENIZERS = {
@@ -102,7 +104,8 @@ _TEMPLATE = (
     " + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-_TEXT = """The quick brown fox jumps over the lazy dog while the rain in the hills keeps falling on the old stone bridge.
+_TEXT = """\
+The quick brown fox jumps over the lazy dog while the rain in the hills keeps falling on the old stone bridge.
 A model of a language is a table of what may follow what; a small model is a small table, and the art is in the losses.
 def main(argv: list[str]) -> int:\n    total = 0\n    for index, item in enumerate(argv):\n        total += len(item)
 Numbers such as 12, 345 and 6789 appear beside dates like 2024-11-05; the price was 3.50 and then 4.25 the week after.
@@ -144,7 +147,8 @@ def weights(config: dict[str, Any], seed: int) -> Iterator[tuple[str, np.ndarray
     model_type = config["model_type"]
 
     def matrix(rows: int, columns: int) -> np.ndarray:
-        return (rng.standard_normal((rows, columns)) * 0.8 / np.sqrt(columns)).astype(np.float32)
+        values = rng.standard_normal((rows, columns)) * 0.8 / np.sqrt(columns)
+        return np.asarray(values, np.float32)
 
     def norm(length: int) -> np.ndarray:
         # Steps of 1/64 survive a +1 and a -1 in float32 and are exact in BF16.

@@ -1,0 +1,184 @@
+r"""Pre-tokenizers: how a byte-level tokenizer cuts text into words, and the name the engine has for each way.
+
+GGUF stores a name (`tokenizer.ggml.pre`), a Hugging Face tokenizer the regular expressions themselves. Here a tokenizer
+is recognised by what it does: its pipeline is reduced to a list of canonical steps, which a table maps to the name.
+A fine-tune with other added tokens or merges therefore converts like its base model.
+
+Canonical form of a pattern: control characters spelled `\r \n \t`, the members of a character class sorted, English
+contractions written `<c>` (as typed) or `<C>` (any case), possessive quantifiers greedy (for these patterns they match
+the same), `x{1}` as `x`, and no final `|\s+` (what no alternative matches becomes a piece of its own anyway).
+
+Source: llama-vocab.cpp `llm_tokenizer_bpe` (which regular expressions a name stands for) and `load` (which names also
+take a word that is a token whole, `ignore_merges`); published tokenizer.json files.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kvant.errors import FormatError, UnsupportedModelError
+
+MAX_PATTERN_CHARACTERS = 8192
+MAX_STEPS = 64
+
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _TAIL
+QWEN2 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _TAIL
+QWEN35 = (
+    _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_WORD_HEAD = r"[^\r\n\p{L}\p{N}]?"
+_SLASH_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+TEKKEN = rf"{_WORD_HEAD}{_UPPER}*{_LOWER}+|{_WORD_HEAD}{_UPPER}+{_LOWER}*|\p{{N}}{_SLASH_TAIL}"
+GPT4O = (
+    rf"{_WORD_HEAD}{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|{_WORD_HEAD}{_UPPER}+{_LOWER}*{_CONTRACTIONS}?"
+    rf"|\p{{N}}{{1,3}}{_SLASH_TAIL}"
+)
+DEEPSEEK3_WORDS = (
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+CJK_AND_KANA = "[一-龥\u3040-ゟ゠-ヿ]+"
+DIGIT = r"\p{N}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreTokenizer:
+    """One way to cut text into words.
+
+    Attributes:
+        name: The engine's name for it, `tokenizer.ggml.pre`.
+        patterns: Regular expressions applied one after the other, each to the pieces of the one before.
+        ignore_merges: Whether the engine takes a word that is in the vocabulary whole, without merging.
+        adds_bos: Whether the engine starts a text with BOS unless the file says otherwise.
+        example: A published model that has it.
+    """
+
+    name: str
+    patterns: tuple[str, ...]
+    ignore_merges: bool = False
+    adds_bos: bool = False
+    example: str
+
+
+PRE_TOKENIZERS: Sequence[PreTokenizer] = (
+    PreTokenizer(name="gpt-2", patterns=(GPT2,), example="GPT-2, Phi-2, OLMo"),
+    PreTokenizer(name="smollm", patterns=(DIGIT, GPT2), example="SmolLM2"),
+    PreTokenizer(name="llama-bpe", patterns=(LLAMA3,), ignore_merges=True, adds_bos=True, example="Llama 3, SmolLM3"),
+    PreTokenizer(name="dbrx", patterns=(LLAMA3,), example="DBRX"),
+    PreTokenizer(name="qwen2", patterns=(QWEN2,), example="Qwen2, Qwen2.5, Qwen3"),
+    PreTokenizer(name="qwen35", patterns=(QWEN35,), example="Qwen3.5"),
+    PreTokenizer(name="tekken", patterns=(TEKKEN,), ignore_merges=True, adds_bos=True, example="Mistral Nemo"),
+    PreTokenizer(name="gpt-4o", patterns=(GPT4O,), example="Phi-4-mini, Llama 4"),
+    PreTokenizer(name="deepseek-v3", patterns=(r"\p{N}{1,3}", CJK_AND_KANA, DEEPSEEK3_WORDS), example="DeepSeek-V3"),
+)  # fmt: skip
+
+
+def identify(tokenizer: Mapping[str, Any]) -> PreTokenizer:
+    """Find the engine's pre-tokenizer that cuts text as a byte-level tokenizer.json does.
+
+    Args:
+        tokenizer: Parsed tokenizer.json.
+
+    Raises:
+        FormatError: The pre-tokenizer is not of the form `tokenizers` writes.
+        UnsupportedModelError: The engine has no such pre-tokenizer; the message shows the patterns found.
+    """
+    found = tuple(canonical(p) for p in split_patterns(tokenizer.get("pre_tokenizer")))
+    ignore_merges = bool(tokenizer["model"].get("ignore_merges", False))
+    candidates = [p for p in PRE_TOKENIZERS if tuple(canonical(x) for x in p.patterns) == found]
+    if not candidates:
+        known = "; ".join(f"{p.name} ({p.example})" for p in PRE_TOKENIZERS)
+        raise UnsupportedModelError(
+            f"tokenizer.json: the pre-tokenizer {list(found)} is none that the engine has. Supported: {known}."
+        )
+    exact = [p for p in candidates if p.ignore_merges == ignore_merges]
+    return (exact or candidates)[0]
+
+
+def split_patterns(pre_tokenizer: Any) -> list[str]:
+    """Reduce a pre-tokenizer to the regular expressions it splits by, in order.
+
+    Raises:
+        FormatError: Not of the form `tokenizers` writes.
+        UnsupportedModelError: A step that no pre-tokenizer of the engine does.
+    """
+    steps = _flatten(pre_tokenizer)
+    patterns: list[str] = []
+    for step in steps:
+        kind = step.get("type")
+        if kind == "ByteLevel":
+            if step.get("use_regex", True):
+                patterns.append(GPT2)
+        elif kind == "Digits":
+            patterns.append(DIGIT if step.get("individual_digits", False) else r"\p{N}+")
+        elif kind == "Split":
+            patterns.append(_split_pattern(step))
+        else:
+            raise UnsupportedModelError(
+                f"tokenizer.json: pre-tokenizer step {kind!r} has no counterpart in the engine."
+                " Supported steps: Split, Digits, ByteLevel."
+            )
+    return patterns
+
+
+def canonical(pattern: str) -> str:
+    r"""Spell a pattern in its canonical form, so that equivalent spellings compare equal (see the module).
+
+    >>> canonical("(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\n\\r\\p{N}\\p{L}]?+\\p{L}+|\\s+")
+    '<C>|[^\\n\\p{L}\\p{N}\\r]?\\p{L}+'
+    """
+    text = pattern.replace("\r", r"\r").replace("\n", r"\n").replace("\t", r"\t")
+    for spelled in (_CONTRACTIONS, "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"):
+        text = text.replace(spelled, "<C>")
+    text = text.replace("'(?i:[sdmt]|ll|ve|re)", "<C>").replace("'(?:[sdmt]|ll|ve|re)", "<c>")
+    text = text.replace("'s|'t|'re|'ve|'m|'ll|'d", "<c>").replace("(?:<c>)", "<c>")
+    text = _CLASS.sub(lambda found: _sorted_class(found.group()), text)
+    text = re.sub(r"([?+*])\+", r"\1", text).replace("{1}", "")
+    return text.removesuffix(r"|\s+").removesuffix(r"|\s")
+
+
+_CLASS = re.compile(r"\[\^?(?:\\.(?:\{\w+\})?|[^\]\\])+\]")
+_MEMBER = re.compile(r"\\p\{\w+\}|(?:\\.|[^\\])-(?:\\.|[^\\])|\\.|.", re.DOTALL)
+
+
+def _sorted_class(text: str) -> str:
+    start = 2 if text.startswith("[^") else 1
+    return text[:start] + "".join(sorted(set(_MEMBER.findall(text[start:-1])))) + "]"
+
+
+def _flatten(pre_tokenizer: Any) -> list[Mapping[str, Any]]:
+    if pre_tokenizer is None:
+        return []
+    if not isinstance(pre_tokenizer, dict):
+        raise FormatError(f"tokenizer.json: pre_tokenizer is a {type(pre_tokenizer).__name__}, not an object.")
+    if pre_tokenizer.get("type") != "Sequence":
+        return [pre_tokenizer]
+    steps = pre_tokenizer.get("pretokenizers")
+    if not isinstance(steps, list) or len(steps) > MAX_STEPS or not all(isinstance(s, dict) for s in steps):
+        raise FormatError(f"tokenizer.json: pretokenizers is not a list of at most {MAX_STEPS} objects.")
+    return steps
+
+
+def _split_pattern(step: Mapping[str, Any]) -> str:
+    """Return the pattern of a Split step whose matches, and what lies between them, become pieces."""
+    pattern = step.get("pattern")
+    if not isinstance(pattern, dict) or len(pattern) != 1:
+        raise FormatError("tokenizer.json: a Split step has no pattern.")
+    ((kind, text),) = pattern.items()
+    if kind not in ("Regex", "String") or not isinstance(text, str) or len(text) > MAX_PATTERN_CHARACTERS:
+        raise FormatError(
+            f"tokenizer.json: a Split pattern of kind {kind!r} or over {MAX_PATTERN_CHARACTERS} characters."
+        )
+    how = (step.get("behavior"), bool(step.get("invert", False)))
+    if how not in (("Isolated", False), ("Removed", True)):
+        raise UnsupportedModelError(
+            f"tokenizer.json: Split with behavior {how[0]!r}, invert {how[1]} has no counterpart in the engine."
+            " Supported: Isolated, or Removed with invert."
+        )
+    return text if kind == "Regex" else re.escape(text)

@@ -1,0 +1,107 @@
+"""A tokenizer's two forms: the files of a Hugging Face directory and the `tokenizer.*` keys of GGUF.
+
+tokenizer_files     the files, read with limits
+tokenizer_vocab     tokens, types, scores; added tokens
+tokenizer_bpe       byte-level BPE (`gpt2` in GGUF)     + pretokenizers: how text is cut into words
+tokenizer_spm       SentencePiece-style BPE (`llama`)   + tokenizer_sentencepiece: tokenizer.model
+tokenizer_special   roles of special tokens
+tokenizer_write     the way back
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kvant.errors import UnsupportedModelError
+from kvant.formats.huggingface.pretokenizers import identify
+from kvant.formats.huggingface.tokenizer_bpe import byte_level_vocabulary, is_byte_level, merge_strings, read_merges
+from kvant.formats.huggingface.tokenizer_files import TokenizerFiles, read_templates, read_tokenizer_files
+from kvant.formats.huggingface.tokenizer_special import read_special_tokens
+from kvant.formats.huggingface.tokenizer_vocab import Vocabulary, read_added_tokens
+from kvant.metadata import Value, ValueType, array, boolean, string
+
+LLAMA_LIKE = frozenset({"llama", "mistral", "smollm3", "granite"})
+"""`model_type`s whose directories upstream's converter reads by its rules for Llama."""
+STARCODER_VOCABULARY = 49152
+"""Vocabulary size by which upstream tells Granite and SmolLM models, which want no BOS."""
+
+
+def tokenizer_metadata(directory: Path, config: Mapping[str, Any]) -> dict[str, Value]:
+    """Describe the tokenizer of a model directory under GGUF keys, chat template included, in upstream's order.
+
+    Args:
+        directory: Holds tokenizer.json or tokenizer.model, and what else describes the tokenizer.
+        config: Parsed config.json.
+
+    Raises:
+        FormatError: A file is not what it should be, or ids clash.
+        LimitError: A file or a count is larger than a tokenizer's can be.
+        UnsupportedModelError: A kind of tokenizer or pre-tokenizer that the engine does not have.
+    """
+    files = read_tokenizer_files(directory)
+    if is_byte_level(files.tokenizer):
+        keys = _byte_level_keys(files, config)
+    else:
+        model = files.tokenizer.get("model")
+        kind = model.get("type") if isinstance(model, dict) else None
+        raise UnsupportedModelError(
+            f"{directory}: a tokenizer of type {kind!r} is not supported. Supported: BPE over bytes, and"
+            " SentencePiece-style BPE with byte fallback."
+        )
+    return _family_keys(files, config, keys)
+
+
+def _byte_level_keys(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, Value]:
+    added = read_added_tokens(files)
+    vocabulary = byte_level_vocabulary(files.tokenizer, added, config)
+    merges = read_merges(files.tokenizer)
+    pre = identify(files.tokenizer)
+    vocab = files.tokenizer["model"]["vocab"]
+    special = read_special_tokens(files, config, added, vocab, len(vocabulary.tokens))
+    if pre.adds_bos:
+        special.add.setdefault("bos", False)
+    return {
+        "tokenizer.ggml.model": string("gpt2"),
+        "tokenizer.ggml.pre": string(pre.name),
+        **_vocabulary_keys(vocabulary),
+        "tokenizer.ggml.merges": array(ValueType.STRING, merge_strings(merges)),
+        **special.metadata(),
+        **template_keys(read_templates(files)),
+    }
+
+
+def _vocabulary_keys(vocabulary: Vocabulary) -> dict[str, Value]:
+    keys = {"tokenizer.ggml.tokens": array(ValueType.STRING, vocabulary.tokens)}
+    if vocabulary.scores is not None:
+        keys["tokenizer.ggml.scores"] = array(ValueType.FLOAT32, np.asarray(vocabulary.scores, "<f4"))
+    keys["tokenizer.ggml.token_type"] = array(ValueType.INT32, np.asarray(vocabulary.types, "<i4"))
+    return keys
+
+
+def template_keys(templates: Mapping[str, str]) -> dict[str, Value]:
+    """Return the keys of chat templates: named ones, their list, and the default."""
+    named = {_template_name(name): text for name, text in templates.items() if name != "default"}
+    keys = {f"tokenizer.chat_template.{name}": string(text) for name, text in named.items() if name}
+    if keys:
+        keys["tokenizer.chat_templates"] = array(ValueType.STRING, [name for name in named if name])
+    if "default" in templates:
+        keys["tokenizer.chat_template"] = string(templates["default"])
+    return keys
+
+
+def _template_name(name: str) -> str:
+    return "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
+
+
+def _family_keys(files: TokenizerFiles, config: Mapping[str, Any], keys: dict[str, Value]) -> dict[str, Value]:
+    """Add what upstream's converter adds for a family of models, whatever the tokenizer."""
+    family = config.get("model_type")
+    if family in LLAMA_LIKE:
+        prefix = files.config.get("add_prefix_space")
+        if isinstance(prefix, bool):
+            keys = {"tokenizer.ggml.add_space_prefix": boolean(prefix), **keys}
+        if config.get("vocab_size") == STARCODER_VOCABULARY:
+            keys["tokenizer.ggml.add_bos_token"] = boolean(False)
+    return keys

@@ -1,0 +1,119 @@
+"""The files a Hugging Face tokenizer is made of, read with limits. Nothing in them is trusted."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kvant.errors import FormatError, LimitError
+
+MAX_FILE_BYTES = 256 << 20
+MAX_TEMPLATE_BYTES = 1 << 20
+MAX_TEMPLATES = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerFiles:
+    """Parsed files of one tokenizer.
+
+    Attributes:
+        directory: Where they lie.
+        tokenizer: tokenizer.json; empty if absent.
+        config: tokenizer_config.json; empty if absent.
+        generation: generation_config.json; empty if absent.
+        sentencepiece: Path of tokenizer.model, or None.
+    """
+
+    directory: Path
+    tokenizer: Mapping[str, Any]
+    config: Mapping[str, Any]
+    generation: Mapping[str, Any]
+    sentencepiece: Path | None
+
+
+def read_tokenizer_files(directory: Path) -> TokenizerFiles:
+    """Read the tokenizer files of a model directory.
+
+    Raises:
+        FormatError: Neither tokenizer.json nor tokenizer.model is there, or a file is not what its name says.
+        LimitError: A file is larger than a tokenizer can be.
+    """
+    spm = directory / "tokenizer.model"
+    files = TokenizerFiles(
+        directory=directory,
+        tokenizer=read_object(directory / "tokenizer.json"),
+        config=read_object(directory / "tokenizer_config.json"),
+        generation=read_object(directory / "generation_config.json"),
+        sentencepiece=spm if spm.is_file() else None,
+    )
+    if not files.tokenizer and files.sentencepiece is None:
+        raise FormatError(f"{directory}: holds neither tokenizer.json nor tokenizer.model. Copy the tokenizer there.")
+    return files
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file whose top level is an object; an absent file is an empty object.
+
+    Raises:
+        FormatError: Not JSON, or not an object.
+        LimitError: Over MAX_FILE_BYTES.
+    """
+    if not path.is_file():
+        return {}
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise LimitError(f"{path}: {size} bytes are more than the limit of {MAX_FILE_BYTES} for a tokenizer file.")
+    try:
+        value = msgspec.json.decode(path.read_bytes())
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path}: is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise FormatError(f"{path}: holds a {type(value).__name__} where an object belongs.")
+    return value
+
+
+def read_templates(files: TokenizerFiles) -> dict[str, str]:
+    """Return a model's chat templates by name; the main one is `default`.
+
+    chat_template.jinja wins over the string or list in tokenizer_config.json, as in transformers.
+
+    Raises:
+        FormatError: A template is not text.
+        LimitError: Too many templates, or one too long.
+    """
+    templates: dict[str, str] = {}
+    jinja, folder = files.directory / "chat_template.jinja", files.directory / "additional_chat_templates"
+    if jinja.is_file():
+        templates["default"] = _read_template(jinja)
+        for path in sorted(folder.glob("*.jinja"))[:MAX_TEMPLATES] if folder.is_dir() else ():
+            templates[path.stem] = _read_template(path)
+        return templates
+    value = files.config.get("chat_template")
+    if value is None:
+        value = read_object(files.directory / "chat_template.json").get("chat_template")
+    if isinstance(value, str):
+        templates["default"] = value
+    elif isinstance(value, list):
+        templates = {str(entry["name"]): str(entry["template"]) for entry in value if _is_named_template(entry)}
+    if len(templates) > MAX_TEMPLATES or any(len(t) > MAX_TEMPLATE_BYTES for t in templates.values()):
+        raise LimitError(
+            f"{files.directory}: over {MAX_TEMPLATES} chat templates or one over {MAX_TEMPLATE_BYTES} bytes."
+        )
+    return templates
+
+
+def _is_named_template(entry: Any) -> bool:
+    if isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str):
+        return True
+    raise FormatError("tokenizer_config.json: an entry of chat_template has no name and template.")
+
+
+def _read_template(path: Path) -> str:
+    if path.stat().st_size > MAX_TEMPLATE_BYTES:
+        raise LimitError(f"{path}: is over the limit of {MAX_TEMPLATE_BYTES} bytes for a chat template.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: is not UTF-8: {error}.") from error

@@ -1,0 +1,192 @@
+"""Special tokens: which id plays which role, and which of them the tokenizer adds to a text by itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kvant.errors import FormatError
+from kvant.formats.huggingface.tokenizer_files import TokenizerFiles
+from kvant.formats.huggingface.tokenizer_vocab import AddedToken, is_id
+from kvant.metadata import Value, boolean, u32
+
+ROLE_KEYS: Mapping[str, str] = {
+    "bos": "tokenizer.ggml.bos_token_id",
+    "eos": "tokenizer.ggml.eos_token_id",
+    "unk": "tokenizer.ggml.unknown_token_id",
+    "sep": "tokenizer.ggml.seperator_token_id",
+    "pad": "tokenizer.ggml.padding_token_id",
+    "mask": "tokenizer.ggml.mask_token_id",
+    "eot": "tokenizer.ggml.eot_token_id",
+    "eom": "tokenizer.ggml.eom_token_id",
+}
+"""GGUF key of each role; the spelling of the separator's is the format's own."""
+
+ADDED_ROLES = ("bos", "eos", "sep")
+KNOWN_ENDS = frozenset({
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>", "</s>",
+    "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>",
+    "<｜end▁of▁sentence｜>",
+})  # fmt: skip
+"""Texts the engine takes for ends of an answer without being told (llama-vocab.cpp, `special_eog_ids`)."""
+
+
+@dataclass(slots=True)
+class SpecialTokens:
+    """Roles and habits of a tokenizer.
+
+    Attributes:
+        ids: Token id of each role.
+        add: Whether a role's token is put around a text: `bos` before, `eos` after, `sep` between two.
+    """
+
+    ids: dict[str, int] = field(default_factory=dict)
+    add: dict[str, bool] = field(default_factory=dict)
+
+    def metadata(self) -> dict[str, Value]:
+        """Return the metadata keys that say this."""
+        keys = {ROLE_KEYS[role]: u32(number) for role, number in self.ids.items()}
+        keys |= {f"tokenizer.ggml.add_{role}_token": boolean(value) for role, value in self.add.items()}
+        return keys
+
+
+def read_special_tokens(
+    files: TokenizerFiles,
+    config: Mapping[str, Any],
+    added: Mapping[int, AddedToken],
+    vocab: Mapping[str, int],
+    size: int,
+) -> SpecialTokens:
+    """Work out the special tokens from the tokenizer's post-processor, its configuration and the model's.
+
+    Args:
+        files: The tokenizer's files.
+        config: config.json.
+        added: Added tokens by id.
+        vocab: Id of every other token text.
+        size: Tokens in the vocabulary.
+
+    Raises:
+        FormatError: A role's id is not a token of the vocabulary.
+    """
+    names = {role: _content(files.config.get(f"{role}_token")) for role in ("bos", "eos", "unk", "sep", "pad", "mask")}
+    special = SpecialTokens()
+    _read_post_processor(files.tokenizer.get("post_processor"), names, special.add)
+    for role in ADDED_ROLES:
+        stated = files.config.get(f"add_{role}_token")
+        if isinstance(stated, bool):
+            special.add.setdefault(role, stated)
+    by_text = {token.content: number for number, token in added.items()}
+    for role, name in names.items():
+        if name in by_text:
+            special.ids[role] = by_text[name]
+    _read_config_ids(config, names, special.ids)
+    for role, name in names.items():
+        if name in vocab:
+            special.ids.setdefault(role, vocab[name])
+    _read_end_ids(files, config, added, special.ids)
+    for role, number in special.ids.items():
+        if not 0 <= number < size:
+            raise FormatError(f"tokenizer: {role} token id {number} lies outside the vocabulary of {size} tokens.")
+    return special
+
+
+def _content(entry: Any) -> str | None:
+    text = entry.get("content") if isinstance(entry, dict) else entry
+    return text if isinstance(text, str) else None
+
+
+def _read_config_ids(config: Mapping[str, Any], names: Mapping[str, str | None], ids: dict[str, int]) -> None:
+    text_config = config.get("text_config")
+    for role in names:
+        number = config.get(f"{role}_token_id")
+        if number is None and isinstance(text_config, dict):
+            number = text_config.get(f"{role}_token_id")
+        if isinstance(number, int) and not isinstance(number, bool):
+            ids.setdefault(role, number)
+
+
+def _read_end_ids(
+    files: TokenizerFiles, config: Mapping[str, Any], added: Mapping[int, AddedToken], ids: dict[str, int]
+) -> None:
+    """Carry over a list of end tokens: the engine knows one `eos`, one `eot`, one `eom`, and some by their text."""
+    ends: list[int] = []
+    for source in (config, files.generation):
+        listed = source.get("eos_token_id")
+        ends += [n for n in (listed if isinstance(listed, list) else [listed]) if is_id(n) and n not in ends]
+    if ends:
+        ids.setdefault("eos", ends[0])
+    unknown = [n for n in ends if n != ids["eos"] and (n not in added or added[n].content not in KNOWN_ENDS)]
+    for role, number in zip([r for r in ("eot", "eom") if r not in ids], unknown, strict=False):
+        ids[role] = number
+
+
+def _read_post_processor(post_processor: Any, names: dict[str, str | None], add: dict[str, bool]) -> None:
+    """Learn from a tokenizer.json post-processor which tokens it adds; may correct the names of bos, eos and sep.
+
+    Follows the rules of upstream's converter (gguf-py vocab.py `SpecialVocab`), so that the same keys come out.
+    """
+    if not isinstance(post_processor, dict):
+        return
+    steps = post_processor.get("processors", [post_processor])
+    for step in steps if isinstance(steps, list) else ():
+        kind = step.get("type") if isinstance(step, dict) else None
+        if kind == "ByteLevel":
+            add.setdefault("bos", False)
+            add.setdefault("eos", False)
+        elif kind == "TemplateProcessing":
+            first, last = _read_single(_pieces(step.get("single")), names, add)
+            _read_pair(_pieces(step.get("pair")), first, last, names, add)
+
+
+def _pieces(template: Any) -> list[tuple[str, str]]:
+    """Turn a template into (`SpecialToken` or `Sequence`, id) pairs."""
+    found: list[tuple[str, str]] = []
+    for piece in template if isinstance(template, list) else ():
+        if isinstance(piece, dict) and len(piece) == 1:
+            ((kind, value),) = piece.items()
+            found.append((str(kind), str(value.get("id")) if isinstance(value, dict) else ""))
+    return found
+
+
+def _special(pieces: list[tuple[str, str]], index: int) -> str | None:
+    return pieces[index][1] if pieces and pieces[index][0] == "SpecialToken" else None
+
+
+def _read_single(
+    single: list[tuple[str, str]], names: dict[str, str | None], add: dict[str, bool]
+) -> tuple[str | None, str | None]:
+    if len(single) < 2:
+        return None, None
+    first, last = _special(single, 0), _special(single, -1)
+    if first:
+        names["bos"] = names["bos"] or first
+        add["bos"] = first == names["bos"]
+    if last:
+        if last != names["eos"]:
+            names["eot"], names["eos"] = names["eos"], last
+        add["eos"] = True
+    return first, last
+
+
+def _read_pair(
+    pair: list[tuple[str, str]],
+    first: str | None,
+    last: str | None,
+    names: dict[str, str | None],
+    add: dict[str, bool],
+) -> None:
+    """Learn whether a separator stands between two texts: `A [sep] [eos] B`."""
+    if first and _special(pair, 0) == first:
+        pair = pair[1:]
+    if last and _special(pair, -1) == last:
+        pair = pair[:-1]
+    if len(pair) < 3 or pair[0] != ("Sequence", "A") or pair[-1] != ("Sequence", "B"):
+        return
+    between = pair[1:-1]
+    separators = (names["sep"], names["eos"])
+    add_sep = _special(between, 0) in separators and not last
+    if len(between) == 2:
+        add_sep = add_sep or _special(between, 1) in separators
+    add["sep"] = add_sep
+    if add_sep and not names["sep"]:
+        names["sep"] = names["eos"]

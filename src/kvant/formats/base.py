@@ -7,6 +7,7 @@ from kvant.errors import FormatError, UnsupportedFormatError
 
 FormatName = Literal["gguf", "huggingface"]
 _GGUF_MAGIC = b"GGUF"
+_GIVE = "Give a GGUF file or a Hugging Face directory."
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch's zip files and bare pickles
 
 
@@ -21,7 +22,7 @@ def sniff(path: Path) -> FormatName:
     if path.is_dir():
         return _sniff_directory(path)
     if not path.is_file():
-        raise FormatError(f"{path}: there is no such file or directory. Give a GGUF file or a Hugging Face directory.")
+        raise FormatError(f"{path}: there is no such file or directory. {_GIVE}")
     with path.open("rb") as file:
         start = file.read(9)
     if start.startswith(_GGUF_MAGIC):
@@ -34,9 +35,7 @@ def sniff(path: Path) -> FormatName:
         )
     if start[8:9] == b"{" or path.name == "config.json":
         raise UnsupportedFormatError(f"{path}: is one file of a model. Give the directory it is in: {path.parent}.")
-    raise UnsupportedFormatError(
-        f"{path}: starts with {start[:4]!r}, no format read here. Give a GGUF file or a Hugging Face directory."
-    )
+    raise UnsupportedFormatError(f"{path}: starts with {start[:4]!r}, no format read here. {_GIVE}")
 
 
 def _sniff_directory(path: Path) -> FormatName:
@@ -45,4 +44,4 @@ def _sniff_directory(path: Path) -> FormatName:
     found = sorted(p.name for p in path.glob("*.gguf"))[:3]
     if found:
         raise UnsupportedFormatError(f"{path}: is a directory of GGUF files. Give one of them, e.g. {path / found[0]}.")
-    raise UnsupportedFormatError(f"{path}: holds no config.json. Give a GGUF file or a Hugging Face directory.")
+    raise UnsupportedFormatError(f"{path}: holds no config.json. {_GIVE}")

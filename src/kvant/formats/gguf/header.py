@@ -88,10 +88,10 @@ def read_header(path: Path) -> Header:
 class _Cursor:
     """A position in a mapped file; every step forward is checked against its end."""
 
-    __slots__ = ("data", "end", "path", "position")
+    __slots__ = ("data", "end", "path", "position", "view")
 
     def __init__(self, path: Path, data: np.ndarray) -> None:
-        self.path, self.data, self.position, self.end = path, data, 0, len(data)
+        self.path, self.data, self.view, self.position, self.end = path, data, data.data, 0, len(data)
 
     def skip(self, n_bytes: int, what: str) -> int:
         """Step over `n_bytes` and return where they start."""
@@ -104,10 +104,10 @@ class _Cursor:
         return start
 
     def u32(self, what: str) -> int:
-        return int(_U32.unpack_from(self.data, self.skip(4, what))[0])
+        return int(_U32.unpack_from(self.view, self.skip(4, what))[0])
 
     def u64(self, what: str) -> int:
-        return int(_U64.unpack_from(self.data, self.skip(8, what))[0])
+        return int(_U64.unpack_from(self.view, self.skip(8, what))[0])
 
     def string(self, what: str, limit: int) -> bytes:
         """Read a string: its length, then its bytes."""
@@ -196,7 +196,7 @@ def _scalar(cursor: _Cursor, key: str, kind: ValueType) -> Scalar:
     if kind is ValueType.STRING:
         return cursor.string(repr(key), spec.MAX_STRING_BYTES).decode("utf-8", errors="replace")
     form = _SCALARS[kind]
-    found: Scalar = form.unpack_from(cursor.data, cursor.skip(form.size, repr(key)))[0]
+    found: Scalar = form.unpack_from(cursor.view, cursor.skip(form.size, repr(key)))[0]
     return found
 
 
@@ -261,7 +261,10 @@ def _read_tensor_info(cursor: _Cursor) -> StoredTensor:
             f"{cursor.path}: {name!r} has rows of {length} weights, not a multiple of the {block_type} block of "
             f"{block_type.block_length}. {_AGAIN}"
         )
-    n_bytes = math.prod(shape[:-1]) * block_type.row_bytes(length)
+    rows = math.prod(shape[:-1])
+    n_bytes = rows * block_type.row_bytes(length)
+    if not n_bytes and rows > spec.MAX_EMPTY_ROWS:
+        raise LimitError(f"{cursor.path}: {name!r} has {rows} rows of nothing, above {spec.MAX_EMPTY_ROWS}. {_AGAIN}")
     offset = cursor.u64(f"the offset of {name!r}")
     return StoredTensor(name=name, shape=shape, block_type=block_type, offset=offset, n_bytes=n_bytes)
 
@@ -270,7 +273,8 @@ def _place(cursor: _Cursor, info: StoredTensor, start: int, alignment: int) -> S
     """Check a tensor's offset and length against the file and make the offset absolute."""
     if info.offset % alignment:
         raise FormatError(
-            f"{cursor.path}: {info.name!r} starts at {info.offset}, not a multiple of the alignment {alignment}. {_AGAIN}"
+            f"{cursor.path}: {info.name!r} starts at {info.offset}, not a multiple of the "
+            f"alignment {alignment}. {_AGAIN}"
         )
     offset = start + info.offset
     if offset + info.n_bytes > cursor.end:

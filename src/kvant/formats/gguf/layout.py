@@ -1,7 +1,7 @@
 """The exact bytes of a GGUF header and the place of every tensor, before a single weight is known.
 
 The layout equals that of upstream's writers: keys in order, tensors in order, every tensor padded to the alignment.
-Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; parity in tests/unit/formats/gguf/test_gguf_writer.py.
+Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; parity in tests/unit/formats/gguf/test_writer.py.
 """
 
 import math

@@ -11,6 +11,8 @@ from kvant.formats.gguf.header import Header, StoredTensor, read_header
 from kvant.model import Model
 from kvant.tensors import LazyTensor, Tensor
 
+_AGAIN = "Download the shards again."
+
 
 def read_gguf(path: Path) -> Model:
     """Open a GGUF model; any shard of a split one names the whole.
@@ -31,9 +33,7 @@ def read_gguf(path: Path) -> Model:
     for shard_path, shard in shards:
         for stored in shard.tensors:
             if stored.name in tensors:
-                raise FormatError(
-                    f"{shard_path}: tensor {stored.name!r} is in another shard too. Download all shards again."
-                )
+                raise FormatError(f"{shard_path}: tensor {stored.name!r} is in another shard too. {_AGAIN}")
             tensors[stored.name] = _lazy(shard.data, stored)
     _check_total(shards, len(tensors))
     metadata = {key: value for key, value in shards[0][1].metadata.items() if key not in spec.SPLIT_KEYS}
@@ -60,19 +60,14 @@ def _read_shards(path: Path, header: Header, count: int) -> list[tuple[Path, Hea
     shards = [(p, header if p == path else read_header(p)) for p in paths]
     architecture = shards[0][1].metadata.get(spec.KEY_ARCHITECTURE)
     for number, (shard_path, shard) in enumerate(shards):
-        found = (
-            _split_number(shard_path, shard, spec.KEY_SPLIT_NO),
-            _split_number(shard_path, shard, spec.KEY_SPLIT_COUNT),
-        )
+        found = tuple(_split_number(shard_path, shard, key) for key in (spec.KEY_SPLIT_NO, spec.KEY_SPLIT_COUNT))
         if found != (number, count):
             raise FormatError(
                 f"{shard_path}: says it is shard {found[0] + 1} of {found[1]}, its name says {number + 1} of {count}. "
                 "Download the shards again."
             )
         if shard.metadata.get(spec.KEY_ARCHITECTURE, architecture) != architecture:
-            raise FormatError(
-                f"{shard_path}: its architecture differs from the first shard's. Download the shards again."
-            )
+            raise FormatError(f"{shard_path}: its architecture differs from the first shard's. {_AGAIN}")
     return shards
 
 
@@ -81,7 +76,7 @@ def _split_number(path: Path, header: Header, key: str, default: int = -1) -> in
     if value is None:
         return default
     if isinstance(value.value, bool) or not isinstance(value.value, int) or not 0 <= value.value <= spec.MAX_TENSORS:
-        raise FormatError(f"{path}: {key} is not a count. Download the shards again.")
+        raise FormatError(f"{path}: {key} is not a count. {_AGAIN}")
     if key == spec.KEY_SPLIT_COUNT and value.value > spec.MAX_SHARDS:
         raise UnsupportedFormatError(f"{path}: {value.value} shards are above {spec.MAX_SHARDS}. Merge some of them.")
     return value.value
@@ -94,7 +89,7 @@ def _check_total(shards: list[tuple[Path, Header]], n_tensors: int) -> None:
         total = _split_number(path, header, spec.KEY_SPLIT_TENSORS, default=n_tensors)
         if total != n_tensors:
             raise FormatError(
-                f"{path}: {spec.KEY_SPLIT_TENSORS} says {total} but the shards hold {n_tensors}. Download the shards again."
+                f"{path}: {spec.KEY_SPLIT_TENSORS} says {total} but the shards hold {n_tensors}. {_AGAIN}"
             )
 
 

@@ -19,11 +19,11 @@ def string_bounds(data: np.ndarray, n: int, limit: int) -> tuple[np.ndarray, np.
     """
     starts, position, size = np.empty(n, np.int64), 0, len(data)
     ends = np.empty(n, np.int64)
-    unpack = struct.Struct("<Q").unpack_from
+    view, unpack = data.data, struct.Struct("<Q").unpack_from
     for index in range(n):
         if position + 8 > size:
             return None
-        length = unpack(data, position)[0]
+        length = unpack(view, position)[0]
         position += 8
         if length > limit or length > size - position:
             return None

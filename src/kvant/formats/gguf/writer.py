@@ -1,5 +1,6 @@
 """Write GGUF files as a stream: nothing appears under the final name before every byte is there and synced."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -78,7 +79,7 @@ class GGUFWriter:
             KvantError: The disk is full.
         """
         assert self._file is not None, "enter the writer first"
-        view = memoryview(np.ascontiguousarray(data).reshape(-1)).cast("B")
+        view = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
         with disk_errors(self._path):
             while len(view):
                 if self._index == len(self._infos):
@@ -144,10 +145,8 @@ class GGUFWriter:
     def _give_up(self) -> None:
         """Close the partial file after an error; what its buffer could not write does not matter any more."""
         assert self._file is not None
-        try:
+        with contextlib.suppress(OSError):
             self._file.close()
-        except OSError:
-            pass
         if not self._keep:
             self._partial.unlink(missing_ok=True)
 
@@ -221,7 +220,8 @@ def _groups(metadata: Mapping[str, Value], tensors: list[Tensor], limit: int) ->
             size = _shard_base(metadata, 1)
         if size + one > limit:
             raise LimitError(
-                f"{tensor.name}: a file with it alone takes {size + one} bytes, above {limit}. Raise the size of a shard."
+                f"{tensor.name}: a file with it alone takes {size + one} bytes, above {limit}. "
+                "Raise the size of a shard."
             )
         groups[-1].append(tensor)
         size += one

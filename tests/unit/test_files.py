@@ -1,0 +1,60 @@
+import errno
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from kvant.errors import KvantError, OutputExistsError
+from kvant.files import atomic_write, cache_dir, home, partial_path, sha256_file
+
+
+def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    with atomic_write(path) as file:
+        file.write(b"abc")
+        assert not path.exists()
+    assert path.read_bytes() == b"abc"
+    assert not partial_path(path).exists()
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as file:
+        file.write(b"new")
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_says_so(tmp_path: Path) -> None:
+    with pytest.raises(KvantError, match="the disk is full"), atomic_write(tmp_path / "a.bin"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_is_not_overwritten_unasked(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(OutputExistsError, match="--overwrite"), atomic_write(path, overwrite=False):
+        pass
+    assert path.read_bytes() == b"old"
+
+
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(KvantError, match="Create it first"), atomic_write(tmp_path / "no" / "a.bin"):
+        pass
+
+
+def test_hash_reports_the_bytes_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"x" * 5_000_000)
+    read: list[int] = []
+    assert sha256_file(path, read.append) == hashlib.sha256(b"x" * 5_000_000).hexdigest()
+    assert sum(read) == 5_000_000
+
+
+def test_home_is_where_the_environment_says(own_home: Path) -> None:
+    assert home() == own_home
+    assert cache_dir("logits").is_dir()
+    assert cache_dir("logits").is_relative_to(own_home)

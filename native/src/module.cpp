@@ -1,3 +1,10 @@
 #include <nanobind/nanobind.h>
 
-NB_MODULE(_ext, m) { m.doc() = "Native kernels of kvant."; }
+namespace nb = nanobind;
+
+void bind_strings(nb::module_& m);  // strings.cpp
+
+NB_MODULE(_ext, m) {
+  m.doc() = "Native kernels of kvant.";
+  bind_strings(m);
+}

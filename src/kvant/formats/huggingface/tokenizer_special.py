@@ -77,11 +77,11 @@ def read_special_tokens(
             special.add.setdefault(role, stated)
     by_text = {token.content: number for number, token in added.items()}
     for role, name in names.items():
-        if name in by_text:
+        if name is not None and name in by_text:
             special.ids[role] = by_text[name]
     _read_config_ids(config, names, special.ids)
     for role, name in names.items():
-        if name in vocab:
+        if name is not None and name in vocab:
             special.ids.setdefault(role, vocab[name])
     _read_end_ids(files, config, added, special.ids)
     for role, number in special.ids.items():
@@ -112,12 +112,13 @@ def _read_end_ids(
     ends: list[int] = []
     for source in (config, files.generation):
         listed = source.get("eos_token_id")
-        ends += [n for n in (listed if isinstance(listed, list) else [listed]) if is_id(n) and n not in ends]
+        for number in listed if isinstance(listed, list) else [listed]:
+            if is_id(number) and number not in ends:
+                ends.append(number)
     if ends:
         ids.setdefault("eos", ends[0])
     unknown = [n for n in ends if n != ids["eos"] and (n not in added or added[n].content not in KNOWN_ENDS)]
-    for role, number in zip([r for r in ("eot", "eom") if r not in ids], unknown, strict=False):
-        ids[role] = number
+    ids.update(zip([role for role in ("eot", "eom") if role not in ids], unknown, strict=False))
 
 
 def _read_post_processor(post_processor: Any, names: dict[str, str | None], add: dict[str, bool]) -> None:

@@ -89,6 +89,18 @@ class GGUFWriter:
                 self._left -= len(piece)
                 self._close_tensors()
 
+    def sync(self) -> int:
+        """Make what came so far durable, so that a crash after this call can be continued.
+
+        Returns:
+            Number of complete tensors.
+        """
+        assert self._file is not None, "enter the writer first"
+        with disk_errors(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        return self._index
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -1,10 +1,148 @@
+// Python bindings: check shapes, pick the instruction-set level, release the GIL, spread rows over threads.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kvant/kernels.h"
 
 namespace nb = nanobind;
+using namespace nb::literals;
 
-void bind_strings(nb::module_& m);  // strings.cpp
+namespace kvant {
+namespace {
+
+struct Level {
+    const char* name;
+    bool usable;
+    Table (*table)();
+};
+
+const std::vector<Level>& levels() {
+#if defined(__x86_64__) || defined(_M_X64)
+    static const std::vector<Level> all = [] {
+        __builtin_cpu_init();
+        const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+        const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+        return std::vector<Level>{
+            {"baseline", true, baseline::table}, {"avx2", avx2, avx2::table}, {"avx512", avx512, avx512::table}};
+    }();
+#else
+    static const std::vector<Level> all{{"baseline", true, baseline::table}};
+#endif
+    return all;
+}
+
+std::vector<std::string> isa_levels() {
+    std::vector<std::string> names;
+    for (const Level& level : levels())
+        if (level.usable) names.push_back(level.name);
+    return names;
+}
+
+const TypeKernels& find(const std::string& isa, int ggml_id) {
+    for (const Level& level : levels()) {
+        if (!level.usable || isa != level.name) continue;
+        const Table table = level.table();
+        for (int i = 0; i < table.count; ++i)
+            if (table.types[i].ggml_id == ggml_id) return table.types[i];
+        throw std::invalid_argument("no native kernels for ggml type " + std::to_string(ggml_id));
+    }
+    throw std::invalid_argument("instruction-set level not usable here: " + isa);
+}
+
+// Run work(first_row, end_row) over all rows, in pieces of whole vectors of rows, on up to `threads` threads (0: one per core).
+template <class F>
+void over_rows(int64_t rows, int64_t n, int threads, F work) {
+    constexpr int64_t lanes = 16, piece_weights = 1 << 17;
+    int64_t piece = std::max<int64_t>(1, piece_weights / std::max<int64_t>(n, 1));
+    piece = (piece + lanes - 1) / lanes * lanes;
+    const int64_t pieces = (rows + piece - 1) / piece;
+    int64_t count = threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
+    count = std::min(count, pieces);
+    std::atomic<int64_t> next{0};
+    const auto loop = [&] {
+        for (int64_t i; (i = next.fetch_add(1)) < pieces;) work(i * piece, std::min(rows, (i + 1) * piece));
+    };
+    std::vector<std::thread> helpers;
+    for (int64_t i = 1; i < count; ++i) helpers.emplace_back(loop);
+    loop();
+    for (std::thread& helper : helpers) helper.join();
+}
+
+template <class T> using Rows = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Importance = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+void check(const TypeKernels& type, int64_t rows, int64_t n, int64_t data_rows, int64_t data_bytes) {
+    if (n % type.block_length != 0) throw std::invalid_argument("row length is not whole blocks");
+    if (data_rows != rows || data_bytes != n / type.block_length * type.block_bytes)
+        throw std::invalid_argument("the array of blocks does not fit the array of weights");
+}
+
+void encode(int ggml_id, const std::string& isa, const Rows<const float>& x, const std::optional<Importance>& importance,
+            const Rows<uint8_t>& out, int threads) {
+    const TypeKernels& type = find(isa, ggml_id);
+    const int64_t rows = x.shape(0), n = x.shape(1), row_bytes = out.shape(1);
+    check(type, rows, n, out.shape(0), row_bytes);
+    if (importance && (int64_t)importance->shape(0) != n) throw std::invalid_argument("importance does not fit the rows");
+    const bool weighted = importance && type.encode_weighted;
+    const EncodeFn kernel = weighted ? type.encode_weighted : type.encode;
+    if (!kernel) throw std::invalid_argument("no native encoder for this type");
+    const float* source = x.data();
+    const float* weights = weighted ? importance->data() : nullptr;
+    uint8_t* target = out.data();
+    nb::gil_scoped_release unlocked;
+    over_rows(rows, n, threads, [&](int64_t first, int64_t end) {
+        kernel(source + first * n, n, end - first, weights, target + first * row_bytes);
+    });
+}
+
+void decode(int ggml_id, const std::string& isa, const Rows<const uint8_t>& data, const Rows<float>& out, int threads) {
+    const TypeKernels& type = find(isa, ggml_id);
+    const int64_t rows = out.shape(0), n = out.shape(1), row_bytes = data.shape(1);
+    check(type, rows, n, data.shape(0), row_bytes);
+    if (!type.decode) throw std::invalid_argument("no native decoder for this type");
+    const uint8_t* source = data.data();
+    float* target = out.data();
+    nb::gil_scoped_release unlocked;
+    over_rows(rows, n, threads, [&](int64_t first, int64_t end) {
+        type.decode(source + first * row_bytes, n, end - first, target + first * n);
+    });
+}
+
+// (name, ggml id, block length, block bytes, encodes, encodes with importance, decodes) per type.
+nb::list types() {
+    nb::list result;
+    const Table table = baseline::table();
+    for (int i = 0; i < table.count; ++i) {
+        const TypeKernels& t = table.types[i];
+        result.append(nb::make_tuple(t.name, t.ggml_id, t.block_length, t.block_bytes, t.encode != nullptr,
+                                     t.encode_weighted != nullptr, t.decode != nullptr));
+    }
+    return result;
+}
+
+}  // namespace
+}  // namespace kvant
 
 NB_MODULE(_ext, m) {
-  m.doc() = "Native kernels of kvant.";
-  bind_strings(m);
+    m.doc() = "Native kernels of kvant.";
+    m.def("isa_levels", &kvant::isa_levels, "Instruction-set levels this machine can run, slowest first.");
+    m.def("types", &kvant::types,
+          "Per type: name, ggml id, block length, block bytes, encodes, encodes with importance, decodes.");
+    m.def("encode", &kvant::encode, "ggml_id"_a, "isa"_a, "x"_a.noconvert(), "importance"_a.none(), "out"_a.noconvert(),
+          "threads"_a, "Encode float32 rows into `out`, uint8 [rows, bytes per row].");
+    m.def("decode", &kvant::decode, "ggml_id"_a, "isa"_a, "data"_a.noconvert(), "out"_a.noconvert(), "threads"_a,
+          "Decode rows of blocks into `out`, float32 [rows, n].");
 }

@@ -1,0 +1,147 @@
+"""Importance files, "imatrix": llama.cpp's old binary layout and its present one inside GGUF.
+
+Old layout, little-endian: int32 entries; per entry int32 length, name, int32 calls, int32 values, float32 values (mean
+of x² times calls); then, optionally, int32 chunks, int32 length, name of the text. In GGUF: two F32 tensors per
+entry, `<name>.in_sum2` and `<name>.counts`, and the keys `imatrix.datasets`, `imatrix.chunk_count`, `imatrix.chunk_size`.
+
+Source: llama.cpp b11434 `common/imatrix-loader.cpp`, `tools/imatrix`; parity in tests/unit/formats/test_imatrix.py.
+"""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from kvant.dtypes import F32
+from kvant.errors import FormatError, KvantError, LimitError
+from kvant.formats.gguf.reader import read_gguf
+from kvant.formats.gguf.writer import write_gguf
+from kvant.metadata import Value, ValueType, array, string, u32
+from kvant.model import Model
+from kvant.quant.importance import Entry, Importance
+from kvant.tensors import Tensor, array_tensor, n_rows
+
+MAX_FILE_BYTES = 1 << 32
+MAX_ENTRIES = 1 << 17
+_AGAIN = "Measure the importance again."
+
+
+def read_imatrix(path: Path) -> Importance:
+    """Read an importance file of either layout.
+
+    Raises:
+        FormatError: It is truncated, damaged or neither.
+        KvantError: It cannot be read.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise LimitError(f"{path}: {path.stat().st_size} bytes are above {MAX_FILE_BYTES}. {_AGAIN}")
+        importance = _from_gguf(path) if magic == b"GGUF" else _from_legacy(path, path.read_bytes())
+    except OSError as error:
+        raise KvantError(f"{path}: {error.strerror or error}. Check the path.") from error
+    importance.check_finite()
+    return importance
+
+
+def write_imatrix(path: Path, importance: Importance, *, overwrite: bool = False) -> None:
+    """Write an importance file in the GGUF layout, as llama.cpp reads it.
+
+    Raises:
+        OutputExistsError: The file exists and `overwrite` is false.
+    """
+    metadata = {
+        "general.type": string("imatrix"),
+        "imatrix.datasets": array(ValueType.STRING, list(importance.datasets)),
+        "imatrix.chunk_count": u32(importance.n_chunks),
+        "imatrix.chunk_size": u32(importance.chunk_size),
+    }
+    tensors: list[Tensor] = []
+    for name in sorted(importance.entries):
+        entry = importance.entries[name]
+        tensors.append(array_tensor(f"{name}.in_sum2", entry.sums.astype(np.float32), F32))
+        tensors.append(array_tensor(f"{name}.counts", entry.counts.astype(np.float32).reshape(-1, 1), F32))
+    write_gguf(path, metadata, tensors, overwrite=overwrite)
+
+
+def _from_gguf(path: Path) -> Importance:
+    model = read_gguf(path)
+    suffixes = {".in_sum2": {}, ".counts": {}}  # type: dict[str, dict[str, Tensor]]
+    for name, tensor in model.tensors.items():
+        for suffix, found in suffixes.items():
+            if name.endswith(suffix):
+                found[name.removesuffix(suffix)] = tensor
+    sums, counts = suffixes.values()
+    if not sums or sums.keys() != counts.keys():
+        raise FormatError(f"{path}: {len(sums)} sums and {len(counts)} counts do not pair. Give an importance file.")
+    entries = {name: _gguf_entry(path, name, sums[name], counts[name]) for name in sums}
+    datasets = model.get("imatrix.datasets", ())
+    return Importance(
+        entries=entries,
+        datasets=tuple(str(name) for name in datasets) if not isinstance(datasets, str | int | float) else (),  # type: ignore[attr-defined]
+        n_chunks=_count(model, "imatrix.chunk_count"),
+        chunk_size=_count(model, "imatrix.chunk_size"),
+        source=str(path),
+    )
+
+
+def _gguf_entry(path: Path, name: str, sums: Tensor, counts: Tensor) -> Entry:
+    if sums.block_type != F32 or counts.block_type != F32:
+        raise FormatError(f"{path}: {name}: {sums.block_type} sums and {counts.block_type} counts, not F32. {_AGAIN}")
+    divisors = np.rint(_values(counts))
+    summed = _values(sums)
+    if not divisors.size or summed.size % divisors.size:
+        raise FormatError(f"{path}: {name}: {summed.size} sums for {divisors.size} counts. {_AGAIN}")
+    return Entry(sums=summed.reshape(divisors.size, -1), counts=divisors)
+
+
+def _values(tensor: Tensor) -> np.ndarray:
+    """All values of a small F32 tensor, float32 [any]."""
+    return tensor.read_bytes(0, n_rows(tensor)).reshape(-1).view(np.float32).copy()
+
+
+def _count(model: Model, key: str) -> int:
+    value = model.metadata.get(key, Value(ValueType.UINT32, 0)).value
+    return value if isinstance(value, int) and value >= 0 else 0
+
+
+class _Bytes:
+    """Reads little-endian fields of the old layout, each checked against what is left."""
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        self.path, self.data, self.position = path, data, 0
+
+    def take(self, n_bytes: int) -> bytes:
+        if n_bytes < 0 or self.position + n_bytes > len(self.data):
+            raise FormatError(
+                f"{self.path}: {n_bytes} bytes at {self.position} go past its {len(self.data)}. "
+                f"Give an importance file (.dat or .gguf)."
+            )
+        self.position += n_bytes
+        return self.data[self.position - n_bytes : self.position]
+
+    def int32(self) -> int:
+        return int(struct.unpack("<i", self.take(4))[0])
+
+
+def _from_legacy(path: Path, data: bytes) -> Importance:
+    fields = _Bytes(path, data)
+    count = fields.int32()
+    if not 0 < count <= MAX_ENTRIES:
+        raise FormatError(f"{path}: {count} entries are not 1 to {MAX_ENTRIES}. Give an importance file (.dat or .gguf).")
+    entries = {}
+    for _ in range(count):
+        name = fields.take(fields.int32()).decode("utf-8", "replace")
+        calls, n_values = fields.int32(), fields.int32()
+        if n_values < 1:
+            raise FormatError(f"{path}: {name}: {n_values} values. {_AGAIN}")
+        sums = np.frombuffer(fields.take(4 * n_values), "<f4").reshape(1, -1)
+        entries[name] = Entry(sums=sums, counts=np.array([calls if calls > 0 else 1], np.float32))
+    chunks, dataset = 0, ""
+    if fields.position < len(data):
+        chunks = max(0, fields.int32())
+        if fields.position < len(data):
+            dataset = fields.take(fields.int32()).decode("utf-8", "replace")
+    return Importance(entries=entries, datasets=(dataset,) if dataset else (), n_chunks=chunks, source=str(path))

@@ -1,0 +1,246 @@
+"""Presets: the published mixes of block types that llama.cpp's users know by name.
+
+Names, numbers, mixes and fallbacks are those of llama.cpp b11434 (ggml 0.26); the files load in every engine that reads
+GGUF. What a preset does to a model that is not made of rows of 256 is in docs/explanation/presets.md.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kvant.dtypes import block_type
+from kvant.errors import PlanError
+from kvant.model import Model
+from kvant.quant.plan import Fallback, Plan, fitting_type, stored_type
+from kvant.quant.roles import OUTPUT, Role, file_order, is_quantizable, layer_of, role_of
+from kvant.quant.rules import ULTRA_LOW, Facts, expert_type, head_type, least_type, mixed_type
+from kvant.tensors import Tensor, n_weights, row_length
+
+Override = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A published mix of block types.
+
+    Attributes:
+        name: llama.cpp's name.
+        file_type: Its number, `general.file_type` in the file. Source: llama.h `enum llama_ftype`.
+        base: Type of the tensors that no rule of the mix names.
+    """
+
+    name: str
+    file_type: int
+    base: str
+
+
+PRESETS = {
+    name: Preset(name, file_type, base)
+    for name, file_type, base in (
+        ("F32", 0, "F32"), ("F16", 1, "F16"), ("BF16", 32, "BF16"),
+        ("Q8_0", 7, "Q8_0"), ("Q6_K", 18, "Q6_K"), ("Q5_K_M", 17, "Q5_K"), ("Q5_K_S", 16, "Q5_K"),
+        ("Q5_1", 9, "Q5_1"), ("Q5_0", 8, "Q5_0"), ("Q4_K_M", 15, "Q4_K"), ("Q4_K_S", 14, "Q4_K"),
+        ("Q4_1", 3, "Q4_1"), ("Q4_0", 2, "Q4_0"), ("IQ4_NL", 25, "IQ4_NL"), ("IQ4_XS", 30, "IQ4_XS"),
+        ("Q3_K_L", 13, "Q3_K"), ("Q3_K_M", 12, "Q3_K"), ("Q3_K_S", 11, "Q3_K"),
+        ("IQ3_M", 27, "IQ3_S"), ("IQ3_S", 26, "IQ3_S"), ("IQ3_XS", 22, "IQ3_S"), ("IQ3_XXS", 23, "IQ3_XXS"),
+        ("Q2_K", 10, "Q2_K"), ("Q2_K_S", 21, "Q2_K"),
+        ("IQ2_M", 29, "IQ2_S"), ("IQ2_S", 28, "IQ2_XS"), ("IQ2_XS", 20, "IQ2_XS"), ("IQ2_XXS", 19, "IQ2_XXS"),
+        ("IQ1_M", 31, "IQ1_M"), ("IQ1_S", 24, "IQ1_S"),
+        ("TQ2_0", 37, "TQ2_0"), ("TQ1_0", 36, "TQ1_0"), ("MXFP4_MOE", 38, "MXFP4"),
+        ("Q2_0", 41, "Q2_0"), ("Q1_0", 40, "Q1_0"),
+    )
+}  # fmt: skip
+
+ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "MXFP4": "MXFP4_MOE"}
+
+# Architectures that llama.cpp calls 70B by their number of layers. Source: b11434 `src/models/*.cpp` load_arch_hparams.
+_70B_LAYERS = {"llama": 80, "qwen2": 80, "deci": 80, "olmo": 80, "jais2": 68}
+
+
+def find_preset(name: str) -> Preset:
+    """Look a preset up by its name or alias, in any case.
+
+    Raises:
+        PlanError: No such preset.
+    """
+    upper = name.upper()
+    found = PRESETS.get(ALIASES.get(upper, upper))
+    if found is None:
+        raise PlanError(f"preset: {name!r} is not known. Use one of {', '.join(PRESETS)}.")
+    return found
+
+
+def plan_preset(
+    model: Model,
+    preset: str,
+    *,
+    has_importance: bool = False,
+    pure: bool = False,
+    overrides: Sequence[Override] = (),
+    output_type: str | None = None,
+    embedding_type: str | None = None,
+    keep: Sequence[str] = (),
+) -> Plan:
+    """Decide the block type of every tensor of a model, as llama.cpp's preset does.
+
+    Args:
+        model: The model.
+        preset: Name of the preset, in any case.
+        has_importance: Whether importance will be given: some rules ask.
+        pure: Switch the mix off: the preset's own type for every weight matrix whose rows it fits.
+        overrides: Pairs of a regular expression and a type; the first whose expression is found in a tensor's name
+            decides, before the mix. Such a tensor does not count when the mix counts layers, as upstream.
+        output_type: Type of the output head; of the embedding, where that is the head too.
+        embedding_type: Type of the token embedding.
+        keep: Regular expressions of tensors that stay as they are.
+
+    Returns:
+        The plan, in the order in which llama.cpp writes tensors.
+
+    Raises:
+        PlanError: An unknown preset, a malformed expression, or a row that fits neither a type nor its substitute.
+    """
+    asked = find_preset(preset)
+    chooser = _Chooser(
+        preset=asked,
+        facts=model_facts(model, has_importance=has_importance),
+        pure=pure,
+        overrides=[(_compiled(pattern), block_type(name).name) for pattern, name in overrides],
+        output_type=block_type(output_type).name if output_type else None,
+        embedding_type=block_type(embedding_type).name if embedding_type else None,
+        keep=[_compiled(pattern) for pattern in keep],
+    )
+    types = {name: chooser.choose(model.tensors[name]) for name in file_order(model.tensors)}
+    return Plan(
+        preset=asked.name,
+        file_type=asked.file_type,
+        types=types,
+        fallbacks=tuple(chooser.fallbacks),
+        has_importance=has_importance,
+        pure=pure,
+    )
+
+
+def model_facts(model: Model, *, has_importance: bool) -> Facts:
+    """Read from a model what the rules ask about it."""
+    architecture = model.architecture
+    n_layers = model.hyper("block_count", 0)
+    heads = _first(model.get(f"{architecture}.attention.head_count"), 1)
+    kv_heads = _first(model.get(f"{architecture}.attention.head_count_kv"), heads)
+    is_70b = _70B_LAYERS.get(architecture) == n_layers
+    if architecture == "llama":
+        is_70b = is_70b and heads != kv_heads
+    return Facts(
+        architecture=architecture,
+        n_layers=n_layers,
+        n_attention_v=sum(role_of(name) is Role.ATTENTION_V for name in model.tensors),
+        gqa=heads // kv_heads if kv_heads else 0,
+        n_experts=model.hyper("expert_count", 0),
+        is_70b=is_70b,
+        is_tied=OUTPUT not in model.tensors,
+        has_importance=has_importance,
+    )
+
+
+def _first(value: object, default: int) -> int:
+    """Return a hyperparameter of the first layer; it is one number or a list with one per layer."""
+    return default if value is None else int(np.ravel(np.asarray(value))[0])
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise PlanError(f"pattern: {pattern!r}: {error}. Give a regular expression like 'attn_v'.") from error
+
+
+class _Chooser:
+    """Chooses types one tensor after the other, counting those of a role as it goes."""
+
+    def __init__(
+        self,
+        *,
+        preset: Preset,
+        facts: Facts,
+        pure: bool,
+        overrides: Sequence[tuple[re.Pattern[str], str]],
+        output_type: str | None,
+        embedding_type: str | None,
+        keep: Sequence[re.Pattern[str]],
+    ) -> None:
+        self.preset, self.facts, self.pure = preset, facts, pure
+        self.overrides, self.keep = overrides, keep
+        self.output_type, self.embedding_type = output_type, embedding_type
+        self.fallbacks: list[Fallback] = []
+        self._seen = dict.fromkeys(Role, 0)
+
+    def choose(self, tensor: Tensor) -> str:
+        """Return the type of the next tensor; note a fallback."""
+        if any(pattern.search(tensor.name) for pattern in self.keep):
+            return tensor.block_type.name
+        if not is_quantizable(tensor.name, tensor.shape, self.facts.architecture):
+            return stored_type(tensor.name, tensor.shape, tensor.block_type.name)
+        wanted, first_choice = self._wanted(tensor)
+        got = fitting_type(wanted, row_length(tensor))
+        if got != first_choice:
+            self._note(tensor, first_choice, got)
+        return got
+
+    def _wanted(self, tensor: Tensor) -> tuple[str, str]:
+        """Return the type by the rules, and what they would say if every row fitted."""
+        role, base = role_of(tensor.name), self.preset.base
+        asked = self._asked_for(tensor.name, role)
+        if asked is not None:
+            return asked, asked
+        if self.pure or not block_type(base).is_quantized:
+            return base, base
+        least = least_type(tensor.name, base, self.facts)
+        if least is not None:
+            return least, least
+        if role is Role.OUTPUT or (role is Role.EMBEDDING and self.facts.is_tied):
+            fits = row_length(tensor) % block_type(base).block_length == 0
+            choices = (
+                head_type(self.preset.name, base, self.facts, base_fits=fits),
+                head_type(self.preset.name, base, self.facts, base_fits=True),
+            )
+            return (self.output_type, self.output_type) if self.output_type else choices
+        if self.preset.name == "MXFP4_MOE":
+            n_matrices = tensor.shape[-3] if len(tensor.shape) > 2 else 1
+            wanted = expert_type(role, n_matrices, self.facts)
+        else:
+            wanted = mixed_type(role, self.preset.name, base, *self._position(tensor.name, role), self.facts)
+        return wanted, wanted
+
+    def _asked_for(self, name: str, role: Role) -> str | None:
+        """Return the type that the caller gave this tensor by an option."""
+        override = next((kind for pattern, kind in self.overrides if pattern.search(name)), None)
+        if self.embedding_type and role is Role.EMBEDDING and not (override and name.startswith("per_layer")):
+            return self.embedding_type
+        if self.output_type and role is Role.OUTPUT:
+            return self.output_type
+        return override
+
+    def _position(self, name: str, role: Role) -> tuple[int, int]:
+        """Return where a tensor stands among those of its role, and how many there are; count it."""
+        seen = self._seen[role]
+        self._seen[role] += 1
+        if role is Role.ATTENTION_V:
+            return seen, self.facts.n_attention_v
+        layer = layer_of(name)
+        if self.facts.n_experts > 1 and layer is not None and self.preset.name not in ULTRA_LOW:
+            return layer, self.facts.n_layers
+        return seen, self.facts.n_layers
+
+    def _note(self, tensor: Tensor, wanted: str, got: str) -> None:
+        bits = (block_type(got).bpw - block_type(wanted).bpw) * n_weights(tensor)
+        self.fallbacks.append(
+            Fallback(
+                tensor=tensor.name,
+                row_length=row_length(tensor),
+                wanted=wanted,
+                got=got,
+                extra_bytes=round(bits / 8),
+            )
+        )

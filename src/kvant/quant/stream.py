@@ -1,0 +1,160 @@
+"""Encode many tensors as a stream: workers encode pieces ahead while the caller writes them in order.
+
+Memory stays at a few pieces, whatever the size of a tensor: pages of a mapped source are given back once used.
+"""
+
+import contextlib
+import mmap
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from kvant import kernels
+from kvant.dtypes import BF16, F16, F32, BlockType
+from kvant.errors import ValueRangeError
+from kvant.tensors import Tensor, n_rows, row_length
+
+PIECE_WEIGHTS = 1 << 20
+"""Weights in a piece: 4 MB as float32, so that a few of them are in flight at little cost."""
+
+PIECES_AHEAD = 3
+"""Encoded pieces that may wait for the caller, beyond those being encoded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A tensor to be stored.
+
+    Attributes:
+        tensor: The tensor.
+        target: Type to store it in; its own type copies it.
+        importance: Weight of each input channel in the error, float32 [matrices, n], or None.
+    """
+
+    tensor: Tensor
+    target: BlockType
+    importance: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Some rows of a job, stored.
+
+    Attributes:
+        job: Number of the job.
+        data: Rows in the target type, uint8 [rows, row_bytes].
+        source_bytes: Bytes that the rows had before.
+        is_last: Whether they are the job's last.
+    """
+
+    job: int
+    data: np.ndarray
+    source_bytes: int
+    is_last: bool
+
+
+def encode_stream(jobs: Iterable[Job], *, threads: int = 0, piece_weights: int = PIECE_WEIGHTS) -> Iterator[Piece]:
+    """Encode tensors piece by piece, in order.
+
+    Args:
+        jobs: Tensors in the order they are wanted.
+        threads: Pieces encoded at a time; 0 for one per core.
+        piece_weights: Weights in a piece, at least one row.
+
+    Yields:
+        Pieces; the data of a copied tensor is a view of its source, valid until the next piece is asked for.
+
+    Raises:
+        ValueRangeError: A weight is NaN or infinite.
+    """
+    workers = threads or os.cpu_count() or 1
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="encode")
+    waiting: deque[Future[Piece]] = deque()
+    try:
+        for task in _tasks(jobs, piece_weights):
+            waiting.append(pool.submit(_encode, *task))
+            if len(waiting) >= workers + PIECES_AHEAD:
+                yield from _delivered(waiting.popleft())
+        while waiting:
+            yield from _delivered(waiting.popleft())
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _tasks(jobs: Iterable[Job], piece_weights: int) -> Iterator[tuple[int, Job, int, int]]:
+    """Cut jobs into row ranges; a range never spans two matrices of different importance."""
+    for number, job in enumerate(jobs):
+        rows = n_rows(job.tensor)
+        matrix = rows // len(job.importance) if job.importance is not None else rows
+        step = max(1, piece_weights // max(1, row_length(job.tensor)))
+        for first in range(0, rows, max(1, matrix)):
+            for start in range(first, first + matrix, step):
+                yield number, job, start, min(start + step, first + matrix)
+
+
+def _delivered(future: Future[Piece]) -> Iterator[Piece]:
+    piece = future.result()
+    yield piece
+    release(piece.data)
+
+
+def _encode(number: int, job: Job, start: int, stop: int) -> Piece:
+    tensor = job.tensor
+    rows = n_rows(tensor)
+    data = tensor.read_bytes(start, stop)
+    if tensor.block_type == job.target:
+        _check_finite(job, data, start)
+        stored = data
+    else:
+        weights = None if job.importance is None else job.importance[start * len(job.importance) // rows]
+        try:
+            stored = kernels.transcode(
+                data, tensor.block_type, job.target, row_length(tensor), importance=weights, threads=1
+            )
+        except ValueRangeError as error:
+            raise ValueRangeError(f"{tensor.name}, from row {start}: {error}") from error
+        release(data)
+    return Piece(job=number, data=stored, source_bytes=data.nbytes, is_last=stop == rows)
+
+
+# The bits that are all ones in NaN and infinity.
+_EXPONENTS = {F32: (np.uint32, 0x7F800000), F16: (np.uint16, 0x7C00), BF16: (np.uint16, 0x7F80)}
+
+
+def _check_finite(job: Job, data: np.ndarray, start: int) -> None:
+    """Check weights that are copied without a look at them otherwise."""
+    if job.target not in _EXPONENTS:
+        return
+    kind, ones = _EXPONENTS[job.target]
+    bits = data.view(kind)
+    if ((bits & ones) == ones).any():
+        row, column = np.argwhere((bits & ones) == ones)[0]
+        raise ValueRangeError(
+            f"{job.tensor.name}: row {start + row}, column {column} is NaN or infinite. Convert the model again."
+        )
+
+
+def release(view: np.ndarray) -> None:
+    """Give the pages behind a view of a mapped file back to the system; anything else is left alone.
+
+    The file's pages stay in the system's cache; they only stop counting as this process's memory.
+    """
+    base: object = view
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, memoryview):
+        base = base.obj
+    if not isinstance(base, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    origin = np.frombuffer(base, np.uint8, count=1).ctypes.data
+    page = mmap.PAGESIZE
+    # Whole pages inside the view: a neighbour may be reading the ones it shares.
+    start = -(-(view.ctypes.data - origin) // page) * page
+    stop = (view.ctypes.data + view.nbytes - origin) // page * page
+    if stop > start:
+        with contextlib.suppress(OSError, ValueError):
+            base.madvise(mmap.MADV_DONTNEED, start, stop - start)

@@ -1,0 +1,228 @@
+"""Quantize a model by a plan: read, encode and write as one stream, resumable, with the size known beforehand.
+
+Tensor bytes equal those of llama.cpp's own quantizer for the same plan (tests/parity/test_presets.py); metadata has
+`kvant.*` keys in addition.
+"""
+
+import hashlib
+import time
+from pathlib import Path
+
+import msgspec
+
+from kvant._version import __version__
+from kvant.dtypes import block_type
+from kvant.errors import PlanError
+from kvant.files import check_output, partial_path
+from kvant.formats.gguf.writer import GGUFWriter, TensorInfo, file_layout
+from kvant.metadata import Value, ValueType, string, u32
+from kvant.model import Model
+from kvant.progress import SILENT, Progress
+from kvant.quant.importance import Importance
+from kvant.quant.journal import Journal
+from kvant.quant.plan import Fallback, Plan, check_plan, needs_importance
+from kvant.quant.roles import file_order
+from kvant.quant.stream import Job, encode_stream
+from kvant.tensors import n_bytes
+
+QUANTIZATION_VERSION = 2
+"""Version of ggml's block layouts. Source: ggml.h `GGML_QNT_VERSION`."""
+
+SYNC_BYTES = 256 << 20
+"""Bytes written between two notes in the journal: what a crash can cost."""
+
+_IMATRIX_STRING_BYTES = 127
+"""Upstream cuts the strings of `quantize.imatrix.*` to this length."""
+
+
+class QuantizeResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What was written.
+
+    Attributes:
+        path: The file, or the first shard.
+        files: All files written.
+        preset: Preset of the plan.
+        size_bytes: Bytes of all files.
+        source_bytes: Bytes of the source's tensors.
+        bpw: Bits per weight over all tensors.
+        types: Tensors of each type.
+        fallbacks: Tensors that did not get what the preset asks for.
+        resumed_tensors: Tensors taken over from an interrupted run.
+        wall_s: Seconds it took.
+    """
+
+    path: str
+    files: tuple[str, ...]
+    preset: str
+    size_bytes: int
+    source_bytes: int
+    bpw: float
+    types: dict[str, int]
+    fallbacks: tuple[Fallback, ...]
+    resumed_tensors: int
+    wall_s: float
+
+
+def predict_size(model: Model, plan: Plan, importance: Importance | None = None) -> int:
+    """Return the exact size in bytes of the file that `quantize` writes, without encoding anything."""
+    return file_layout(output_metadata(model, plan, importance), _infos(model, plan)).total_bytes
+
+
+def quantize(
+    model: Model,
+    plan: Plan,
+    out: Path,
+    *,
+    importance: Importance | None = None,
+    threads: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    allow_requantize: bool = False,
+    progress: Progress = SILENT,
+) -> QuantizeResult:
+    """Write a model as GGUF with the block types of a plan.
+
+    Args:
+        model: The source, of any format read here.
+        plan: Block type of every tensor.
+        out: File to write.
+        importance: Weights of the input channels; plans with the lowest types need it.
+        threads: Pieces encoded at a time; 0 for one per core.
+        resume: Continue an interrupted run of the same work if there is one; the file comes out the same.
+        overwrite: Replace an existing file.
+        allow_requantize: Accept a source whose tensors are quantized already, at a loss.
+        progress: Told the source bytes done.
+
+    Returns:
+        What was written.
+
+    Raises:
+        PlanError: The plan does not fit the model, needs importance, or would quantize twice.
+        ValueRangeError: A weight is NaN or infinite.
+        OutputExistsError: The file exists and `overwrite` is false.
+        KvantError: The disk is full.
+    """
+    started = time.monotonic()
+    check_work(model, plan, importance, allow_requantize=allow_requantize)
+    check_output(out, overwrite=overwrite)
+    jobs = plan_jobs(model, plan, importance)
+    metadata, infos = output_metadata(model, plan, importance), _infos(model, plan)
+    partial = partial_path(out)
+    journal = Journal(partial.with_name(partial.name + ".journal"), _work(model, plan, importance))
+    done = journal.done() if resume and partial.exists() else 0
+    if done:
+        progress.say(f"{out}: {done} of {len(jobs)} tensors are there already; continuing.")
+    else:
+        journal.start()
+    with GGUFWriter(out, metadata, infos, overwrite=overwrite, done=done, keep_partial=True) as writer:
+        _write(writer, journal, jobs[done:], threads, progress)
+    journal.remove()
+    return _result(model, plan, (out,), done, started)
+
+
+def check_work(model: Model, plan: Plan, importance: Importance | None, *, allow_requantize: bool) -> None:
+    """Check before any work that a plan can be carried out.
+
+    Raises:
+        PlanError: The plan does not fit the model, needs importance, or would quantize twice.
+    """
+    check_plan(plan, model)
+    measured = importance.entries if importance else {}
+    missing = [name for name in needs_importance(plan, model) if name not in measured]
+    if missing:
+        raise PlanError(
+            f"{missing[0]}: {plan.types[missing[0]]} without importance loses the model ({len(missing)} tensors). "
+            f"Pass --imatrix FILE, or choose a type of more bits such as Q3_K_M."
+        )
+    twice = [n for n, t in model.tensors.items() if t.block_type.is_quantized and t.block_type.name != plan.types[n]]
+    if twice and not allow_requantize:
+        raise PlanError(
+            f"{twice[0]}: is {model.tensors[twice[0]].block_type} already, quantizing it to {plan.types[twice[0]]} loses "
+            f"twice ({len(twice)} tensors). Start from the F16 or BF16 model, or pass --allow-requantize."
+        )
+
+
+def plan_jobs(model: Model, plan: Plan, importance: Importance | None) -> list[Job]:
+    """Return what to encode, in the order of the file.
+
+    Raises:
+        PlanError: The importance was measured on another model.
+    """
+    jobs = []
+    for name in file_order(model.tensors):
+        tensor, target = model.tensors[name], block_type(plan.types[name])
+        uses = importance is not None and target.is_quantized and tensor.block_type != target
+        weights = importance.weights_for(tensor) if uses and importance else None
+        jobs.append(Job(tensor=tensor, target=target, importance=weights))
+    return jobs
+
+
+def output_metadata(model: Model, plan: Plan, importance: Importance | None = None) -> dict[str, Value]:
+    """Return the metadata of the file, in upstream's order, with kvant's provenance at the end."""
+    metadata = {k: v for k, v in model.metadata.items() if not k.startswith(("quantize.imatrix.", "split."))}
+
+    def put(key: str, value: Value) -> None:
+        metadata.pop(key, None)
+        metadata[key] = value
+
+    put("general.quantization_version", u32(QUANTIZATION_VERSION))
+    put("general.file_type", u32(plan.file_type))
+    if importance is not None:
+        put("quantize.imatrix.file", string(_cut(importance.source)))
+        if importance.datasets:
+            put("quantize.imatrix.dataset", string(_cut(importance.datasets[0])))
+        put("quantize.imatrix.entries_count", u32(len(importance.entries)))
+        if importance.n_chunks > 0:
+            put("quantize.imatrix.chunks_count", u32(importance.n_chunks))
+    put("kvant.version", string(__version__))
+    put("kvant.preset", string(plan.preset))
+    put("kvant.plan.sha256", string(plan.sha256))
+    put("kvant.source.name", string(model.path.name))
+    put("kvant.source.size", Value(ValueType.UINT64, sum(file.stat().st_size for file in model.files)))
+    return metadata
+
+
+def _cut(text: str) -> str:
+    return text.encode()[:_IMATRIX_STRING_BYTES].decode("utf-8", "ignore")
+
+
+def _infos(model: Model, plan: Plan) -> list[TensorInfo]:
+    return [
+        TensorInfo(name, model.tensors[name].shape, block_type(plan.types[name])) for name in file_order(model.tensors)
+    ]
+
+
+def _work(model: Model, plan: Plan, importance: Importance | None) -> str:
+    """Return a digest of all that decides the output's bytes; a journal of other work is not continued."""
+    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in model.files]
+    facts = (__version__, plan.sha256, stats, importance.sha256 if importance else None)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def _write(writer: GGUFWriter, journal: Journal, jobs: list[Job], threads: int, progress: Progress) -> None:
+    """Write the pieces of jobs as they come, and note in the journal how far they are safe."""
+    progress.start("quantize", sum(n_bytes(job.tensor) for job in jobs), "B")
+    unsafe = 0
+    for piece in encode_stream(jobs, threads=threads):
+        writer.append(piece.data)
+        progress.advance("quantize", piece.source_bytes)
+        unsafe += piece.data.nbytes
+        if piece.is_last and unsafe >= SYNC_BYTES:
+            journal.note(writer.sync())
+            unsafe = 0
+    progress.finish("quantize")
+
+
+def _result(model: Model, plan: Plan, files: tuple[Path, ...], done: int, started: float) -> QuantizeResult:
+    return QuantizeResult(
+        path=str(files[0]),
+        files=tuple(map(str, files)),
+        preset=plan.preset,
+        size_bytes=sum(file.stat().st_size for file in files),
+        source_bytes=model.tensor_bytes,
+        bpw=plan.bpw(model),
+        types=plan.counts(),
+        fallbacks=plan.fallbacks,
+        resumed_tensors=done,
+        wall_s=time.monotonic() - started,
+    )

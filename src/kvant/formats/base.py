@@ -45,3 +45,30 @@ def _sniff_directory(path: Path) -> FormatName:
     if found:
         raise UnsupportedFormatError(f"{path}: is a directory of GGUF files. Give one of them, e.g. {path / found[0]}.")
     raise UnsupportedFormatError(f"{path}: holds no config.json. {_GIVE}")
+
+
+def member(directory: Path, name: str) -> Path:
+    """Return the path of a model directory's own file, or refuse a name or link that leads out of it.
+
+    A symbolic link is followed where it ends inside the directory, or, for a snapshot of the Hugging Face cache
+    (`models--*/snapshots/<revision>/`), inside the `blobs` directory of the same model. Anything else could read any
+    file of the machine into a model that is passed on.
+
+    Raises:
+        FormatError: `name` is more than a plain file name, the file is absent, or a link leads outside.
+    """
+    if name in ("", ".", "..") or any(c in name for c in "/\\:\0"):
+        raise FormatError(
+            f"{directory}: names {name[:80]!r}, which is not a plain file name. Download the model again."
+        )
+    path = directory / name
+    try:
+        real, home = path.resolve(strict=True), directory.resolve(strict=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+        raise FormatError(f"{path}: is missing or a link to nothing. Put it beside the others.") from error
+    inside = [home]
+    if home.parent.name == "snapshots" and home.parent.parent.name.startswith("models--"):
+        inside.append(home.parent.parent / "blobs")
+    if not any(real.is_relative_to(place) for place in inside) or not real.is_file():
+        raise FormatError(f"{path}: is not a file of this directory but leads to {real}. Copy the file into it.")
+    return path

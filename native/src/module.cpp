@@ -136,6 +136,8 @@ nb::list types() {
 }  // namespace
 }  // namespace kvant
 
+void bind_strings(nanobind::module_& m);
+
 NB_MODULE(_ext, m) {
     m.doc() = "Native kernels of kvant.";
     m.def("isa_levels", &kvant::isa_levels, "Instruction-set levels this machine can run, slowest first.");
@@ -145,4 +147,5 @@ NB_MODULE(_ext, m) {
           "threads"_a, "Encode float32 rows into `out`, uint8 [rows, bytes per row].");
     m.def("decode", &kvant::decode, "ggml_id"_a, "isa"_a, "data"_a.noconvert(), "out"_a.noconvert(), "threads"_a,
           "Decode rows of blocks into `out`, float32 [rows, n].");
+    bind_strings(m);
 }

@@ -1,9 +1,9 @@
 """The C interface of llama.cpp as the xllamacpp wheel exports it: structs, functions, and the check that they fit.
 
-The wheel is a Python extension with one shared object, which on Linux and macOS also exports the `llama_*` symbols. The
-structs below are those of llama.cpp b11549. They are read through ctypes, so a different layout would corrupt memory: the
-version is compared first, and then the default parameters that the library returns are compared field by field with the
-values they are known to have.
+The wheel is a Python extension with one shared object, which on Linux and macOS also exports the `llama_*` symbols.
+The structs below are those of llama.cpp b11549. They are read through ctypes, so a different layout would corrupt
+memory: the version is compared first, and then the default parameters that the library returns are compared field by
+field with the values they are known to have.
 
 Source: llama.cpp `include/llama.h` (structs), `llama_model_default_params` and `llama_context_default_params` (values).
 """
@@ -86,15 +86,16 @@ _LogCallback = c.CFUNCTYPE(None, c.c_int, c.c_char_p, c.c_void_p)
 _log: deque[str] = deque(maxlen=LOG_LINES)
 
 
-@_LogCallback
-def _keep_log(level: int, text: bytes, _user_data: object) -> None:
+def _append_log(_level: int, text: bytes, _user_data: object) -> None:
     """Keep what the engine says; a line may come in several pieces."""
-    del level
     piece = text.decode("utf-8", errors="replace")
     if _log and not _log[-1].endswith("\n"):
         _log[-1] += piece
     else:
         _log.append(piece)
+
+
+_keep_log = _LogCallback(_append_log)
 
 
 def log_tail(lines: int = 3) -> str:
@@ -119,8 +120,8 @@ def library_path() -> Path:
         raise EngineError(f"{ENGINE}: is not installed. Install it with: pip install {ENGINE}=={VERSION}")
     if sys.platform == "win32":
         raise EngineError(
-            f"{ENGINE}: its Windows build exports no C functions, so logits cannot be read. "
-            "Evaluate under WSL, or pass --engine server: next-token probabilities over the wheel's own server, much slower."
+            f"{ENGINE}: its Windows build exports no C functions, so the logits of all positions cannot be read. "
+            "Run kvant under WSL, where it can."
         )
     found = sorted(Path(spec.origin).parent.glob(f"{ENGINE}*.so"))
     if not found:

@@ -1,7 +1,7 @@
 """One GGUF file open in llama.cpp: tokens in, logits or text out.
 
-Determinism: flash attention is off, the KV cache is F16, there is no sampling and no seed, and the whole model runs on the
-processor. The weights are repacked at load for speed, as the engine does by default (`repack=False` turns that off).
+Determinism: flash attention is off, the KV cache is F16, there is no sampling and no seed, and the whole model runs on
+the processor. Some weights are repacked at load for speed, as the engine does by default; `repack=False` turns that off.
 """
 
 import ctypes as c
@@ -58,7 +58,9 @@ class LlamaCpp:
         vocab_only: bool = False,
     ) -> None:
         self._lib = capi.load()
-        self._model = self._context = None
+        self._model: int | None = None
+        self._context: int | None = None
+        self._held: list[int] = []
         self.path, self.n_ctx = path, n_ctx
         start = time.perf_counter()
         try:
@@ -211,7 +213,8 @@ class LlamaCpp:
         prompt = [int(t) for t in tokens]
         if not prompt or len(prompt) + n > self.n_ctx:
             raise ValueRangeError(
-                f"prompt: {len(prompt)} tokens and {n} to make break the context of {self.n_ctx}. Open it with a larger n_ctx."
+                f"prompt: {len(prompt)} tokens and {n} to make break the context of {self.n_ctx}. "
+                "Open it with a larger n_ctx."
             )
         kept = self._keep_common_prefix(prompt)
         made: list[int] = []
@@ -229,7 +232,22 @@ class LlamaCpp:
             pending = [token]
         return made
 
-    _held: list[int]
+    def time_prompt(self, tokens: np.ndarray) -> float:
+        """Read a prompt into an empty context, logits of its last token alone; return the seconds it took."""
+        self.clear()
+        start = time.perf_counter()
+        self._decode(tokens, 0, len(tokens) - 1)
+        self._held = tokens.tolist()
+        return time.perf_counter() - start
+
+    def time_steps(self, n: int) -> float:
+        """Make `n` tokens greedily after what the context holds, ends ignored; return the seconds it took."""
+        start = time.perf_counter()
+        for _ in range(n):
+            token = int(np.argmax(self._last_logits()))
+            self._decode([token], len(self._held), 0)
+            self._held.append(token)
+        return time.perf_counter() - start
 
     def clear(self) -> None:
         """Forget the context's tokens."""
@@ -238,8 +256,7 @@ class LlamaCpp:
 
     def _keep_common_prefix(self, prompt: list[int]) -> int:
         """Drop from the context what differs from a prompt; return how many of its tokens are still held."""
-        held = getattr(self, "_held", [])
-        same = 0
+        held, same = self._held, 0
         while same < min(len(held), len(prompt) - 1) and held[same] == prompt[same]:
             same += 1
         memory = self._lib.llama_get_memory(self._context)

@@ -1,0 +1,135 @@
+"""What the engine's process and its owner say to each other: length-prefixed MessagePack over pipes."""
+
+import struct
+from typing import BinaryIO
+
+import msgspec
+
+from kvant.errors import EngineError
+
+HEADER = struct.Struct("<I")
+MAX_MESSAGE_BYTES = 1 << 28
+
+
+class Open(msgspec.Struct, tag=True, frozen=True):
+    """Load a model and make a context; see `LlamaCpp`."""
+
+    path: str
+    n_ctx: int
+    n_threads: int
+    all_logits: bool = False
+    repack: bool = True
+    vocab_only: bool = False
+
+
+class Tokenize(msgspec.Struct, tag=True, frozen=True):
+    """Turn text into token ids."""
+
+    text: str
+    add_special: bool
+    parse_special: bool = False
+
+
+class Logits(msgspec.Struct, tag=True, frozen=True):
+    """Run one window; put float32 logits from position `first` on at byte `offset` of the shared memory."""
+
+    tokens: bytes
+    first: int
+    offset: int
+
+
+class Speed(msgspec.Struct, tag=True, frozen=True):
+    """Measure the open model; see `speed.measure`."""
+
+    n_prompt: int
+    n_generate: int
+    repeats: int
+
+
+class Opened(msgspec.Struct, tag=True, frozen=True):
+    """What the engine says of a model it has loaded; the fields are those of `LlamaCpp`."""
+
+    n_vocab: int
+    add_bos: bool
+    add_eos: bool
+    bos: int
+    n_params: int
+    tensor_bytes: int
+    n_ctx_train: int
+    load_s: float
+
+
+class Tokens(msgspec.Struct, tag=True, frozen=True):
+    """Token ids as little-endian int32 bytes."""
+
+    ids: bytes
+
+
+class Wrote(msgspec.Struct, tag=True, frozen=True):
+    """Rows of logits put into the shared memory."""
+
+    rows: int
+
+
+class Failed(msgspec.Struct, tag=True, frozen=True):
+    """An error that kvant raised on purpose; `value_error` if its arguments were wrong."""
+
+    message: str
+    value_error: bool = False
+
+
+class Measured(msgspec.Struct, tag=True, frozen=True):
+    """Speed and memory of one model on one machine at one moment.
+
+    Attributes:
+        pp_tok_s: Prompt tokens per second, median of the runs.
+        tg_tok_s: Generated tokens per second, median of the runs.
+        n_threads: Threads used.
+        n_prompt: Tokens in the prompt.
+        n_generate: Tokens made per run.
+        repeats: Runs of each.
+        rss_bytes: Peak resident memory of the process that ran the model, bytes.
+        rss_before_bytes: Its resident memory before the model was loaded, bytes.
+        energy_j_per_token: Energy the processor package used per generated token; None if it cannot be read.
+        energy_reason: Why it cannot be read.
+    """
+
+    pp_tok_s: float
+    tg_tok_s: float
+    n_threads: int
+    n_prompt: int
+    n_generate: int
+    repeats: int
+    rss_bytes: int
+    rss_before_bytes: int
+    energy_j_per_token: float | None
+    energy_reason: str | None
+
+
+Request = Open | Tokenize | Logits | Speed
+Reply = Opened | Tokens | Wrote | Measured | Failed
+
+
+def write(stream: BinaryIO, message: Request | Reply) -> None:
+    """Write one message and flush."""
+    body = msgspec.msgpack.encode(message)
+    stream.write(HEADER.pack(len(body)) + body)
+    stream.flush()
+
+
+def read_body(stream: BinaryIO) -> bytes | None:
+    """Read one message's bytes; None when the other side has gone.
+
+    Raises:
+        EngineError: The length is beyond any message's.
+    """
+    header = stream.read(HEADER.size)
+    if len(header) < HEADER.size:
+        return None
+    (length,) = HEADER.unpack(header)
+    if length > MAX_MESSAGE_BYTES:
+        raise EngineError(
+            f"engine process: a message of {length} bytes breaks the limit {MAX_MESSAGE_BYTES}. Report it."
+        )
+    body = stream.read(length)
+    return body if len(body) == length else None

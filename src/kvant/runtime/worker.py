@@ -1,0 +1,101 @@
+"""The engine's process: reads requests on standard input, answers on standard output, until its owner goes away.
+
+Model files are hostile input for native code. Here a crash takes nothing with it, memory is limited, no core is dumped,
+and the peak memory measured is the model's own.
+"""
+
+import contextlib
+import mmap
+import os
+import signal
+import sys
+
+import msgspec
+import numpy as np
+
+from kvant.errors import KvantError
+from kvant.runtime import capi, messages
+from kvant.runtime.llamacpp import LlamaCpp
+from kvant.runtime.speed import measure, rss_bytes
+
+
+class Worker:
+    """Answers requests about one open model.
+
+    Args:
+        shared_fd: File of the memory shared with the owner, or -1.
+    """
+
+    def __init__(self, shared_fd: int) -> None:
+        self._shared_fd = shared_fd
+        self._shared: mmap.mmap | None = None
+        self._model: LlamaCpp | None = None
+        self._n_threads = 1
+        capi.load()
+        self._rss_before = rss_bytes()
+
+    def answer(self, request: messages.Request) -> messages.Reply:
+        """Do what is asked."""
+        if isinstance(request, messages.Open):
+            return self._open(request)
+        assert self._model is not None, "open comes first"
+        if isinstance(request, messages.Tokenize):
+            ids = self._model.tokenize(
+                request.text, add_special=request.add_special, parse_special=request.parse_special
+            )
+            return messages.Tokens(ids.astype("<i4").tobytes())
+        if isinstance(request, messages.Logits):
+            return self._logits(self._model, request)
+        return measure(
+            self._model, n_threads=self._n_threads, n_prompt=request.n_prompt, n_generate=request.n_generate,
+            repeats=request.repeats, rss_before_bytes=self._rss_before,
+        )  # fmt: skip
+
+    def _open(self, request: messages.Open) -> messages.Opened:
+        if self._model is not None:
+            self._model.close()
+        options = msgspec.structs.asdict(request)
+        self._model = model = LlamaCpp(options.pop("path"), **options)
+        self._n_threads = request.n_threads
+        return messages.Opened(**{name: getattr(model, name) for name in messages.Opened.__struct_fields__})
+
+    def _logits(self, model: LlamaCpp, request: messages.Logits) -> messages.Wrote:
+        rows = model.logits(np.frombuffer(request.tokens, "<i4"), first=request.first)
+        if self._shared is None:
+            self._shared = mmap.mmap(self._shared_fd, 0)
+        room = np.frombuffer(self._shared, np.float32, count=rows.size, offset=request.offset)
+        room.reshape(rows.shape)[:] = rows
+        return messages.Wrote(len(rows))
+
+
+def _limit(memory_bytes: int) -> None:
+    """Dump no core, bound the address space, and leave Ctrl-C to the owner."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(ValueError, OSError):  # macOS refuses the second one
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def main() -> None:
+    """Serve requests until standard input ends."""
+    shared_fd, memory_bytes = int(sys.argv[1]), int(sys.argv[2])
+    _limit(memory_bytes)
+    requests = os.fdopen(os.dup(0), "rb")
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what native code prints must not look like a reply
+    worker: Worker | None = None
+    while (body := messages.read_body(requests)) is not None:
+        try:
+            worker = worker or Worker(shared_fd)
+            reply = worker.answer(msgspec.msgpack.decode(body, type=messages.Request))
+        except KvantError as error:
+            reply = messages.Failed(str(error), isinstance(error, ValueError))
+        except MemoryError:
+            reply = messages.Failed("engine process: out of memory. Use a smaller context or model.")
+        messages.write(replies, reply)
+
+
+if __name__ == "__main__":
+    main()

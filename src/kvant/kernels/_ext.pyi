@@ -1,0 +1,24 @@
+"""Native kernels of kvant."""
+
+from typing import Any
+
+import numpy as np
+
+def isa_levels() -> list[str]:
+    """Instruction-set levels this machine can run, slowest first."""
+
+def types() -> list[tuple[str, int, int, int, bool, bool, bool]]:
+    """Per type: name, ggml id, block length, block bytes, encodes, encodes with importance, decodes."""
+
+def encode(
+    ggml_id: int,
+    isa: str,
+    x: np.ndarray[Any, Any],
+    importance: np.ndarray[Any, Any] | None,
+    out: np.ndarray[Any, Any],
+    threads: int,
+) -> None:
+    """Encode float32 rows into `out`, uint8 [rows, bytes per row]."""
+
+def decode(ggml_id: int, isa: str, data: np.ndarray[Any, Any], out: np.ndarray[Any, Any], threads: int) -> None:
+    """Decode rows of blocks into `out`, float32 [rows, n]."""

@@ -14,7 +14,10 @@ from kvant.devices.bandwidth import read_bandwidth
 from kvant.devices.limits import Memory, cores, memory
 
 # Instruction sets that change how fast quantized weights are multiplied, by their names in /proc/cpuinfo and sysctl.
-X86_SETS = ("sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_int8")  # fmt: skip
+X86_SETS = (
+    "sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni",
+    "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_int8",
+)  # fmt: skip
 ARM_SETS = ("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme")
 # Windows' IsProcessorFeaturePresent numbers (winnt.h, PF_*).
 WINDOWS_SETS = {"sse4_2": 38, "avx": 39, "avx2": 40, "avx512f": 41, "asimd": 19, "asimddp": 43}
@@ -182,8 +185,7 @@ def _sysctl(name: str) -> str:
     if program is None:
         return ""
     try:
-        return subprocess.run(
-            [program, "-n", name], capture_output=True, text=True, timeout=5, check=False
-        ).stdout.strip()  # noqa: S603
+        done = subprocess.run([program, "-n", name], capture_output=True, text=True, timeout=5, check=False)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return ""
+    return done.stdout.strip()

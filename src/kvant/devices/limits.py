@@ -159,7 +159,7 @@ def _windows_memory() -> Memory | None:
     class Status(ctypes.Structure):
         _fields_ = (
             ("length", ctypes.c_ulong), ("load", ctypes.c_ulong),
-            *((name, ctypes.c_ulonglong) for name in ("total", "available", "t_page", "a_page", "t_virt", "a_virt", "x")),
+            *((name, ctypes.c_ulonglong) for name in ("total", "available", "tp", "ap", "tv", "av", "x")),
         )  # fmt: skip
 
     status = Status(length=ctypes.sizeof(Status))

@@ -3,8 +3,8 @@
     total = weights + repacked weights + KV cache + compute buffers + engine
 
 The terms are llama.cpp's: a mapped file is resident once it was read; weights in a few types are copied into a faster
-layout at load; keys and values are F16 for every cell of the context, or of the window where attention slides; one batch
-of up to 512 tokens is computed at a time. Checked against the resident set of the real engine in
+layout at load; keys and values are F16 for every cell of the context, or of the window where attention slides; a
+batch of up to 512 tokens is computed at a time. Checked against the resident set of the real engine in
 tests/e2e/test_ram_prediction.py; the figures are in docs/explanation/choosing.md.
 
 Sources: llama.cpp `llama-kv-cache.cpp`, `llama-kv-cache-iswa.cpp` (window cells), `repack.cpp`
@@ -109,7 +109,7 @@ def kv_cache_bytes(model: Hyperparameters, context: int) -> int:
 
 
 def compute_bytes(model: Hyperparameters, context: int) -> int:
-    """Bytes of the largest moment of one batch: attention scores (F32 and an F16 copy) or the feed-forward's two sides."""
+    """Bytes of the largest moment of one batch: scores (F32 and an F16 copy) or the feed-forward's sides."""
     batch = min(context, BATCH_TOKENS)
     heads, hidden = model.hyper("attention.head_count", 1), model.hyper("embedding_length", 0)
     feed_forward = model.hyper("feed_forward_length", 4 * hidden)

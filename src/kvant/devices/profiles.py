@@ -67,7 +67,7 @@ PROFILES = {
         Profile(name="microcontroller", title="microcontroller", ram_bytes=1 << 20, usable_bytes=1 << 19,
                 bandwidth_bytes_s=1e8, cores=1, core_scale=0.001, architecture="thumb",
                 refusal="512 kB of memory is below the smallest language model that says anything (tens of MB), and no "
-                        "engine reads GGUF there. Choose raspberry-pi-5 or a phone, or run the model elsewhere and call it"),
+                        "engine reads GGUF there. Choose raspberry-pi-5 or a phone, or run the model elsewhere"),
     )
 }  # fmt: skip
 

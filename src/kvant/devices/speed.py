@@ -2,9 +2,9 @@
 
     seconds per token = max(bytes / bandwidth of memory, sum over types of bytes / (cores * rate of the type))
 
-Every weight that takes part is read once per token: all but the rows of an untied embedding. A few cores cannot keep up
-with memory when they also have to decode blocks, hence the second term. An estimate to rule variants out by; whatever was
-measured replaces it.
+Every weight that takes part is read once per token: all but the rows of an untied embedding. A few cores cannot keep
+up with memory when they also have to decode blocks, hence the second term. An estimate to rule variants out by; what
+was measured replaces it.
 """
 
 from collections.abc import Mapping

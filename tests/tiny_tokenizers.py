@@ -26,7 +26,8 @@ for (int i = 0; i < 100; ++i) { total += values[i] * 2; }  // a loop
 SELECT name, count(*) FROM people WHERE age >= 21 GROUP BY name ORDER BY 2 DESC;
 Das ist ein Straßenfest in München; die Übergröße paßt. Où est la bibliothèque? El niño comió mañana. Ça va très bien.
 Привет, мир! Как дела сегодня? Всё хорошо, спасибо. Γειά σου Κόσμε. שלום עולם. مرحبا بالعالم.
-你好，世界。今天天气很好，我们去公园散步吧。日本語のテキストもあります。東京は大きな都市です。 안녕하세요 세계. 한국어 문장입니다.
+你好，世界。今天天气很好，我们去公园散步吧。日本語のテキストもあります。東京は大きな都市です。
+안녕하세요 세계. 한국어 문장입니다.
 नमस्ते दुनिया। สวัสดีชาวโลก 🙂🙃 👍🏽 👩‍👩‍👧 🇩🇪 ✅ 1314151 ½ ² ① 3.14159 1,000,000
 {"name": "value", "list": [1, 2, 3], "nested": {"a": null, "b": true}}
 https://example.org/path?query=1&other=two#part user@example.org C:\\\\Windows\\\\System32 ~/bin $HOME
@@ -254,10 +255,10 @@ def _post_processor(recipe: dict[str, Any], ids: dict[str, int]) -> dict[str, An
         template["special_tokens"][bos]["ids"] = [ids[bos]]
         return template
 
-    post = recipe.get("post")
+    post: Any = recipe.get("post")
     if isinstance(post, dict) and post["type"] == "Sequence":
         return {"type": "Sequence", "processors": [filled(step) for step in post["processors"]]}
-    return filled(post)
+    return None if post is None else dict(filled(post))
 
 
 def _byte_level_model(recipe: dict[str, Any], vocab_size: int) -> tuple[dict[str, Any], list[str]]:

@@ -56,6 +56,8 @@ class PreTokenizer:
         patterns: Regular expressions applied one after the other, each to the pieces of the one before.
         ignore_merges: Whether the engine takes a word that is in the vocabulary whole, without merging.
         adds_bos: Whether the engine starts a text with BOS unless the file says otherwise.
+        cleans_spaces: Whether the engine drops spaces before punctuation when it turns tokens into text.
+        normalizer: Normalizer that published tokenizers have beside it; the engine itself has none.
         example: A published model that has it.
     """
 
@@ -63,42 +65,63 @@ class PreTokenizer:
     patterns: tuple[str, ...]
     ignore_merges: bool = False
     adds_bos: bool = False
+    cleans_spaces: bool = False
+    normalizer: str | None = None
     example: str
 
 
 PRE_TOKENIZERS: Sequence[PreTokenizer] = (
-    PreTokenizer(name="gpt-2", patterns=(GPT2,), example="GPT-2, Phi-2, OLMo"),
+    PreTokenizer(name="gpt-2", patterns=(GPT2,), cleans_spaces=True, example="GPT-2, Phi-2, OLMo"),
     PreTokenizer(name="smollm", patterns=(DIGIT, GPT2), example="SmolLM2"),
-    PreTokenizer(name="llama-bpe", patterns=(LLAMA3,), ignore_merges=True, adds_bos=True, example="Llama 3, SmolLM3"),
-    PreTokenizer(name="dbrx", patterns=(LLAMA3,), example="DBRX"),
-    PreTokenizer(name="qwen2", patterns=(QWEN2,), example="Qwen2, Qwen2.5, Qwen3"),
-    PreTokenizer(name="qwen35", patterns=(QWEN35,), example="Qwen3.5"),
+    PreTokenizer(name="refact", patterns=(DIGIT, GPT2), cleans_spaces=True, example="Granite 3, StarCoder2"),
+    PreTokenizer(name="llama-bpe", patterns=(LLAMA3,), ignore_merges=True, adds_bos=True, cleans_spaces=True, example="Llama 3, SmolLM3"),
+    PreTokenizer(name="dbrx", patterns=(LLAMA3,), cleans_spaces=True, example="DBRX"),
+    PreTokenizer(name="qwen2", patterns=(QWEN2,), normalizer="NFC", example="Qwen2, Qwen2.5, Qwen3"),
+    PreTokenizer(name="qwen35", patterns=(QWEN35,), normalizer="NFC", example="Qwen3.5"),
     PreTokenizer(name="tekken", patterns=(TEKKEN,), ignore_merges=True, adds_bos=True, example="Mistral Nemo"),
     PreTokenizer(name="gpt-4o", patterns=(GPT4O,), example="Phi-4-mini, Llama 4"),
     PreTokenizer(name="deepseek-v3", patterns=(r"\p{N}{1,3}", CJK_AND_KANA, DEEPSEEK3_WORDS), example="DeepSeek-V3"),
 )  # fmt: skip
 
 
-def identify(tokenizer: Mapping[str, Any]) -> PreTokenizer:
+def identify(tokenizer: Mapping[str, Any], *, cleans_spaces: bool = False) -> PreTokenizer:
     """Find the engine's pre-tokenizer that cuts text as a byte-level tokenizer.json does.
+
+    Where several names stand for the same patterns, the one that also merges and cleans as the tokenizer does is taken.
 
     Args:
         tokenizer: Parsed tokenizer.json.
+        cleans_spaces: tokenizer_config.json's `clean_up_tokenization_spaces`.
 
     Raises:
         FormatError: The pre-tokenizer is not of the form `tokenizers` writes.
         UnsupportedModelError: The engine has no such pre-tokenizer; the message shows the patterns found.
     """
+    check_normalizer(tokenizer.get("normalizer"))
     found = tuple(canonical(p) for p in split_patterns(tokenizer.get("pre_tokenizer")))
-    ignore_merges = bool(tokenizer["model"].get("ignore_merges", False))
     candidates = [p for p in PRE_TOKENIZERS if tuple(canonical(x) for x in p.patterns) == found]
     if not candidates:
         known = "; ".join(f"{p.name} ({p.example})" for p in PRE_TOKENIZERS)
         raise UnsupportedModelError(
             f"tokenizer.json: the pre-tokenizer {list(found)} is none that the engine has. Supported: {known}."
         )
-    exact = [p for p in candidates if p.ignore_merges == ignore_merges]
-    return (exact or candidates)[0]
+    ignore_merges = bool(tokenizer["model"].get("ignore_merges", False))
+    return max(candidates, key=lambda p: (p.ignore_merges == ignore_merges, p.cleans_spaces == cleans_spaces))
+
+
+def check_normalizer(normalizer: Any) -> None:
+    """Refuse a normalizer that changes text the engine would leave as it is, but for composing accents (NFC).
+
+    Raises:
+        UnsupportedModelError: Any normalizer but NFC.
+    """
+    steps = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
+    for step in steps if isinstance(steps, list) else [None]:
+        kind = step.get("type") if isinstance(step, dict) else step
+        if kind != "NFC":
+            raise UnsupportedModelError(
+                f"tokenizer.json: normalizer {kind!r} has no counterpart in the engine. Supported: none, or NFC."
+            )
 
 
 def split_patterns(pre_tokenizer: Any) -> list[str]:

@@ -19,6 +19,7 @@ from kvant.formats.huggingface.pretokenizers import identify
 from kvant.formats.huggingface.tokenizer_bpe import byte_level_vocabulary, is_byte_level, merge_strings, read_merges
 from kvant.formats.huggingface.tokenizer_files import TokenizerFiles, read_templates, read_tokenizer_files
 from kvant.formats.huggingface.tokenizer_special import read_special_tokens
+from kvant.formats.huggingface.tokenizer_spm import is_sentencepiece_style, sentencepiece_vocabulary
 from kvant.formats.huggingface.tokenizer_vocab import Vocabulary, read_added_tokens
 from kvant.metadata import Value, ValueType, array, boolean, string
 
@@ -43,6 +44,8 @@ def tokenizer_metadata(directory: Path, config: Mapping[str, Any]) -> dict[str, 
     files = read_tokenizer_files(directory)
     if is_byte_level(files.tokenizer):
         keys = _byte_level_keys(files, config)
+    elif is_sentencepiece_style(files):
+        keys = _sentencepiece_keys(files, config)
     else:
         model = files.tokenizer.get("model")
         kind = model.get("type") if isinstance(model, dict) else None
@@ -57,7 +60,7 @@ def _byte_level_keys(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[s
     added = read_added_tokens(files)
     vocabulary = byte_level_vocabulary(files.tokenizer, added, config)
     merges = read_merges(files.tokenizer)
-    pre = identify(files.tokenizer)
+    pre = identify(files.tokenizer, cleans_spaces=files.config.get("clean_up_tokenization_spaces") is True)
     vocab = files.tokenizer["model"]["vocab"]
     special = read_special_tokens(files, config, added, vocab, len(vocabulary.tokens))
     if pre.adds_bos:
@@ -70,6 +73,25 @@ def _byte_level_keys(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[s
         **special.metadata(),
         **template_keys(read_templates(files)),
     }
+
+
+def _sentencepiece_keys(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, Value]:
+    added = read_added_tokens(files)
+    vocabulary, prefix = sentencepiece_vocabulary(files, added, config)
+    ids = {text: number for number, text in enumerate(vocabulary.tokens)}
+    special = read_special_tokens(files, config, added, ids, len(ids))
+    if files.tokenizer:
+        special.add.setdefault("bos", False)
+    keys = {
+        "tokenizer.ggml.model": string("llama"),
+        "tokenizer.ggml.pre": string("default"),
+        **_vocabulary_keys(vocabulary),
+        **special.metadata(),
+        **template_keys(read_templates(files)),
+    }
+    if not prefix:
+        keys["tokenizer.ggml.add_space_prefix"] = boolean(False)
+    return keys
 
 
 def _vocabulary_keys(vocabulary: Vocabulary) -> dict[str, Value]:
@@ -100,7 +122,7 @@ def _family_keys(files: TokenizerFiles, config: Mapping[str, Any], keys: dict[st
     family = config.get("model_type")
     if family in LLAMA_LIKE:
         prefix = files.config.get("add_prefix_space")
-        if isinstance(prefix, bool):
+        if isinstance(prefix, bool) and "tokenizer.ggml.add_space_prefix" not in keys:
             keys = {"tokenizer.ggml.add_space_prefix": boolean(prefix), **keys}
         if config.get("vocab_size") == STARCODER_VOCABULARY:
             keys["tokenizer.ggml.add_bos_token"] = boolean(False)

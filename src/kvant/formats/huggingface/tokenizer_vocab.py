@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, TypeGuard
 
 from kvant.errors import FormatError, LimitError
 from kvant.formats.huggingface.tokenizer_files import TokenizerFiles, read_object
@@ -90,7 +90,7 @@ def _added_token(entry: Any, number: Any) -> AddedToken:
     return AddedToken(number, content, bool(entry.get("special", False)), bool(entry.get("normalized", False)))
 
 
-def is_id(value: Any) -> bool:
+def is_id(value: Any) -> TypeGuard[int]:
     """Tell whether a value from a file can be a token id."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_TOKENS
 

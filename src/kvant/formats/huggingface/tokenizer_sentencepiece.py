@@ -1,0 +1,130 @@
+"""SentencePiece's own file, `tokenizer.model`: a protobuf message, of which a few fields are read, with bounds checks.
+
+Source: sentencepiece_model.proto (`ModelProto`: 1 pieces {1 piece, 2 score, 3 type}, 2 trainer_spec {3 model_type},
+3 normalizer_spec {2 precompiled_charsmap, 3 add_dummy_prefix}); protobuf wire format.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvant.errors import FormatError, LimitError, UnsupportedModelError
+from kvant.formats.huggingface.tokenizer_files import MAX_FILE_BYTES
+from kvant.formats.huggingface.tokenizer_vocab import MAX_TOKENS, check_text
+
+BPE = 2
+MODEL_TYPES = {1: "Unigram", 2: "BPE", 3: "Word", 4: "Char"}
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_MAX_VARINT_BYTES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A token of a SentencePiece model; `type` has the numbers of `TokenType`."""
+
+    text: str
+    score: float
+    type: int
+
+
+@dataclass(frozen=True, slots=True)
+class SentencePieceModel:
+    """What a `tokenizer.model` says.
+
+    Attributes:
+        pieces: Tokens by id.
+        add_dummy_prefix: Whether a space is put before a text.
+    """
+
+    pieces: list[Piece]
+    add_dummy_prefix: bool
+
+
+def read_sentencepiece(path: Path) -> SentencePieceModel:
+    """Read a SentencePiece BPE model.
+
+    Raises:
+        FormatError: Not such a file, or cut short.
+        LimitError: Too large, or too many pieces.
+        UnsupportedModelError: Not a BPE model.
+    """
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise LimitError(f"{path}: {size} bytes are more than the limit of {MAX_FILE_BYTES} for a tokenizer file.")
+    try:
+        model, kind = _model(path.read_bytes())
+    except (IndexError, ValueError, struct.error) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"{path}: is not a SentencePiece model: {error}.") from error
+    if not model.pieces:
+        raise FormatError(f"{path}: is not a SentencePiece model: it holds no piece.")
+    if kind != BPE:
+        raise UnsupportedModelError(
+            f"{path}: a SentencePiece model of type {MODEL_TYPES.get(kind, kind)} is not supported. Supported: BPE."
+        )
+    return model
+
+
+def _model(data: bytes) -> tuple[SentencePieceModel, int]:
+    pieces: list[Piece] = []
+    kind, prefix = 1, True
+    for number, value in _fields(data):
+        if number == 1 and isinstance(value, bytes):
+            if len(pieces) == MAX_TOKENS:
+                raise LimitError(f"tokenizer.model: holds more pieces than the limit of {MAX_TOKENS}.")
+            pieces.append(_piece(value))
+        elif number == 2 and isinstance(value, bytes):
+            kind = int(dict(_fields(value)).get(3, kind))
+        elif number == 3 and isinstance(value, bytes):
+            prefix = bool(dict(_fields(value)).get(3, prefix))
+    return SentencePieceModel(pieces, prefix), kind
+
+
+def _piece(data: bytes) -> Piece:
+    text, score, kind = b"", 0.0, 1
+    for number, value in _fields(data):
+        if number == 1 and isinstance(value, bytes):
+            text = value
+        elif number == 2 and isinstance(value, bytes):
+            (score,) = struct.unpack("<f", value)
+        elif number == 3 and isinstance(value, int):
+            kind = value
+    decoded = text.decode("utf-8")
+    check_text(decoded)
+    if not 1 <= kind <= 6:
+        raise ValueError(f"piece {decoded[:40]!r} has type {kind}")
+    return Piece(decoded, score, kind)
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Yield (field number, value) of a message: an int for varints, bytes for everything else."""
+    position = 0
+    while position < len(data):
+        key, position = _varint(data, position)
+        number, wire = key >> 3, key & 7
+        if wire == _VARINT:
+            value, position = _varint(data, position)
+            yield number, value
+            continue
+        if wire == _BYTES:
+            length, position = _varint(data, position)
+        elif wire in (_FIXED32, _FIXED64):
+            length = 4 if wire == _FIXED32 else 8
+        else:
+            raise ValueError(f"wire type {wire} at byte {position}")
+        if length > len(data) - position:
+            raise ValueError(f"a field of {length} bytes at byte {position} of {len(data)}")
+        yield number, data[position : position + length]
+        position += length
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    value = 0
+    for i in range(_MAX_VARINT_BYTES):
+        byte = data[position + i]
+        value |= (byte & 0x7F) << (7 * i)
+        if byte < 0x80:
+            return value, position + i + 1
+    raise ValueError(f"a number of over {_MAX_VARINT_BYTES} bytes at byte {position}")

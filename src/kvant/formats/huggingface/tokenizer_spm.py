@@ -1,0 +1,154 @@
+"""SentencePiece-style BPE: characters merged by score, spaces written as a mark, unknown characters as bytes.
+
+The engine merges whichever two neighbours make the token of the highest score. A tokenizer.json has ranked merges
+instead. The two agree when the merges are all splits of every token into two tokens, ordered by token, which is how
+transformers derives them from a SentencePiece model: then a token's score is minus the place of its merges. That the
+merges are so is checked; a tokenizer trained otherwise is refused rather than converted to another one.
+
+(Upstream's converter gives every token of a tokenizer.json the score -1000, which makes the engine merge from the left
+without regard to rank: other ids than the model was trained on.)
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from kvant.errors import FormatError, UnsupportedModelError
+from kvant.formats.huggingface.tokenizer_bpe import added_text, read_merges
+from kvant.formats.huggingface.tokenizer_files import TokenizerFiles
+from kvant.formats.huggingface.tokenizer_sentencepiece import read_sentencepiece
+from kvant.formats.huggingface.tokenizer_vocab import (
+    META,
+    AddedToken,
+    TokenType,
+    Vocabulary,
+    base_tokens,
+    check_distinct,
+    vocabulary_size,
+)
+
+PAD_SCORE = -10000.0
+ADDED_SCORE = -1000.0
+"""Scores that upstream's converter gives to padding and added tokens; neither is ever made by merging."""
+
+BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+_STEPS = {"normalizers": "normalizer", "pretokenizers": "pre_tokenizer"}
+
+
+def is_sentencepiece_style(files: TokenizerFiles) -> bool:
+    """Tell whether a tokenizer is SentencePiece's own or a tokenizer.json that imitates one."""
+    model = files.tokenizer.get("model")
+    if not isinstance(model, dict):
+        return files.sentencepiece is not None
+    return model.get("type") == "BPE" and bool(model.get("byte_fallback", False))
+
+
+def sentencepiece_vocabulary(
+    files: TokenizerFiles, added: Mapping[int, AddedToken], config: Mapping[str, Any]
+) -> tuple[Vocabulary, bool]:
+    """Return the vocabulary of a SentencePiece-style tokenizer, and whether a space is put before a text.
+
+    tokenizer.model is preferred, for its own scores; tokenizer.json does without.
+
+    Raises:
+        FormatError: A file is damaged, or ids or texts clash.
+        UnsupportedModelError: Not BPE, or the engine would merge or normalize otherwise.
+    """
+    if files.sentencepiece is not None:
+        model = read_sentencepiece(files.sentencepiece)
+        base = dict(enumerate((p.text, p.score, p.type) for p in model.pieces))
+        prefix = model.add_dummy_prefix
+    else:
+        base, prefix = _from_json(files.tokenizer, added), adds_space_prefix(files.tokenizer)
+    size = vocabulary_size(config, [*base, *added])
+    entries = [base.get(number, (f"[PAD{number}]", PAD_SCORE, TokenType.UNUSED)) for number in range(size)]
+    for number, token in added.items():
+        if entries[number][2] not in (TokenType.UNKNOWN, TokenType.BYTE):
+            text, kind = added_text(token)
+            entries[number] = (text, ADDED_SCORE, kind)
+    tokens, scores, types = [e[0] for e in entries], [e[1] for e in entries], [int(e[2]) for e in entries]
+    check_distinct(tokens)
+    return Vocabulary(tokens, types, scores), prefix
+
+
+def adds_space_prefix(tokenizer: Mapping[str, Any]) -> bool:
+    """Tell whether a tokenizer.json puts a space before a text, checking that it treats spaces as the engine does.
+
+    Raises:
+        UnsupportedModelError: A normalizer or pre-tokenizer without a counterpart in the engine.
+    """
+    prefix = marks = False
+    for step in [*_steps(tokenizer, "normalizers"), *_steps(tokenizer, "pretokenizers")]:
+        kind = step.get("type")
+        pattern = step.get("pattern")
+        if kind == "Prepend" and step.get("prepend") == META:
+            prefix = True
+        elif kind == "Replace" and pattern == {"String": " "} and step.get("content") == META:
+            marks = True
+        elif kind == "Metaspace" and step.get("replacement") == META:
+            marks = True
+            scheme = step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never")
+            prefix = prefix or scheme != "never"
+        elif kind != "Split" or pattern != {"String": " "} or not marks:
+            raise UnsupportedModelError(
+                f"tokenizer.json: step {kind!r} of a SentencePiece-style tokenizer has no counterpart in the engine."
+                " Supported: Prepend and Replace of spaces, Metaspace. Keep tokenizer.model beside it if there is one."
+            )
+    if not marks:
+        raise UnsupportedModelError("tokenizer.json: spaces are not written as U+2581, as the engine does.")
+    return bool(prefix)
+
+
+def _steps(tokenizer: Mapping[str, Any], plural: str) -> list[Mapping[str, Any]]:
+    part = tokenizer.get(_STEPS[plural])
+    if part is None:
+        return []
+    steps = part.get(plural, [part]) if isinstance(part, dict) else None
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        raise FormatError(f"tokenizer.json: {_STEPS[plural]} is not an object or a sequence of objects.")
+    return steps
+
+
+def _from_json(tokenizer: Mapping[str, Any], added: Mapping[int, AddedToken]) -> dict[int, tuple[str, float, int]]:
+    """Return text, score and type by id, with scores that make the engine merge as the ranked merges do."""
+    by_id = base_tokens(tokenizer["model"].get("vocab"))
+    unknown = tokenizer["model"].get("unk_token")
+    merges = read_merges(tokenizer)
+    _check_merges(merges, {text for number, text in by_id.items() if number not in added})
+    place: dict[str, int] = {}
+    for left, right in merges:
+        place.setdefault(left + right, len(place))
+    base: dict[int, tuple[str, float, int]] = {}
+    unmerged = len(place)
+    for number, text in sorted(by_id.items()):
+        if text == unknown:
+            base[number] = (text, 0.0, TokenType.UNKNOWN)
+        elif BYTE_TOKEN.fullmatch(text):
+            base[number] = (text, 0.0, TokenType.BYTE)
+        elif number in added:
+            base[number] = (text, ADDED_SCORE, TokenType.NORMAL)
+        else:
+            unmerged += text not in place
+            base[number] = (text, -float(place.get(text, unmerged - 1)), TokenType.NORMAL)
+    return base
+
+
+def _check_merges(merges: list[tuple[str, str]], texts: set[str]) -> None:
+    """Refuse merges that are not all splits of every token, together and in the order of tokens.
+
+    Raises:
+        UnsupportedModelError: The engine, which goes by tokens, would merge otherwise.
+    """
+    pairs = set(merges)
+    missing = [
+        (text[:i], text[i:])
+        for text in texts
+        for i in range(1, len(text))
+        if text[:i] in texts and text[i:] in texts and (text[:i], text[i:]) not in pairs
+    ]
+    if missing:
+        left, right = missing[0]
+        raise UnsupportedModelError(
+            f"tokenizer.json: {len(missing)} splits of tokens are no merges ({left!r} with {right!r}, ...), so that the"
+            " engine would merge what the tokenizer does not. Supported: merges made from a SentencePiece model."
+        )

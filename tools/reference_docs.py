@@ -7,14 +7,14 @@ import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import click
 import typer
 
 import kvant
 from kvant import errors
 from kvant.cli.main import app
-from kvant.dtypes import BLOCK_TYPES
+from kvant.dtypes import BLOCK_TYPES, block_type
 from kvant.quant.presets import PRESETS
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -27,7 +27,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *cells]) + "\n"
 
 
-def describe_option(parameter: click.Parameter) -> list[str]:
+def describe_option(parameter: Any) -> list[str]:
     """Return name, default and help of one option or argument."""
     if parameter.param_type_name == "argument":
         names = (parameter.human_readable_name or "").upper()
@@ -41,7 +41,7 @@ def describe_option(parameter: click.Parameter) -> list[str]:
 def commands() -> str:
     """Return the reference of the command line."""
     group = typer.main.get_command(app)
-    subcommands: dict[str, click.Command] = getattr(group, "commands", {})
+    subcommands: dict[str, Any] = getattr(group, "commands", {})
     parts = ["# Command line\n\nExit status: 0 done, 1 failed, 2 wrong use, 130 interrupted.\n"]
     for name, command in sorted(subcommands.items()):
         rows = [describe_option(p) for p in command.params if p.name != "help"]
@@ -79,8 +79,11 @@ def block_types() -> str:
 
 def presets() -> str:
     """Return the table of presets."""
-    rows = [[f"`{p.name}`", str(p.file_type), f"`{p.base}`", p.summary] for p in PRESETS.values()]
-    return "# Presets\n\n" + table(["name", "GGUF file type", "base type", "what it is"], rows)
+    rows = [
+        [f"`{p.name}`", str(p.file_type), f"`{p.base}`", block_type(p.base).precision_class.value]
+        for p in PRESETS.values()
+    ]
+    return "# Presets\n\n" + table(["name", "GGUF file type", "base type", "class of the base type"], rows)
 
 
 def exceptions() -> str:

@@ -1,0 +1,127 @@
+"""Gemma 3 (text): norms stored without their 1, four norms per block, windowed layers with their own rotary base."""
+
+from typing import Any
+
+from kvant.errors import UnsupportedModelError
+from kvant.formats.huggingface.architectures.base import (
+    BLOCK_NAMES,
+    PLUS_ONE,
+    Family,
+    config_entries,
+    hyperparameters,
+    shortest,
+)
+from kvant.formats.huggingface.config import Config
+from kvant.metadata import Value, f32, u32
+from kvant.model import Model
+
+PATTERN = 6
+"""llama.cpp's default: every sixth layer attends to everything, the others to a window."""
+
+LAYERS_27B = 62
+"""The one size whose queries are scaled by hidden size over heads instead of by head length."""
+
+_NORMS = {
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+
+
+def pattern(config: Config) -> int:
+    """Return after how many layers one attends to everything.
+
+    Raises:
+        UnsupportedModelError: `layer_types` has no such period.
+    """
+    period = config.integer("sliding_window_pattern", config.integer("_sliding_window_pattern", PATTERN))
+    kinds = config.get("layer_types")
+    if kinds is not None:
+        full = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
+        period = full[0] + 1 if full else max(PATTERN, len(kinds) + 1)
+        if kinds != ["sliding_attention" if (layer + 1) % period else "full_attention" for layer in range(len(kinds))]:
+            raise UnsupportedModelError(
+                f"{config.path}: layer_types is not full_attention after every {period - 1} windowed layers, which is "
+                f"all that llama.cpp's gemma3 computes. Such a model cannot be stored as GGUF."
+            )
+    return period
+
+
+def check(config: Config) -> None:
+    """Refuse what llama.cpp's gemma3 would compute differently."""
+    pattern(config)
+    hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
+    expected = hidden // heads if config.n_layers == LAYERS_27B else config.head_dim
+    scalar = config.number("query_pre_attn_scalar")
+    if scalar != expected:
+        raise UnsupportedModelError(
+            f"{config.path}: query_pre_attn_scalar is {scalar}, but llama.cpp's gemma3 scales by {expected} at "
+            f"{config.n_layers} layers. Such a model cannot be stored as GGUF."
+        )
+    for key in ("attn_logit_softcapping", "use_bidirectional_attention"):
+        if config.get(key):
+            raise UnsupportedModelError(
+                f"{config.path}: {key} is {config.get(key)}, which llama.cpp's gemma3 does not compute. "
+                f"Such a model cannot be stored as GGUF."
+            )
+
+
+def metadata(config: Config) -> dict[str, Value]:
+    """Return the hyperparameters, with the window and what differs from llama.cpp's pattern."""
+    found = hyperparameters(config, "gemma3")
+    if config.get("final_logit_softcapping"):
+        found["gemma3.final_logit_softcapping"] = f32(config.number("final_logit_softcapping"))
+    period = pattern(config)
+    if period != 1:
+        found["gemma3.attention.sliding_window"] = u32(config.integer("sliding_window"))
+    if period not in (1, PATTERN) and period <= config.n_layers:
+        found["gemma3.attention.sliding_window_pattern"] = u32(period)
+    return found
+
+
+def back(model: Model) -> dict[str, Any]:
+    """Return the entries of config.json."""
+    entries = config_entries(model)
+    entries["hidden_activation"] = GEMMA3.activation
+    entries["head_dim"] = model.hyper("attention.key_length", 256)
+    window = model.get("gemma3.attention.sliding_window")
+    entries["sliding_window"] = window or 4096
+    period = model.hyper("attention.sliding_window_pattern", PATTERN) if window else 1
+    entries["sliding_window_pattern"] = period
+    layers = entries["num_hidden_layers"]
+    entries["layer_types"] = [
+        "sliding_attention" if (layer + 1) % period else "full_attention" for layer in range(layers)
+    ]
+    entries["rope_local_base_freq"] = shortest(model.get("gemma3.rope.freq_base_swa"), 10000.0)
+    is_27b = layers == LAYERS_27B
+    entries["query_pre_attn_scalar"] = (
+        entries["hidden_size"] // entries["num_attention_heads"] if is_27b else entries["head_dim"]
+    )
+    if model.get("gemma3.final_logit_softcapping") is not None:
+        entries["final_logit_softcapping"] = shortest(model.get("gemma3.final_logit_softcapping"), 0.0)
+    return entries
+
+
+GEMMA3 = Family(
+    architecture="gemma3",
+    classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    model_type="gemma3_text",
+    activation="gelu_pytorch_tanh",
+    rope_types=frozenset({"default", "linear"}),
+    block_names={**BLOCK_NAMES, **_NORMS},
+    required=(*BLOCK_NAMES, *_NORMS),
+    transforms=dict.fromkeys(("attn_norm", "output_norm", *_NORMS), PLUS_ONE),
+    skipped=("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."),
+    check=check,
+    metadata=metadata,
+    config=back,
+    trims_vocabulary=True,
+    defaults={
+        "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0, "sliding_window": 4096,
+        "query_pre_attn_scalar": 256, "tie_word_embeddings": True, "hidden_activation": "gelu_pytorch_tanh",
+    },
+)  # fmt: skip

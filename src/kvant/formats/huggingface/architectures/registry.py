@@ -1,0 +1,48 @@
+"""Every family kvant converts: the one list."""
+
+from collections.abc import Mapping
+
+from kvant.errors import UnsupportedModelError
+from kvant.formats.huggingface.architectures.base import Family
+from kvant.formats.huggingface.architectures.gemma3 import GEMMA3
+from kvant.formats.huggingface.architectures.granite import GRANITE
+from kvant.formats.huggingface.architectures.llama import LLAMA, MISTRAL
+from kvant.formats.huggingface.architectures.phi3 import PHI3
+from kvant.formats.huggingface.architectures.qwen import QWEN2, QWEN3
+from kvant.formats.huggingface.architectures.smollm3 import SMOLLM3
+
+FAMILIES: tuple[Family, ...] = (LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, GEMMA3, PHI3, GRANITE)
+"""In the order of documentation; the first of those that share an architecture is what a GGUF becomes."""
+
+BY_CLASS: Mapping[str, Family] = {name: family for family in FAMILIES for name in family.classes}
+
+
+def family_of_class(name: str, subject: object) -> Family:
+    """Return the family of a class named in config.json.
+
+    Raises:
+        UnsupportedModelError: kvant does not convert it.
+    """
+    found = BY_CLASS.get(name)
+    if found is None:
+        raise UnsupportedModelError(
+            f"{subject}: architecture {name!r} is none of those that kvant converts. Use a model of one of these: "
+            f"{', '.join(BY_CLASS)}."
+        )
+    return found
+
+
+def family_of_architecture(architecture: str, subject: object) -> Family:
+    """Return the family of a GGUF's architecture.
+
+    Raises:
+        UnsupportedModelError: kvant does not convert it.
+    """
+    for family in FAMILIES:
+        if family.architecture == architecture:
+            return family
+    known = dict.fromkeys(family.architecture for family in FAMILIES)
+    raise UnsupportedModelError(
+        f"{subject}: architecture {architecture!r} is none of those that kvant converts. Use a model of one of these: "
+        f"{', '.join(known)}."
+    )

@@ -1,0 +1,39 @@
+"""SmolLM3: Llama's layout, with every fourth layer without rotation."""
+
+from kvant.errors import UnsupportedModelError
+from kvant.formats.huggingface.architectures.base import ROTARY, Family, config_entries
+from kvant.formats.huggingface.architectures.llama import llama_extra, llama_metadata
+from kvant.formats.huggingface.config import Config
+
+INTERVAL = 4
+"""llama.cpp skips the rotation in every fourth layer, whatever the file says."""
+
+
+def check(config: Config) -> None:
+    """Refuse another pattern of layers without rotation."""
+    wanted = [int((layer + 1) % INTERVAL != 0) for layer in range(config.n_layers)]
+    found = config.get("no_rope_layers") or [
+        int((layer + 1) % config.integer("no_rope_layer_interval", INTERVAL) != 0) for layer in range(config.n_layers)
+    ]
+    if list(found) != wanted:
+        raise UnsupportedModelError(
+            f"{config.path}: no_rope_layers is {found}, but llama.cpp's smollm3 leaves out the rotation of every "
+            f"{INTERVAL}th layer only. Such a model cannot be stored as GGUF."
+        )
+
+
+SMOLLM3 = Family(
+    architecture="smollm3",
+    classes=("SmolLM3ForCausalLM",),
+    model_type="smollm3",
+    rope_types=frozenset({"default", "linear", "yarn", "llama3"}),
+    transforms=ROTARY,
+    check=check,
+    metadata=lambda config: llama_metadata(config, "smollm3"),
+    extra_tensors=llama_extra,
+    config=lambda model: {**config_entries(model), "no_rope_layer_interval": INTERVAL},
+    defaults={
+        "vocab_size": 128256, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "num_key_value_heads": 4,
+        "rope_theta": 2000000.0, "tie_word_embeddings": True,
+    },
+)  # fmt: skip

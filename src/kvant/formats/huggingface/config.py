@@ -1,0 +1,186 @@
+"""Read `config.json` and its siblings: bounded JSON, checked numbers, and a reason for everything that is refused."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kvant.errors import FormatError, LimitError, UnsupportedModelError
+
+MAX_JSON_BYTES = 1 << 24
+"""Largest configuration file read; real ones have a few kilobytes, model.safetensors.index.json a few hundred."""
+
+MAX_INTEGER = (1 << 31) - 1
+"""Largest hyperparameter: GGUF stores them in 32 bits, and layer counts bound the loops over them."""
+
+MAX_LAYERS = 1024
+"""More blocks than any published model has; the number of tensors looked for grows with it."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        FormatError: Absent, not UTF-8, not JSON, or not an object.
+        LimitError: Larger than `MAX_JSON_BYTES`.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise LimitError(f"{path}: {size} bytes are more than the {MAX_JSON_BYTES} that are read. Check the file.")
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = error.strerror or "cannot be read"
+        raise FormatError(f"{path}: {reason}. Download the file again or check the directory.") from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, LimitError):
+            raise
+        raise FormatError(f"{path}: is not valid JSON ({error}). Download the file again.") from error
+    if not isinstance(document, dict):
+        raise FormatError(f"{path}: holds a {type(document).__name__}, not an object. Download the file again.")
+    return document
+
+
+def read_optional_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an empty one if there is no such file."""
+    return read_json(path) if path.is_file() else {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The entries of a model's `config.json`, with the values transformers assumes for those left out.
+
+    Attributes:
+        values: Entries of the file over the family's defaults.
+        path: The file, for messages.
+    """
+
+    values: Mapping[str, Any]
+    path: Path
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return an entry as it is; `default` if absent or null."""
+        found = self.values.get(key)
+        return default if found is None else found
+
+    def integer(self, key: str, default: int | None = None, *, limit: int = MAX_INTEGER) -> int:
+        """Return a positive integer entry.
+
+        Raises:
+            FormatError: Absent without a default, not an integer, or outside 1..`limit`.
+        """
+        value = self.get(key, default)
+        if value is None:
+            raise FormatError(f"{self.path}: has no {key}. Add the value that the model was trained with.")
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
+            raise FormatError(f"{self.path}: {key} is {value!r}, not an integer in 1..{limit}. Correct it.")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """Return a finite number.
+
+        Raises:
+            FormatError: Absent without a default, or not a finite number.
+        """
+        return finite(self.get(key, default), key, self.path)
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        """Return a boolean entry."""
+        return bool(self.get(key, default))
+
+    @property
+    def head_dim(self) -> int:
+        """Length of an attention head: `head_dim`, else hidden size over heads."""
+        heads = self.integer("num_attention_heads")
+        return self.integer("head_dim", max(1, self.integer("hidden_size") // heads))
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks, at most `MAX_LAYERS`."""
+        return self.integer("num_hidden_layers", limit=MAX_LAYERS)
+
+    @property
+    def rope(self) -> dict[str, Any]:
+        """Rotary parameters of the (global) attention, one spelling for those of all transformers versions.
+
+        Keys: `rope_theta`, and as present `rope_type`, `factor`, `original_max_position_embeddings`,
+        `partial_rotary_factor`, `short_factor`, `long_factor`, `low_freq_factor`, ...
+        """
+        found = self.get("rope_parameters") or self.get("rope_scaling") or {}
+        if not isinstance(found, Mapping):
+            raise FormatError(f"{self.path}: rope parameters are {found!r}, not an object. Correct them.")
+        rope = dict(found.get("full_attention", found))
+        for key in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
+            if rope.get(key) is None and self.get(key) is not None:
+                rope[key] = self.get(key)
+        rope["rope_type"] = str(rope.get("rope_type") or rope.get("type") or "default").lower()
+        return rope
+
+    @property
+    def local_rope_theta(self) -> float | None:
+        """Base of the rotary frequencies in layers with a sliding window; None if there is no own one."""
+        found = self.get("rope_parameters")
+        local = found.get("sliding_attention") if isinstance(found, Mapping) else None
+        value = local.get("rope_theta") if isinstance(local, Mapping) else None
+        value = self.get("rope_local_base_freq") if value is None else value
+        return None if value is None else finite(value, "rope_local_base_freq", self.path)
+
+
+def finite(value: Any, key: str, path: Path) -> float:
+    """Return `value` as a float.
+
+    Raises:
+        FormatError: It is not a finite number.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise FormatError(f"{path}: {key} is {value!r}, not a finite number. Correct it.")
+    return float(value)
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Read a model's `config.json` and refuse what kvant does not run or cannot read.
+
+    Raises:
+        FormatError: The file is absent, malformed or names no architecture.
+        UnsupportedModelError: The model needs its own Python code, or its weights are already quantized.
+    """
+    path = directory / "config.json"
+    config = read_json(path)
+    if isinstance(config.get("text_config"), dict):
+        config = {**config, **config["text_config"], "architectures": config.get("architectures")}
+    if config.get("auto_map"):
+        raise UnsupportedModelError(
+            f"{path}: auto_map asks for Python code shipped with the model ({_names(config['auto_map'])}), and kvant "
+            f"runs none. If a supported architecture computes the same, remove auto_map and name it in architectures."
+        )
+    if config.get("quantization_config"):
+        raise UnsupportedModelError(
+            f"{path}: quantization_config says the weights are quantized already "
+            f"({_method(config['quantization_config'])}). Start from the full-precision model."
+        )
+    return config
+
+
+def architecture_name(config: Mapping[str, Any], path: Path) -> str:
+    """Return the first entry of `architectures`.
+
+    Raises:
+        FormatError: There is none.
+    """
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise FormatError(f"{path}: architectures is {names!r}, not a list of class names. Add the model's class.")
+    return names[0]
+
+
+def _names(auto_map: Any) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in auto_map.items()) if isinstance(auto_map, dict) else "auto_map"
+
+
+def _method(quantization: Any) -> str:
+    method = quantization.get("quant_method") or quantization.get("quant_algo") if isinstance(quantization, dict) else None
+    return str(method or "unnamed method")

@@ -1,0 +1,215 @@
+"""Read a Hugging Face model directory as a `Model`: weights mapped, translated as they are read; no code of its runs."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kvant.dtypes import BF16, F16, F32, BlockType
+from kvant.errors import FormatError, UnsupportedFormatError, UnsupportedModelError
+from kvant.formats.huggingface.architectures.base import Family
+from kvant.formats.huggingface.architectures.registry import family_of_class
+from kvant.formats.huggingface.config import Config, architecture_name, read_config, read_optional_json
+from kvant.formats.huggingface.general import general_metadata
+from kvant.formats.huggingface.lazy import as_float32, first_rows, renamed
+from kvant.formats.huggingface.tokenizer import tokenizer_metadata
+from kvant.formats.safetensors.reader import read_sharded, weight_files
+from kvant.metadata import Value, string, u32
+from kvant.model import Model
+from kvant.tensors import LazyTensor, Tensor, n_weights
+
+FILE_TYPES: Mapping[BlockType, int] = {F32: 0, F16: 1, BF16: 32}
+"""`general.file_type` of a model whose matrices are of one type. Source: llama.h `enum llama_ftype`."""
+
+IGNORED_SUFFIXES = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
+"""Buffers of old checkpoints that are computed, not trained."""
+
+INDEX = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def read_huggingface(directory: Path) -> Model:
+    """Open a model directory with `config.json`, `*.safetensors` and a tokenizer.
+
+    Matrices keep their type (BF16 stays BF16); vectors are F32, as llama.cpp wants them. Query and key rows, norms and
+    rotary factors are those of llama.cpp, in upstream's order of tensors.
+
+    Args:
+        directory: The model directory.
+
+    Raises:
+        FormatError: A file is missing, malformed, or does not fit the configuration.
+        UnsupportedFormatError: The weights are pickles, or of a type that is no plain float.
+        UnsupportedModelError: The architecture or tokenizer is not supported, or the model needs its own code.
+    """
+    directory = Path(directory)
+    path = directory / "config.json"
+    raw = read_config(directory)
+    family = family_of_class(architecture_name(raw, path), path)
+    config = complete_config(raw, family, path)
+    _check_config(config, family)
+    refuse_pickles(directory)
+    tensors = {
+        tensor.name: tensor
+        for tensor in (*family.extra_tensors(config), *_canonical(_weights(directory), family, config))
+    }
+    tokenizer = tokenizer_metadata(directory, raw)
+    _match_vocabulary(tensors, family, tokenizer, directory)
+    _check_tensors(tensors, family, config)
+    metadata = {
+        "general.architecture": string(family.architecture),
+        "general.type": string("model"),
+        **general_metadata(directory, raw, sum(n_weights(t) for t in tensors.values())),
+        **family.metadata(config),
+        "general.file_type": u32(_file_type(tensors.values())),
+        "general.quantization_version": u32(2),
+        **tokenizer,
+    }
+    return Model(metadata=metadata, tensors=tensors, path=directory, files=_files(directory))
+
+
+def complete_config(raw: Mapping[str, Any], family: Family, path: Path) -> Config:
+    """Fill in what transformers assumes where config.json is silent."""
+    values = {**family.defaults, **{key: value for key, value in raw.items() if value is not None}}
+    config = Config(values=values, path=path)
+    values.setdefault("num_key_value_heads", config.integer("num_attention_heads"))
+    if family.computes_head_dim:
+        values.setdefault("head_dim", config.head_dim)
+    return Config(values=values, path=path)
+
+
+def refuse_pickles(directory: Path) -> None:
+    """Refuse a directory whose only weights are pickles.
+
+    Raises:
+        UnsupportedFormatError: There are pickles and no safetensors.
+        FormatError: There are no weights at all.
+    """
+    if any(directory.glob("*.safetensors")) or any(directory.glob("*.safetensors.index.json")):
+        return
+    found = sorted(path.name for pattern in PICKLES for path in directory.glob(pattern))
+    if found:
+        raise UnsupportedFormatError(
+            f"{directory}: its weights are pickles ({found[0]}), which can run code when they are opened. Download "
+            f"the safetensors version, or save it once with transformers: model.save_pretrained(directory)."
+        )
+    raise FormatError(f"{directory}: holds no *.safetensors file. Download the model's weights as well.")
+
+
+def _check_config(config: Config, family: Family) -> None:
+    activation = config.get("hidden_activation", config.get("hidden_act", family.activation))
+    if activation != family.activation:
+        raise UnsupportedModelError(
+            f"{config.path}: the activation function is {activation!r}, but llama.cpp's {family.architecture} computes "
+            f"{family.activation!r}. Such a model cannot be stored as GGUF."
+        )
+    rope_type = config.rope["rope_type"]
+    if rope_type not in family.rope_types:
+        raise UnsupportedModelError(
+            f"{config.path}: rope type {rope_type!r} is none that llama.cpp's {family.architecture} computes "
+            f"({', '.join(sorted(family.rope_types))}). Such a model cannot be stored as GGUF."
+        )
+    heads, kv_heads = config.integer("num_attention_heads"), config.integer("num_key_value_heads")
+    if heads % kv_heads:
+        raise FormatError(f"{config.path}: {heads} heads cannot share {kv_heads} key-value heads evenly. Correct it.")
+    family.check(config)
+
+
+def _canonical(tensors: Mapping[str, Tensor], family: Family, config: Config) -> Iterable[LazyTensor]:
+    for theirs, tensor in tensors.items():
+        if theirs.endswith(IGNORED_SUFFIXES) or theirs.startswith(family.skipped or ("\0",)):
+            continue
+        name = family.canonical_name(theirs)
+        if name is None:
+            raise UnsupportedModelError(
+                f"{theirs}: is no tensor of {family.classes[0]} that kvant knows. Check that architectures in "
+                f"{config.path} names the right class."
+            )
+        if tensor.block_type not in FILE_TYPES:
+            raise UnsupportedFormatError(
+                f"{theirs}: its type {tensor.block_type} is not a plain float. Start from the full-precision model."
+            )
+        stem = family.stem(name)
+        assert stem is not None, name
+        transform = family.transforms.get(stem)
+        changed = renamed(transform.forward(tensor, config) if transform else tensor, name)
+        yield as_float32(changed) if len(tensor.shape) <= 1 else changed
+
+
+def _match_vocabulary(
+    tensors: dict[str, LazyTensor], family: Family, tokenizer: Mapping[str, Value], directory: Path
+) -> None:
+    """Make the embedding as long as the list of tokens, which is what the engine checks.
+
+    Raises:
+        FormatError: It is shorter, or longer in a family that never pads it.
+    """
+    tokens = tokenizer.get("tokenizer.ggml.tokens")
+    if tokens is None:
+        return
+    count = len(tokens.value)  # type: ignore[arg-type]
+    for name in ("token_embd.weight", "output.weight"):
+        tensor = tensors.get(name)
+        if tensor is None or tensor.shape[0] == count:
+            continue
+        if not family.trims_vocabulary or tensor.shape[0] < count:
+            raise FormatError(
+                f"{name}: has {tensor.shape[0]} rows for {count} tokens. Check that the tokenizer in {directory} is "
+                f"the model's own."
+            )
+        tensors[name] = first_rows(tensor, count)
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], family: Family, config: Config) -> None:
+    """Check that every block is whole and that the rows fit the hyperparameters.
+
+    Raises:
+        FormatError: A tensor is missing, or of another shape than config.json says.
+    """
+    wanted = ["token_embd.weight", "output_norm.weight"]
+    wanted += [f"blk.{layer}.{stem}.weight" for layer in range(config.n_layers) for stem in family.required]
+    if not config.flag("tie_word_embeddings"):
+        wanted.append("output.weight")
+    missing = [name for name in wanted if name not in tensors]
+    if missing:
+        theirs = family.transformers_name(missing[0])
+        raise FormatError(
+            f"{config.path.parent}: {len(missing)} tensors are missing, first {theirs}. Download all weight files."
+        )
+    hidden = config.integer("hidden_size")
+    for name, tensor in tensors.items():
+        match = name.startswith("blk.") and int(name.split(".")[1]) >= config.n_layers
+        if match:
+            raise FormatError(f"{name}: is beyond the {config.n_layers} layers that {config.path} names. Correct it.")
+        if name.endswith(("token_embd.weight", "_norm.weight")) and not name.endswith(("q_norm.weight", "k_norm.weight")):
+            _check_row(tensor, hidden, config)
+    queries = next((t for name, t in tensors.items() if name.endswith("attn_q.weight")), None)
+    if queries is not None and queries.shape != (config.integer("num_attention_heads") * config.head_dim, hidden):
+        raise FormatError(f"{queries.name}: shape {queries.shape} does not fit the heads in {config.path}. Correct it.")
+
+
+def _check_row(tensor: Tensor, hidden: int, config: Config) -> None:
+    if tensor.shape[-1:] != (hidden,):
+        raise FormatError(
+            f"{tensor.name}: rows of {tensor.shape[-1:]} do not fit hidden_size {hidden} in {config.path}. Correct it."
+        )
+
+
+def _file_type(tensors: Iterable[Tensor]) -> int:
+    """Return the file type of the commonest matrix type."""
+    weights: dict[BlockType, int] = {}
+    for tensor in tensors:
+        if len(tensor.shape) > 1:
+            weights[tensor.block_type] = weights.get(tensor.block_type, 0) + n_weights(tensor)
+    return FILE_TYPES[max(weights, key=lambda kind: weights[kind])] if weights else 0
+
+
+def _weights(directory: Path) -> dict[str, Tensor]:
+    """Return the tensors by shard and then by name: upstream's order, which files converted by either tool share."""
+    shards = read_optional_json(directory / INDEX).get("weight_map")
+    files = shards if isinstance(shards, dict) else {}
+    return dict(sorted(read_sharded(directory).items(), key=lambda item: (str(files.get(item[0], "")), item[0])))
+
+
+def _files(directory: Path) -> tuple[Path, ...]:
+    others = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+    return (*weight_files(directory), *(directory / name for name in others if (directory / name).is_file()))

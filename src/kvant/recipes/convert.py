@@ -1,0 +1,172 @@
+"""Convert a model between a Hugging Face directory and GGUF, either way, without quantizing it further than Q8_0."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from kvant.dtypes import BLOCK_TYPES, F16, F32, BlockType, block_type
+from kvant.errors import UnsupportedFormatError
+from kvant.files import check_output
+from kvant.formats.gguf.writer import write_gguf
+from kvant.formats.huggingface.writer import write_huggingface
+from kvant.formats.open import open_model
+from kvant.formats.recode import recoded
+from kvant.metadata import u32
+from kvant.model import Model
+from kvant.progress import SILENT, Progress
+from kvant.tensors import LazyTensor, Tensor, n_bytes, row_length
+
+Target = Literal["gguf", "hf"]
+
+FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}
+"""Types of matrices to convert to, with `general.file_type`. Source: llama.h `enum llama_ftype`."""
+
+
+class Fallback(msgspec.Struct, frozen=True, kw_only=True):
+    """A tensor stored otherwise than asked, because its rows do not fit the block length.
+
+    Attributes:
+        tensor: Its name.
+        wanted: The type asked for.
+        used: The type it has.
+        row_length: Weights per row.
+    """
+
+    tensor: str
+    wanted: str
+    used: str
+    row_length: int
+
+
+class ConvertResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a conversion wrote.
+
+    Attributes:
+        source: The model read.
+        output: The file, first shard or directory written.
+        files: Every file written that holds weights.
+        architecture: llama.cpp's name of the architecture.
+        type: Type of the matrices.
+        n_tensors: Number of tensors.
+        n_weights: Weights in all of them.
+        size_bytes: Size of the files.
+        fallbacks: Tensors stored otherwise than asked.
+        seconds: Wall time.
+    """
+
+    source: str
+    output: str
+    files: tuple[str, ...]
+    architecture: str
+    type: str
+    n_tensors: int
+    n_weights: int
+    size_bytes: int
+    fallbacks: tuple[Fallback, ...]
+    seconds: float
+
+
+def convert(
+    source: Path | str,
+    out: Path | str,
+    *,
+    to: Target,
+    type: str = "F16",  # noqa: A002 - the word people use on the command line
+    overwrite: bool = False,
+    max_file_bytes: int | None = None,
+    progress: Progress = SILENT,
+    threads: int = 0,
+) -> ConvertResult:
+    """Convert a model; weights pass through memory a few megabytes at a time.
+
+    Args:
+        source: A Hugging Face directory or a GGUF file; quantized GGUFs are decoded.
+        out: The GGUF file or the directory to write.
+        to: Format to write.
+        type: Type of the matrices: F32, F16, BF16, and for GGUF Q8_0. Vectors stay F32 in GGUF.
+        overwrite: Replace an output that exists.
+        max_file_bytes: Write shards of at most this size.
+        progress: Told of the bytes written.
+        threads: Threads of the encoders; 0 for one per core.
+
+    Raises:
+        UnsupportedFormatError: A type that is not converted to.
+        OutputExistsError: The output exists.
+        ValueRangeError: A weight is NaN or infinite, or overflows F16.
+        FormatError: The source is damaged.
+        UnsupportedModelError: The source's architecture or tokenizer is not supported.
+    """
+    started = time.monotonic()
+    out, target = Path(out), conversion_type(type, to)
+    if to == "gguf":  # refuse before reading anything
+        check_output(out, overwrite=overwrite)
+    model = open_model(source)
+    fallbacks: tuple[Fallback, ...] = ()
+    if to == "gguf":
+        tensors = list(gguf_tensors(model, target, threads=threads))
+        fallbacks = find_fallbacks(tensors, target)
+        metadata = {**model.metadata, "general.file_type": u32(FILE_TYPES[target.name])}
+        files = write_gguf(
+            out, metadata, tensors, overwrite=overwrite, max_file_bytes=max_file_bytes, progress=progress
+        )
+    else:
+        files = write_huggingface(
+            model, out, dtype=target.name, overwrite=overwrite, max_file_bytes=max_file_bytes, progress=progress
+        )
+    return ConvertResult(
+        source=str(source), output=str(files[0] if to == "gguf" else out), files=tuple(map(str, files)),
+        architecture=model.architecture, type=target.name, n_tensors=len(model.tensors), n_weights=model.n_weights,
+        size_bytes=sum(path.stat().st_size for path in files), fallbacks=fallbacks,
+        seconds=round(time.monotonic() - started, 3),
+    )  # fmt: skip
+
+
+def conversion_type(name: str, to: Target) -> BlockType:
+    """Return the type that `name` asks for.
+
+    Raises:
+        UnsupportedFormatError: Nothing is converted to it.
+    """
+    known = [key for key in FILE_TYPES if to == "gguf" or not BLOCK_TYPES[key].is_quantized]
+    if name.upper() not in known:
+        raise UnsupportedFormatError(
+            f"type: {name!r} is none that kvant converts to. Use one of {', '.join(known)}, or for smaller types "
+            f"`kvant quantize`."
+        )
+    return block_type(name)
+
+
+def default_output(source: Path, to: Target, target: str) -> Path:
+    """Return the output's name when none is given: beside nothing, in the current directory, after the source."""
+    name = source.resolve().name if source.is_dir() else source.stem
+    for suffix in FILE_TYPES:
+        name = name.removesuffix(f"-{suffix}")
+    return Path(f"{name}-{target.upper()}.gguf" if to == "gguf" else f"{name}-hf")
+
+
+def gguf_tensors(model: Model, target: BlockType, *, threads: int = 0) -> Iterator[LazyTensor]:
+    """Yield every tensor in the type that upstream's converter gives it at this output type."""
+    for tensor in model.tensors.values():
+        yield recoded(tensor, converted_type(tensor, target), threads=threads)
+
+
+def converted_type(tensor: Tensor, target: BlockType) -> BlockType:
+    """Return a tensor's type: F32 for vectors, norms and whatever is no weight; F16 where the rows do not fit.
+
+    Source: upstream's converter, `ModelBase.prepare_tensors`; parity in tests/parity/test_upstream_converter.py.
+    """
+    if len(tensor.shape) <= 1 or tensor.name.endswith("_norm.weight") or not tensor.name.endswith(".weight"):
+        return F32
+    return F16 if row_length(tensor) % target.block_length else target
+
+
+def find_fallbacks(tensors: list[LazyTensor], target: BlockType) -> tuple[Fallback, ...]:
+    """List the tensors whose rows do not fit the type asked for."""
+    return tuple(
+        Fallback(tensor=t.name, wanted=target.name, used=t.block_type.name, row_length=row_length(t))
+        for t in tensors
+        if t.block_type not in (target, F32) and n_bytes(t)
+    )

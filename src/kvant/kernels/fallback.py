@@ -42,7 +42,7 @@ def encode(x: np.ndarray, target: BlockType, importance: np.ndarray | None, thre
     out = np.empty((x.shape[0], target.row_bytes(x.shape[1])), np.uint8)
 
     def piece(rows: slice) -> None:
-        out[rows] = library.quantize_rows(x[rows], kind, imatrix=importance)
+        out[rows] = np.asarray(library.quantize_rows(x[rows], kind, imatrix=importance)).view(np.uint8)
 
     n_threads = threads or os.cpu_count() or 1
     if not len(x):

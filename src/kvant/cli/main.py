@@ -8,6 +8,7 @@ import typer
 
 from kvant._version import __version__
 from kvant.cli import console
+from kvant.cli.convert import convert
 from kvant.errors import KvantError
 
 app = typer.Typer(
@@ -61,7 +62,7 @@ def options(
 
 
 # In alphabetical order; a command's name is its function's, its help its docstring.
-COMMANDS: tuple[Callable[..., Any], ...] = ()
+COMMANDS: tuple[Callable[..., Any], ...] = (convert,)
 for _command in COMMANDS:
     app.command()(guarded(_command))
 

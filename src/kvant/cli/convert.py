@@ -1,0 +1,68 @@
+"""`kvant convert`: between Hugging Face directories and GGUF."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kvant.cli import console
+from kvant.cli.units import format_bytes, parse_bytes
+
+
+class To(str, Enum):
+    """Formats to write."""
+
+    gguf = "gguf"
+    hf = "hf"
+
+
+def convert(
+    model: Annotated[Path, typer.Argument(help="Hugging Face directory or GGUF file.", show_default=False)],
+    to: Annotated[To, typer.Option("--to", help="Format to write.")] = To.gguf,
+    type_: Annotated[
+        str, typer.Option("-t", "--type", help="Type of the matrices: F32, F16, BF16 or, for GGUF, Q8_0.")
+    ] = "F16",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Output; named after the model by default.", show_default=False)
+    ] = None,
+    max_file_size: Annotated[
+        str | None, typer.Option(help="Split the output into files of at most this size: 2GB.", show_default=False)
+    ] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0 for one per core.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Convert a model between a Hugging Face directory and GGUF.
+
+    Nothing of the model is run: no pickles, no code of its own. Quantized GGUFs are decoded on the way to Hugging Face.
+
+    \b
+    Examples:
+      kvant convert SmolLM2-135M
+      kvant convert SmolLM2-135M -t BF16 -o smol.gguf
+      kvant convert smol.gguf --to hf -t BF16 -o smol-hf
+    """  # noqa: D301 - \b keeps the lines of the examples apart
+    from kvant.recipes.convert import convert as run
+    from kvant.recipes.convert import conversion_type, default_output
+
+    target = conversion_type(type_, to.value).name
+    path = out or default_output(model, to.value, target)
+    limit = None if max_file_size is None else parse_bytes(max_file_size)
+    with console.progress(quiet=json) as progress:
+        result = run(
+            model, path, to=to.value, type=target, overwrite=overwrite, max_file_bytes=limit, progress=progress,
+            threads=threads,
+        )  # fmt: skip
+    if json:
+        console.print_json(result)
+        return
+    for fallback in result.fallbacks:
+        console.say(
+            f"{fallback.tensor}: rows of {fallback.row_length} do not fit {fallback.wanted}; stored as {fallback.used}."
+        )
+    files = "" if len(result.files) == 1 else f" in {len(result.files)} files"
+    console.say(
+        f"{result.output}: {result.architecture}, {result.n_tensors} tensors, {result.n_weights / 1e6:.1f} M weights, "
+        f"{result.type}, {format_bytes(result.size_bytes)}{files}, {result.seconds:.1f} s"
+    )

@@ -1,6 +1,6 @@
 """`kvant convert`: between Hugging Face directories and GGUF."""
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from kvant.cli import console
 from kvant.cli.units import format_bytes, parse_bytes
 
 
-class To(str, Enum):
+class To(StrEnum):
     """Formats to write."""
 
     gguf = "gguf"
@@ -43,8 +43,8 @@ def convert(
       kvant convert SmolLM2-135M -t BF16 -o smol.gguf
       kvant convert smol.gguf --to hf -t BF16 -o smol-hf
     """  # noqa: D301 - \b keeps the lines of the examples apart
-    from kvant.recipes.convert import convert as run
     from kvant.recipes.convert import conversion_type, default_output
+    from kvant.recipes.convert import convert as run
 
     target = conversion_type(type_, to.value).name
     path = out or default_output(model, to.value, target)

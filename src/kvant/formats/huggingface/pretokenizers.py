@@ -74,14 +74,50 @@ PRE_TOKENIZERS: Sequence[PreTokenizer] = (
     PreTokenizer(name="gpt-2", patterns=(GPT2,), cleans_spaces=True, example="GPT-2, Phi-2, OLMo"),
     PreTokenizer(name="smollm", patterns=(DIGIT, GPT2), example="SmolLM2"),
     PreTokenizer(name="refact", patterns=(DIGIT, GPT2), cleans_spaces=True, example="Granite 3, StarCoder2"),
-    PreTokenizer(name="llama-bpe", patterns=(LLAMA3,), ignore_merges=True, adds_bos=True, cleans_spaces=True, example="Llama 3, SmolLM3"),
+    PreTokenizer(
+        name="llama-bpe",
+        patterns=(LLAMA3,),
+        ignore_merges=True,
+        adds_bos=True,
+        cleans_spaces=True,
+        example="Llama 3, SmolLM3",
+    ),
     PreTokenizer(name="dbrx", patterns=(LLAMA3,), cleans_spaces=True, example="DBRX"),
     PreTokenizer(name="qwen2", patterns=(QWEN2,), normalizer="NFC", example="Qwen2, Qwen2.5, Qwen3"),
     PreTokenizer(name="qwen35", patterns=(QWEN35,), normalizer="NFC", example="Qwen3.5"),
     PreTokenizer(name="tekken", patterns=(TEKKEN,), ignore_merges=True, adds_bos=True, example="Mistral Nemo"),
     PreTokenizer(name="gpt-4o", patterns=(GPT4O,), example="Phi-4-mini, Llama 4"),
     PreTokenizer(name="deepseek-v3", patterns=(r"\p{N}{1,3}", CJK_AND_KANA, DEEPSEEK3_WORDS), example="DeepSeek-V3"),
-)  # fmt: skip
+)
+
+ALIASES: Mapping[str, Sequence[str]] = {
+    "llama-bpe": ("llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "glm4", "glm5"),
+    "dbrx": ("smaug-bpe", "chatglm-bpe"),
+    "refact": ("starcoder", "codeshell", "exaone", "minerva-7b", "mellum2"),
+    "smollm": ("command-r",),
+    "gpt-2": ("phi-2", "gigachat", "a.x-4.0", "mellum", "modern-bert", "mpt", "olmo", "jais", "exaone4", "trillion"),
+    "qwen2": ("deepseek-r1-qwen", "kormo", "f2llmv2", "stablelm2", "hunyuan", "solar-open", "megrez", "grok-2"),
+    "gpt-4o": ("llama4", "kanana2", "talkie", "minimax-m2"),
+    "deepseek-v3": ("hunyuan-dense", "joyai-llm", "hy_v4"),
+}
+"""Other names that files carry for the same patterns."""
+
+
+def by_name(name: str) -> PreTokenizer:
+    """Return the pre-tokenizer that a GGUF file names.
+
+    Raises:
+        UnsupportedModelError: Its patterns are not in the table.
+    """
+    wanted = next((known for known, others in ALIASES.items() if name in others), name)
+    for pre in PRE_TOKENIZERS:
+        if pre.name == wanted:
+            return pre
+    names = sorted([p.name for p in PRE_TOKENIZERS] + [alias for others in ALIASES.values() for alias in others])
+    raise UnsupportedModelError(
+        f"tokenizer.ggml.pre: {name!r} is not a pre-tokenizer that can be written as tokenizer.json."
+        f" Supported: {', '.join(names)}."
+    )
 
 
 def identify(tokenizer: Mapping[str, Any], *, cleans_spaces: bool = False) -> PreTokenizer:

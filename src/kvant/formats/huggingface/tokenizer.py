@@ -21,7 +21,10 @@ from kvant.formats.huggingface.tokenizer_files import TokenizerFiles, read_templ
 from kvant.formats.huggingface.tokenizer_special import read_special_tokens
 from kvant.formats.huggingface.tokenizer_spm import is_sentencepiece_style, sentencepiece_vocabulary
 from kvant.formats.huggingface.tokenizer_vocab import Vocabulary, read_added_tokens
+from kvant.formats.huggingface.tokenizer_write import write_tokenizer
 from kvant.metadata import Value, ValueType, array, boolean, string
+
+__all__ = ["tokenizer_metadata", "write_tokenizer"]
 
 LLAMA_LIKE = frozenset({"llama", "mistral", "smollm3", "granite"})
 """`model_type`s whose directories upstream's converter reads by its rules for Llama."""

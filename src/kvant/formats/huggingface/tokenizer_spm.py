@@ -114,10 +114,12 @@ def _from_json(tokenizer: Mapping[str, Any], added: Mapping[int, AddedToken]) ->
     by_id = base_tokens(tokenizer["model"].get("vocab"))
     unknown = tokenizer["model"].get("unk_token")
     merges = read_merges(tokenizer)
-    _check_merges(merges, {text for number, text in by_id.items() if number not in added})
+    normal = {text for number, text in by_id.items() if number not in added}
+    _check_merges(merges, normal)
     place: dict[str, int] = {}
     for left, right in merges:
-        place.setdefault(left + right, len(place))
+        if left + right in normal:
+            place.setdefault(left + right, len(place))
     base: dict[int, tuple[str, float, int]] = {}
     unmerged = len(place)
     for number, text in sorted(by_id.items()):

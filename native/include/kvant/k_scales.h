@@ -1,7 +1,7 @@
 // The 6-bit scales and minima of Q4_K and Q5_K: eight of each in 12 bytes.
 #pragma once
 #include "kvant/half.h"
-#include "kvant/search.h"
+#include "kvant/affine_search.h"
 
 namespace kvant::KVANT_NS {
 

@@ -4,10 +4,21 @@
 
 namespace kvant::KVANT_NS {
 
-// W blocks (or rows): where each lane reads and writes.
+// W blocks (or rows): where each lane reads and writes. Lanes from `live` on repeat the last one, into a spare buffer.
 struct Tile {
     const float* x[W];
     uint8_t* out[W];
+    int live;
+
+    // The same lanes, further on in their rows.
+    inline Tile at(int64_t weights, int64_t bytes) const {
+        Tile moved = *this;
+        for (int k = 0; k < W; ++k) {
+            moved.x[k] += weights;
+            if (k < live) moved.out[k] += bytes;
+        }
+        return moved;
+    }
 };
 
 // Call f(tile) for blocks 0 .. count-1 that lie x_stride floats and out_stride bytes apart. The last tile repeats the
@@ -17,13 +28,23 @@ KVANT_INLINE void for_each_tile(const float* x, int64_t x_stride, uint8_t* out, 
     alignas(64) uint8_t spare[512];
     for (int64_t first = 0; first < count; first += W) {
         Tile tile;
+        tile.live = count - first < W ? (int)(count - first) : W;
         for (int k = 0; k < W; ++k) {
-            const bool live = first + k < count;
-            tile.x[k] = x + (live ? first + k : count - 1) * x_stride;
-            tile.out[k] = live ? out + (first + k) * out_stride : spare;
+            tile.x[k] = x + (first + (k < tile.live ? k : tile.live - 1)) * x_stride;
+            tile.out[k] = k < tile.live ? out + (first + k) * out_stride : spare;
         }
         f(tile);
     }
+}
+
+// The same with lane = row, for what depends on the column: call f(tile, block) for each block of W rows.
+template <class F>
+KVANT_INLINE void for_each_row_tile(
+    const float* x, int64_t n, int64_t rows, uint8_t* out, int block_length, int block_bytes, F f) {
+    const int64_t blocks = n / block_length;
+    for_each_tile(x, n, out, blocks * block_bytes, rows, [&](const Tile& tile) {
+        for (int64_t b = 0; b < blocks; ++b) f(tile.at(b * block_length, b * block_bytes), b);
+    });
 }
 
 // columns[i] = weight `offset + i` of each lane, i < n; n a multiple of 16.
@@ -59,7 +80,11 @@ KVANT_INLINE void store_half(const Tile& tile, int64_t offset, vi bits) {
     }
 }
 
-// Four lanes' worth of byte codes 4i .. 4i+3 as one little-endian word.
-KVANT_INLINE vi pack4(vi a, vi b, vi c, vi d) { return a | (b << 8) | (c << 16) | (d << 24); }
+// Bytes 4i .. 4i+3 of each lane as word i. Each is 0 .. 255.
+KVANT_INLINE void pack_bytes(const vi* bytes, int n, vi* words) {
+    for (int i = 0; i < n; i += 4) {
+        words[i / 4] = bytes[i] | (bytes[i + 1] << 8) | (bytes[i + 2] << 16) | (bytes[i + 3] << 24);
+    }
+}
 
 }  // namespace kvant::KVANT_NS

@@ -14,10 +14,13 @@ from kvant.errors import BlockShapeError, UnsupportedFormatError, ValueRangeErro
 from kvant.kernels import _ext, fallback, isa
 
 
+_NOTHING = (False, False, False)
+
+
 @cache
-def _native() -> dict[int, tuple[bool, bool]]:
-    """What is native: {ggml id: (encodes, decodes)}."""
-    return {ggml_id: (plain or weighted, decodes) for _, ggml_id, _, _, plain, weighted, decodes in _ext.types()}
+def _native() -> dict[int, tuple[bool, bool, bool]]:
+    """What is native: {ggml id: (encodes, encodes with importance, decodes)}."""
+    return {ggml_id: (plain, plain or weighted, decodes) for _, ggml_id, _, _, plain, weighted, decodes in _ext.types()}
 
 
 def encode(
@@ -48,7 +51,7 @@ def encode(
     importance = _importance(importance, x.shape[1])
     if target == F32:
         return x.view(np.uint8)
-    if _native().get(target.ggml_id, (False, False))[0]:
+    if _native().get(target.ggml_id, _NOTHING)[importance is not None]:
         out = np.empty((x.shape[0], target.row_bytes(x.shape[1])), np.uint8)
         _ext.encode(target.ggml_id, isa.level(), x, importance, out, _threads(threads))
         return out
@@ -65,7 +68,7 @@ def decode(data: np.ndarray, kind: str | BlockType, n: int, *, threads: int = 0)
     data = np.ascontiguousarray(data, np.uint8)
     if source == F32:
         return data.view(np.float32).reshape(-1, n)
-    if _native().get(source.ggml_id, (False, False))[1]:
+    if _native().get(source.ggml_id, _NOTHING)[2]:
         data = data.reshape(-1, source.row_bytes(n))
         out = np.empty((data.shape[0], n), np.float32)
         _ext.decode(source.ggml_id, isa.level(), data, out, _threads(threads))

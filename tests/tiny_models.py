@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 N_VOCAB = 512
 """Tokens in every tiny model."""
@@ -242,7 +242,7 @@ def _write_tokenizer(directory: Path, kind: str) -> None:
 
 
 def _byte_level(kind: str, specials: list[str]) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer = Tokenizer(models.BPE(ignore_merges=kind == "llama3"))
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "smollm")
     if kind == "smollm":
         first: Any = pre_tokenizers.Digits(individual_digits=True)
@@ -252,6 +252,10 @@ def _byte_level(kind: str, specials: list[str]) -> Tokenizer:
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([first, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
+    if kind == "llama3":
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{specials[1]} $A", pair=f"{specials[1]} $A {specials[1]}:1 $B:1", special_tokens=[(specials[1], 1)]
+        )
     trainer = trainers.BpeTrainer(
         vocab_size=N_VOCAB, special_tokens=specials, show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
@@ -273,7 +277,19 @@ def _spm(kind: str, specials: list[str]) -> Tokenizer:
     tokenizer.train_from_iterator((line.replace(" ", " ▁") for line in _TEXT.splitlines()), trainer)
     document = json.loads(tokenizer.to_str())
     document["added_tokens"] = [token for token in document["added_tokens"] if token["content"] in specials]
+    document["model"]["merges"] = _all_splits(document["model"]["vocab"], specials + byte_tokens)
     return _filled(Tokenizer.from_str(json.dumps(document)))
+
+
+def _all_splits(vocab: dict[str, int], whole: list[str]) -> list[list[str]]:
+    """List every way to make a token of two others, as a SentencePiece model does: the earlier token merges first."""
+    pieces = sorted(set(vocab) - set(whole), key=lambda piece: vocab[piece])
+    return [
+        [piece[:at], piece[at:]]
+        for piece in pieces
+        for at in range(1, len(piece))
+        if piece[:at] in vocab and piece[at:] in vocab
+    ]
 
 
 def _filled(tokenizer: Tokenizer) -> Tokenizer:

@@ -44,8 +44,8 @@ def rotary_factors(config: Config) -> np.ndarray:
     Wavelengths below `original / high_freq_factor` tokens keep their frequency, those above
     `original / low_freq_factor` are stretched by `factor`, and between them the inverse divisor is interpolated.
 
-    Source: transformers `modeling_rope_utils._compute_llama3_parameters`; float32 steps as upstream's converter takes
-    them, parity in tests/parity/test_upstream_converter.py.
+    Source: transformers `modeling_rope_utils._compute_llama3_parameters`; float32 steps as torch takes them, which
+    divides a number by a tensor through the reciprocal. Parity in tests/parity/test_upstream_converter.py.
     """
     rope = Config(values=config.rope, path=config.path)
     factor = rope.number("factor", 8.0)
@@ -53,13 +53,13 @@ def rotary_factors(config: Config) -> np.ndarray:
     length = rope.integer("original_max_position_embeddings", 8192)
     if not 0 < low < high or factor <= 0:
         raise FormatError(f"{config.path}: rope factors {low}, {high}, {factor} are not 0 < low < high, 0 < factor.")
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    frequencies = np.float32(1) / np.power(np.float32(config_theta(config)), exponents, dtype=np.float32)
-    wavelengths = np.float32(2 * np.pi) / frequencies
-    smooth = (np.float32(length) / wavelengths - np.float32(low)) / np.float32(high - low)
-    middle = np.float32(1) / ((np.float32(1) - smooth) / np.float32(factor) + smooth)
+    one, exponents = np.float32(1), np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+    powers = np.power(np.float64(config_theta(config)), exponents.astype(np.float64)).astype(np.float32)
+    wavelengths = one / (one / powers) * np.float32(2 * np.pi)
+    smooth = (one / wavelengths * np.float32(length) - np.float32(low)) / np.float32(high - low)
+    middle = one / ((one - smooth) / np.float32(factor) + smooth)
     divisors = np.where(wavelengths > length / low, np.float32(factor), middle)
-    return np.where(wavelengths < length / high, np.float32(1), divisors).astype(np.float32)
+    return np.where(wavelengths < length / high, one, divisors).astype(np.float32)
 
 
 def llama_extra(config: Config) -> list[LazyTensor]:

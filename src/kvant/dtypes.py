@@ -18,6 +18,15 @@ class PrecisionClass(Enum):
     FULL = "full"
 
 
+def precision_class(bpw: float) -> PrecisionClass:
+    """Ultra-low below 3 bits per weight, low below 5, mid up to 9 (8 bits and their scale), full above."""
+    if bpw < 3:
+        return PrecisionClass.ULTRA_LOW
+    if bpw < 5:
+        return PrecisionClass.LOW
+    return PrecisionClass.MID if bpw <= 9 else PrecisionClass.FULL
+
+
 class Family(Enum):
     """How a block type codes its weights."""
 
@@ -59,12 +68,8 @@ class BlockType:
 
     @property
     def precision_class(self) -> PrecisionClass:
-        """Ultra-low below 3 bits, low below 5, mid up to 9 (8 bits and their scale), full above."""
-        if self.bpw < 3:
-            return PrecisionClass.ULTRA_LOW
-        if self.bpw < 5:
-            return PrecisionClass.LOW
-        return PrecisionClass.MID if self.bpw <= 9 else PrecisionClass.FULL
+        """Its class by its bits per weight."""
+        return precision_class(self.bpw)
 
     @property
     def is_quantized(self) -> bool:

@@ -43,12 +43,14 @@ def _blocks(rows: Sequence[np.ndarray], block: int) -> np.ndarray:
     parts = [r[:, : r.shape[1] // block * block].reshape(-1, block) for r in rows]
     blocks = np.sort(np.concatenate([np.empty((0, block)), *parts]).astype(np.float64), axis=1)
     blocks = blocks[np.isfinite(blocks).all(axis=1)]
-    return blocks[_is_new(blocks).sum(axis=1) >= 3]
+    return np.asarray(blocks[_is_new(blocks).sum(axis=1) >= 3])
 
 
 def _is_new(blocks: np.ndarray) -> np.ndarray:
     """Whether a value differs from the one before it in its sorted block, bool [blocks, n]."""
-    return np.concatenate([np.ones((len(blocks), 1), bool), np.diff(blocks, axis=1) != 0], axis=1)
+    new = np.ones(blocks.shape, bool)
+    new[:, 1:] = blocks[:, 1:] != blocks[:, :-1]
+    return new
 
 
 def _repeated_bits(blocks: np.ndarray) -> int | None:
@@ -76,12 +78,12 @@ def _even_bits(blocks: np.ndarray, max_steps: int, place: Callable[[np.ndarray],
 def _between_ends(blocks: np.ndarray) -> np.ndarray:
     """Place between the smallest value, 0, and the largest, 1."""
     low, high = blocks[:, :1], blocks[:, -1:]
-    return (blocks - low) / (high - low)
+    return np.asarray((blocks - low) / (high - low))
 
 
 def _around_zero(blocks: np.ndarray) -> np.ndarray:
     """Place from zero towards the value farthest from it, 1: exact at zero, so it bears the rounding of BF16."""
-    return blocks / np.abs(blocks).max(axis=1, keepdims=True)
+    return np.asarray(blocks / np.abs(blocks).max(axis=1, keepdims=True))
 
 
 def _fewest_steps(places: np.ndarray, is_new: np.ndarray, max_steps: int) -> np.ndarray:

@@ -1,0 +1,112 @@
+"""`kvant inspect`: what a model file holds, how precise it is, and what is wrong with it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kvant.cli import console
+from kvant.cli.units import format_bytes
+
+if TYPE_CHECKING:
+    from kvant.recipes.inspect import Entry, Inspection, Share, TokenizerReport
+
+_WIDTH = 100
+
+
+def inspect(
+    model: Annotated[Path, typer.Argument(help="A GGUF file, any shard of one, or a Hugging Face directory.")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    metadata: Annotated[bool, typer.Option("--metadata", help="List every metadata key.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Show what a model file holds: precision, sizes by role and type, tokenizer, template, warnings.
+
+    Only the header and samples of the weights are read, so a large file takes no longer than a small one.
+
+    \b
+    Examples:
+      kvant inspect model-Q4_K_M.gguf
+      kvant inspect model-Q4_K_M.gguf --tensors
+      kvant inspect smollm2-135m/ --json
+    """  # noqa: D301 - \b keeps the lines of the examples apart
+    from kvant.recipes.inspect import inspect as run
+
+    found = run(model)
+    if as_json:
+        console.print_json(found)
+        return
+    _print_summary(found)
+    _print_shares("By role", found.by_role, found.tensor_bytes)
+    _print_shares("By type", found.by_type, found.tensor_bytes)
+    if tensors:
+        columns = ("tensor", "role", "type", "shape", "bpw", "class", "size")
+        rows = [
+            (t.name, t.role, t.type, _shape(t.shape), f"{t.bpw:.2f}", t.precision_class, format_bytes(t.bytes))
+            for t in found.tensors
+        ]
+        console.table("Tensors", columns, rows, left=3)
+    if metadata:
+        rows2 = [(key, _kind(entry), _shown(entry)) for key, entry in found.metadata.items()]
+        console.table("Metadata", ("key", "type", "value"), rows2, left=3)
+    for sentence in found.fallbacks:
+        console.say(f"fallback: {sentence}")
+    for sentence in found.warnings:
+        console.say(f"warning: {sentence}")
+
+
+def _print_summary(found: "Inspection") -> None:
+    files = f" in {len(found.files)} files" if len(found.files) > 1 else ""
+    rows = [
+        ("name", found.name),
+        ("architecture", found.architecture),
+        ("format", found.format),
+        ("preset", found.preset or "not said"),
+        ("precision", f"{found.precision_class}, {found.bpw:.3f} bits per weight"),
+        ("size", f"{format_bytes(found.size_bytes)} ({found.size_bytes} bytes{files})"),
+        ("weights", f"{found.weights:,} in {len(found.tensors)} tensors"),
+        ("tokenizer", _tokenizer(found.tokenizer)),
+        ("chat template", "yes" if found.has_chat_template else "no"),
+    ]
+    console.table(found.path, ("", ""), rows, left=2)
+
+
+def _tokenizer(report: "TokenizerReport | None") -> str:
+    if report is None:
+        return "none"
+    pre = f" ({report.pre})" if report.pre else ""
+    return f"{report.model}{pre}, {report.tokens:,} tokens, {report.merges:,} merges, ends with {report.eos}"
+
+
+def _print_shares(title: str, shares: "tuple[Share, ...]", total: int) -> None:
+    percent = 100 / max(1, total)
+    rows = [
+        (s.name, s.tensors, f"{s.weights:,}", format_bytes(s.bytes), f"{s.bytes * percent:.1f} %", f"{s.bpw:.2f}")
+        for s in shares
+    ]
+    console.table(title, ("", "tensors", "weights", "size", "share", "bpw"), rows)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _kind(entry: "Entry") -> str:
+    value = entry.value
+    return entry.type.lower() if isinstance(value, bool | int | float | str) else f"{value.item_type.lower()}[]"
+
+
+def _shown(entry: "Entry") -> str:
+    """A value on one line, cut to what a terminal bears."""
+    value = entry.value
+    if isinstance(value, bool | int | float):
+        return str(value)
+    if isinstance(value, str):
+        text, length = value.replace("\n", "\\n"), f"({len(value):,} characters)"
+    else:
+        text, length = ", ".join(map(str, value.first)), f"({value.length:,} items)"
+        if value.length > len(value.first):
+            text += ", ..."
+    if len(text) > _WIDTH:
+        text = text[:_WIDTH] + " ..."
+    return text if isinstance(value, str) and len(value) <= _WIDTH else f"{text} {length}"

@@ -97,7 +97,8 @@ TOKENIZERS = {
 }  # fmt: skip
 """The kind of tokenizer each family gets."""
 
-_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>")
+_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>", "<s>", "</s>")
+"""The last three are here because llama.cpp looks for them in models named phi3."""
 
 _TEMPLATE = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>'"
@@ -155,7 +156,8 @@ def weights(config: dict[str, Any], seed: int) -> Iterator[tuple[str, np.ndarray
         centre = 0 if model_type.startswith("gemma") else 1
         return (centre + np.round(rng.uniform(-0.4, 0.4, length) * 64) / 64).astype(np.float32)
 
-    yield "model.embed_tokens.weight", matrix(config["vocab_size"], hidden) * 4
+    scale = {"gemma3_text": 1.0, "granite": 1.0}.get(model_type, 4)  # these two multiply the embedding themselves
+    yield "model.embed_tokens.weight", matrix(config["vocab_size"], hidden) * np.float32(scale)
     for layer in range(config["num_hidden_layers"]):
         prefix = f"model.layers.{layer}."
         yield from ((prefix + name, value) for name, value in _attention(config, rng, matrix, norm))

@@ -9,6 +9,8 @@ import typer
 from kvant._version import __version__
 from kvant.cli import console
 from kvant.cli.convert import convert
+from kvant.cli.inspect import inspect
+from kvant.cli.quantize import quantize
 from kvant.errors import KvantError
 
 app = typer.Typer(
@@ -62,7 +64,7 @@ def options(
 
 
 # In alphabetical order; a command's name is its function's, its help its docstring.
-COMMANDS: tuple[Callable[..., Any], ...] = (convert,)
+COMMANDS: tuple[Callable[..., Any], ...] = (convert, inspect, quantize)
 for _command in COMMANDS:
     app.command()(guarded(_command))
 

@@ -2,7 +2,7 @@
 
 Old layout, little-endian: int32 entries; per entry int32 length, name, int32 calls, int32 values, float32 values (mean
 of x² times calls); then, optionally, int32 chunks, int32 length, name of the text. In GGUF: two F32 tensors per
-entry, `<name>.in_sum2` and `<name>.counts`, and the keys `imatrix.datasets`, `imatrix.chunk_count`, `imatrix.chunk_size`.
+entry, `<name>.in_sum2` and `<name>.counts`, and the keys `imatrix.datasets`, `.chunk_count` and `.chunk_size`.
 
 Source: llama.cpp b11434 `common/imatrix-loader.cpp`, `tools/imatrix`; parity in tests/unit/formats/test_imatrix.py.
 """
@@ -130,7 +130,9 @@ def _from_legacy(path: Path, data: bytes) -> Importance:
     fields = _Bytes(path, data)
     count = fields.int32()
     if not 0 < count <= MAX_ENTRIES:
-        raise FormatError(f"{path}: {count} entries are not 1 to {MAX_ENTRIES}. Give an importance file (.dat or .gguf).")
+        raise FormatError(
+            f"{path}: {count} entries are not 1 to {MAX_ENTRIES}. Give an importance file (.dat or .gguf)."
+        )
     entries = {}
     for _ in range(count):
         name = fields.take(fields.int32()).decode("utf-8", "replace")

@@ -126,7 +126,7 @@ ATTENTION_V: Mix = {
 ATTENTION_K: Mix = {
     "IQ3_XS": _to("IQ3_XXS"),
     "IQ3_XXS": _to("IQ2_S"),
-    **{preset: ((_eight_experts, "Q4_K"),) for preset in ULTRA_LOW},
+    **dict.fromkeys(ULTRA_LOW, ((_eight_experts, "Q4_K"),)),
 }
 
 ATTENTION_Q: Mix = {"IQ3_XS": _to("IQ3_XXS"), "IQ3_XXS": _to("IQ2_S")}
@@ -143,11 +143,13 @@ ATTENTION_OUTPUT: Mix = {
     "IQ2_M": _to("IQ3_S"),
 }
 
-ATTENTION_OUTPUT_EIGHT_EXPERTS: Mix = dict.fromkeys(
-    ("Q2_K", "IQ3_XS", "IQ3_XXS", "Q3_K_S", "Q3_K_M", "IQ4_NL", "Q4_K_S", "Q4_K_M", "IQ3_S", "IQ3_M", "IQ4_XS")
-    + ULTRA_LOW,
-    _to("Q5_K"),
+# fmt: off
+_SPARED_WITH_EIGHT_EXPERTS = (
+    "Q2_K", "IQ3_XS", "IQ3_XXS", "Q3_K_S", "Q3_K_M", "IQ4_NL", "Q4_K_S", "Q4_K_M", "IQ3_S", "IQ3_M", "IQ4_XS",
+    *ULTRA_LOW,
 )
+# fmt: on
+ATTENTION_OUTPUT_EIGHT_EXPERTS: Mix = dict.fromkeys(_SPARED_WITH_EIGHT_EXPERTS, _to("Q5_K"))
 
 FFN_DOWN: Mix = {
     "Q2_K": _to("Q3_K"),
@@ -175,7 +177,9 @@ FALCON_FFN_DOWN: Mix = {
     "Q4_K_M": ((_first_sixteenth, "Q6_K"), (_more_bits, "Q5_K")),
     "Q4_K_S": (),
 }
-FALCON_ATTENTION_OUTPUT: Mix = {"Q3_K_L": _to("Q4_K")} | {p: ATTENTION_OUTPUT[p] for p in ULTRA_LOW if p in ATTENTION_OUTPUT}
+FALCON_ATTENTION_OUTPUT: Mix = {"Q3_K_L": _to("Q4_K")} | {
+    p: ATTENTION_OUTPUT[p] for p in ULTRA_LOW if p in ATTENTION_OUTPUT
+}
 
 # Embeddings that are not the output head too.
 EMBEDDING: Mix = {

@@ -10,13 +10,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from kvant import kernels
 from kvant.dtypes import BF16, F16, F32, BlockType
 from kvant.errors import ValueRangeError
-from kvant.tensors import Tensor, n_rows, row_length
+from kvant.tensors import LazyTensor, Tensor, n_rows, row_length
 
 PIECE_WEIGHTS = 1 << 20
 """Weights in a piece: 4 MB as float32, so that a few of them are in flight at little cost."""
@@ -85,6 +86,19 @@ def encode_stream(jobs: Iterable[Job], *, threads: int = 0, piece_weights: int =
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def encoded_tensor(job: Job, *, threads: int = 0) -> LazyTensor:
+    """Return a tensor that is encoded as it is read, for writers that ask for rows themselves."""
+    tensor = job.tensor
+    matrix = n_rows(tensor) // len(job.importance) if job.importance is not None else n_rows(tensor)
+
+    def read(start: int, stop: int) -> np.ndarray:
+        cuts = [start, *range((start // matrix + 1) * matrix, stop, matrix), stop]
+        parts = [_stored(job, tensor.read_bytes(a, b), a, threads=threads) for a, b in pairwise(cuts)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    return LazyTensor(name=tensor.name, shape=tensor.shape, block_type=job.target, read=read)
+
+
 def _tasks(jobs: Iterable[Job], piece_weights: int) -> Iterator[tuple[int, Job, int, int]]:
     """Cut jobs into row ranges; a range never spans two matrices of different importance."""
     for number, job in enumerate(jobs):
@@ -103,22 +117,26 @@ def _delivered(future: Future[Piece]) -> Iterator[Piece]:
 
 
 def _encode(number: int, job: Job, start: int, stop: int) -> Piece:
+    data = job.tensor.read_bytes(start, stop)
+    stored = _stored(job, data, start, threads=1)
+    if stored is not data:
+        release(data)
+    return Piece(job=number, data=stored, source_bytes=data.nbytes, is_last=stop == n_rows(job.tensor))
+
+
+def _stored(job: Job, data: np.ndarray, start: int, *, threads: int) -> np.ndarray:
+    """Return rows in the target type; `start` is the number of the first, and all are of one matrix."""
     tensor = job.tensor
-    rows = n_rows(tensor)
-    data = tensor.read_bytes(start, stop)
     if tensor.block_type == job.target:
         _check_finite(job, data, start)
-        stored = data
-    else:
-        weights = None if job.importance is None else job.importance[start * len(job.importance) // rows]
-        try:
-            stored = kernels.transcode(
-                data, tensor.block_type, job.target, row_length(tensor), importance=weights, threads=1
-            )
-        except ValueRangeError as error:
-            raise ValueRangeError(f"{tensor.name}, from row {start}: {error}") from error
-        release(data)
-    return Piece(job=number, data=stored, source_bytes=data.nbytes, is_last=stop == rows)
+        return data
+    weights = None if job.importance is None else job.importance[start * len(job.importance) // n_rows(tensor)]
+    try:
+        return kernels.transcode(
+            data, tensor.block_type, job.target, row_length(tensor), importance=weights, threads=threads
+        )
+    except ValueRangeError as error:
+        raise ValueRangeError(f"{tensor.name}, from row {start}: {error}") from error
 
 
 # The bits that are all ones in NaN and infinity.

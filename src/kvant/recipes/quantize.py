@@ -5,6 +5,7 @@ Tensor bytes equal those of llama.cpp's own quantizer for the same plan (tests/p
 """
 
 import hashlib
+import re
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from kvant._version import __version__
 from kvant.dtypes import block_type
 from kvant.errors import PlanError
 from kvant.files import check_output, partial_path
-from kvant.formats.gguf.writer import GGUFWriter, TensorInfo, file_layout
+from kvant.formats.gguf.writer import GGUFWriter, TensorInfo, file_layout, write_gguf
 from kvant.metadata import Value, ValueType, string, u32
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
@@ -22,7 +23,7 @@ from kvant.quant.importance import Importance
 from kvant.quant.journal import Journal
 from kvant.quant.plan import Fallback, Plan, check_plan, needs_importance
 from kvant.quant.roles import file_order
-from kvant.quant.stream import Job, encode_stream
+from kvant.quant.stream import Job, encode_stream, encoded_tensor
 from kvant.tensors import n_bytes
 
 QUANTIZATION_VERSION = 2
@@ -30,6 +31,8 @@ QUANTIZATION_VERSION = 2
 
 SYNC_BYTES = 256 << 20
 """Bytes written between two notes in the journal: what a crash can cost."""
+
+_TYPE_SUFFIX = re.compile(r"[-._](?:f32|f16|bf16)$", re.IGNORECASE)
 
 _IMATRIX_STRING_BYTES = 127
 """Upstream cuts the strings of `quantize.imatrix.*` to this length."""
@@ -68,6 +71,17 @@ def predict_size(model: Model, plan: Plan, importance: Importance | None = None)
     return file_layout(output_metadata(model, plan, importance), _infos(model, plan)).total_bytes
 
 
+def with_size(model: Model, plan: Plan, importance: Importance | None = None) -> Plan:
+    """Return the plan with the predicted size of its file filled in."""
+    return msgspec.structs.replace(plan, predicted_bytes=predict_size(model, plan, importance))
+
+
+def default_output(model: Model, plan: Plan) -> Path:
+    """Return `<model>-<preset>.gguf` in the current directory; the type in a source's name is taken off."""
+    stem = model.path.resolve().name if model.path.is_dir() else model.path.stem
+    return Path(f"{_TYPE_SUFFIX.sub('', stem)}-{plan.preset}.gguf")
+
+
 def quantize(
     model: Model,
     plan: Plan,
@@ -75,6 +89,7 @@ def quantize(
     *,
     importance: Importance | None = None,
     threads: int = 0,
+    max_file_bytes: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     allow_requantize: bool = False,
@@ -88,6 +103,7 @@ def quantize(
         out: File to write.
         importance: Weights of the input channels; plans with the lowest types need it.
         threads: Pieces encoded at a time; 0 for one per core.
+        max_file_bytes: Write shards of at most this size where one file would be longer; such a run cannot be resumed.
         resume: Continue an interrupted run of the same work if there is one; the file comes out the same.
         overwrite: Replace an existing file.
         allow_requantize: Accept a source whose tensors are quantized already, at a loss.
@@ -106,18 +122,35 @@ def quantize(
     check_work(model, plan, importance, allow_requantize=allow_requantize)
     check_output(out, overwrite=overwrite)
     jobs = plan_jobs(model, plan, importance)
-    metadata, infos = output_metadata(model, plan, importance), _infos(model, plan)
-    partial = partial_path(out)
-    journal = Journal(partial.with_name(partial.name + ".journal"), _work(model, plan, importance))
-    done = journal.done() if resume and partial.exists() else 0
+    metadata = output_metadata(model, plan, importance)
+    if max_file_bytes is not None:
+        tensors = [encoded_tensor(job, threads=threads) for job in jobs]
+        files = write_gguf(
+            out, metadata, tensors, overwrite=overwrite, max_file_bytes=max_file_bytes, progress=progress
+        )
+        return _result(model, plan, files, 0, started)
+    journal = Journal(_journal_path(out), _work(model, plan, importance))
+    done = journal.done() if resume and partial_path(out).exists() else 0
     if done:
         progress.say(f"{out}: {done} of {len(jobs)} tensors are there already; continuing.")
     else:
         journal.start()
-    with GGUFWriter(out, metadata, infos, overwrite=overwrite, done=done, keep_partial=True) as writer:
-        _write(writer, journal, jobs[done:], threads, progress)
+    try:
+        infos = _infos(model, plan)
+        with GGUFWriter(out, metadata, infos, overwrite=overwrite, done=done, keep_partial=True) as writer:
+            _write(writer, journal, jobs[done:], threads, progress)
+    except Exception:  # only an interrupted run is worth continuing: after an error nothing stays on the disk
+        partial_path(out).unlink(missing_ok=True)
+        journal.remove()
+        raise
     journal.remove()
     return _result(model, plan, (out,), done, started)
+
+
+def unmeasured(model: Model, plan: Plan, importance: Importance | None) -> list[str]:
+    """Return the tensors that need importance for this plan and have none."""
+    measured = importance.entries if importance else {}
+    return [name for name in needs_importance(plan, model) if name not in measured]
 
 
 def check_work(model: Model, plan: Plan, importance: Importance | None, *, allow_requantize: bool) -> None:
@@ -127,18 +160,18 @@ def check_work(model: Model, plan: Plan, importance: Importance | None, *, allow
         PlanError: The plan does not fit the model, needs importance, or would quantize twice.
     """
     check_plan(plan, model)
-    measured = importance.entries if importance else {}
-    missing = [name for name in needs_importance(plan, model) if name not in measured]
+    missing = unmeasured(model, plan, importance)
     if missing:
         raise PlanError(
             f"{missing[0]}: {plan.types[missing[0]]} without importance loses the model ({len(missing)} tensors). "
             f"Pass --imatrix FILE, or choose a type of more bits such as Q3_K_M."
         )
-    twice = [n for n, t in model.tensors.items() if t.block_type.is_quantized and t.block_type.name != plan.types[n]]
+    tensors = model.tensors
+    twice = [n for n, t in tensors.items() if t.block_type.is_quantized and t.block_type.name != plan.types[n]]
     if twice and not allow_requantize:
         raise PlanError(
-            f"{twice[0]}: is {model.tensors[twice[0]].block_type} already, quantizing it to {plan.types[twice[0]]} loses "
-            f"twice ({len(twice)} tensors). Start from the F16 or BF16 model, or pass --allow-requantize."
+            f"{twice[0]}: is {tensors[twice[0]].block_type} already; as {plan.types[twice[0]]} it would lose twice "
+            f"({len(twice)} tensors). Start from the F16 or BF16 model, or pass --allow-requantize."
         )
 
 
@@ -182,6 +215,10 @@ def output_metadata(model: Model, plan: Plan, importance: Importance | None = No
     return metadata
 
 
+def _journal_path(out: Path) -> Path:
+    return out.with_name(out.name + ".journal")
+
+
 def _cut(text: str) -> str:
     return text.encode()[:_IMATRIX_STRING_BYTES].decode("utf-8", "ignore")
 
@@ -203,13 +240,17 @@ def _write(writer: GGUFWriter, journal: Journal, jobs: list[Job], threads: int, 
     """Write the pieces of jobs as they come, and note in the journal how far they are safe."""
     progress.start("quantize", sum(n_bytes(job.tensor) for job in jobs), "B")
     unsafe = 0
-    for piece in encode_stream(jobs, threads=threads):
-        writer.append(piece.data)
-        progress.advance("quantize", piece.source_bytes)
-        unsafe += piece.data.nbytes
-        if piece.is_last and unsafe >= SYNC_BYTES:
-            journal.note(writer.sync())
-            unsafe = 0
+    try:
+        for piece in encode_stream(jobs, threads=threads):
+            writer.append(piece.data)
+            progress.advance("quantize", piece.source_bytes)
+            unsafe += piece.data.nbytes
+            if piece.is_last and unsafe >= SYNC_BYTES:
+                journal.note(writer.sync())
+                unsafe = 0
+    except KeyboardInterrupt:
+        journal.note(writer.sync())
+        raise
     progress.finish("quantize")
 
 

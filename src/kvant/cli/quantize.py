@@ -1,0 +1,169 @@
+"""`kvant quantize`: write a model with the block types of a preset or a plan."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kvant.cli import console
+from kvant.cli.units import format_bytes, parse_bytes
+
+if TYPE_CHECKING:
+    from kvant.model import Model
+    from kvant.quant.importance import Importance
+    from kvant.quant.plan import Fallback, Plan
+    from kvant.recipes.quantize import QuantizeResult
+
+# fmt: off
+Source = Annotated[Path, typer.Argument(help="Hugging Face directory or GGUF file.", show_default=False)]
+Preset = Annotated[str | None, typer.Option("-t", "--preset", help="Preset: Q4_K_M, Q8_0, ...", show_default=False)]
+Out = Annotated[Path | None, typer.Option("-o", "--out", help="Output; default MODEL-PRESET.gguf.", show_default=False)]
+Imatrix = Annotated[Path | None, typer.Option(help="Importance file, .dat or .gguf.", show_default=False)]
+Types = Annotated[
+    list[str] | None,
+    typer.Option("--type", metavar="REGEX=TYPE", help="Type of the tensors found; repeatable, first match wins."),
+]
+HeadType = Annotated[str | None, typer.Option(help="Type of the output head.", show_default=False)]
+EmbeddingType = Annotated[str | None, typer.Option(help="Type of the token embedding.", show_default=False)]
+Keep = Annotated[list[str] | None, typer.Option(metavar="REGEX", help="Leave tensors found as they are; repeatable.")]
+Pure = Annotated[bool, typer.Option("--pure", help="One type for all matrices, no mix.")]
+PlanFile = Annotated[Path | None, typer.Option(help="Plan file, instead of a preset.", show_default=False)]
+WritePlan = Annotated[Path | None, typer.Option(help="Write the plan to this file as well.", show_default=False)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be written, to the byte.")]
+Requantize = Annotated[bool, typer.Option("--allow-requantize", help="Accept a model that is quantized already.")]
+MaxFileSize = Annotated[
+    str | None, typer.Option(help="Split the output into files of at most this size: 2GB.", show_default=False)
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue where an interrupted run stopped.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 for one per core.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+# fmt: on
+
+
+def quantize(
+    model: Source,
+    preset: Preset = None,
+    out: Out = None,
+    imatrix: Imatrix = None,
+    type_: Types = None,
+    output_tensor_type: HeadType = None,
+    token_embedding_type: EmbeddingType = None,
+    keep: Keep = None,
+    pure: Pure = False,
+    plan: PlanFile = None,
+    write_plan: WritePlan = None,
+    dry_run: DryRun = False,
+    allow_requantize: Requantize = False,
+    max_file_size: MaxFileSize = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    threads: Threads = 0,
+    json: Json = False,
+) -> None:
+    """Quantize a model to GGUF with one of llama.cpp's presets, or with a plan of your own.
+
+    Types and bytes of all tensors equal those of llama.cpp's own quantizer. Tensors whose rows do not fit the preset's
+    blocks fall back to other types, which is said.
+
+    \b
+    Examples:
+      kvant quantize SmolLM2-135M -t Q4_K_M
+      kvant quantize model.gguf -t IQ4_XS --imatrix imatrix.gguf -o small.gguf
+      kvant quantize model.gguf -t Q4_K_M --type 'attn_v=Q8_0' --dry-run
+      kvant quantize model.gguf -t Q4_K_M --write-plan plan.json --dry-run
+      kvant quantize model.gguf --plan plan.json -o own.gguf
+    """  # noqa: D301 - \b keeps the lines of the examples apart
+    from kvant.formats.imatrix import read_imatrix
+    from kvant.formats.open import open_model
+    from kvant.quant import plan as plans
+    from kvant.quant.presets import plan_preset
+    from kvant.recipes import quantize as recipe
+
+    if (preset is None) == (plan is None):
+        raise typer.BadParameter("give a preset (-t Q4_K_M) or a plan file (--plan FILE), and not both.")
+    if resume and max_file_size:
+        raise typer.BadParameter("--resume does not work with --max-file-size.")
+    overrides = _overrides(type_ or ())
+    source = open_model(model)
+    importance = read_imatrix(imatrix) if imatrix else None
+    if plan is not None:
+        chosen = plans.read_plan(plan)
+        plans.check_plan(chosen, source)
+    else:
+        chosen = plan_preset(
+            source, preset or "", has_importance=importance is not None, pure=pure, overrides=overrides,
+            output_type=output_tensor_type, embedding_type=token_embedding_type, keep=keep or (),
+        )  # fmt: skip
+    chosen = recipe.with_size(source, chosen, importance)
+    if write_plan is not None:
+        plans.write_plan(chosen, write_plan, overwrite=overwrite)
+    if dry_run:
+        _report_plan(source, chosen, importance, json=json)
+        return
+    if not json:
+        _say_fallbacks(chosen.fallbacks, len(chosen.types))
+    with console.progress(quiet=json) as progress:
+        result = recipe.quantize(
+            source, chosen, out or recipe.default_output(source, chosen), importance=importance, threads=threads,
+            max_file_bytes=parse_bytes(max_file_size) if max_file_size else None, resume=resume, overwrite=overwrite,
+            allow_requantize=allow_requantize, progress=progress,
+        )  # fmt: skip
+    _report_result(result, json=json)
+
+
+def _overrides(texts: Sequence[str]) -> list[tuple[str, str]]:
+    pairs = []
+    for text in texts:
+        pattern, _, name = text.rpartition("=")
+        if not pattern or not name:
+            raise typer.BadParameter(f"--type {text}: is not REGEX=TYPE. Write for example --type 'attn_v=Q6_K'.")
+        pairs.append((pattern, name))
+    return pairs
+
+
+def _report_plan(source: "Model", plan: "Plan", importance: "Importance | None", *, json: bool) -> None:
+    """Print what would be written."""
+    from kvant.recipes.quantize import unmeasured
+
+    missing = unmeasured(source, plan, importance)
+    if json:
+        console.print_json({"plan": plan, "size_bytes": plan.predicted_bytes, "bpw": plan.bpw(source),
+                            "needs_importance": missing})  # fmt: skip
+        return
+    console.table(f"{source.name} as {plan.preset}", ("type", "tensors"), list(plan.counts().items()))
+    _say_fallbacks(plan.fallbacks, len(plan.types))
+    if missing:
+        console.say(
+            f"{len(missing)} tensors ({missing[0]}, ...) need importance: this plan is refused without --imatrix FILE."
+        )
+    size = plan.predicted_bytes or 0
+    console.say(f"Size: {format_bytes(size)} ({size} bytes), {plan.bpw(source):.2f} bits per weight. Nothing written.")
+
+
+def _report_result(result: "QuantizeResult", *, json: bool) -> None:
+    """Print what was written."""
+    if json:
+        console.print_json(result)
+        return
+    files = "" if len(result.files) == 1 else f" in {len(result.files)} files"
+    console.say(
+        f"{result.path}: {result.preset}, {format_bytes(result.size_bytes)}{files} ({result.size_bytes} bytes), "
+        f"{result.bpw:.2f} bits per weight, {result.wall_s:.1f} s"
+    )
+
+
+def _say_fallbacks(fallbacks: Sequence["Fallback"], n_tensors: int) -> None:
+    """Say which tensors do not get what the preset asks for, alike ones in one row, and what that costs."""
+    if not fallbacks:
+        return
+    groups: dict[tuple[str, str, int], list[Fallback]] = {}
+    for fallback in fallbacks:
+        groups.setdefault((fallback.wanted, fallback.got, fallback.row_length), []).append(fallback)
+    rows = [
+        (f"{wanted} -> {got}", row_length, len(group), f"{sum(f.extra_bytes for f in group):+,} B", group[0].tensor)
+        for (wanted, got, row_length), group in groups.items()
+    ]
+    console.say(f"{len(fallbacks)} of {n_tensors} tensors have rows that do not divide into the blocks asked for:")
+    console.table("", ("fallback", "row length", "tensors", "cost", "first"), rows)

@@ -48,7 +48,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], 
     from rich.text import Text
 
     console = Console() if sys.stdout.isatty() else Console(width=220)
-    grid = Table(title=Text(clean(title)) if title else None, title_justify="left", box=rich.box.SIMPLE_HEAD)
+    grid = Table(
+        title=Text(clean(title)) if title else None,
+        title_justify="left",
+        box=rich.box.SIMPLE_HEAD if any(columns) else None,
+        show_header=any(columns),
+    )
     for index, name in enumerate(columns):
         grid.add_column(name, justify="left" if index < left else "right", no_wrap=index >= left)
     for row in rows:

@@ -1,7 +1,7 @@
 """One GGUF file open in llama.cpp: tokens in, logits or text out.
 
 Determinism: flash attention is off, the KV cache is F16, there is no sampling and no seed, and the whole model runs on
-the processor. Some weights are repacked at load for speed, as the engine does by default; `repack=False` turns that off.
+the processor. Some weights are repacked at load for speed, as the engine does by default (`repack=False`: not).
 """
 
 import ctypes as c
@@ -231,6 +231,23 @@ class LlamaCpp:
                 break
             pending = [token]
         return made
+
+    def next_logits(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Read a text and return logits of the token after it, float32 [n_vocab], valid until the next call.
+
+        A start that equals what the context holds is not read again.
+
+        Raises:
+            ValueRangeError: The text is empty or does not fit the context.
+            EngineError: The engine failed.
+        """
+        text = [int(t) for t in tokens]
+        if not text:
+            raise ValueRangeError("tokens: none are given, so nothing can follow. Give at least one.")
+        kept = self._keep_common_prefix(text)
+        self._decode(text[kept:], kept, len(text) - kept - 1)
+        self._held += text[kept:]
+        return self._last_logits()
 
     def time_prompt(self, tokens: np.ndarray) -> float:
         """Read a prompt into an empty context, logits of its last token alone; return the seconds it took."""

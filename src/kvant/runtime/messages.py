@@ -38,6 +38,22 @@ class Logits(msgspec.Struct, tag=True, frozen=True):
     offset: int
 
 
+class Next(msgspec.Struct, tag=True, frozen=True):
+    """Read a text, of which the context may hold the start; put float32 logits of what follows into shared memory."""
+
+    tokens: bytes
+
+
+class Pieces(msgspec.Struct, tag=True, frozen=True):
+    """Ask for the bytes that tokens stand for."""
+
+    ids: list[int]
+
+
+class Ends(msgspec.Struct, tag=True, frozen=True):
+    """Ask for the tokens that end an answer."""
+
+
 class Speed(msgspec.Struct, tag=True, frozen=True):
     """Measure the open model; see `speed.measure`."""
 
@@ -63,6 +79,12 @@ class Tokens(msgspec.Struct, tag=True, frozen=True):
     """Token ids as little-endian int32 bytes."""
 
     ids: bytes
+
+
+class Bytes(msgspec.Struct, tag=True, frozen=True):
+    """Bytes of each token asked for."""
+
+    pieces: list[bytes]
 
 
 class Wrote(msgspec.Struct, tag=True, frozen=True):
@@ -106,8 +128,8 @@ class Measured(msgspec.Struct, tag=True, frozen=True):
     energy_reason: str | None
 
 
-Request = Open | Tokenize | Logits | Speed
-Reply = Opened | Tokens | Wrote | Measured | Failed
+Request = Open | Tokenize | Logits | Next | Pieces | Ends | Speed
+Reply = Opened | Tokens | Bytes | Wrote | Measured | Failed
 
 
 def write(stream: BinaryIO, message: Request | Reply) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, BinaryIO, Self, TypeVar, cast
@@ -21,10 +21,6 @@ from kvant.runtime import messages
 ReplyT = TypeVar("ReplyT")
 STDERR_TAIL_BYTES = 2000
 SLOTS = 2
-
-# GNU OpenMP lets a thread that waits for others spin for milliseconds. Where another program wants the same core that
-# costs up to 5 times the wall time (measured on 2 cores); 10,000 turns keep the speed of an idle machine without it.
-SPIN = {"GOMP_SPINCOUNT": "10000"}
 
 
 class EngineProcess:
@@ -41,14 +37,13 @@ class EngineProcess:
         self._stderr = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115
         self._shared_file = _anonymous_file()
         self._shared: mmap.mmap | None = None
-        self._path = ""
+        self.path = ""
         self.opened: messages.Opened | None = None
         fd = self._shared_file.fileno()
         limit = memory_limit_bytes or _machine_bytes() + (64 << 30)
         self._child = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "kvant.runtime.worker", str(fd), str(limit)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, pass_fds=(fd,),
-            env={**SPIN, **os.environ},
         )  # fmt: skip
 
     def open(
@@ -60,15 +55,30 @@ class EngineProcess:
         Raises:
             EngineError: llama.cpp cannot load it, or crashed over it.
         """
-        self._path = str(path)
+        self.path = str(path)
         request = messages.Open(str(path), n_ctx, n_threads, all_logits, repack, vocab_only)
         self.opened = self._ask(request, messages.Opened)
         return self.opened
 
-    def tokenize(self, text: str, *, add_special: bool = False) -> np.ndarray:
-        """Return token ids, int32 [n]."""
-        reply = self._ask(messages.Tokenize(text, add_special), messages.Tokens)
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> np.ndarray:
+        """Return token ids, int32 [n]; see `LlamaCpp.tokenize`."""
+        reply = self._ask(messages.Tokenize(text, add_special, parse_special), messages.Tokens)
         return np.frombuffer(reply.ids, "<i4")
+
+    def next_logits(self, tokens: Sequence[int]) -> np.ndarray:
+        """Return logits of the token after a text, float32 [n_vocab]; a start the context holds is not read again."""
+        assert self.opened is not None, "open comes first"
+        self._reserve(self.opened.n_vocab * 4 * SLOTS)
+        self._send(messages.Next(np.asarray(tokens, "<i4").tobytes()))
+        return self._receive_rows(0, self.opened.n_vocab)[0]
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        """Return the bytes that tokens stand for; a special token stands for none."""
+        return self._ask(messages.Pieces([int(i) for i in ids]), messages.Bytes).pieces
+
+    def ends(self) -> frozenset[int]:
+        """Return the tokens that end an answer."""
+        return frozenset(np.frombuffer(self._ask(messages.Ends(), messages.Tokens).ids, "<i4").tolist())
 
     def logits(self, windows: Iterable[np.ndarray], *, first: int) -> Iterator[np.ndarray]:
         """Run windows one after the other; while a caller works on one, the engine runs the next.
@@ -142,7 +152,7 @@ class EngineProcess:
         assert stdout is not None
         if not select.select([stdout], [], [], self._timeout_s)[0]:
             raise EngineError(
-                f"{self._path}: llama.cpp did not answer within {self._timeout_s:.0f} s. "
+                f"{self.path}: llama.cpp did not answer within {self._timeout_s:.0f} s. "
                 "Use a smaller context or model."
             )
         body = messages.read_body(cast("BinaryIO", stdout))
@@ -162,7 +172,7 @@ class EngineProcess:
         lines = [line.strip() for line in self._stderr.read().decode("utf-8", "replace").splitlines() if line.strip()]
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         said = " | ".join(lines[-3:]) or "it said nothing"
-        return EngineError(f"{self._path}: the engine's process {how} ({said}). Check the file with: kvant inspect")
+        return EngineError(f"{self.path}: the engine's process {how} ({said}). Check the file with: kvant inspect")
 
 
 def _close_quietly(stream: IO[bytes]) -> None:

@@ -46,6 +46,12 @@ class Worker:
             return messages.Tokens(ids.astype("<i4").tobytes())
         if isinstance(request, messages.Logits):
             return self._logits(self._model, request)
+        if isinstance(request, messages.Next):
+            return self._write(self._model.next_logits(np.frombuffer(request.tokens, "<i4"))[None], 0)
+        if isinstance(request, messages.Pieces):
+            return messages.Bytes([self._model.token_bytes(token) for token in request.ids])
+        if isinstance(request, messages.Ends):
+            return messages.Tokens(np.array(sorted(self._model.eos_ids), "<i4").tobytes())
         return measure(
             self._model, n_threads=self._n_threads, n_prompt=request.n_prompt, n_generate=request.n_generate,
             repeats=request.repeats, rss_before_bytes=self._rss_before,
@@ -60,10 +66,13 @@ class Worker:
         return messages.Opened(**{name: getattr(model, name) for name in messages.Opened.__struct_fields__})
 
     def _logits(self, model: LlamaCpp, request: messages.Logits) -> messages.Wrote:
-        rows = model.logits(np.frombuffer(request.tokens, "<i4"), first=request.first)
+        return self._write(model.logits(np.frombuffer(request.tokens, "<i4"), first=request.first), request.offset)
+
+    def _write(self, rows: np.ndarray, offset: int) -> messages.Wrote:
+        """Put rows of logits into the shared memory."""
         if self._shared is None:
             self._shared = mmap.mmap(self._shared_fd, 0)
-        room = np.frombuffer(self._shared, np.float32, count=rows.size, offset=request.offset)
+        room = np.frombuffer(self._shared, np.float32, count=rows.size, offset=offset)
         room.reshape(rows.shape)[:] = rows
         return messages.Wrote(len(rows))
 

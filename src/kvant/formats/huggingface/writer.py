@@ -13,6 +13,7 @@ from kvant.formats.huggingface.architectures.base import Family
 from kvant.formats.huggingface.architectures.registry import family_of_architecture
 from kvant.formats.huggingface.config import Config
 from kvant.formats.huggingface.lazy import renamed
+from kvant.formats.huggingface.tokenizer_write import write_tokenizer
 from kvant.formats.recode import recoded
 from kvant.formats.safetensors.writer import write_safetensors
 from kvant.model import Model
@@ -65,8 +66,6 @@ def write_huggingface(
     family = family_of_architecture(model.architecture, model.path)
     entries = config_json(model, family, dtype)
     tensors = transformers_tensors(model, family, Config(values=entries, path=model.path), dtype)
-    from kvant.formats.huggingface.tokenizer import write_tokenizer
-
     partial = partial_path(directory)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -92,11 +91,11 @@ def config_json(model: Model, family: Family, dtype: str) -> dict[str, Any]:
         **family.config(model),
         "vocab_size": model.tensors["token_embd.weight"].shape[0],
         "tie_word_embeddings": "output.weight" not in model.tensors,
-        "attention_bias": any(name.endswith("attn_output.bias") for name in model.tensors),
-        "mlp_bias": any(name.endswith("ffn_down.bias") for name in model.tensors),
     }
-    if any(name.endswith("attn_q.bias") for name in model.tensors) and family.architecture != "qwen2":
-        entries["attention_bias"] = True
+    if family.architecture != "qwen2" and any(name.endswith("attn_q.bias") for name in model.tensors):
+        entries["attention_bias"] = True  # Qwen2 has these biases without being told
+    if any(name.endswith("ffn_down.bias") for name in model.tensors):
+        entries["mlp_bias"] = True
     for key, source in SPECIAL_IDS:
         value = model.get(source)
         if value is not None:

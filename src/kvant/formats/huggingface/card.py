@@ -12,6 +12,9 @@ MAX_CARD_BYTES = 1 << 20
 
 _ENTRY = re.compile(r"([A-Za-z_][\w-]*)\s*:(?:\s+(.*))?")
 _ITEM = re.compile(r"\s*-\s+(.*)")
+_BLOCKS = ("|", ">", "|-", ">-")
+"""Marks of a text that goes on below; such texts are passed over."""
+
 _NESTED = re.compile(r"[\w-]+\s*:(\s|$)")
 
 
@@ -24,18 +27,17 @@ def read_card(path: Path) -> dict[str, Any]:
     if not lines or lines[0] != "---" or "---" not in lines[1:]:
         return {}
     found: dict[str, Any] = {}
-    key: str | None = None
+    key = ""
     for line in lines[1 : lines.index("---", 1)]:
         entry, item = _ENTRY.fullmatch(line), _ITEM.fullmatch(line)
         if entry:
-            key = entry[1]
-            found[key] = _value(_uncommented(entry[2] or ""))
-        elif item and key is not None and found.get(key) in (None, "") or (item and isinstance(found.get(key or ""), list)):
-            assert key is not None and item is not None
+            key, text = entry[1], _uncommented(entry[2] or "")
+            found[key] = _value(text) if text else []
+        elif item and isinstance(found.get(key), list):
             text = _uncommented(item[1])
-            known = found[key] if isinstance(found[key], list) else []
-            found[key] = known if _NESTED.match(text) else [*known, _text(text)]
-    return {key: value for key, value in found.items() if value not in ("", None)}
+            if not _NESTED.match(text):
+                found[key].append(_text(text))
+    return {key: value for key, value in found.items() if value not in ("", [], *_BLOCKS)}
 
 
 def _value(text: str) -> Any:

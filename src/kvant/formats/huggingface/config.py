@@ -178,9 +178,13 @@ def architecture_name(config: Mapping[str, Any], path: Path) -> str:
 
 
 def _names(auto_map: Any) -> str:
-    return ", ".join(f"{key} = {value}" for key, value in auto_map.items()) if isinstance(auto_map, dict) else "auto_map"
+    return (
+        ", ".join(f"{key} = {value}" for key, value in auto_map.items()) if isinstance(auto_map, dict) else "auto_map"
+    )
 
 
 def _method(quantization: Any) -> str:
-    method = quantization.get("quant_method") or quantization.get("quant_algo") if isinstance(quantization, dict) else None
+    method = (
+        quantization.get("quant_method") or quantization.get("quant_algo") if isinstance(quantization, dict) else None
+    )
     return str(method or "unnamed method")

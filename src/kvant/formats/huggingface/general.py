@@ -135,7 +135,9 @@ def _lists(card: Mapping[str, Any]) -> dict[str, Value]:
         items: list[str] = []
         for entry in entries:
             value = card.get(entry)
-            items += [value] if isinstance(value, str) else [str(item) for item in value] if isinstance(value, list) else []
+            items += (
+                [value] if isinstance(value, str) else [str(item) for item in value] if isinstance(value, list) else []
+            )
         if items:
             found[f"general.{key}"] = array(ValueType.STRING, items)
     return found

@@ -1,4 +1,4 @@
-"""Tensors made from other tensors as they are read: reordered, shifted, shortened, widened. Nothing is held in memory."""
+"""Tensors made from other tensors as they are read: reordered, shifted, shortened, widened. None is held."""
 
 import dataclasses
 
@@ -50,7 +50,7 @@ def gathered(tensor: Tensor, order: np.ndarray) -> LazyTensor:
 
         def read(start: int, stop: int) -> np.ndarray:
             items = np.ascontiguousarray(tensor.read_bytes(start, stop)).reshape(-1, item)
-            return items[order].reshape(stop - start, -1) if stop > start else items.reshape(0, 0)
+            return np.asarray(items[order]).reshape(stop - start, -1) if stop > start else items.reshape(0, 0)
     else:
 
         def read(start: int, stop: int) -> np.ndarray:
@@ -58,7 +58,7 @@ def gathered(tensor: Tensor, order: np.ndarray) -> LazyTensor:
             if not len(wanted):
                 return tensor.read_bytes(start, stop)
             low = int(wanted.min())
-            return tensor.read_bytes(low, int(wanted.max()) + 1)[wanted - low]
+            return np.asarray(tensor.read_bytes(low, int(wanted.max()) + 1)[wanted - low])
 
     return LazyTensor(name=tensor.name, shape=tensor.shape, block_type=tensor.block_type, read=read)
 

@@ -1,4 +1,4 @@
-"""Read a Hugging Face model directory as a `Model`: weights mapped, translated as they are read; no code of its runs."""
+"""Read a Hugging Face directory as a `Model`: weights mapped, translated as they are read; none of its code runs."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -180,7 +180,9 @@ def _check_tensors(tensors: Mapping[str, Tensor], family: Family, config: Config
         match = name.startswith("blk.") and int(name.split(".")[1]) >= config.n_layers
         if match:
             raise FormatError(f"{name}: is beyond the {config.n_layers} layers that {config.path} names. Correct it.")
-        if name.endswith(("token_embd.weight", "_norm.weight")) and not name.endswith(("q_norm.weight", "k_norm.weight")):
+        if name.endswith(("token_embd.weight", "_norm.weight")) and not name.endswith(
+            ("q_norm.weight", "k_norm.weight")
+        ):
             _check_row(tensor, hidden, config)
     queries = next((t for name, t in tensors.items() if name.endswith("attn_q.weight")), None)
     if queries is not None and queries.shape != (config.integer("num_attention_heads") * config.head_dim, hidden):

@@ -144,9 +144,7 @@ def shard(tensors: Sequence[LazyTensor], limit: int | None) -> list[list[LazyTen
     return groups
 
 
-def _write_weights(
-    directory: Path, tensors: list[LazyTensor], limit: int | None, progress: Progress
-) -> list[str]:
+def _write_weights(directory: Path, tensors: list[LazyTensor], limit: int | None, progress: Progress) -> list[str]:
     groups = shard(tensors, limit)
     count = len(groups)
     names = [SINGLE] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]

@@ -74,7 +74,11 @@ def extra_tensors(config: Config) -> list[LazyTensor]:
     wanted, found = rotary_dims(config) // 2, []
     for name, key in FACTORS.items():
         values = config.rope.get(key)
-        if not isinstance(values, list) or len(values) != wanted or not all(isinstance(v, (int, float)) for v in values):
+        if (
+            not isinstance(values, list)
+            or len(values) != wanted
+            or not all(isinstance(v, (int, float)) for v in values)
+        ):
             raise FormatError(f"{config.path}: {key} is not a list of {wanted} numbers. Correct it.")
         found.append(array_tensor(name, np.array(values, np.float32), F32))
     return found

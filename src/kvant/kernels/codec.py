@@ -13,7 +13,6 @@ from kvant.dtypes import BF16, F16, F32, BlockType, Family, block_type
 from kvant.errors import BlockShapeError, UnsupportedFormatError, ValueRangeError
 from kvant.kernels import _ext, fallback, isa
 
-
 _NOTHING = (False, False, False)
 
 
@@ -55,10 +54,8 @@ def encode(
         out = np.empty((x.shape[0], target.row_bytes(x.shape[1])), np.uint8)
         _ext.encode(target.ggml_id, isa.level(), x, importance, out, _threads(threads))
         return out
-    if target.family in (Family.INTEGER,) or target.name == "F64":
-        raise UnsupportedFormatError(
-            f"encode: {target} holds no encoded weights. Use F32, F16, BF16 or a quantized type."
-        )
+    if target.family == Family.INTEGER or target.name == "F64":
+        raise UnsupportedFormatError(f"encode: {target} is not a type for weights. Use F16, BF16 or a quantized type.")
     return fallback.encode(x, target, importance, _threads(threads))
 
 

@@ -1,1 +1,1 @@
-"""Measure a variant against its full-precision model on one scale."""
+"""Measure a variant against its full-precision model, every format on one scale."""

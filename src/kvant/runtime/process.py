@@ -70,7 +70,8 @@ class EngineProcess:
         assert self.opened is not None, "open comes first"
         self._reserve(self.opened.n_vocab * 4 * SLOTS)
         self._send(messages.Next(np.asarray(tokens, "<i4").tobytes()))
-        return self._receive_rows(0, self.opened.n_vocab)[0]
+        row: np.ndarray = self._receive_rows(0, self.opened.n_vocab)[0]
+        return row
 
     def pieces(self, ids: Sequence[int]) -> list[bytes]:
         """Return the bytes that tokens stand for; a special token stands for none."""
@@ -152,8 +153,7 @@ class EngineProcess:
         assert stdout is not None
         if not select.select([stdout], [], [], self._timeout_s)[0]:
             raise EngineError(
-                f"{self.path}: llama.cpp did not answer within {self._timeout_s:.0f} s. "
-                "Use a smaller context or model."
+                f"{self.path}: llama.cpp did not answer within {self._timeout_s:.0f} s. Use a smaller context or model."
             )
         body = messages.read_body(cast("BinaryIO", stdout))
         if body is None:

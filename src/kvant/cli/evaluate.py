@@ -1,0 +1,106 @@
+"""`kvant evaluate`: variants against their full-precision model, in one table."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kvant.cli import console
+from kvant.cli.units import format_bytes
+
+if TYPE_CHECKING:
+    from kvant.evaluate.score import VariantScore
+    from kvant.recipes.evaluate import Comparison
+
+COLUMNS = (
+    "variant", "size", "bpw", "KLD", "± SE", "median", "99 %", "top-1 %", "Δp RMS %", "ppl", "ratio",
+    "pp tok/s", "tg tok/s", "RAM",
+)  # fmt: skip
+
+
+def evaluate(
+    variants: Annotated[list[Path], typer.Argument(help="GGUF files to measure.", show_default=False)],
+    against: Annotated[
+        Path,
+        typer.Option(
+            help="Full-precision model: Hugging Face directory, or GGUF of F32, BF16 or F16.", show_default=False
+        ),
+    ],
+    text: Annotated[
+        Path | None, typer.Option(help="UTF-8 file to measure on, instead of a bundled corpus.", show_default=False)
+    ] = None,
+    corpus: Annotated[str, typer.Option(help="Bundled corpus; its held-out half is used.")] = "default",
+    context: Annotated[int, typer.Option(min=16, help="Tokens per window; the second half of each is scored.")] = 512,
+    chunks: Annotated[int, typer.Option(min=0, help="Most windows; 0 for all the text holds.")] = 16,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0 for one per core.")] = 0,
+    no_speed: Annotated[bool, typer.Option("--no-speed", help="Measure quality alone.")] = False,
+    no_floors: Annotated[bool, typer.Option("--no-floors", help="Leave the sanity floors out.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Measure how far variants are from the model they were made from, and how fast they run.
+
+    KLD is the KL divergence of the next-token distribution in nats: 0 is the same model. The base's logits are computed
+    once per text and kept under ~/.kvant/cache, which can be deleted at any time.
+
+    \b
+    Examples:
+      kvant evaluate small-Q4_K_M.gguf small-Q3_K_M.gguf --against SmolLM2-135M
+      kvant evaluate small-Q4_K_M.gguf --against SmolLM2-135M --text book.txt --chunks 0
+    """  # noqa: D301 - \b keeps the lines of the examples apart
+    from kvant.recipes.evaluate import evaluate as run
+
+    with console.progress(quiet=json) as progress:
+        result = run(
+            variants, against=against, text=text, corpus=corpus, context=context, chunks=chunks, threads=threads,
+            speed=not no_speed, floors=not no_floors, progress=progress,
+        )  # fmt: skip
+    if json:
+        console.print_json(result)
+        return
+    console.table(_title(result), COLUMNS, [_row(score) for score in result.scores])
+    domains = sorted({name for score in result.scores for name in score.domains})
+    if len(domains) > 1:
+        rows = [
+            (s.name, *(f"{s.domains[d].kld_mean:.4f} ± {s.domains[d].kld_se:.4f}" for d in domains))
+            for s in result.scores
+        ]
+        console.table("KLD by domain", ("variant", *domains), rows)
+    for line in _notes(result):
+        console.say(line)
+
+
+def _title(result: "Comparison") -> str:
+    return (
+        f"{Path(result.base).name} (F32, ppl {result.base_ppl:.2f}) on {result.text}: {result.chunks} windows of "
+        f"{result.context} tokens, {result.n_positions} scored"
+    )
+
+
+def _row(score: "VariantScore") -> tuple[str, ...]:
+    def maybe(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    return (
+        score.name, format_bytes(score.size_bytes), f"{score.bpw:.2f}", f"{score.kld_mean:.5f}", f"{score.kld_se:.5f}",
+        f"{score.kld_median:.5f}", f"{score.kld_p99:.3f}", f"{100 * score.top1:.2f}", f"{100 * score.rms_dp:.2f}",
+        f"{score.ppl:.3f}", f"{score.ppl_ratio:.4f}", maybe(score.pp_tok_s, ".0f"), maybe(score.tg_tok_s, ".1f"),
+        "-" if score.rss_bytes is None else format_bytes(score.rss_bytes),
+    )  # fmt: skip
+
+
+def _notes(result: "Comparison") -> list[str]:
+    lines = [
+        f"Floor {f.name}: KLD {f.kld_mean:.6f} ± {f.kld_se:.6f}, top-1 {100 * f.top1:.2f} % ({f.n_positions} tokens)"
+        for f in result.floors
+    ]
+    energies = {s.energy_j_per_token: s.energy_reason for s in result.scores}
+    if None in energies:
+        lines.append(f"Energy per token: not measured; {energies[None]}.")
+    else:
+        lines.extend(f"Energy: {s.name} {s.energy_j_per_token:.3f} J per token" for s in result.scores)
+    machine = result.machine
+    lines.append(
+        f"{machine['cpu']}, {result.n_threads} threads; {result.versions['engine']}; kvant {result.versions['kvant']}"
+    )
+    lines.append(f"Text SHA-256 {result.text_sha256[:16]}, base {result.base_identity[:16]}")
+    return lines

@@ -1,7 +1,7 @@
 """The exact bytes of a GGUF header and the place of every tensor, before a single weight is known.
 
 The layout equals that of upstream's writers: keys in order, tensors in order, every tensor padded to the alignment.
-Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; parity in tests/unit/formats/gguf/test_writer.py.
+Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Parity: tests/unit/formats/gguf/test_gguf_layout.py.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 from kvant.dtypes import BlockType
 from kvant.errors import BlockShapeError, FormatError, LimitError
 from kvant.formats.gguf import spec
-from kvant.metadata import NUMPY_DTYPES, Scalar, StringArray, Value, ValueType
+from kvant.metadata import NUMPY_DTYPES, StringArray, Value, ValueType
 
 _CODES = {
     ValueType.UINT8: "<B", ValueType.INT8: "<b", ValueType.UINT16: "<H", ValueType.INT16: "<h", ValueType.UINT32: "<I",
@@ -79,9 +79,7 @@ def file_layout(metadata: Mapping[str, Value], infos: Sequence[TensorInfo]) -> L
         raise FormatError("tensors: a name appears twice. Give every tensor its own.")
     parts = [spec.MAGIC, struct.pack("<IQQ", spec.VERSION, len(infos), len(metadata))]
     for key, value in metadata.items():
-        if not 0 < len(key.encode()) <= spec.MAX_KEY_BYTES:
-            raise FormatError(f"key {key[:64]!r}: is empty or longer than {spec.MAX_KEY_BYTES} bytes. Rename it.")
-        parts += [_string(key.encode()), _value(key, value)]
+        parts += [_name(key, "key", spec.MAX_KEY_BYTES), _value(key, value)]
     position, relative = 0, {}
     for info in infos:
         _check_info(info)
@@ -122,10 +120,8 @@ def padded(n_bytes: int, alignment: int) -> int:
 
 
 def _check_info(info: TensorInfo) -> None:
-    if not 0 < len(info.name.encode()) <= spec.MAX_WRITTEN_NAME_BYTES:
-        raise FormatError(
-            f"{info.name[:80]!r}: a tensor name is empty or longer than {spec.MAX_WRITTEN_NAME_BYTES} bytes. Rename it."
-        )
+    if any(length < 0 for length in info.shape):
+        raise FormatError(f"{info.name}: the shape {info.shape} has a negative length. Correct it.")
     if len(info.shape) > spec.MAX_DIMS:
         raise LimitError(f"{info.name}: {len(info.shape)} dimensions are above {spec.MAX_DIMS}. Merge some of them.")
     length = info.shape[-1] if info.shape else 1
@@ -139,7 +135,15 @@ def _check_info(info: TensorInfo) -> None:
 def _tensor_info(info: TensorInfo, offset: int) -> bytes:
     n_dims = len(info.shape)
     numbers = struct.pack(f"<I{n_dims}QIQ", n_dims, *reversed(info.shape), info.block_type.ggml_id, offset)
-    return _string(info.name.encode()) + numbers
+    return _name(info.name, "tensor name", spec.MAX_WRITTEN_NAME_BYTES) + numbers
+
+
+def _name(text: str, what: str, limit: int) -> bytes:
+    """A name as stored."""
+    raw = text.encode("utf-8", "surrogatepass")
+    if not 0 < len(raw) <= limit or any("\ud800" <= c <= "\udfff" for c in text):
+        raise FormatError(f"{what} {text[:80]!r}: is not text of 1 to {limit} bytes. Rename it.")
+    return _string(raw)
 
 
 def _string(raw: bytes) -> bytes:
@@ -151,18 +155,18 @@ def _value(key: str, value: Value) -> bytes:
     kind = struct.pack("<I", value.type)
     try:
         if value.type is not ValueType.ARRAY:
-            assert isinstance(value.value, Scalar), key
             return kind + _scalar(value.type, value.value)
-        assert value.item_type is not None, key
-        assert not isinstance(value.value, bool | int | float), key
+        if value.item_type is None or isinstance(value.value, bool | int | float | str):
+            raise TypeError("an array needs items and their type")
         return kind + struct.pack("<IQ", value.item_type, len(value.value)) + _items(value.item_type, value.value)
     except (struct.error, OverflowError, AttributeError, TypeError, UnicodeEncodeError) as error:
         raise FormatError(f"{key}: its value does not fit its type {value.type.name}: {error}. Correct one.") from error
 
 
-def _scalar(kind: ValueType, value: Scalar) -> bytes:
+def _scalar(kind: ValueType, value: object) -> bytes:
     if kind is ValueType.STRING:
-        assert isinstance(value, str)
+        if not isinstance(value, str):
+            raise TypeError(f"{value!r} is no text")
         return _string(value.encode())
     return struct.pack(_CODES[kind], value)
 

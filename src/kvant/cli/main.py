@@ -9,6 +9,7 @@ import typer
 from kvant._version import __version__
 from kvant.cli import console
 from kvant.cli.convert import convert
+from kvant.cli.evaluate import evaluate
 from kvant.cli.inspect import inspect
 from kvant.cli.quantize import quantize
 from kvant.errors import KvantError
@@ -64,7 +65,7 @@ def options(
 
 
 # In alphabetical order; a command's name is its function's, its help its docstring.
-COMMANDS: tuple[Callable[..., Any], ...] = (convert, inspect, quantize)
+COMMANDS: tuple[Callable[..., Any], ...] = (convert, evaluate, inspect, quantize)
 for _command in COMMANDS:
     app.command()(guarded(_command))
 

@@ -1,8 +1,8 @@
 """The base's logits: computed once, kept compactly on disk, found again by hashes.
 
 A file in the cache is named by a hash of what the logits depend on: the identity of the base, the tokens of all
-windows, the engine's version and this module's format. The directory is kept below `MAX_CACHE_BYTES` by deleting what was used
-longest ago.
+windows, the engine's version and this module's format. The directory is kept below `MAX_CACHE_BYTES` by deleting
+what was used longest ago.
 """
 
 import hashlib

@@ -63,14 +63,14 @@ def compact(
     top = min(top, vocabulary)
     samples = samples if top < vocabulary else 0
     sums = log_sum_exp(logits)
-    offsets: np.ndarray = np.random.default_rng(seed).random(rows)
+    offsets = np.asarray(np.random.default_rng(seed).random(rows))
     ids = np.empty((rows, top + samples), np.uint16 if vocabulary <= 1 << 16 else np.uint32)
     log_p = np.empty(ids.shape, np.float32)
     tail_p = np.zeros(rows, np.float64)
     for row in range(rows):
         values = logits[row].astype(np.float64) - sums[row]
         head = _largest(logits[row], top)
-        tail_p[row], drawn = _draw(values, head, samples, float(offsets[row]))
+        tail_p[row], drawn = _draw(values, head, samples, offsets[row].item())
         chosen = np.concatenate([head, drawn])
         ids[row], log_p[row] = chosen, values[chosen]
     label_log_p = logits[np.arange(rows), labels].astype(np.float64) - sums

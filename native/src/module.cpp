@@ -5,16 +5,13 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "kvant/kernels.h"
+#include "kvant/dispatch.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -22,63 +19,11 @@ using namespace nb::literals;
 namespace kvant {
 namespace {
 
-struct Level {
-    const char* name;
-    bool usable;
-    Table (*table)();
-};
-
-const std::vector<Level>& levels() {
-#if defined(__x86_64__) || defined(_M_X64)
-    static const std::vector<Level> all = [] {
-        __builtin_cpu_init();
-        const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
-        const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-        return std::vector<Level>{
-            {"baseline", true, baseline::table}, {"avx2", avx2, avx2::table}, {"avx512", avx512, avx512::table}};
-    }();
-#else
-    static const std::vector<Level> all{{"baseline", true, baseline::table}};
-#endif
-    return all;
-}
-
 std::vector<std::string> isa_levels() {
     std::vector<std::string> names;
     for (const Level& level : levels())
         if (level.usable) names.push_back(level.name);
     return names;
-}
-
-const TypeKernels& find(const std::string& isa, int ggml_id) {
-    for (const Level& level : levels()) {
-        if (!level.usable || isa != level.name) continue;
-        const Table table = level.table();
-        for (int i = 0; i < table.count; ++i)
-            if (table.types[i].ggml_id == ggml_id) return table.types[i];
-        throw std::invalid_argument("no native kernels for ggml type " + std::to_string(ggml_id));
-    }
-    throw std::invalid_argument("instruction-set level not usable here: " + isa);
-}
-
-// Run work(first_row, end_row) over all rows, in pieces of whole vectors of rows, on up to `threads` threads (0: one per core).
-template <class F>
-void over_rows(int64_t rows, int64_t n, int threads, F work) {
-    constexpr int64_t lanes = 16, piece_weights = 1 << 17;
-    int64_t piece = std::max<int64_t>(1, piece_weights / std::max<int64_t>(n, 1));
-    piece = (piece + lanes - 1) / lanes * lanes;
-    const int64_t pieces = (rows + piece - 1) / piece;
-    int64_t count = threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
-    count = std::min(count, pieces);
-    std::atomic<int64_t> next{0};
-    const auto loop = [&] {
-        for (int64_t i; (i = next.fetch_add(1)) < pieces;) work(i * piece, std::min(rows, (i + 1) * piece));
-    };
-    std::vector<std::thread> helpers;
-    for (int64_t i = 1; i < count; ++i) helpers.emplace_back(loop);
-    loop();
-    for (std::thread& helper : helpers) helper.join();
 }
 
 template <class T> using Rows = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -137,6 +82,8 @@ nb::list types() {
 }  // namespace kvant
 
 void bind_strings(nanobind::module_& m);
+void bind_tables(nanobind::module_& m);
+void bind_transcode(nanobind::module_& m);
 
 NB_MODULE(_ext, m) {
     m.doc() = "Native kernels of kvant.";
@@ -148,4 +95,6 @@ NB_MODULE(_ext, m) {
     m.def("decode", &kvant::decode, "ggml_id"_a, "isa"_a, "data"_a.noconvert(), "out"_a.noconvert(), "threads"_a,
           "Decode rows of blocks into `out`, float32 [rows, n].");
     bind_strings(m);
+    bind_tables(m);
+    bind_transcode(m);
 }

@@ -5,11 +5,17 @@
 // the levels of its grid. `expand` turns a table into the bytes that decoders read. Python reads the same tables through `_ext`.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 
 namespace kvant::codebooks {
+
+// A constant array; std::array's members must not be instantiated in kernels (kernels.h).
+template <class T, std::size_t N>
+struct Constants {
+    T at[N];
+    static constexpr std::size_t size = N;
+};
 
 // IQ2_XXS: 256 points of 8 weights.
 inline constexpr std::uint16_t iq2xxs_codes[256] = {
@@ -369,26 +375,27 @@ inline constexpr std::uint16_t iq1s_codes[2048] = {
 };
 
 // Weight levels by code, as bytes (IQ1: -1, 0, 1 in two's complement).
-inline constexpr std::array<std::uint8_t, 4> iq2_levels = {0x08, 0x19, 0x2b, 0};
-inline constexpr std::array<std::uint8_t, 8> iq3xxs_levels = {0x04, 0x0c, 0x14, 0x1c, 0x24, 0x2c, 0x34, 0x3e};
-inline constexpr std::array<std::uint8_t, 8> iq3s_levels = {1, 3, 5, 7, 9, 11, 13, 15};
-inline constexpr std::array<std::uint8_t, 4> iq1_levels = {0xff, 0, 1, 0};
+inline constexpr Constants<std::uint8_t, 4> iq2_levels = {{0x08, 0x19, 0x2b, 0}};
+inline constexpr Constants<std::uint8_t, 8> iq3xxs_levels = {{0x04, 0x0c, 0x14, 0x1c, 0x24, 0x2c, 0x34, 0x3e}};
+inline constexpr Constants<std::uint8_t, 8> iq3s_levels = {{1, 3, 5, 7, 9, 11, 13, 15}};
+inline constexpr Constants<std::uint8_t, 4> iq1_levels = {{0xff, 0, 1, 0}};
 
 // Values of IQ4_NL and IQ4_XS codes.
-inline constexpr std::array<std::int8_t, 16> iq4nl_values = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+inline constexpr Constants<std::int8_t, 16> iq4nl_values = {{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}};
 // Values of E2M1 codes, doubled (MXFP4, NVFP4).
-inline constexpr std::array<std::int8_t, 16> e2m1_values = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+inline constexpr Constants<std::int8_t, 16> e2m1_values = {{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}};
 
 // Shift of every weight of an IQ1 group.
 inline constexpr float iq1_delta = 0.125f;
 
 // Bytes of every point, `Width` per point.
 template <std::size_t Width, std::size_t N, std::size_t Levels>
-constexpr std::array<std::uint8_t, N * Width> expand(const std::uint16_t (&codes)[N], const std::array<std::uint8_t, Levels>& levels) {
+constexpr Constants<std::uint8_t, N * Width> expand(const std::uint16_t (&codes)[N],
+                                                    const Constants<std::uint8_t, Levels>& levels) {
     constexpr unsigned bits = Levels == 8 ? 3 : 2;
-    std::array<std::uint8_t, N * Width> points{};
+    Constants<std::uint8_t, N * Width> points{};
     for (std::size_t i = 0; i < N; ++i)
-        for (std::size_t j = 0; j < Width; ++j) points[i * Width + j] = levels[(codes[i] >> (bits * j)) & (Levels - 1)];
+        for (std::size_t j = 0; j < Width; ++j) points.at[i * Width + j] = levels.at[(codes[i] >> (bits * j)) & (Levels - 1)];
     return points;
 }
 
@@ -400,9 +407,14 @@ inline constexpr auto iq3s = expand<4>(iq3s_codes, iq3s_levels);
 inline constexpr auto iq1s = expand<8>(iq1s_codes, iq1_levels);
 
 // Sign bits of eight weights from the seven that are stored: the eighth makes their number even (ggml `ksigns_iq2xs`).
-constexpr std::uint8_t even_signs(unsigned stored) {
-    const unsigned folded = stored ^ (stored >> 4);
-    return static_cast<std::uint8_t>(stored | (((0x6996u >> (folded & 15)) & 1u) << 7));
+constexpr Constants<std::uint8_t, 128> all_even_signs() {
+    Constants<std::uint8_t, 128> signs{};
+    for (unsigned stored = 0; stored < 128; ++stored) {
+        const unsigned folded = stored ^ (stored >> 4);
+        signs.at[stored] = static_cast<std::uint8_t>(stored | (((0x6996u >> (folded & 15)) & 1u) << 7));
+    }
+    return signs;
 }
+inline constexpr auto even_signs = all_even_signs();
 
 }  // namespace kvant::codebooks

@@ -38,6 +38,7 @@ struct TypeKernels {
 struct Table {
     const TypeKernels* types;
     int count;
+    int64_t (*first_nonfinite)(const float* x, int64_t count);  // index of the first NaN or infinity, or -1
 };
 
 // One table per level; a level that was not compiled for this architecture does not exist.

@@ -22,3 +22,18 @@ def encode(
 
 def decode(ggml_id: int, isa: str, data: np.ndarray[Any, Any], out: np.ndarray[Any, Any], threads: int) -> None:
     """Decode rows of blocks into `out`, float32 [rows, n]."""
+
+def transcode(
+    source_id: int,
+    target_id: int,
+    isa: str,
+    data: np.ndarray[Any, Any],
+    importance: np.ndarray[Any, Any] | None,
+    out: np.ndarray[Any, Any],
+    n: int,
+    threads: int,
+) -> int:
+    """Encode rows of one type as another into `out`; the index of the first NaN or infinity, or -1."""
+
+def codebooks() -> dict[str, bytes]:
+    """Points of the codebooks and values of the 4-bit levels, one byte per weight."""

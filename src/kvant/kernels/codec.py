@@ -6,11 +6,10 @@ encoded by libgguf. Rows are independent: how many threads share them does not c
 
 from functools import cache
 
-import libgguf
 import numpy as np
 
-from kvant.dtypes import BF16, F16, F32, BlockType, Family, block_type
-from kvant.errors import BlockShapeError, UnsupportedFormatError, ValueRangeError
+from kvant.dtypes import F32, BlockType, Family, block_type
+from kvant.errors import BlockShapeError, FormatError, UnsupportedFormatError, ValueRangeError
 from kvant.kernels import _ext, fallback, isa
 
 _NOTHING = (False, False, False)
@@ -60,29 +59,106 @@ def encode(
 
 
 def decode(data: np.ndarray, kind: str | BlockType, n: int, *, threads: int = 0) -> np.ndarray:
-    """Decode blocks into rows of `n` weights, float32 [rows, n]."""
+    """Decode blocks into rows of weights, to ggml's bits.
+
+    Args:
+        data: Blocks, uint8, whole rows of `n` weights.
+        kind: Block type or its name.
+        n: Weights per row; a multiple of the type's block length.
+        threads: Threads over rows; 0 for one per core.
+
+    Returns:
+        Weights, float32 [rows, n].
+
+    Raises:
+        BlockShapeError: n is not a multiple of the block length.
+        FormatError: The data are not whole rows of the type.
+        UnsupportedFormatError: The type holds integers or float64, not weights.
+    """
     source = block_type(kind)
-    data = np.ascontiguousarray(data, np.uint8)
-    if source == F32:
-        return data.view(np.float32).reshape(-1, n)
-    if _native().get(source.ggml_id, _NOTHING)[2]:
-        data = data.reshape(-1, source.row_bytes(n))
-        out = np.empty((data.shape[0], n), np.float32)
-        _ext.decode(source.ggml_id, isa.level(), data, out, _threads(threads))
-        return out
-    if source == F16:
-        return data.view(np.float16).astype(np.float32).reshape(-1, n)
-    if source == BF16:
-        return (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(-1, n)
-    return np.asarray(libgguf.dequantize_rows(data, libgguf.GGMLQuantizationType[source.name])).reshape(-1, n)
+    if not _native().get(source.ggml_id, _NOTHING)[2]:
+        raise UnsupportedFormatError(f"decode: {source} holds no encoded weights. View its bytes with NumPy instead.")
+    data = _row_bytes(data, source, n)
+    out = np.empty((data.shape[0], n), np.float32)
+    _ext.decode(source.ggml_id, isa.level(), data, out, _threads(threads))
+    return out
 
 
 def transcode(
     data: np.ndarray, source: str | BlockType, kind: str | BlockType, n: int,
     *, importance: np.ndarray | None = None, threads: int = 0,
 ) -> np.ndarray:  # fmt: skip
-    """Encode rows that are stored in another type: convert, check for NaN and infinity, encode, in one pass."""
-    return encode(decode(data, source, n), kind, importance=importance, threads=threads)
+    """Encode rows that are stored in another type: decode, check for NaN and infinity, encode, tile by tile.
+
+    The bytes are those of `encode(decode(data, source, n), kind)`. Rows of the same type are copied unchecked.
+
+    Args:
+        data: Blocks of the source type, uint8, whole rows of `n` weights.
+        source: Block type of the data or its name.
+        kind: Block type to encode or its name.
+        n: Weights per row; a multiple of both types' block lengths.
+        importance: Weight of each input channel in the error, float32 [n]; see `encode`.
+        threads: Threads over rows; 0 for one per core.
+
+    Returns:
+        Blocks, uint8 [rows, bytes_per_row].
+
+    Raises:
+        BlockShapeError: n is not a multiple of a block length.
+        FormatError: The data are not whole rows of the source type.
+        ValueRangeError: A weight is NaN or infinite; the message names the first.
+        MissingDependencyError, UnsupportedFormatError: As for `encode`.
+    """
+    origin, target = block_type(source), block_type(kind)
+    data = _row_bytes(data, origin, n)
+    if origin == target:
+        return data.copy()
+    _check_length("row", n, target)
+    importance = _importance(importance, n)
+    decodes = _native().get(origin.ggml_id, _NOTHING)[2]
+    if not (decodes and _native().get(target.ggml_id, _NOTHING)[importance is not None]):
+        x = decode(data, origin, n, threads=threads)
+        _refuse_nonfinite(x)
+        return encode(x, target, importance=importance, threads=threads)
+    out = np.empty((data.shape[0], target.row_bytes(n)), np.uint8)
+    level = isa.level()
+    bad = _ext.transcode(origin.ggml_id, target.ggml_id, level, data, importance, out, n, _threads(threads))
+    if bad >= 0:
+        row = bad // n
+        _refuse_nonfinite(decode(data[row : row + 1], origin, n), first_row=row)
+    return out
+
+
+def _row_bytes(data: np.ndarray, source: BlockType, n: int) -> np.ndarray:
+    """`data` as uint8 [rows, bytes per row]."""
+    _check_length("row", n, source)
+    data = np.ascontiguousarray(data)
+    if data.dtype != np.uint8 or data.size % source.row_bytes(n):
+        raise FormatError(
+            f"data: {data.size} values of {data.dtype} are not whole rows of {source.row_bytes(n)} bytes "
+            f"({n} weights of {source}). Pass the tensor's bytes as uint8."
+        )
+    return data.reshape(-1, source.row_bytes(n))
+
+
+def _refuse_nonfinite(x: np.ndarray, *, first_row: int = 0) -> None:
+    """Raise for the first NaN or infinity of float32 rows [rows, n]."""
+    finite = np.isfinite(x)
+    if finite.all():
+        return
+    row, column = divmod(int(np.flatnonzero(~finite.ravel())[0]), x.shape[1])
+    raise ValueRangeError(
+        f"row {first_row + row}, column {column}: {x[row, column]} is not a finite weight. "
+        "Download or convert the source again, or keep this tensor in the type it has."
+    )
+
+
+def _check_length(subject: str, n: int, kind: BlockType) -> None:
+    if n <= 0 or n % kind.block_length:
+        raise BlockShapeError(
+            f"{subject}: row length {n} is not a multiple of the {kind} block length {kind.block_length}. "
+            "Use a type with a shorter block (Q8_0: 32) or keep F16."
+        )
 
 
 def _rows(x: np.ndarray, target: BlockType) -> np.ndarray:
@@ -91,12 +167,7 @@ def _rows(x: np.ndarray, target: BlockType) -> np.ndarray:
         raise ValueRangeError(
             f"x: {found} is not float32 [rows, n]. Convert with x.astype(numpy.float32).reshape(-1, n)."
         )
-    n = x.shape[1]
-    if n == 0 or n % target.block_length:
-        raise BlockShapeError(
-            f"x: row length {n} is not a multiple of the {target} block length {target.block_length}. "
-            "Use a type with a shorter block (Q8_0: 32) or keep F16."
-        )
+    _check_length("x", x.shape[1], target)
     return np.ascontiguousarray(x)
 
 

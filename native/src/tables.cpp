@@ -1,0 +1,34 @@
+// The constants of codebooks.h for Python: one place holds them, and the NumPy twins read them from here.
+#include <nanobind/nanobind.h>
+
+#include "kvant/codebooks.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+template <class T, std::size_t N>
+void add(nb::dict& all, const char* name, const kvant::codebooks::Constants<T, N>& constants) {
+    all[name] = nb::bytes(constants.at, N);
+}
+
+nb::dict codebooks() {
+    using namespace kvant::codebooks;
+    nb::dict all;
+    add(all, "iq2xxs", iq2xxs);
+    add(all, "iq2xs", iq2xs);
+    add(all, "iq2s", iq2s);
+    add(all, "iq3xxs", iq3xxs);
+    add(all, "iq3s", iq3s);
+    add(all, "iq1s", iq1s);
+    add(all, "even_signs", even_signs);
+    add(all, "iq4nl_values", iq4nl_values);
+    add(all, "e2m1_values", e2m1_values);
+    return all;
+}
+
+}  // namespace
+
+void bind_tables(nb::module_& m) {
+    m.def("codebooks", &codebooks, "Points of the codebooks and values of the 4-bit levels, one byte per weight.");
+}

@@ -37,3 +37,8 @@ def transcode(
 
 def codebooks() -> dict[str, bytes]:
     """Points of the codebooks and values of the 4-bit levels, one byte per weight."""
+
+def string_bounds(
+    data: np.ndarray[Any, Any], limit: int, starts: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]
+) -> bool:
+    """Fill `starts` and `ends` with the bounds of strings that follow their uint64 lengths; False if one is too long."""

@@ -15,6 +15,9 @@ MAX_JSON_BYTES = 1 << 24
 MAX_INTEGER = (1 << 31) - 1
 """Largest hyperparameter: GGUF stores them in 32 bits, and layer counts bound the loops over them."""
 
+QUANTIZED_KEYS = ("quantization_config", "compression_config")
+"""Entries by which tools mark weights that are no longer plain floats."""
+
 MAX_LAYERS = 1024
 """More blocks than any published model has; the number of tensors looked for grows with it."""
 
@@ -151,16 +154,23 @@ def read_config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     config = read_json(path)
     if isinstance(config.get("text_config"), dict):
-        config = {**config, **config["text_config"], "architectures": config.get("architectures")}
+        inner = {key: value for key, value in config["text_config"].items() if value is not None}
+        config = {**config, **inner, "architectures": config.get("architectures")}
     if config.get("auto_map"):
         raise UnsupportedModelError(
             f"{path}: auto_map asks for Python code shipped with the model ({_names(config['auto_map'])}), and kvant "
             f"runs none. If a supported architecture computes the same, remove auto_map and name it in architectures."
         )
-    if config.get("quantization_config"):
+    for key in QUANTIZED_KEYS:
+        if config.get(key):
+            raise UnsupportedModelError(
+                f"{path}: {key} says the weights are quantized already ({_method(config[key])}). Start from the "
+                f"full-precision model."
+            )
+    if (directory / "hf_quant_config.json").exists():
         raise UnsupportedModelError(
-            f"{path}: quantization_config says the weights are quantized already "
-            f"({_method(config['quantization_config'])}). Start from the full-precision model."
+            f"{directory / 'hf_quant_config.json'}: says the weights are quantized already. Start from the "
+            f"full-precision model."
         )
     return config
 

@@ -75,7 +75,6 @@ class LazyTensor:
 
 def array_tensor(name: str, values: np.ndarray, block_type: BlockType) -> LazyTensor:
     """A tensor held in memory, stored as it is; `values` of the NumPy type that block_type names (uint16 for BF16)."""
-    contiguous = np.ascontiguousarray(values)
-    length = contiguous.shape[-1] if contiguous.ndim else 1
-    raw = contiguous.reshape(-1, length).view(np.uint8)
-    return LazyTensor(name=name, shape=contiguous.shape, block_type=block_type, read=lambda a, b: raw[a:b])
+    length = values.shape[-1] if values.ndim else 1
+    raw = np.ascontiguousarray(values).reshape(math.prod(values.shape[:-1]), length).view(np.uint8)
+    return LazyTensor(name=name, shape=values.shape, block_type=block_type, read=lambda a, b: raw[a:b])

@@ -1,6 +1,7 @@
 """I-quants with codebooks: encoded by libgguf, a build of ggml's own encoders, until native ones exist."""
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import ModuleType
@@ -12,6 +13,10 @@ from kvant.errors import MissingDependencyError, ValueRangeError
 
 # Source: ggml.c `ggml_quantize_requires_imatrix`.
 NEEDS_IMPORTANCE = frozenset({"IQ2_XXS", "IQ2_XS", "IQ1_S"})
+
+# libgguf builds a type's codebook tables when it is first encoded, and two threads doing so at once crash.
+_TABLES = threading.Lock()
+_BUILT: set[str] = set()
 
 
 @cache
@@ -47,9 +52,15 @@ def encode(x: np.ndarray, target: BlockType, importance: np.ndarray | None, thre
     n_threads = threads or os.cpu_count() or 1
     if not len(x):
         return out
-    piece(slice(0, 1))  # builds the codebook tables, once and alone
-    step = max(1, -(-(len(x) - 1) // n_threads))
-    pieces = [slice(start, start + step) for start in range(1, len(x), step)]
+    with _TABLES:
+        if target.name not in _BUILT:
+            piece(slice(0, 1))
+            _BUILT.add(target.name)
+    step = max(1, -(-len(x) // n_threads))
+    pieces = [slice(start, start + step) for start in range(0, len(x), step)]
+    if len(pieces) == 1:
+        piece(pieces[0])
+        return out
     with ThreadPoolExecutor(n_threads) as pool:
         list(pool.map(piece, pieces))
     return out

@@ -91,7 +91,7 @@ def test_too_large_a_file_is_not_read(directory: Path, monkeypatch: pytest.Monke
 def test_too_many_tokens(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer_vocab, "MAX_TOKENS", 500)
 
-    with pytest.raises(KvantError, match="500|499"):
+    with pytest.raises(KvantError, match=r"500|499"):
         tokenizer_metadata(directory, {})
 
 
@@ -125,4 +125,17 @@ def test_two_ids_with_one_text_after_writing_spaces_plainly(directory: Path) -> 
     path.write_text(json.dumps(document))
 
     with pytest.raises(FormatError, match="ids 600 and 601 are both 'a b'"):
+        tokenizer_metadata(directory, {})
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "added_tokens.json"]
+)
+def test_a_link_out_of_the_directory_is_not_followed(name: str, directory: Path, tmp_path_factory: Any) -> None:
+    secret = tmp_path_factory.mktemp("elsewhere") / "secret.json"
+    secret.write_text("{}")
+    (directory / name).unlink(missing_ok=True)
+    (directory / name).symlink_to(secret)
+
+    with pytest.raises(FormatError, match="leads to"):
         tokenizer_metadata(directory, {})

@@ -11,7 +11,9 @@ from kvant.cli import console
 from kvant.cli.convert import convert
 from kvant.cli.evaluate import evaluate
 from kvant.cli.inspect import inspect
+from kvant.cli.optimize import optimize
 from kvant.cli.quantize import quantize
+from kvant.cli.run import run
 from kvant.errors import KvantError
 
 app = typer.Typer(
@@ -33,7 +35,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
         except BrokenPipeError:  # the reader of our output has seen enough
@@ -48,7 +50,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             console.fail("interrupted; nothing is left half-written. Run the same command again to continue.")
             raise typer.Exit(INTERRUPTED) from None
 
-    return run
+    return call
 
 
 def _show_version(wanted: bool) -> None:
@@ -65,7 +67,7 @@ def options(
 
 
 # In alphabetical order; a command's name is its function's, its help its docstring.
-COMMANDS: tuple[Callable[..., Any], ...] = (convert, evaluate, inspect, quantize)
+COMMANDS: tuple[Callable[..., Any], ...] = (convert, evaluate, inspect, optimize, quantize, run)
 for _command in COMMANDS:
     app.command()(guarded(_command))
 

@@ -1,5 +1,6 @@
 """The files a Hugging Face tokenizer is made of, read with limits. Nothing in them is trusted."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import msgspec
 
 from kvant.errors import FormatError, LimitError
+from kvant.formats.base import member
 
 MAX_FILE_BYTES = 256 << 20
 MAX_TEMPLATE_BYTES = 1 << 20
@@ -40,27 +42,36 @@ def read_tokenizer_files(directory: Path) -> TokenizerFiles:
         FormatError: Neither tokenizer.json nor tokenizer.model is there, or a file is not what its name says.
         LimitError: A file is larger than a tokenizer can be.
     """
-    spm = directory / "tokenizer.model"
     files = TokenizerFiles(
         directory=directory,
-        tokenizer=read_object(directory / "tokenizer.json"),
-        config=read_object(directory / "tokenizer_config.json"),
-        generation=read_object(directory / "generation_config.json"),
-        sentencepiece=spm if spm.is_file() else None,
+        tokenizer=read_object(directory, "tokenizer.json"),
+        config=read_object(directory, "tokenizer_config.json"),
+        generation=read_object(directory, "generation_config.json"),
+        sentencepiece=find(directory, "tokenizer.model"),
     )
     if not files.tokenizer and files.sentencepiece is None:
         raise FormatError(f"{directory}: holds neither tokenizer.json nor tokenizer.model. Copy the tokenizer there.")
     return files
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def find(directory: Path, name: str) -> Path | None:
+    """Return the path of a file if the directory has it.
+
+    Raises:
+        FormatError: It is a link that leads out of the directory, or to nothing.
+    """
+    return member(directory, name) if os.path.lexists(directory / name) else None
+
+
+def read_object(directory: Path, name: str) -> dict[str, Any]:
     """Read a JSON file whose top level is an object; an absent file is an empty object.
 
     Raises:
         FormatError: Not JSON, or not an object.
         LimitError: Over MAX_FILE_BYTES.
     """
-    if not path.is_file():
+    path = find(directory, name)
+    if path is None:
         return {}
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
@@ -84,15 +95,16 @@ def read_templates(files: TokenizerFiles) -> dict[str, str]:
         LimitError: Too many templates, or one too long.
     """
     templates: dict[str, str] = {}
-    jinja, folder = files.directory / "chat_template.jinja", files.directory / "additional_chat_templates"
-    if jinja.is_file():
+    jinja, folder = find(files.directory, "chat_template.jinja"), files.directory / "additional_chat_templates"
+    if jinja is not None:
         templates["default"] = _read_template(jinja)
-        for path in sorted(folder.glob("*.jinja"))[:MAX_TEMPLATES] if folder.is_dir() else ():
-            templates[path.stem] = _read_template(path)
+        found = [] if folder.is_symlink() else sorted(path.name for path in folder.glob("*.jinja"))
+        for name in found[:MAX_TEMPLATES]:
+            templates[name.removesuffix(".jinja")] = _read_template(member(folder, name))
         return templates
     value = files.config.get("chat_template")
     if value is None:
-        value = read_object(files.directory / "chat_template.json").get("chat_template")
+        value = read_object(files.directory, "chat_template.json").get("chat_template")
     if isinstance(value, str):
         templates["default"] = value
     elif isinstance(value, list):

@@ -74,7 +74,7 @@ def read_added_tokens(files: TokenizerFiles) -> dict[int, AddedToken]:
         token = _added_token(entry, int(key) if key.isascii() and key.isdigit() and len(key) < 10 else None)
         if found.get(token.id, token).content == token.content:
             found.setdefault(token.id, token)
-    for content, number in read_object(files.directory / "added_tokens.json").items():
+    for content, number in read_object(files.directory, "added_tokens.json").items():
         token = _added_token({"content": content}, number)
         found.setdefault(token.id, token)
     if len(found) > MAX_TOKENS:

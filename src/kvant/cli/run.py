@@ -1,0 +1,232 @@
+"""`kvant run`: chat with a model in the terminal."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kvant.cli import console
+from kvant.errors import KvantError, ValueRangeError
+
+if TYPE_CHECKING:
+    from kvant.recipes.chat import Answer, Chat
+
+HELP = """\
+  /bye                    end (or Ctrl-D, or Ctrl-C twice)
+  /clear                  forget the conversation
+  /system TEXT            say what the model is; alone: nothing
+  /set NAME VALUE         temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens
+  /show                   what is set
+  \"\"\"                     begins and ends a message of several lines
+Ctrl-C stops an answer; a second one quits."""
+
+
+def run(
+    model: Annotated[Path, typer.Argument(help="A GGUF file or a Hugging Face directory.", show_default=False)],
+    prompt: Annotated[
+        str | None, typer.Argument(help="Ask this once and end; `-` reads standard input.", show_default=False)
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="Tell the model what it is.", show_default=False)] = None,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token always.")] = 0.7,
+    top_k: Annotated[int, typer.Option(help="Choose among this many likeliest tokens; 0: all.")] = 40,
+    top_p: Annotated[float, typer.Option(help="Choose among tokens that together have this probability.")] = 0.95,
+    min_p: Annotated[float, typer.Option(help="Drop tokens below this share of the likeliest one's.")] = 0.05,
+    repeat_penalty: Annotated[float, typer.Option(help="Make recent tokens less likely; 1: do not.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Makes answers repeatable.", show_default=False)] = None,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 1024,
+    context: Annotated[
+        int | None,
+        typer.Option(help="Tokens of the conversation; by default the model's, at most 4096.", show_default=False),
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text without the chat template.")] = False,
+    threads: Annotated[int, typer.Option(help="Threads; 0: one per core.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one answer and its speed as JSON.")] = False,
+) -> None:
+    """Chat with a model in the terminal.
+
+    A Hugging Face directory is converted to F16 once and kept in the cache. Without a prompt, and with text piped in,
+    that text is the prompt.
+
+    \b
+    Examples:
+      kvant run model-Q4_K_M.gguf
+      kvant run model-Q4_K_M.gguf "What is the capital of France?" --temperature 0
+      git diff | kvant run model-Q4_K_M.gguf --system "Write a commit message."
+      kvant run base-model.gguf "Once upon a time" --raw --max-tokens 100 --seed 1
+    """  # noqa: D301 - \b keeps the lines of the examples apart
+    import os
+
+    from kvant.recipes.chat import Chat, chat_file
+    from kvant.runtime.sampling import Sampling
+
+    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
+        prompt = sys.stdin.read().rstrip("\n")
+    if as_json and prompt is None:
+        raise ValueRangeError("--json: needs a prompt, and none is given. Add one, or pipe text in.")
+    sampling = Sampling(
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repeat_penalty=repeat_penalty, seed=seed
+    )
+    with console.progress() as progress:
+        path = chat_file(model, progress=progress)
+    threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with Chat(
+        path, system=system, sampling=sampling, max_tokens=max_tokens, context=context, raw=raw, threads=threads
+    ) as chat:
+        if prompt is None:
+            _talk(chat)
+        elif as_json:
+            with _stoppable() as stopped:
+                answer = chat.ask(prompt, stopped=stopped)
+            console.print_json(_report(model, prompt, answer))
+        else:
+            _answer(chat, prompt)
+
+
+def _report(model: Path, prompt: str, answer: "Answer") -> dict[str, Any]:
+    return {
+        "model": str(model), "prompt": prompt, "text": answer.text, "stop": answer.stop, "n_prompt": answer.n_prompt,
+        "n_tokens": answer.n_tokens, "prompt_s": round(answer.prompt_s, 4),
+        "generate_s": round(answer.generate_s, 4), "tg_tok_s": round(answer.tokens_per_s, 2),
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def _stoppable() -> "Iterator[_Stop]":
+    """Let the first Ctrl-C only ask for a stop; the second one interrupts as usual."""
+    stop = _Stop()
+    previous = signal.signal(signal.SIGINT, stop.request)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+class _Stop:
+    """Whether a stop was asked for."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def request(self, _number: int, _frame: object) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+
+    def __call__(self) -> bool:
+        return self._asked
+
+
+def _answer(chat: "Chat", text: str) -> None:
+    """Ask, and print the answer as it comes; what a model says must not control the terminal."""
+
+    def show(piece: str) -> None:
+        sys.stdout.write(console.clean(piece))
+        sys.stdout.flush()
+
+    with _stoppable() as stopped:
+        answer = chat.ask(text, on_text=show, stopped=stopped)
+    sys.stdout.write("\n")
+    if answer.dropped_turns:
+        console.fail(
+            f"the context of {chat.context} tokens is full; the oldest {answer.dropped_turns} messages are gone"
+        )
+    if answer.stop == "stopped":
+        sys.stdout.write("[stopped]\n")
+
+
+def _talk(chat: "Chat") -> None:
+    """Read messages and commands until the user leaves."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - gives input() a history and line editing
+
+    console.say(f"{chat.path.name}: type a message, /? for help, /bye to end.")
+    if chat.template is None:
+        console.say("This model has no chat template; it continues what you write.")
+    interrupted = False
+    while True:
+        try:
+            text = _read_message()
+            interrupted = False
+            if text.startswith("/"):
+                if text.split()[0] in ("/bye", "/exit", "/quit"):
+                    return
+                _command(chat, text)
+            elif text.strip():
+                _answer(chat, text)
+        except EOFError:
+            sys.stdout.write("\n")
+            return
+        except KeyboardInterrupt:
+            sys.stdout.write("\n")
+            if interrupted:
+                return
+            interrupted = True
+            console.say("Press Ctrl-C again, or type /bye, to end.")
+        except KvantError as error:
+            console.fail(str(error))
+
+
+def _read_message() -> str:
+    """Read one message: a line, lines that end in a backslash, or lines between triple quotes."""
+    line = input(">>> ")
+    if line.startswith('"""'):
+        lines = [line[3:]]
+        while not lines[-1].endswith('"""') or (len(lines) == 1 and not lines[0]):
+            lines.append(input("... "))
+        return "\n".join(lines)[:-3].strip("\n")
+    lines = [line]
+    while lines[-1].endswith("\\"):
+        lines[-1] = lines[-1][:-1]
+        lines.append(input("... "))
+    return "\n".join(lines)
+
+
+def _command(chat: "Chat", text: str) -> None:
+    name, _, value = text.partition(" ")
+    value = value.strip()
+    if name == "/clear":
+        chat.clear()
+        console.say("The conversation is forgotten.")
+    elif name == "/system":
+        chat.system = value or None
+        console.say("Set." if value else "The model is told nothing.")
+    elif name == "/set":
+        _set(chat, *value.partition(" ")[::2])
+    elif name == "/show":
+        import msgspec
+
+        for key, setting in {**msgspec.structs.asdict(chat.sampling), "max_tokens": chat.max_tokens}.items():
+            console.say(f"  {key:<15} {setting}")
+        console.say(f"  {'context':<15} {chat.context}")
+    elif name in ("/?", "/help"):
+        console.say(HELP)
+    else:
+        raise ValueRangeError(f"command: {name!r} is not known. Type /? for those that are.")
+
+
+def _set(chat: "Chat", name: str, value: str) -> None:
+    """Change a setting of the conversation.
+
+    Raises:
+        ValueRangeError: No such setting, or a value out of its range.
+    """
+    import msgspec
+
+    numbers = {"top_k": int, "seed": int, "max_tokens": int}
+    try:
+        number = numbers.get(name, float)(value)
+    except ValueError:
+        raise ValueRangeError(f"{name or 'setting'}: {value!r} is not a number. Write: /set temperature 0.7") from None
+    if name == "max_tokens":
+        if number < 1:
+            raise ValueRangeError(f"max_tokens: {number} is below 1. Choose a larger one.")
+        chat.max_tokens = int(number)
+    elif name in chat.sampling.__struct_fields__:
+        chat.sampling = msgspec.structs.replace(chat.sampling, **{name: number})
+    else:
+        raise ValueRangeError(f"setting: {name!r} is not known. Type /? for those that are.")
+    console.say(f"{name} is {number}.")

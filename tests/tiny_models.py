@@ -4,6 +4,7 @@ Small enough to convert, quantize and run in well under a second, and shaped so 
 multiples of 256). Only numpy and `tokenizers` are needed, so the writer is independent of the code under test.
 """
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -222,14 +223,8 @@ def encode(values: np.ndarray, dtype: str) -> bytes:
 
 
 def _write_tokenizer(directory: Path, kind: str) -> None:
-    specials = list(_SPECIALS)
-    if kind in ("spm", "gemma"):
-        specials = ["<unk>", "<s>", "</s>"] if kind == "spm" else ["<pad>", "<eos>", "<bos>", "<unk>"]
-        tokenizer = _spm(kind, specials)
-    else:
-        tokenizer = _byte_level(kind, specials)
-    tokenizer.save(str(directory / "tokenizer.json"))
-    bos, eos = {"spm": ("<s>", "</s>"), "gemma": ("<bos>", "<eos>")}.get(kind, (specials[1], specials[2]))
+    (directory / "tokenizer.json").write_text(_tokenizer_json(kind), encoding="utf-8")
+    bos, eos = {"spm": ("<s>", "</s>"), "gemma": ("<bos>", "<eos>")}.get(kind, (_SPECIALS[1], _SPECIALS[2]))
     config: dict[str, Any] = {
         "tokenizer_class": {"spm": "LlamaTokenizer", "gemma": "GemmaTokenizer"}.get(kind, "GPT2Tokenizer"),
         "bos_token": bos,
@@ -240,7 +235,16 @@ def _write_tokenizer(directory: Path, kind: str) -> None:
     }
     if kind in ("spm", "gemma"):
         config |= {"add_bos_token": True, "add_eos_token": False}
-    (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False))
+    (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+
+@functools.cache
+def _tokenizer_json(kind: str) -> str:
+    if kind == "spm":
+        return _spm(kind, ["<unk>", "<s>", "</s>"]).to_str()
+    if kind == "gemma":
+        return _spm(kind, ["<pad>", "<eos>", "<bos>", "<unk>"]).to_str()
+    return _byte_level(kind, list(_SPECIALS)).to_str()
 
 
 def _byte_level(kind: str, specials: list[str]) -> Tokenizer:

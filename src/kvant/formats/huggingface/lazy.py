@@ -1,4 +1,4 @@
-"""Tensors made from other tensors as they are read: reordered, shifted, shortened, widened. None is held."""
+"""Tensors made from other tensors as they are read: reordered, shifted, widened. None is held."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from kvant.dtypes import F32
 from kvant.kernels import decode
-from kvant.tensors import LazyTensor, Tensor, n_rows, row_length
+from kvant.tensors import LazyTensor, Tensor, row_length
 
 
 def renamed(tensor: Tensor, name: str) -> LazyTensor:
@@ -61,10 +61,3 @@ def gathered(tensor: Tensor, order: np.ndarray) -> LazyTensor:
             return np.asarray(tensor.read_bytes(low, int(wanted.max()) + 1)[wanted - low])
 
     return LazyTensor(name=tensor.name, shape=tensor.shape, block_type=tensor.block_type, read=read)
-
-
-def first_rows(tensor: Tensor, count: int) -> LazyTensor:
-    """The first `count` rows."""
-    assert 0 < count <= n_rows(tensor), (tensor.name, count)
-    shape = (count, *tensor.shape[1:])
-    return LazyTensor(name=tensor.name, shape=shape, block_type=tensor.block_type, read=tensor.read_bytes)

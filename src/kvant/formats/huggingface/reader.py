@@ -10,7 +10,7 @@ from kvant.formats.huggingface.architectures.base import Family
 from kvant.formats.huggingface.architectures.registry import family_of_class
 from kvant.formats.huggingface.config import Config, architecture_name, read_config, read_optional_json
 from kvant.formats.huggingface.general import general_metadata
-from kvant.formats.huggingface.lazy import as_float32, first_rows, renamed
+from kvant.formats.huggingface.lazy import as_float32, renamed
 from kvant.formats.huggingface.tokenizer import tokenizer_metadata
 from kvant.formats.safetensors.reader import read_sharded, weight_files
 from kvant.metadata import Value, string, u32
@@ -53,7 +53,7 @@ def read_huggingface(directory: Path) -> Model:
         for tensor in (*family.extra_tensors(config), *_canonical(_weights(directory), family, config))
     }
     tokenizer = tokenizer_metadata(directory, raw)
-    _match_vocabulary(tensors, family, tokenizer, directory)
+    _check_vocabulary(tensors, tokenizer, directory)
     _check_tensors(tensors, family, config)
     metadata = {
         "general.architecture": string(family.architecture),
@@ -135,28 +135,21 @@ def _canonical(tensors: Mapping[str, Tensor], family: Family, config: Config) ->
         yield as_float32(changed) if len(tensor.shape) <= 1 else changed
 
 
-def _match_vocabulary(
-    tensors: dict[str, LazyTensor], family: Family, tokenizer: Mapping[str, Value], directory: Path
-) -> None:
-    """Make the embedding as long as the list of tokens, which is what the engine checks.
+def _check_vocabulary(tensors: Mapping[str, Tensor], tokenizer: Mapping[str, Value], directory: Path) -> None:
+    """Check that there is one embedding row per token, as the engine does.
 
     Raises:
-        FormatError: It is shorter, or longer in a family that never pads it.
+        FormatError: There are more or fewer.
     """
     tokens = tokenizer.get("tokenizer.ggml.tokens")
-    if tokens is None:
-        return
-    count = len(tokens.value)  # type: ignore[arg-type]
+    count = len(tokens.value) if tokens is not None else 0  # type: ignore[arg-type]
     for name in ("token_embd.weight", "output.weight"):
         tensor = tensors.get(name)
-        if tensor is None or tensor.shape[0] == count:
-            continue
-        if not family.trims_vocabulary or tensor.shape[0] < count:
+        if tensor is not None and tensor.shape[0] != count:
             raise FormatError(
-                f"{name}: has {tensor.shape[0]} rows for {count} tokens. Check that the tokenizer in {directory} is "
-                f"the model's own."
+                f"{name}: has {tensor.shape[0]} rows for {count} tokens. Check that the tokenizer and vocab_size in "
+                f"{directory} are the model's own."
             )
-        tensors[name] = first_rows(tensor, count)
 
 
 def _check_tensors(tensors: Mapping[str, Tensor], family: Family, config: Config) -> None:
@@ -175,25 +168,32 @@ def _check_tensors(tensors: Mapping[str, Tensor], family: Family, config: Config
         raise FormatError(
             f"{config.path.parent}: {len(missing)} tensors are missing, first {theirs}. Download all weight files."
         )
-    hidden = config.integer("hidden_size")
+    shapes = _shapes(family, config)
     for name, tensor in tensors.items():
-        match = name.startswith("blk.") and int(name.split(".")[1]) >= config.n_layers
-        if match:
+        stem = family.stem(name)
+        if name.startswith("blk.") and int(name.split(".")[1]) >= config.n_layers:
             raise FormatError(f"{name}: is beyond the {config.n_layers} layers that {config.path} names. Correct it.")
-        if name.endswith(("token_embd.weight", "_norm.weight")) and not name.endswith(
-            ("q_norm.weight", "k_norm.weight")
-        ):
-            _check_row(tensor, hidden, config)
-    queries = next((t for name, t in tensors.items() if name.endswith("attn_q.weight")), None)
-    if queries is not None and queries.shape != (config.integer("num_attention_heads") * config.head_dim, hidden):
-        raise FormatError(f"{queries.name}: shape {queries.shape} does not fit the heads in {config.path}. Correct it.")
+        shape = shapes.get(stem or "")
+        if shape is not None and name.endswith(".weight") and tensor.shape[-len(shape) :] != shape:
+            raise FormatError(
+                f"{name}: shape {list(tensor.shape)} is not the {list(shape)} that hidden size, heads and layers in "
+                f"{config.path} give. Check that it belongs to these weights."
+            )
 
 
-def _check_row(tensor: Tensor, hidden: int, config: Config) -> None:
-    if tensor.shape[-1:] != (hidden,):
-        raise FormatError(
-            f"{tensor.name}: rows of {tensor.shape[-1:]} do not fit hidden_size {hidden} in {config.path}. Correct it."
-        )
+def _shapes(family: Family, config: Config) -> dict[str, tuple[int, ...]]:
+    """Return the shape that each weight must have by its stem; the number of tokens is checked elsewhere."""
+    hidden, ffn, head = config.integer("hidden_size"), config.integer("intermediate_size"), config.head_dim
+    heads, kv_heads = config.integer("num_attention_heads") * head, config.integer("num_key_value_heads") * head
+    up = ffn if "ffn_gate" in family.block_names else 2 * ffn
+    norms = {stem: (hidden,) for stem in family.block_names if stem.endswith("_norm")}
+    return {
+        **norms, "attn_q_norm": (head,), "attn_k_norm": (head,), "output_norm": (hidden,),
+        "token_embd": (hidden,), "output": (hidden,),
+        "attn_q": (heads, hidden), "attn_k": (kv_heads, hidden), "attn_v": (kv_heads, hidden),
+        "attn_qkv": (heads + 2 * kv_heads, hidden), "attn_output": (hidden, heads),
+        "ffn_gate": (ffn, hidden), "ffn_up": (up, hidden), "ffn_down": (hidden, ffn),
+    }  # fmt: skip
 
 
 def _file_type(tensors: Iterable[Tensor]) -> int:

@@ -95,7 +95,6 @@ class Family:
         extra_tensors: Tensors that upstream computes from the configuration.
         config: Hyperparameters back to entries of config.json.
         computes_head_dim: Whether transformers fills in a head length that config.json leaves out.
-        trims_vocabulary: Whether embedding rows beyond the tokenizer's tokens are dropped.
     """
 
     architecture: str
@@ -113,7 +112,6 @@ class Family:
     check: Callable[[Config], None] = _nothing_refused
     extra_tensors: Callable[[Config], list[LazyTensor]] = _nothing_extra
     computes_head_dim: bool = False
-    trims_vocabulary: bool = False
 
     def stem(self, name: str) -> str | None:
         """Return the stem of a canonical tensor name: `attn_q` of `blk.3.attn_q.weight`; None for another form."""

@@ -1,0 +1,150 @@
+"""Families as tables: names both ways, rotary order, rotary factors against published formulas, refusals."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kvant.dtypes import F32
+from kvant.errors import FormatError, UnsupportedModelError
+from kvant.formats.huggingface.architectures.base import interleave_order, shortest
+from kvant.formats.huggingface.architectures.llama import rotary_factors
+from kvant.formats.huggingface.architectures.registry import (
+    BY_CLASS,
+    FAMILIES,
+    family_of_architecture,
+    family_of_class,
+)
+from kvant.formats.huggingface.config import Config
+from kvant.formats.huggingface.reader import read_huggingface
+from kvant.formats.huggingface.writer import config_json
+from kvant.model import Model
+from kvant.tensors import array_tensor
+from tiny_models import FAMILIES as TINY
+from tiny_models import write_tiny_model
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.classes[0])
+def test_every_name_goes_both_ways(family: Any) -> None:
+    stems = [
+        "token_embd",
+        "output_norm",
+        "output",
+        *(f"blk.{layer}.{stem}" for layer in (0, 31) for stem in family.block_names),
+    ]
+    for name in [f"{stem}.weight" for stem in stems] + ["blk.0.attn_output.bias"]:
+        theirs = family.transformers_name(name)
+        assert theirs is not None
+        assert family.canonical_name(theirs) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.layers.0.self_attn.q_proj.scale", "model.layers.-1.mlp.up_proj.weight",
+     "model.layers.00.mlp.up_proj.weight", "model.layers.1.mlp.experts.0.w1.weight", "lm_head", "",
+     "model.layers.99999.mlp.up_proj.weight", "x.weight"],
+)  # fmt: skip
+def test_other_names_are_unknown(name: str) -> None:
+    assert family_of_class("LlamaForCausalLM", "x").canonical_name(name) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["model.language_model.layers.3.mlp.up_proj.weight", "language_model.model.layers.3.mlp.up_proj.weight"]
+)
+def test_names_inside_a_multimodal_model_are_the_text_models(name: str) -> None:
+    assert family_of_class("Gemma3ForConditionalGeneration", "x").canonical_name(name) == "blk.3.ffn_up.weight"
+
+
+def test_an_unknown_architecture_lists_those_that_are_known() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"'FalconForCausalLM'.*LlamaForCausalLM.*GraniteForCausalLM"):
+        family_of_class("FalconForCausalLM", "config.json")
+    with pytest.raises(UnsupportedModelError, match=r"'falcon'.*llama.*granite"):
+        family_of_architecture("falcon", "x.gguf")
+    assert len(BY_CLASS) == sum(len(family.classes) for family in FAMILIES)
+
+
+def test_rotary_pairs_become_neighbours() -> None:
+    # One head of 6 rows: halves (0 1 2) (3 4 5) become pairs (0 3) (1 4) (2 5).
+    assert interleave_order(1, 6).tolist() == [0, 3, 1, 4, 2, 5]
+    assert interleave_order(2, 8).tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+def test_llama3_factors_follow_the_published_formula() -> None:
+    scaling = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 8192}  # fmt: skip
+    values = {"hidden_size": 2048, "num_attention_heads": 32, "rope_theta": 500000.0, "rope_scaling": scaling}
+    found = rotary_factors(Config(values=values, path=Path("c")))
+    for index, factor in enumerate(found.tolist()):
+        wavelength = 2 * math.pi * 500000.0 ** (2 * index / 64)
+        smooth = (8192 / wavelength - 1) / 3
+        expected = 1.0 if smooth > 1 else 32.0 if smooth < 0 else 1 / ((1 - smooth) / 32 + smooth)
+        assert factor == pytest.approx(expected, rel=1e-5)
+
+
+def test_llama3_scaling_is_recovered_from_its_factors(tmp_path: Path) -> None:
+    model = read_huggingface(write_tiny_model("llama3", tmp_path))
+    entries = config_json(model, family_of_architecture("llama", "x"), "BF16")
+    assert entries["rope_scaling"] == json.loads((tmp_path / "config.json").read_text())["rope_scaling"]
+
+
+def test_factors_of_another_kind_are_refused(tmp_path: Path) -> None:
+    model = read_huggingface(write_tiny_model("llama3", tmp_path))
+    odd = array_tensor("rope_freqs.weight", np.linspace(1, 8, 16, dtype=np.float32), F32)
+    changed = Model(
+        metadata=model.metadata, tensors={**model.tensors, odd.name: odd}, path=model.path, files=model.files
+    )
+    with pytest.raises(UnsupportedModelError, match=r"rope_freqs\.weight"):
+        config_json(changed, family_of_architecture("llama", "x"), "BF16")
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides", "words"),
+    [
+        ("llama", {"hidden_act": "gelu"}, "activation function is 'gelu'"),
+        ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope type 'dynamic'"),
+        ("qwen2", {"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "rope type 'llama3'"),
+        ("smollm3", {"no_rope_layers": [1, 1, 0, 1]}, "no_rope_layers"),
+        ("gemma3", {"query_pre_attn_scalar": 100}, "query_pre_attn_scalar is 100"),
+        ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ("gemma3", {"layer_types": ["full_attention"] * 3 + ["sliding_attention"] * 4}, "layer_types"),
+    ],
+)
+def test_what_the_engine_would_compute_differently_is_refused(
+    tmp_path: Path, family: str, overrides: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UnsupportedModelError, match=words):
+        read_huggingface(write_tiny_model(family, tmp_path, **overrides))
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides", "words"),
+    [
+        ("phi4", {"rope_scaling": {"type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}}, "long_factor"),
+        ("phi4", {"rope_scaling": {"type": "su", "long_factor": ["a"] * 12, "short_factor": [1.0] * 12}}, "long_f"),
+        ("llama3", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0,
+                                     "high_freq_factor": 4.0}}, "low < high"),
+        ("llama", {"num_key_value_heads": 3}, "3 key-value heads"),
+        ("llama", {"rope_theta": "big"}, "rope_theta"),
+    ],
+)  # fmt: skip
+def test_malformed_hyperparameters_are_format_errors(
+    tmp_path: Path, family: str, overrides: dict[str, Any], words: str
+) -> None:
+    write_tiny_model(family, tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **overrides}))
+    with pytest.raises(FormatError, match=words):
+        read_huggingface(tmp_path)
+
+
+def test_short_decimals_come_back() -> None:
+    assert [shortest(np.float32(v), 0.0) for v in (1e-5, 1e-6, 500000.0, 0.22)] == [1e-5, 1e-6, 500000.0, 0.22]
+    assert shortest(None, 3.0) == 3.0
+
+
+def test_every_family_has_a_tiny_model() -> None:
+    tiny = {name for config in TINY.values() for name in config["architectures"]}
+    assert {family.classes[0] for family in FAMILIES} == tiny

@@ -15,6 +15,10 @@ KVANT_ENCODER(encode_q4_1);
 KVANT_ENCODER(encode_q5_0);
 KVANT_ENCODER(encode_q5_1);
 KVANT_ENCODER(encode_q8_0);
+KVANT_ENCODER(encode_iq4_nl);
+KVANT_ENCODER(encode_iq4_nl_weighted);
+KVANT_ENCODER(encode_iq4_xs);
+KVANT_ENCODER(encode_iq4_xs_weighted);
 KVANT_ENCODER(encode_tq1_0);
 KVANT_ENCODER(encode_tq2_0);
 KVANT_ENCODER(encode_mxfp4);
@@ -82,8 +86,8 @@ constexpr TypeKernels types[] = {
     {"Q4_K", 12, 256, sizeof(block_q4_K), encode_q4_k, encode_q4_k_weighted, decode_q4_k},
     {"Q5_K", 13, 256, sizeof(block_q5_K), encode_q5_k, encode_q5_k_weighted, decode_q5_k},
     {"Q6_K", 14, 256, sizeof(block_q6_K), encode_q6_k, encode_q6_k_weighted, decode_q6_k},
-    {"IQ4_NL", 20, 32, 18, nullptr, nullptr, decode_iq4_nl},
-    {"IQ4_XS", 23, 256, 136, nullptr, nullptr, decode_iq4_xs},
+    {"IQ4_NL", 20, 32, 18, encode_iq4_nl, encode_iq4_nl_weighted, decode_iq4_nl},
+    {"IQ4_XS", 23, 256, 136, encode_iq4_xs, encode_iq4_xs_weighted, decode_iq4_xs},
     {"IQ1_S", 19, 256, 50, nullptr, nullptr, decode_iq1_s},
     {"IQ1_M", 29, 256, 56, nullptr, nullptr, decode_iq1_m},
     {"IQ2_XXS", 16, 256, 66, nullptr, nullptr, decode_iq2_xxs},

@@ -49,11 +49,16 @@ def _symmetric(x: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
     return d, np.minimum(q, np.int8(2 * levels - 1)).view(np.uint8)
 
 
+def _first_smallest(x: np.ndarray) -> np.ndarray:
+    """The first of each row's smallest values, at most the largest finite one, [..., n] -> [..., 1]; NaNs do not count."""
+    limit = np.finfo(np.float32).max
+    bounded = np.where(x < limit, x, limit)
+    return np.take_along_axis(bounded, bounded.argmin(axis=-1, keepdims=True), axis=-1)
+
+
 def _affine(x: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scale, minimum and codes 0 .. levels of an even grid from the smallest to the largest value."""
-    limit = np.finfo(np.float32).max
-    low = np.fmin.reduce(x, axis=-1, keepdims=True, initial=limit)
-    high = np.fmax.reduce(x, axis=-1, keepdims=True, initial=-limit)
+    low, high = _first_smallest(x), -_first_smallest(-x)
     with np.errstate(over="ignore", invalid="ignore"):
         d = (high - low) / np.float32(levels)
         q = bits.to_int((x - low) * bits.inverse(d) + np.float32(0.5)).astype(np.uint8)

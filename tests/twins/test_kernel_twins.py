@@ -1,0 +1,136 @@
+"""The native kernels against their NumPy twins and against themselves: levels, threads, pieces of rows, the fused path.
+
+Not checked here: encoders whose search has no twin (K-quants, weighted legacy types); ggml is their oracle.
+"""
+
+import numpy as np
+import pytest
+
+import kvant
+from kvant.dtypes import BLOCK_TYPES
+from kvant.errors import BlockShapeError, FormatError, UnsupportedFormatError, ValueRangeError
+from kvant.kernels import _ext, isa, reference, transcode
+
+WITH_TWIN = [*reference.ENCODERS, *reference.SEARCHING_ENCODERS]
+ENCODED = [name for name, _, _, _, plain, _, _ in _ext.types() if plain]
+N = 768
+
+
+def weights(rows: int = 19, n: int = N, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_t(3, (rows, n)).astype(np.float32)
+
+
+@pytest.fixture(params=isa.levels())
+def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("KVANT_ISA", request.param)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("name", WITH_TWIN)
+@pytest.mark.usefixtures("level")
+def test_encoder_equals_its_twin(name: str) -> None:
+    for rows in (1, 16, 19):
+        x = weights(rows)
+        assert np.array_equal(kvant.encode(x, name), reference.encode(x, name))
+
+
+@pytest.mark.parametrize("name", list(reference.SEARCHING_ENCODERS))
+@pytest.mark.usefixtures("level")
+def test_weighted_encoder_equals_its_twin(name: str) -> None:
+    x = weights()
+    importance = np.random.default_rng(1).random(N).astype(np.float32) ** 2
+    assert np.array_equal(kvant.encode(x, name, importance=importance), reference.encode(x, name, importance))
+
+
+@pytest.mark.parametrize("name", list(reference.DECODERS))
+@pytest.mark.usefixtures("level")
+def test_decoder_equals_its_twin(name: str) -> None:
+    blocks = np.random.default_rng(2).integers(0, 256, (19, BLOCK_TYPES[name].row_bytes(N)), np.uint8)
+    found, expected = kvant.decode(blocks, name, N), reference.decode(blocks, name, N)
+    assert np.array_equal(found, expected, equal_nan=True)
+    assert np.array_equal(np.signbit(found)[expected == 0], np.signbit(expected)[expected == 0])
+
+
+def test_every_type_has_a_decoding_twin() -> None:
+    assert list(reference.DECODERS) == [name for name, *_, decodes in _ext.types() if decodes]
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q4_K", "IQ4_XS", "F16"])
+def test_threads_and_pieces_do_not_change_a_byte(name: str) -> None:
+    x = weights(600)  # more rows than one piece of work holds
+    whole = kvant.encode(x, name, threads=1)
+    assert np.array_equal(kvant.encode(x, name, threads=3), whole)
+    assert np.array_equal(np.concatenate([kvant.encode(x[:7], name), kvant.encode(x[7:], name)]), whole)
+    assert np.array_equal(kvant.decode(whole, name, N, threads=3), kvant.decode(whole, name, N, threads=1))
+
+
+@pytest.mark.parametrize("source", ["F32", "F16", "BF16", "Q8_0", "Q4_K", "IQ3_XXS"])
+@pytest.mark.usefixtures("level")
+def test_transcode_equals_decode_then_encode(source: str) -> None:
+    x = weights()
+    data = kvant.encode(x, source)
+    decoded = kvant.decode(data, source, N)
+    importance = x[0] ** 2
+    for target in ENCODED:
+        if target == source:
+            continue
+        assert np.array_equal(transcode(data, source, target, N), kvant.encode(decoded, target)), target
+        weighted = transcode(data, source, target, N, importance=importance)
+        assert np.array_equal(weighted, kvant.encode(decoded, target, importance=importance)), target
+
+
+def test_transcode_of_long_rows_in_threads_equals_one_thread() -> None:
+    x = weights(70, 8192)  # rows longer than a tile
+    data, importance = kvant.encode(x, "F16"), x[0] ** 2
+    for target in ("Q8_0", "Q4_K"):
+        assert np.array_equal(
+            transcode(data, "F16", target, 8192, threads=3), kvant.encode(x.astype("f2").astype("f4"), target)
+        )
+    one, three = (transcode(data, "F16", "Q4_0", 8192, importance=importance, threads=t) for t in (1, 3))
+    assert np.array_equal(one, three)
+
+
+def test_transcode_to_a_codebook_type_goes_through_libgguf() -> None:
+    x = weights(2, 256)
+    assert np.array_equal(transcode(kvant.encode(x, "F16"), "F16", "IQ3_XXS", 256),
+                          kvant.encode(kvant.decode(kvant.encode(x, "F16"), "F16", 256), "IQ3_XXS"))  # fmt: skip
+
+
+def test_same_type_is_copied_even_with_nan() -> None:
+    data = kvant.encode(np.full((2, 32), np.nan, np.float32), "F16")
+    copy = transcode(data, "F16", "F16", 32)
+    assert np.array_equal(copy, data)
+    assert not np.shares_memory(copy, data)
+
+
+@pytest.mark.parametrize("target", ["Q8_0", "Q4_K", "IQ2_S"])
+@pytest.mark.parametrize("source", ["F32", "F16", "BF16"])
+def test_transcode_names_the_first_weight_that_is_not_finite(source: str, target: str) -> None:
+    x = weights(400)
+    x[311, 17], x[311, 700], x[390, 0] = -np.inf, np.nan, np.nan
+    with pytest.raises(ValueRangeError, match=r"row 311, column 17: -inf is not a finite weight\. .+"):
+        transcode(kvant.encode(x, source), source, target, N, threads=2)
+    with pytest.raises(ValueRangeError, match="row 311, column 17"):
+        transcode(kvant.encode(x, source), source, target, N, importance=np.ones(N, np.float32), threads=2)
+
+
+def test_transcode_refuses_what_does_not_fit() -> None:
+    data = kvant.encode(weights(2, 96), "F16")
+    with pytest.raises(BlockShapeError, match="row length 96 is not a multiple of the Q4_K block length 256"):
+        transcode(data, "F16", "Q4_K", 96)
+    with pytest.raises(FormatError, match="not whole rows of 256 bytes"):
+        transcode(data, "F16", "Q8_0", 128)
+    with pytest.raises(ValueRangeError, match="importance"):
+        transcode(data, "F16", "Q8_0", 96, importance=np.ones(32, np.float32))
+    with pytest.raises(UnsupportedFormatError, match="I32 holds no encoded weights"):
+        transcode(np.zeros((1, 384), np.uint8), "I32", "Q8_0", 96)
+
+
+def test_decode_refuses_what_does_not_fit() -> None:
+    with pytest.raises(FormatError, match="33 values of uint8 are not whole rows of 34 bytes"):
+        kvant.decode(np.zeros(33, np.uint8), "Q8_0", 32)
+    with pytest.raises(BlockShapeError, match="row length 0"):
+        kvant.decode(np.zeros(0, np.uint8), "Q8_0", 0)
+    with pytest.raises(FormatError, match="float32"):
+        kvant.decode(np.zeros(34, np.float32), "Q8_0", 32)
+    assert kvant.decode(np.zeros((0, 34), np.uint8), "Q8_0", 32).shape == (0, 32)

@@ -136,7 +136,8 @@ def write_tiny_model(
     config = {**_COMMON, **FAMILIES[family], "torch_dtype": names[dtype], **overrides}
     config = {key: value for key, value in config.items() if value is not None or key == "sliding_window"}
     (directory / "config.json").write_text(json.dumps(config, indent=1))
-    (directory / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": 2}))
+    ids = {key: config[key] for key in ("bos_token_id", "eos_token_id") if key in config}
+    (directory / "generation_config.json").write_text(json.dumps(ids))
     _write_tokenizer(directory, tokenizer or TOKENIZERS[family])
     write_safetensors(directory / "model.safetensors", dict(weights(config, seed)), dtype)
     return directory

@@ -11,6 +11,7 @@ from kvant.dtypes import BLOCK_TYPES, F16, F32, BlockType, block_type
 from kvant.errors import UnsupportedFormatError
 from kvant.files import check_output
 from kvant.formats.gguf.writer import write_gguf
+from kvant.formats.huggingface.naming import directory_identifier
 from kvant.formats.huggingface.writer import write_huggingface
 from kvant.formats.open import open_model
 from kvant.formats.recode import recoded
@@ -140,8 +141,8 @@ def conversion_type(name: str, to: Target) -> BlockType:
 
 
 def default_output(source: Path, to: Target, target: str) -> Path:
-    """Return the output's name when none is given: beside nothing, in the current directory, after the source."""
-    name = source.resolve().name if source.is_dir() else source.stem
+    """Return the output's name when none is given: in the current directory, after the source and the type."""
+    name = directory_identifier(source).rpartition("/")[2] if source.is_dir() else source.stem
     for suffix in FILE_TYPES:
         name = name.removesuffix(f"-{suffix}")
     return Path(f"{name}-{target.upper()}.gguf" if to == "gguf" else f"{name}-hf")

@@ -8,7 +8,7 @@ from typing import Any
 from kvant.errors import FormatError
 from kvant.formats.huggingface.card import read_card
 from kvant.formats.huggingface.config import read_optional_json
-from kvant.formats.huggingface.naming import parse_name, size_label, title
+from kvant.formats.huggingface.naming import directory_identifier, parse_name, size_label, title
 from kvant.metadata import Value, ValueType, array, string, u32
 
 SAMPLING: tuple[tuple[str, tuple[str, ...], ValueType], ...] = (
@@ -70,7 +70,7 @@ def _names(directory: Path, config: Mapping[str, Any], card: Mapping[str, Any], 
     for key, entry in (("author", "model_creator"), ("basename", "model_type")):
         if key not in found and isinstance(card.get(entry), str):
             found[key] = card[entry]
-    for identifier in (config.get("_name_or_path"), directory.resolve().name):
+    for identifier in (config.get("_name_or_path"), directory_identifier(directory)):
         if not isinstance(identifier, str) or not identifier or identifier.count("/") > 1:
             continue
         parts = parse_name(identifier, n_weights)
@@ -80,7 +80,7 @@ def _names(directory: Path, config: Mapping[str, Any], card: Mapping[str, Any], 
                 found.setdefault(key, title(value) if key == "organization" else value)
         if parts.name:
             found.setdefault("name", title(parts.name))
-    found.setdefault("name", directory.resolve().name)
+    found.setdefault("name", directory_identifier(directory))
     if n_weights:
         found.setdefault("size_label", size_label(n_weights))
     return {f"general.{key}": string(found[key]) for key in NAMES if key in found}

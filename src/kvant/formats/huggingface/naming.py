@@ -5,8 +5,10 @@ The rules are the GGUF naming convention's, read backwards, as upstream's conver
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md "GGUF Naming Convention".
 """
 
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 _VERSION = re.compile(r"(?:v|iter)?\d+(?:\.\d+)*", re.IGNORECASE)
 _ENCODING = re.compile(r"i?q\d(?:_\w)*|b?fp?(?:16|32)", re.IGNORECASE)
@@ -58,6 +60,15 @@ def parse_name(identifier: str, n_weights: int) -> ModelName:
         name=full, organization=None if organization.startswith(".") else organization or None, basename=basename,
         finetune=finetune, version=version, size_label=size,
     )  # fmt: skip
+
+
+def directory_identifier(directory: Path) -> str:
+    """Return a model directory's name; `organization/name` where it is a snapshot in Hugging Face's cache."""
+    path = Path(os.path.abspath(directory))  # noqa: PTH100 - a link keeps the name that the user gave it
+    cache = path.parent.parent.name
+    if path.parent.name == "snapshots" and cache.startswith("models--"):
+        return cache.removeprefix("models--").replace("--", "/", 1)
+    return path.name
 
 
 def title(identifier: str) -> str:

@@ -1,8 +1,10 @@
 """Names taken apart as the GGUF naming convention puts them together."""
 
+from pathlib import Path
+
 import pytest
 
-from kvant.formats.huggingface.naming import parse_name, size_label, title
+from kvant.formats.huggingface.naming import directory_identifier, parse_name, size_label, title
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,20 @@ def test_titles_keep_versions_and_acronyms() -> None:
 )  # fmt: skip
 def test_size_labels_have_two_digits(weights: int, label: str) -> None:
     assert size_label(weights) == label
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/models/SmolLM2-135M", "SmolLM2-135M"),
+        ("/hub/models--org--a--b/snapshots/0123abcd", "org/a--b"),
+        ("/hub/snapshots/x", "x"),
+    ],
+)
+def test_a_snapshot_in_the_hub_cache_is_named_after_its_model(path: str, name: str) -> None:
+    assert directory_identifier(Path(path)) == name
+
+
+def test_a_relative_directory_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert directory_identifier(Path()) == tmp_path.name

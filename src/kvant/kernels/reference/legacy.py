@@ -50,7 +50,7 @@ def _symmetric(x: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _first_smallest(x: np.ndarray) -> np.ndarray:
-    """The first of each row's smallest values, at most the largest finite one, [..., n] -> [..., 1]; NaNs do not count."""
+    """The first of each row's smallest values, at most the largest finite one, [..., n] -> [..., 1]; no NaN counts."""
     limit = np.finfo(np.float32).max
     bounded = np.where(x < limit, x, limit)
     return np.take_along_axis(bounded, bounded.argmin(axis=-1, keepdims=True), axis=-1)

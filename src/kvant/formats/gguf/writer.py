@@ -39,6 +39,7 @@ class GGUFWriter:
         overwrite: bool = False,
         done: int = 0,
         keep_partial: bool = False,
+        commit: bool = True,
     ) -> None:
         """Lay the file out; nothing is written before the `with` block is entered.
 
@@ -49,6 +50,7 @@ class GGUFWriter:
             overwrite: Replace an existing file.
             done: Continue a partial file whose first `done` tensors are complete.
             keep_partial: Keep the partial file when an error ends the block, so that `done` can continue it.
+            commit: Give the complete file its final name; otherwise it stays, synced, under its partial name.
 
         Raises:
             OutputExistsError: The file exists and `overwrite` is false.
@@ -57,7 +59,7 @@ class GGUFWriter:
         check_output(path, overwrite=overwrite)
         self.layout = file_layout(metadata, infos)
         self._path, self._partial, self._infos = path, partial_path(path), tuple(infos)
-        self._done, self._keep = done, keep_partial
+        self._done, self._keep, self._commit = done, keep_partial, commit
         self._index, self._left = done, 0
         self._file: BinaryIO | None = None
 
@@ -152,7 +154,8 @@ class GGUFWriter:
             os.fsync(file.fileno())
             assert file.tell() == self.layout.total_bytes
             file.close()
-            commit_file(self._partial, self._path)
+            if self._commit:
+                commit_file(self._partial, self._path)
 
     def _give_up(self) -> None:
         """Close the partial file after an error; what its buffer could not write does not matter any more."""
@@ -175,7 +178,7 @@ def write_gguf(
     """Write a model, as it is stored, to one file, or to shards where it is longer than `max_file_bytes`.
 
     Shards are named and keyed as upstream does: `<stem>-00001-of-0000N.gguf`, `split.no`, `split.count` and
-    `split.tensors.count`; the first one holds the metadata and gets its name last.
+    `split.tensors.count`. They get their names when all are complete, the first one, which holds the metadata, last.
 
     Returns:
         The files written.
@@ -192,15 +195,19 @@ def write_gguf(
     for shard_path in paths:
         check_output(shard_path, overwrite=overwrite)
     progress.start("write", sum(map(n_bytes, listed)), "B")
-    for index in reversed(range(len(groups))):
-        metadata = (
-            model_metadata if len(groups) == 1 else _shard_metadata(model_metadata, index, len(groups), len(listed))
-        )
-        with GGUFWriter(paths[index], metadata, _infos(groups[index]), overwrite=overwrite) as writer:
-            for tensor in groups[index]:
-                for piece in _pieces(tensor):
+    try:
+        for index, group in enumerate(groups):
+            shard = _shard_metadata(model_metadata, index, len(groups), len(listed))
+            with GGUFWriter(paths[index], shard, _infos(group), overwrite=overwrite, commit=False) as writer:
+                for piece in (piece for tensor in group for piece in _pieces(tensor)):
                     writer.append(piece)
                     progress.advance("write", piece.size)
+        for shard_path in reversed(paths):
+            commit_file(partial_path(shard_path), shard_path)
+    except BaseException:
+        for shard_path in paths:
+            partial_path(shard_path).unlink(missing_ok=True)
+        raise
     progress.finish("write")
     return tuple(paths)
 
@@ -241,11 +248,13 @@ def _groups(metadata: Mapping[str, Value], tensors: list[Tensor], limit: int) ->
 
 
 def _shard_base(metadata: Mapping[str, Value], index: int) -> int:
-    return len(file_layout(_shard_metadata(metadata, index, 1, 0), []).header)
+    return len(file_layout(_shard_metadata(metadata, index, 2, 0), []).header)
 
 
 def _shard_metadata(metadata: Mapping[str, Value], index: int, count: int, n_tensors: int) -> dict[str, Value]:
-    """Metadata of one shard: all of it in the first, elsewhere what a reader needs to find its way."""
+    """Metadata of one of `count` files: all of it in the first, elsewhere what a reader needs to find its way."""
+    if count == 1:
+        return dict(metadata)
     kept = metadata if index == 0 else {k: v for k, v in metadata.items() if k == spec.KEY_ALIGNMENT}
     return {
         **kept,

@@ -141,6 +141,17 @@ class TestShards:
         assert len(written) == 3
         assert dict(read_gguf(written[2]).metadata) == metadata
 
+    def test_an_error_in_the_last_shard_leaves_the_old_ones(self, tmp_path: Path) -> None:
+        def fail(_start: int, _stop: int) -> np.ndarray:
+            raise KeyboardInterrupt
+
+        written = write_gguf(tmp_path / "m.gguf", METADATA, tensors(3), max_file_bytes=6_000)
+        before = [path.read_bytes() for path in written]
+        broken = LazyTensor(name="t2", shape=(10, 100), block_type=F32, read=fail)
+        with pytest.raises(KeyboardInterrupt):
+            write_gguf(tmp_path / "m.gguf", {}, [*tensors(2), broken], max_file_bytes=6_000, overwrite=True)
+        assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == before
+
     def test_shards_equal_the_official_writers(self, tmp_path: Path) -> None:
         given = tensors(4, rows=20)
         writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama", split_max_size=17_000)

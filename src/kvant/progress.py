@@ -40,3 +40,26 @@ class Silent:
 
 
 SILENT: Progress = Silent()
+
+
+class Prefixed:
+    """Progress whose task names begin with a prefix, so that two pieces of work can report to one watcher."""
+
+    def __init__(self, progress: Progress, prefix: str) -> None:
+        self._progress, self._prefix = progress, prefix
+
+    def start(self, task: str, total: float, unit: str) -> None:
+        """Pass on."""
+        self._progress.start(f"{self._prefix} {task}", total, unit)
+
+    def advance(self, task: str, amount: float) -> None:
+        """Pass on."""
+        self._progress.advance(f"{self._prefix} {task}", amount)
+
+    def finish(self, task: str) -> None:
+        """Pass on."""
+        self._progress.finish(f"{self._prefix} {task}")
+
+    def say(self, message: str) -> None:
+        """Pass on as it is."""
+        self._progress.say(message)

@@ -1,0 +1,116 @@
+"""`kvant optimize`: the best variant that keeps a budget, measured, with a report."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kvant.cli import console
+from kvant.cli.units import format_bytes, parse_bytes
+
+if TYPE_CHECKING:
+    from kvant.recipes.report import MeasuredVariant, Report
+
+COLUMNS = ("variant", "size", "bpw", "mean KLD", "± SE", "99 % KLD", "top-1 %", "ppl ratio", "gen tok/s", "RAM", "")
+
+# fmt: off
+Source = Annotated[Path, typer.Argument(help="Hugging Face directory, or GGUF of F32, BF16, F16.", show_default=False)]
+MaxSize = Annotated[str | None, typer.Option(help="Largest file: 100MB, 1.5GiB.", show_default=False)]
+MaxRam = Annotated[str | None, typer.Option(help="Most memory while running, at --context.", show_default=False)]
+MinSpeed = Annotated[float | None, typer.Option(help="Slowest generation, tokens per second.", show_default=False)]
+MaxKld = Annotated[float | None, typer.Option(help="Largest mean KL divergence; asks for the smallest file.", show_default=False)]  # noqa: E501
+Device = Annotated[str | None, typer.Option(help="Device to fit: this, phone-6gb, ...", show_default=False)]
+Out = Annotated[Path | None, typer.Option("-o", "--out", help="Directory to write to; default MODEL-kvant.", show_default=False)]  # noqa: E501
+Context = Annotated[int, typer.Option(min=16, help="Tokens of context that memory is predicted for.")]
+Corpus = Annotated[str, typer.Option(help="Bundled text to measure on; its held-out half is used.")]
+Text = Annotated[Path | None, typer.Option(help="UTF-8 file to measure on instead.", show_default=False)]
+Chunks = Annotated[int, typer.Option(min=0, help="Windows of 512 tokens to measure on; 0 for all of the text.")]
+Candidates = Annotated[str | None, typer.Option(help="Presets to consider: Q4_K_M,Q5_K_M,...", show_default=False)]
+Imatrix = Annotated[Path | None, typer.Option(help="Importance file; allows I-quants.", show_default=False)]
+All = Annotated[bool, typer.Option("--all", help="Measure every variant that fits, not only those that may win.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Variants at a time; more than one disturbs the speeds measured.")]
+Threads = Annotated[int, typer.Option(min=0, help="Threads in all; 0 for one per core.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+# fmt: on
+
+
+def optimize(
+    model: Source,
+    max_size: MaxSize = None,
+    max_ram: MaxRam = None,
+    min_speed: MinSpeed = None,
+    max_kld: MaxKld = None,
+    device: Device = None,
+    out: Out = None,
+    context: Context = 4096,
+    corpus: Corpus = "default",
+    text: Text = None,
+    chunks: Chunks = 16,
+    candidates: Candidates = None,
+    imatrix: Imatrix = None,
+    measure_all: All = False,
+    jobs: Jobs = 1,
+    threads: Threads = 0,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Find the best small version of a model for a budget: make variants, measure them against the original, pick one.
+
+    A limit on size, memory or speed asks for the best quality that keeps it. A limit on KLD asks for the smallest file
+    that keeps it. Without any limit, or with a device alone, the smallest file with a mean KLD of at most 0.05 is
+    taken. It is written with report.html and report.json. An interrupted run takes up where it stopped.
+
+    \b
+    Examples:
+      kvant optimize SmolLM2-135M --max-size 100MB
+      kvant optimize model.gguf --device phone-6gb --context 8192
+      kvant optimize SmolLM2-135M --max-kld 0.02 --imatrix imatrix.gguf -o out
+    """  # noqa: D301 - \b keeps the lines of the examples apart
+    from kvant.recipes.budget import Budget
+    from kvant.recipes.delivery import Request
+    from kvant.recipes.pipeline import optimize as run
+
+    budget = Budget(
+        max_size_bytes=parse_bytes(max_size) if max_size else None,
+        max_ram_bytes=parse_bytes(max_ram) if max_ram else None,
+        min_speed_tok_s=min_speed, max_kld=max_kld, device=device,
+    )  # fmt: skip
+    request = Request(
+        source=model, budget=budget, out=out, context=context, corpus=corpus, text=text, chunks=chunks,
+        presets=tuple(name.strip() for name in candidates.split(",") if name.strip()) if candidates else (),
+        imatrix=imatrix, measure_all=measure_all, jobs=jobs, threads=threads, overwrite=overwrite,
+    )  # fmt: skip
+    with console.progress(quiet=json) as progress:
+        report = run(request, progress=progress)
+    if json:
+        console.print_json(report)
+        return
+    show(report)
+
+
+def show(report: "Report") -> None:
+    """Print what was measured, what was taken and why."""
+    console.table(
+        f"{report.model.name}: {len(report.variants)} measured on {report.text.tokens} tokens of {report.text.name}",
+        COLUMNS,
+        [_row(v) for v in report.variants],
+    )
+    if report.skipped:
+        console.say(
+            f"Not measured: {len(report.skipped)} variants that do not fit or cannot win; report.html says why."
+        )
+    console.say(f"Pick: {report.reason}")
+    if report.fallbacks:
+        console.say(f"Fallbacks: {report.fallbacks}")
+    console.say(f"Written: {report.path}, with report.html and report.json beside it.")
+
+
+def _row(v: "MeasuredVariant") -> tuple[str, ...]:
+    s = v.score
+    return (
+        v.preset, format_bytes(v.size_bytes), f"{v.bpw:.2f}",
+        f"{s.kld_mean:.4f}", f"{s.kld_se:.4f}", f"{s.kld_p99:.3f}",
+        f"{100 * s.top1:.1f}", f"{s.ppl_ratio:.4f}", "–" if s.tg_tok_s is None else f"{s.tg_tok_s:.0f}",
+        format_bytes(v.ram.total_bytes), "<- pick" if v.is_pick else "front" if v.on_front else "",
+    )  # fmt: skip

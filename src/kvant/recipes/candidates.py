@@ -1,0 +1,122 @@
+"""Candidate variants of a model: every sensible preset, its exact size, and what it is expected to need and lose."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from kvant.devices.memory import RamPrediction, predict_ram, repacked_bytes
+from kvant.devices.profiles import Profile
+from kvant.devices.speed import bytes_per_token, predict_speed
+from kvant.dtypes import block_type
+from kvant.errors import PlanError
+from kvant.model import Model
+from kvant.quant.importance import Importance
+from kvant.quant.plan import Plan, needs_importance
+from kvant.quant.presets import find_preset, plan_preset
+from kvant.recipes.distortion import plan_distortion
+from kvant.recipes.quantize import predict_size
+
+# From fine to coarse. Left out: ternary and binary types, which need models trained for them, and MXFP4, which is a
+# mix for expert layers.
+DEFAULT_PRESETS = (
+    "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1", "IQ4_NL", "Q4_0", "IQ4_XS",
+    "Q3_K_L", "Q3_K_M", "IQ3_M", "IQ3_S", "Q3_K_S", "IQ3_XS", "IQ3_XXS", "Q2_K", "Q2_K_S",
+    "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S",
+)  # fmt: skip
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A variant that could be made.
+
+    Attributes:
+        preset: Its preset.
+        plan: Block type of every tensor.
+        aliases: Other presets that come to the same types on this model.
+        size_bytes: Exact size of its file.
+        bpw: Bits per weight over all tensors.
+        ram: Memory it is predicted to take.
+        speed_tok_s: Generation speed predicted, tokens per second.
+        distortion: Expected distortion of its weights; orders candidates by quality.
+    """
+
+    preset: str
+    plan: Plan
+    aliases: tuple[str, ...] = ()
+    size_bytes: int
+    bpw: float
+    ram: RamPrediction
+    speed_tok_s: float
+    distortion: float
+
+
+def make_candidates(
+    model: Model,
+    profile: Profile,
+    *,
+    context: int,
+    presets: Sequence[str] = (),
+    importance: Importance | None = None,
+) -> list[Candidate]:
+    """Plan every preset and predict size, memory and speed; nothing is encoded.
+
+    Args:
+        model: The full-precision model.
+        profile: The device it will run on.
+        context: Tokens of context that memory is predicted for.
+        presets: Presets to consider; by default every sensible one that the importance at hand allows.
+        importance: Importance that variants would be encoded with.
+
+    Returns:
+        Candidates by rising size; presets that come to the same types are one.
+
+    Raises:
+        PlanError: A preset that was asked for is unknown or needs importance.
+    """
+    asked = presets or (full_precision(model), *DEFAULT_PRESETS)
+    plans: dict[tuple[tuple[str, str], ...], list[Plan]] = {}
+    for name in asked:
+        plan = plan_preset(model, find_preset(name).name, has_importance=importance is not None)
+        if importance is None and needs_importance(plan, model):
+            if presets:
+                raise PlanError(
+                    f"{plan.preset}: needs importance to be worth making. Pass --imatrix FILE, or leave it out."
+                )
+            continue
+        plans.setdefault(tuple(sorted(plan.types.items())), []).append(plan)
+    found = [_candidate(model, same, profile, context, importance) for same in plans.values()]
+    return sorted(found, key=lambda c: (c.size_bytes, c.distortion))
+
+
+def full_precision(model: Model) -> str:
+    """The preset that leaves a model's weights as they are: the type of most of them, F16 if that is F32."""
+    totals: dict[str, int] = {}
+    for tensor in model.tensors.values():
+        if len(tensor.shape) > 1:
+            totals[tensor.block_type.name] = totals.get(tensor.block_type.name, 0) + tensor.shape[0] * tensor.shape[-1]
+    main = max(totals, key=lambda name: totals[name], default="F16")
+    return "BF16" if main == "BF16" else "F16"
+
+
+def _candidate(
+    model: Model, same: list[Plan], profile: Profile, context: int, importance: Importance | None
+) -> Candidate:
+    plan = same[0]
+    types = {name: block_type(kind) for name, kind in plan.types.items()}
+    shapes = {name: tensor.shape for name, tensor in model.tensors.items()}
+    size = predict_size(model, plan, importance)
+    speed = predict_speed(
+        bytes_per_token(types, shapes),
+        bandwidth_bytes_s=profile.bandwidth_bytes_s,
+        cores=profile.cores,
+        core_scale=profile.core_scale,
+    )
+    return Candidate(
+        preset=plan.preset,
+        plan=plan,
+        aliases=tuple(other.preset for other in same[1:]),
+        size_bytes=size,
+        bpw=plan.bpw(model),
+        ram=predict_ram(model, size, context, repacked=repacked_bytes(types, shapes, profile.architecture)),
+        speed_tok_s=speed,
+        distortion=plan_distortion(plan, model),
+    )

@@ -1,0 +1,323 @@
+"""Write the winner under its name, with a passport and a report that say how it was found."""
+
+import datetime
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from kvant._version import __version__
+from kvant.devices.detect import Machine
+from kvant.devices.profiles import Profile
+from kvant.dtypes import block_type
+from kvant.errors import KvantError, OutputExistsError
+from kvant.evaluate.baselogits import BaseLogits
+from kvant.evaluate.score import VariantScore
+from kvant.files import atomic_write, sha256_file
+from kvant.model import Model
+from kvant.quant.importance import Importance
+from kvant.recipes import variants
+from kvant.recipes.budget import Budget, Goal, megabytes, why_not
+from kvant.recipes.candidates import Candidate
+from kvant.recipes.choose import Variant, explain, least_kld
+from kvant.recipes.evaluate import Floor
+from kvant.recipes.pareto import front
+from kvant.recipes.report import MeasuredVariant, ModelFacts, Report, Skipped, TextFacts, write_report
+from kvant.recipes.strip import TensorType
+from kvant.tensors import n_rows, row_length
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of `optimize`.
+
+    Attributes:
+        source: Hugging Face directory or GGUF of the full-precision model.
+        budget: Limits to keep.
+        out: Directory to write to, made if absent; by default one named after the model in the working directory.
+        presets: Presets to consider; every sensible one if empty.
+        imatrix: Importance file that variants are encoded with.
+        context: Tokens of context that memory is predicted for.
+        corpus: Bundled text to measure on.
+        text: A file to measure on instead.
+        chunks: Windows of 512 tokens to measure on; 0 for all the text holds.
+        measure_all: Measure every variant that keeps the budget, not only those that may win.
+        jobs: Variants made and measured at a time; more than one disturbs the speeds measured.
+        threads: Threads in all; 0 for one per core.
+        overwrite: Replace an output of the same name.
+    """
+
+    source: Path
+    budget: Budget = Budget()
+    out: Path | None = None
+    presets: tuple[str, ...] = ()
+    imatrix: Path | None = None
+    context: int = 4096
+    corpus: str = "default"
+    text: Path | None = None
+    chunks: int = 16
+    measure_all: bool = False
+    jobs: int = 1
+    threads: int = 0
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What the search found."""
+
+    model: Model
+    importance: Importance | None
+    base: BaseLogits
+    floors: Sequence[Floor]
+    machine: Machine
+    device: Profile
+    goal: Goal
+    candidates: Sequence[Candidate]
+    fitting: Sequence[Candidate]
+    measured: Sequence[Variant]
+    keeping: Sequence[Variant]
+    taken: Variant
+    threads: int
+
+
+class Passport(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured of a file, and what it was made from.
+
+    Attributes:
+        file: Its name.
+        sha256: Hash of its bytes.
+        base_sha256: Identity of the full-precision model.
+        preset: Preset of its plan.
+        plan_sha256: Hash of the plan.
+        imatrix_sha256: Hash of the importance it was encoded with; None without.
+        text: Label of the text measured on.
+        text_sha256: Its hash.
+        score: What was measured.
+        machine: Processor it was measured on.
+        versions: Of everything that took part.
+    """
+
+    file: str
+    sha256: str
+    base_sha256: str
+    preset: str
+    plan_sha256: str
+    imatrix_sha256: str | None
+    text: str
+    text_sha256: str
+    score: VariantScore
+    machine: str
+    versions: dict[str, str]
+
+
+def deliver(outcome: Outcome, request: Request, file: Path) -> Report:
+    """Write the file, its passport and the report, in this order; each appears whole or not at all.
+
+    Raises:
+        OutputExistsError: A file of that name with other content exists, and overwriting was not asked for.
+    """
+    name = model_name(outcome.model)
+    directory = request.out or Path(f"{name}-kvant")
+    make_directory(directory)
+    out = directory / f"{name}-{outcome.taken.candidate.preset}.gguf"
+    digest = sha256_file(file)
+    if out.exists() and not request.overwrite and sha256_file(out) != digest:
+        raise OutputExistsError(
+            f"{out}: exists with other content. Choose another directory with -o or pass --overwrite."
+        )
+    variants.deliver(file, out)
+    report = make_report(outcome, request, out, digest)
+    with atomic_write(out.with_suffix(".passport.json")) as passport:
+        passport.write(msgspec.json.format(msgspec.json.encode(make_passport(outcome, report)), indent=2) + b"\n")
+    write_report(report, directory)
+    return report
+
+
+def model_name(model: Model) -> str:
+    """A file name for a model, from the name of its own file or directory: letters, digits, `.`, `_` and `-`."""
+    path = model.path.resolve()
+    stem = path.name if path.is_dir() else path.stem
+    stem = re.sub(r"-\d{5}-of-\d{5}$", "", stem)
+    stem = re.sub(r"[-._](f32|f16|bf16)$", "", stem, flags=re.IGNORECASE)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.")[:80] or "model"
+
+
+def make_directory(directory: Path) -> None:
+    """Make the output directory.
+
+    Raises:
+        KvantError: It cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KvantError(f"{directory}: {error.strerror}. Choose another directory with -o.") from error
+
+
+def make_passport(outcome: Outcome, report: Report) -> Passport:
+    """Say what was delivered."""
+    return Passport(
+        file=report.file,
+        sha256=report.sha256,
+        base_sha256=outcome.base.header.base,
+        preset=report.pick,
+        plan_sha256=outcome.taken.candidate.plan.sha256,
+        imatrix_sha256=outcome.importance.sha256 if outcome.importance else None,
+        text=report.text.name,
+        text_sha256=report.text.sha256,
+        score=outcome.taken.score,
+        machine=outcome.machine.cpu,
+        versions=report.versions,
+    )
+
+
+def make_report(outcome: Outcome, request: Request, out: Path, digest: str) -> Report:
+    """Put everything together that the report says."""
+    best = outcome.taken.candidate
+    asked = limits_in_words(request.budget, request.context)
+    return Report(
+        created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        asked=asked,
+        pick=best.preset,
+        reason=explain(outcome.taken, outcome.keeping, outcome.goal, len(outcome.fitting), asked),
+        file=out.name,
+        path=str(out),
+        sha256=digest,
+        context=request.context,
+        threads=outcome.threads,
+        model=model_facts(outcome),
+        text=TextFacts(
+            name=outcome.base.header.text,
+            sha256=outcome.base.header.text_sha256,
+            tokens=int(outcome.base.windows.tokens.size),
+            context=outcome.base.windows.context,
+        ),
+        budget=request.budget,
+        goal=outcome.goal,
+        device=outcome.device,
+        machine=outcome.machine,
+        versions={"kvant": __version__, "numpy": np.__version__, "engine": outcome.base.header.engine},
+        variants=measured_variants(outcome),
+        skipped=skipped(outcome, request.budget),
+        floors=tuple(outcome.floors),
+        tensors=tensor_types(outcome.model, best),
+        fallbacks=fallbacks_in_words(best),
+        commands=commands(request, outcome, out),
+    )
+
+
+def model_facts(outcome: Outcome) -> ModelFacts:
+    """Describe the model; its size is that of its tensors as they are."""
+    model = outcome.model
+    return ModelFacts(
+        name=model.name[:200],
+        path=str(model.path),
+        architecture=model.architecture[:80],
+        weights=model.n_weights,
+        size_bytes=sum(file.stat().st_size for file in model.files if file.suffix in (".gguf", ".safetensors")),
+    )
+
+
+def measured_variants(outcome: Outcome) -> tuple[MeasuredVariant, ...]:
+    """List what was measured, by size."""
+    line = front(outcome.measured, cost=lambda v: v.candidate.size_bytes, loss=lambda v: v.kld)
+    return tuple(
+        MeasuredVariant(
+            preset=v.candidate.preset,
+            aliases=v.candidate.aliases,
+            size_bytes=v.candidate.size_bytes,
+            bpw=v.candidate.bpw,
+            ram=v.candidate.ram,
+            predicted_tok_s=v.candidate.speed_tok_s,
+            distortion=v.candidate.distortion,
+            on_front=v in line,
+            is_pick=v is outcome.taken,
+            score=v.score,
+        )
+        for v in sorted(outcome.measured, key=lambda v: v.candidate.size_bytes)
+    )
+
+
+def skipped(outcome: Outcome, budget: Budget) -> tuple[Skipped, ...]:
+    """List what was not measured, and why."""
+    done = {v.candidate.preset for v in outcome.measured}
+    return tuple(
+        Skipped(
+            preset=c.preset,
+            size_bytes=c.size_bytes,
+            bpw=c.bpw,
+            reason=why_not(c, budget, outcome.device) or why_beaten(c, outcome),
+        )
+        for c in outcome.candidates
+        if c.preset not in done
+    )
+
+
+def why_beaten(candidate: Candidate, outcome: Outcome) -> str:
+    """Say why a candidate that keeps the budget could not win any more."""
+    taken, goal = outcome.taken, outcome.goal
+    if goal.kind == "size" and taken.kld <= goal.max_kld and candidate.size_bytes >= taken.candidate.size_bytes:
+        return f"larger than {taken.candidate.preset}, which is close enough"
+    least = least_kld(candidate, outcome.measured)
+    return f"cannot win: its mean KLD is at least {least:.3f}, judging by its types and what was measured"
+
+
+def tensor_types(model: Model, candidate: Candidate) -> tuple[TensorType, ...]:
+    """List how the weight matrices of a candidate are stored, in file order."""
+    return tuple(
+        TensorType(
+            name=name[:120], type=kind,
+            size_bytes=n_rows(model.tensors[name]) * block_type(kind).row_bytes(row_length(model.tensors[name])),
+        )
+        for name, kind in candidate.plan.types.items()
+        if len(model.tensors[name].shape) > 1
+    )  # fmt: skip
+
+
+def fallbacks_in_words(candidate: Candidate) -> str:
+    """Say what a preset could not give on this model; empty if it gave everything."""
+    fallbacks = candidate.plan.fallbacks
+    if not fallbacks:
+        return ""
+    extra = sum(f.extra_bytes for f in fallbacks)
+    return (
+        f"{len(fallbacks)} tensors have rows that do not divide into the blocks {candidate.preset} asks for and are "
+        f"stored in another type ({megabytes(abs(extra))} {'more' if extra >= 0 else 'less'} than asked)."
+    )
+
+
+def limits_in_words(budget: Budget, context: int) -> str:
+    """Write the limits as a person would; empty if there are none."""
+    words = []
+    if budget.max_size_bytes:
+        words.append(f"{megabytes(budget.max_size_bytes)}")
+    if budget.max_ram_bytes:
+        words.append(f"{megabytes(budget.max_ram_bytes)} of memory at {context} tokens of context")
+    if budget.min_speed_tok_s:
+        words.append(f"{budget.min_speed_tok_s:g} tokens/s")
+    if budget.device:
+        words.append(f"the device {budget.device}")
+    return " and ".join(words)
+
+
+def commands(request: Request, outcome: Outcome, out: Path) -> tuple[str, ...]:
+    """Write the commands that repeat the search, the file and the measurement."""
+    budget, preset = request.budget, outcome.taken.candidate.preset
+    limits = {
+        "--max-size": budget.max_size_bytes, "--max-ram": budget.max_ram_bytes, "--min-speed": budget.min_speed_tok_s,
+        "--max-kld": budget.max_kld, "--device": budget.device,
+    }  # fmt: skip
+    text = ["--text", str(request.text)] if request.text else ["--corpus", request.corpus]
+    imatrix = ["--imatrix", str(request.imatrix)] if request.imatrix else []
+    search = ["kvant", "optimize", str(request.source)]
+    search += [word for name, value in limits.items() if value for word in (name, f"{value}")]
+    search += ["--context", str(request.context), *text, "--chunks", str(request.chunks), *imatrix]
+    search += ["--candidates", ",".join(request.presets)] if request.presets else []
+    search += ["--all"] if request.measure_all else []
+    make = ["kvant", "quantize", str(request.source), "-t", preset, "-o", out.name, *imatrix]
+    check = ["kvant", "evaluate", out.name, "--against", str(request.source), *text, "--chunks", str(request.chunks)]
+    return tuple(shlex.join(words) for words in (search, make, check))

@@ -1,0 +1,210 @@
+"""The main job, top to bottom: from a model to the best small file for a budget, measured.
+
+    open the model ─► plan every preset, predict its size, memory and speed ─► keep what fits the budget
+        ─► encode and measure, most promising first, until nothing left can win
+        ─► take the best ─► write it, with a report that says why
+
+Every step is a call to the part of kvant that does it; read on there. Nothing is encoded that cannot fit, and what was
+encoded and measured is kept in the cache, so that an interrupted run takes up where it stopped.
+"""
+
+import functools
+import statistics
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import msgspec
+
+from kvant._version import __version__
+from kvant.devices.detect import Machine, detect
+from kvant.devices.profiles import Profile, find_profile, profile_of
+from kvant.errors import BudgetError
+from kvant.evaluate.baselogits import BaseLogits
+from kvant.evaluate.corpora import CALIBRATION_NAME_KEY, check_unseen
+from kvant.evaluate.score import score
+from kvant.formats.imatrix import read_imatrix
+from kvant.formats.open import open_model
+from kvant.metadata import string
+from kvant.model import Model
+from kvant.progress import SILENT, Prefixed, Progress
+from kvant.quant.importance import Importance
+from kvant.recipes import variants
+from kvant.recipes.budget import Budget, Goal, affordable, goal_of, why_not
+from kvant.recipes.candidates import Candidate, make_candidates
+from kvant.recipes.choose import Variant, next_candidate, pick
+from kvant.recipes.delivery import Outcome, Request, deliver
+from kvant.recipes.evaluate import Floor, measure_floors, measured_text, prepare_base
+from kvant.recipes.report import Report
+
+WINDOW_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What every variant is made from and measured against."""
+
+    model: Model
+    importance: Importance | None
+    base: BaseLogits
+    machine: Machine
+    threads: int
+    progress: Progress
+
+
+def optimize(request: Request, *, progress: Progress = SILENT) -> Report:
+    """Make the best variant of a model that keeps a budget, and a report that says how it was found.
+
+    Args:
+        request: What is asked for; see `Request`.
+        progress: Told of every step.
+
+    Returns:
+        The report; it is also written beside the file, as `report.html` and `report.json`.
+
+    Raises:
+        BudgetError: No variant keeps the budget.
+        OutputExistsError: Another file has the output's name.
+        KvantError: The model, the text or the importance cannot be used; see `open_model` and `evaluate`.
+    """
+    machine = detect()
+    device = find_profile(request.budget.device) if request.budget.device else profile_of(machine)
+    goal = goal_of(request.budget)
+    model = open_model(request.source)
+    importance = read_imatrix(request.imatrix) if request.imatrix else None
+
+    candidates = make_candidates(model, device, context=request.context, presets=request.presets, importance=importance)
+    fitting = affordable(candidates, request.budget, device)
+    progress.say(f"{len(candidates)} different variants, {len(fitting)} keep the budget by prediction.")
+
+    bench, floors = set_up(request, model, importance, machine, progress)
+    measured = measure_until_settled(fitting, request, goal, device, bench)
+    keeping = [v for v in measured if keeps_speed(v, request.budget, device)]
+    taken = take(keeping, measured, goal, request.budget)
+
+    outcome = Outcome(
+        model=model, importance=importance, base=bench.base, floors=floors, machine=machine, device=device, goal=goal,
+        candidates=candidates, fitting=fitting, measured=measured, keeping=keeping, taken=taken, threads=bench.threads,
+    )  # fmt: skip
+    file = variants.encoded(model, taken.candidate.plan, importance=importance, progress=progress)
+    return deliver(outcome, request, file)
+
+
+def set_up(
+    request: Request, model: Model, importance: Importance | None, machine: Machine, progress: Progress
+) -> tuple[Bench, list[Floor]]:
+    """Prepare the measurement: the text, and the full-precision model's logits on it."""
+    threads = request.threads or machine.cores
+    text = measured_text(request.text, request.corpus)
+    for dataset in importance.datasets if importance else ():
+        check_unseen(text, request.imatrix or model.path, {CALIBRATION_NAME_KEY: string(dataset)})
+    base_file, base = prepare_base(
+        model.path, text=text, context=WINDOW_TOKENS, chunks=request.chunks, threads=threads, progress=progress
+    )
+    floors = measure_floors(base_file, base, threads=threads, progress=progress)
+    bench = Bench(
+        model=model, importance=importance, base=base, machine=machine,
+        threads=max(1, threads // request.jobs), progress=progress,
+    )  # fmt: skip
+    return bench, floors
+
+
+def measure_until_settled(
+    fitting: Sequence[Candidate], request: Request, goal: Goal, device: Profile, bench: Bench
+) -> list[Variant]:
+    """Encode and measure candidates, the most promising first, until no other can win; all of them if asked."""
+    measured: list[Variant] = []
+    work = functools.partial(make_and_measure, bench=bench)
+    with ThreadPoolExecutor(request.jobs) as pool:
+        run = map if request.jobs == 1 else pool.map
+        while batch := next_batch(fitting, measured, request, goal, device, bench.model.n_weights):
+            measured += run(work, batch)
+            forget_losers(measured, goal, bench)
+    return measured
+
+
+def next_batch(
+    fitting: Sequence[Candidate],
+    measured: Sequence[Variant],
+    request: Request,
+    goal: Goal,
+    device: Profile,
+    weights: int,
+) -> list[Candidate]:
+    """Return what to measure next, as many at a time as there are jobs; empty when the question is settled."""
+    done = {v.candidate.preset for v in measured}
+    waiting = [c for c in fitting if c.preset not in done]
+    if request.measure_all:
+        return waiting[: request.jobs]
+    scale = speed_scale(measured, device)
+    waiting = [c for c in waiting if not why_not(c, request.budget, device, speed_scale=scale)]
+    keeping = [v for v in measured if keeps_speed(v, request.budget, device)]
+    batch: list[Candidate] = []
+    while len(batch) < request.jobs:
+        following = next_candidate([c for c in waiting if c not in batch], keeping, goal, weights)
+        if following is None:
+            break
+        batch.append(following)
+    return batch
+
+
+def make_and_measure(candidate: Candidate, bench: Bench) -> Variant:
+    """Encode a variant and measure it against the full-precision model; both come from the cache if they can."""
+    progress = Prefixed(bench.progress, candidate.preset)
+    variant = variants.variant_key(bench.model, candidate.plan, bench.importance)
+    key = variants.digest("score", __version__, variant, bench.base.key, bench.machine.cpu, bench.threads)
+    found = variants.read_score(key)
+    if found is None:
+        file = variants.encoded(
+            bench.model, candidate.plan, importance=bench.importance, threads=bench.threads, progress=progress
+        )
+        found = score(file, bench.base, threads=bench.threads, progress=progress)
+        found = msgspec.structs.replace(found, name=candidate.preset, path="")
+        variants.write_score(key, found)
+    bench.progress.say(
+        f"{candidate.preset}: {candidate.size_bytes / 1e6:.1f} MB, mean KLD {found.kld_mean:.4f} ± {found.kld_se:.4f}"
+    )
+    return Variant(candidate=candidate, score=found)
+
+
+def forget_losers(measured: Sequence[Variant], goal: Goal, bench: Bench) -> None:
+    """Remove from the cache the files of variants that lost; their scores stay, and encoding is quick."""
+    best = pick(measured, goal)
+    for variant in measured:
+        if variant is not best:
+            variants.forget(bench.model, variant.candidate.plan, bench.importance)
+
+
+def speed_scale(measured: Sequence[Variant], device: Profile) -> float | None:
+    """How fast variants were over how fast they were predicted; None without measurements on the device itself."""
+    pairs = [(v.score.tg_tok_s, v.candidate.speed_tok_s) for v in measured]
+    ratios = [real / predicted for real, predicted in pairs if real and predicted]
+    return statistics.median(ratios) if ratios and device.is_here else None
+
+
+def keeps_speed(variant: Variant, budget: Budget, device: Profile) -> bool:
+    """Whether a measured variant is fast enough; what was measured here says nothing about another device."""
+    speed = variant.score.tg_tok_s
+    return not (budget.min_speed_tok_s and device.is_here and speed is not None and speed < budget.min_speed_tok_s)
+
+
+def take(keeping: Sequence[Variant], measured: Sequence[Variant], goal: Goal, budget: Budget) -> Variant:
+    """Return the best variant.
+
+    Raises:
+        BudgetError: None is good or fast enough.
+    """
+    taken = pick(keeping, goal)
+    if taken is not None:
+        return taken
+    closest = min(measured, key=lambda v: v.kld)
+    fastest = max(measured, key=lambda v: v.score.tg_tok_s or 0.0)
+    if not keeping:
+        raise BudgetError(
+            f"min-speed: {fastest.candidate.preset} is the fastest with {fastest.score.tg_tok_s or 0:.1f} tokens/s, "
+            f"below {budget.min_speed_tok_s:g}. Allow less, use more threads, or start from a smaller model."
+        )
+    raise BudgetError(
+        f"max-kld: {closest.candidate.preset} comes closest with {closest.kld:.4f}, above {goal.max_kld:g}. "
+        f"Allow more, lift the other limits, or pass importance with --imatrix."
+    )

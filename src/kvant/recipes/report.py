@@ -1,0 +1,183 @@
+"""The report of an optimization: one document for machines, one page for people. Both say how to repeat it."""
+
+import base64
+import hashlib
+import itertools
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+
+from kvant.devices.detect import Machine
+from kvant.devices.memory import RamPrediction
+from kvant.devices.profiles import Profile
+from kvant.evaluate.score import VariantScore
+from kvant.files import atomic_write
+from kvant.recipes.budget import Budget, Goal, megabytes
+from kvant.recipes.evaluate import Floor
+from kvant.recipes.plot import Frame, Point, layout
+from kvant.recipes.strip import TensorType, strip
+
+WIDE = Frame(width=860, height=440)
+NARROW = Frame(width=380, height=400, left=52, right=14)
+SHADES = 5
+
+
+class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The model at full precision; `size_bytes` as its own variant at full precision would have."""
+
+    name: str
+    path: str
+    architecture: str
+    weights: int
+    size_bytes: int
+
+
+class TextFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The text that was measured on, and how: `tokens` in windows of `context`."""
+
+    name: str
+    sha256: str
+    tokens: int
+    context: int
+
+
+class MeasuredVariant(msgspec.Struct, frozen=True, kw_only=True):
+    """A variant that was made and measured."""
+
+    preset: str
+    aliases: tuple[str, ...]
+    size_bytes: int
+    bpw: float
+    ram: RamPrediction
+    predicted_tok_s: float
+    distortion: float
+    on_front: bool
+    is_pick: bool
+    score: VariantScore
+
+
+class Skipped(msgspec.Struct, frozen=True, kw_only=True):
+    """A candidate that was not measured, and why."""
+
+    preset: str
+    size_bytes: int
+    bpw: float
+    reason: str
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything known about one optimization.
+
+    Attributes:
+        asked: The limits in words; empty if none.
+        pick: Preset taken.
+        reason: Why, in one sentence.
+        file: Name of the file written, beside the report.
+        path: Where it was written.
+        sha256: Its hash.
+        context: Tokens of context that memory is predicted for.
+        variants: Measured variants by rising size.
+        skipped: The other candidates.
+        floors: Divergences that are noise.
+        tensors: Types of the pick.
+        fallbacks: What the pick's preset could not give, in a sentence.
+        commands: How to repeat it.
+    """
+
+    created: str
+    asked: str
+    pick: str
+    reason: str
+    file: str
+    path: str
+    sha256: str
+    context: int
+    threads: int
+    model: ModelFacts
+    text: TextFacts
+    budget: Budget
+    goal: Goal
+    device: Profile
+    machine: Machine
+    versions: dict[str, str]
+    variants: tuple[MeasuredVariant, ...]
+    skipped: tuple[Skipped, ...]
+    floors: tuple[Floor, ...]
+    tensors: tuple[TensorType, ...]
+    fallbacks: str
+    commands: tuple[str, ...]
+
+
+def write_report(report: Report, directory: Path) -> None:
+    """Write `report.json` and `report.html`, each whole or not at all."""
+    with atomic_write(directory / "report.json") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    with atomic_write(directory / "report.html") as file:
+        file.write(render(report).encode())
+
+
+def render(report: Report) -> str:
+    """Return the page: self-contained, without scripts; text that comes from the model is escaped and cut."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters.update(megabytes=megabytes, speed=speed_text)
+    files = resources.files("kvant.recipes")
+    style = files.joinpath("report.css").read_text(encoding="utf-8")
+    page = environment.from_string(files.joinpath("report.html.j2").read_text(encoding="utf-8"))
+    points, shades = _points(report.variants)
+    loss_limit = report.goal.max_kld if report.goal.kind == "size" else None
+    wide, narrow = (
+        layout(points, frame, size_limit=report.budget.max_size_bytes, loss_limit=loss_limit)
+        for frame in (WIDE, NARROW)
+    )
+    return page.render(
+        report=report,
+        wide=wide,
+        narrow=narrow,
+        shades=shades,
+        strip=strip(report.tensors),
+        style=Markup(style),  # noqa: S704  our own file, no text of the model in it
+        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+    )
+
+
+def speed_text(value: float | None) -> str:
+    """Tokens per second for people; a dash if they were not measured."""
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def _points(variants: Sequence[MeasuredVariant]) -> tuple[list[Point], list[str]]:
+    """Points of the plot and the legend of their shades, slow to fast."""
+    speeds = [v.score.tg_tok_s for v in variants if v.score.tg_tok_s is not None]
+    slowest, fastest = min(speeds, default=0.0), max(speeds, default=0.0)
+    span = fastest - slowest
+
+    def shade(speed: float | None) -> int:
+        return 0 if speed is None or not span else min(SHADES - 1, int((speed - slowest) / span * SHADES))
+
+    points = [
+        Point(
+            name=v.preset,
+            size=v.size_bytes,
+            loss=v.score.kld_mean,
+            shade=shade(v.score.tg_tok_s),
+            is_pick=v.is_pick,
+            on_front=v.on_front,
+            notes=(
+                f"{megabytes(v.size_bytes)}, {v.bpw:.2f} bpw",
+                f"KLD {v.score.kld_mean:.4f} ± {v.score.kld_se:.4f}",
+                f"same top choice {100 * v.score.top1:.1f} %",
+                f"{speed_text(v.score.tg_tok_s)} tokens/s",
+            ),
+        )
+        for v in variants
+    ]
+    edges = [slowest + span * i / SHADES for i in range(SHADES + 1)]
+    legend = [f"{speed_text(a)} to {speed_text(b)}" for a, b in itertools.pairwise(edges)] if span else []
+    return points, legend

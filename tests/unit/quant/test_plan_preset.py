@@ -1,0 +1,100 @@
+"""Options of `plan_preset`; the presets themselves are checked in tests/parity/test_presets.py."""
+
+import dataclasses
+
+import pytest
+
+from kvant.errors import PlanError, UnsupportedFormatError
+from kvant.metadata import Value, ValueType, array
+from kvant.quant.plan import Fallback
+from kvant.quant.presets import ALIASES, PRESETS, find_preset, model_facts, plan_preset
+from model_shapes import SHAPES, shape_model
+
+UNTIED = shape_model(SHAPES["two-layers"])
+TIED = shape_model(dataclasses.replace(SHAPES["two-layers"], tied=True))
+ODD = shape_model(SHAPES["smollm2-135m"])
+
+
+def test_names_are_found_in_any_case_and_by_alias() -> None:
+    assert find_preset("q4_k_m") is PRESETS["Q4_K_M"]
+    assert all(find_preset(alias) is PRESETS[name] for alias, name in ALIASES.items())
+    with pytest.raises(PlanError, match="'Q4_K_XL' is not known"):
+        find_preset("Q4_K_XL")
+
+
+def test_file_type_numbers_are_unique() -> None:
+    assert len({preset.file_type for preset in PRESETS.values()}) == len(PRESETS)
+
+
+def test_overrides_come_before_the_mix_and_the_first_match_wins() -> None:
+    plan = plan_preset(UNTIED, "Q4_K_M", overrides=[(r"blk\.1\.ffn_down", "Q8_0"), ("ffn_down", "Q5_K")])
+    assert plan.types["blk.1.ffn_down.weight"] == "Q8_0"
+    assert plan.types["blk.0.ffn_down.weight"] == "Q5_K"
+    assert plan.types["blk.0.attn_norm.weight"] == "F32"
+
+
+def test_overridden_tensors_do_not_count_in_the_mix() -> None:
+    shape = dataclasses.replace(SHAPES["two-layers"], layers=8)
+    plain = plan_preset(shape_model(shape), "Q4_K_S").types
+    shifted = plan_preset(shape_model(shape), "Q4_K_S", overrides=[(r"blk\.0\.ffn_down", "Q4_K")]).types
+    assert plain["blk.0.ffn_down.weight"] == "Q5_K" != plain["blk.1.ffn_down.weight"]
+    assert shifted["blk.0.ffn_down.weight"] == "Q4_K" != shifted["blk.1.ffn_down.weight"]
+
+
+def test_an_override_that_does_not_fit_falls_back_and_says_so() -> None:
+    plan = plan_preset(ODD, "Q8_0", overrides=[("attn_k", "Q6_K")])
+    assert {plan.types[f"blk.{i}.attn_k.weight"] for i in range(30)} == {"Q8_0"}
+    first = Fallback(tensor="blk.0.attn_k.weight", row_length=576, wanted="Q6_K", got="Q8_0", extra_bytes=26784)
+    assert len(plan.fallbacks) == 30
+    assert plan.fallbacks[0] == first
+    assert str(first) == (
+        "blk.0.attn_k.weight: row length 576 is not a multiple of the Q6_K block size 256, Q8_0 instead (+26,784 bytes)"
+    )
+
+
+@pytest.mark.parametrize(("model", "head"), [(UNTIED, "output.weight"), (TIED, "token_embd.weight")])
+def test_output_type_is_that_of_the_head(model: object, head: str) -> None:
+    plan = plan_preset(model, "Q4_K_M", output_type="q8_0")  # type: ignore[arg-type]
+    assert plan.types[head] == "Q8_0"
+
+
+def test_embedding_type() -> None:
+    assert plan_preset(UNTIED, "Q4_K_M", embedding_type="Q8_0").types["token_embd.weight"] == "Q8_0"
+    both = plan_preset(TIED, "Q4_K_M", embedding_type="Q5_K", output_type="Q8_0", overrides=[("token_embd", "Q2_K")])
+    assert both.types["token_embd.weight"] == "Q5_K"
+
+
+def test_pure_is_one_type_for_every_matrix() -> None:
+    types = plan_preset(UNTIED, "Q4_K_M", pure=True).types
+    assert set(types.values()) == {"F32", "Q4_K"}
+
+
+def test_kept_tensors_stay() -> None:
+    types = plan_preset(UNTIED, "Q4_K_M", keep=["^output", "token_embd"]).types
+    assert types["output.weight"] == types["token_embd.weight"] == "F16"
+    assert types["blk.0.attn_q.weight"] == "Q4_K"
+
+
+def test_patterns_and_types_are_checked() -> None:
+    with pytest.raises(PlanError, match=r"pattern: '\['"):
+        plan_preset(UNTIED, "Q4_K_M", keep=["["])
+    with pytest.raises(UnsupportedFormatError, match="Q4_X"):
+        plan_preset(UNTIED, "Q4_K_M", overrides=[("attn", "Q4_X")])
+
+
+def test_a_head_whose_rows_do_not_fit_is_a_fallback_too() -> None:
+    fallback = plan_preset(ODD, "Q4_K_M").fallbacks[0]
+    assert (fallback.tensor, fallback.wanted, fallback.got) == ("token_embd.weight", "Q6_K", "Q8_0")
+
+
+def test_hyperparameters_per_layer_are_those_of_the_first() -> None:
+    heads = array(ValueType.INT32, [16, 4])
+    kv_heads = Value(ValueType.ARRAY, [2, 4], ValueType.INT32)
+    metadata = {**UNTIED.metadata, "llama.attention.head_count": heads, "llama.attention.head_count_kv": kv_heads}
+    model = dataclasses.replace(UNTIED, metadata=metadata)
+    assert model_facts(model, has_importance=False).gqa == 8
+
+
+def test_no_key_heads_at_all() -> None:
+    metadata = {**UNTIED.metadata, "llama.attention.head_count_kv": array(ValueType.INT32, [0, 0])}
+    assert model_facts(dataclasses.replace(UNTIED, metadata=metadata), has_importance=False).gqa == 0

@@ -38,12 +38,13 @@ KVANT_INLINE vi round_relative(Get get, vi* codes) {
 
 void encode_q2_k(const float* x, int64_t n, int64_t rows, const float*, uint8_t* out) {
     for_each_tile(x, 256, out, sizeof(block_q2_K), rows * n / 256, [](const Tile& tile) {
-        vf columns[256], w[16];
+        vf columns[256], w[32];
         load_columns(tile, 0, 256, columns);
         Affine found[16];
-        for (int j = 0; j < 16; ++j) {
-            for (int i = 0; i < 16; ++i) w[i] = vabs(columns[16 * j + i]);
-            found[j] = search_affine<16, 3, true, false>(columns + 16 * j, w, -0.5f, 0.1f, 15);
+        for (int j = 0; j < 16; j += 2) {
+            const vf* pair = columns + 16 * j;
+            for (int i = 0; i < 32; ++i) w[i] = vabs(pair[i]);
+            search_affine_pair<16, 3, true, false>(pair, w, pair + 16, w + 16, -0.5f, 0.1f, 15, found + j);
         }
         vi scales[16], minima[16];
         const vi d = round_relative([&](int j) { return found[j].scale; }, scales);
@@ -55,14 +56,19 @@ void encode_q2_k(const float* x, int64_t n, int64_t rows, const float*, uint8_t*
 
 void encode_q2_k_weighted(const float* x, int64_t n, int64_t rows, const float* importance, uint8_t* out) {
     for_each_row_tile(x, n, rows, out, 256, sizeof(block_q2_K), [&](const Tile& tile, int64_t block) {
-        vf columns[256], w[16];
+        vf columns[256], w[32];
         load_columns(tile, 0, 256, columns);
         const vf variance = sum_of_squares(columns, 256) / 256.f;
         Affine found[16];
         vf scales[16], minima[16], sums[16];
+        for (int j = 0; j < 16; j += 2) {
+            const vf* pair = columns + 16 * j;
+            const float* pair_importance = importance + 256 * block + 16 * j;
+            sums[j] = weigh<16>(pair, pair_importance, variance, w);
+            sums[j + 1] = weigh<16>(pair + 16, pair_importance + 16, variance, w + 16);
+            search_affine_pair<16, 3, false, true>(pair, w, pair + 16, w + 16, -0.9f, 0.05f, 36, found + j);
+        }
         for (int j = 0; j < 16; ++j) {
-            sums[j] = weigh<16>(columns + 16 * j, importance + 256 * block + 16 * j, variance, w);
-            found[j] = search_affine<16, 3, false, true>(columns + 16 * j, w, -0.9f, 0.05f, 36);
             scales[j] = found[j].scale;
             minima[j] = found[j].minimum;
         }

@@ -40,12 +40,14 @@ KVANT_INLINE void encode_plain(const float* x, int64_t blocks, uint8_t* out, flo
         vf columns[256];
         load_columns(tile, 0, 256, columns);
         Affine found[8];
-        for (int j = 0; j < 8; ++j) {
-            const vf* xj = columns + 32 * j;
-            vf w[32];
-            const vf average = vsqrt(sum_of_squares(xj, 32) / 32.f);
-            for (int i = 0; i < 32; ++i) w[i] = average + vabs(xj[i]);
-            found[j] = search_affine<32, levels, false, false>(xj, w, first, 0.1f, steps);
+        for (int j = 0; j < 8; j += 2) {
+            const vf* pair = columns + 32 * j;
+            vf w[64];
+            for (int k = 0; k < 64; k += 32) {
+                const vf average = vsqrt(sum_of_squares(pair + k, 32) / 32.f);
+                for (int i = k; i < k + 32; ++i) w[i] = average + vabs(pair[i]);
+            }
+            search_affine_pair<32, levels, false, false>(pair, w, pair + 32, w + 32, first, 0.1f, steps, found + j);
         }
         finish<levels, false>(tile, columns, found, round_scales(found));
     });
@@ -59,10 +61,15 @@ KVANT_INLINE void encode_weighted(const float* x, int64_t n, int64_t rows, const
         const vf variance = 2.f * sum_of_squares(columns, 256) / 256.f;
         Affine found[8];
         vf scales[8], minima[8], sums[8];
+        for (int j = 0; j < 8; j += 2) {
+            const vf* pair = columns + 32 * j;
+            const float* pair_importance = importance + 256 * block + 32 * j;
+            vf w[64];
+            sums[j] = weigh<32>(pair, pair_importance, variance, w);
+            sums[j + 1] = weigh<32>(pair + 32, pair_importance + 32, variance, w + 32);
+            search_affine_pair<32, levels, false, true>(pair, w, pair + 32, w + 32, -0.9f, 0.05f, 36, found + j);
+        }
         for (int j = 0; j < 8; ++j) {
-            vf w[32];
-            sums[j] = weigh<32>(columns + 32 * j, importance + 256 * block + 32 * j, variance, w);
-            found[j] = search_affine<32, levels, false, true>(columns + 32 * j, w, -0.9f, 0.05f, 36);
             scales[j] = found[j].scale;
             minima[j] = found[j].minimum;
         }

@@ -17,8 +17,8 @@ struct Affine {
 // How v = iscale * (x - offset) becomes a code 0 .. levels.
 enum class Clamp {
     after,   // round, then clamp as integers: NaN and what nearest() wraps are kept as the reference has them
-    narrow,  // the same for |v| < in_range, faster
     before,  // clamp, then round; NaN gives 0
+    narrow,  // both of these where |v| < in_range, and faster
 };
 
 template <Clamp clamp, int levels>
@@ -36,6 +36,7 @@ struct AffineSums {
 template <Clamp clamp, int n, int levels>
 KVANT_INLINE AffineSums affine_sums(const vf* x, const vf* w, vf iscale, vf offset, vf* codes) {
     AffineSums sums = {vf{}, vf{}, vf{}};
+    KVANT_UNROLL(4)
     for (int i = 0; i < n; ++i) {
         const vf l = affine_round<clamp, levels>(iscale * (x[i] - offset));
         codes[i] = l;
@@ -50,6 +51,7 @@ KVANT_INLINE AffineSums affine_sums(const vf* x, const vf* w, vf iscale, vf offs
 template <int n, bool absolute>
 KVANT_INLINE vf affine_error(const vf* x, const vf* w, const vf* codes, vf scale, vf offset) {
     vf error = vf{};
+    KVANT_UNROLL(4)
     for (int i = 0; i < n; ++i) {
         vf diff = scale * codes[i] + offset - x[i];
         diff = absolute ? vabs(diff) : diff * diff;
@@ -58,61 +60,104 @@ KVANT_INLINE vf affine_error(const vf* x, const vf* w, const vf* codes, vf scale
     return error;
 }
 
-// Try steps + 1 ranges, (first + step * t + levels) codes wide; keep the least-squares fit with the least error
-// sum w diff^2 (or w |diff|). The offset found so far is the next trial's, as in the reference.
+// The search of one block of n weights, lane = block: a fit per trial, the best kept.
 // Without importance (ggml: make_qkx2_quants) trials clamp after rounding, with it (make_qkx3_quants) before.
 template <int n, int levels, bool absolute, bool weighted>
-static inline Affine search_affine(const vf* x, const vf* w, float first, float step, int steps) {
-    vf low = x[0], high = x[0], sum_w = w[0], sum_x = sum_w * x[0];
-    for (int i = 1; i < n; ++i) {
-        low = vmin(x[i], low);
-        high = vmax(x[i], high);
-        sum_w += w[i];
-        sum_x += w[i] * x[i];
+class AffineSearch {
+public:
+    // The plain range, from the lowest weight (or 0) to the highest.
+    KVANT_MEMBER void start(const vf* weights, const vf* importance) {
+        x = weights;
+        w = importance;
+        low = high = x[0];
+        sum_w = w[0];
+        sum_x = sum_w * x[0];
+        for (int i = 1; i < n; ++i) {
+            low = vmin(x[i], low);
+            high = vmax(x[i], high);
+            sum_w += w[i];
+            sum_x += w[i] * x[i];
+        }
+        low = vmin(splat(0.f), low);
+        finite = vabs(sum_x) < __builtin_inff();
+        best.constant = weighted ? high <= low : high == low;
+        best.from_start = splat(-1);
+        best.offset = offset = low;
+        best.iscale = iscale = (float)levels / range();
+        best.scale = 1.f / iscale;
+        if (is_narrow()) affine_sums<Clamp::narrow, n, levels>(x, w, iscale, offset, codes);
+        else affine_sums<Clamp::after, n, levels>(x, w, iscale, offset, codes);
+        least = affine_error<n, absolute>(x, w, codes, best.scale, offset);
     }
-    low = vmin(splat(0.f), low);
-    Affine best;
-    best.constant = weighted ? high <= low : high == low;
-    best.from_start = splat(-1);
-    vf offset = low;
-    const auto range = [&] { return select(best.constant, splat(1.f), high - offset); };
-    vf iscale = (float)levels / range();
-    vf scale = 1.f / iscale;
-    best.iscale = iscale;
-    best.offset = offset;
 
-    vf codes[n];
-    const vi finite = vabs(sum_x) < __builtin_inff();
-    const auto clamped_after = [&] {
-        const vf reach = vabs(iscale * vmax(vabs(high - offset), vabs(low - offset)));
-        return all(best.constant | (finite & (reach < in_range)))
-                   ? affine_sums<Clamp::narrow, n, levels>(x, w, iscale, offset, codes)
-                   : affine_sums<Clamp::after, n, levels>(x, w, iscale, offset, codes);
-    };
-    clamped_after();
-    vf least = affine_error<n, absolute>(x, w, codes, scale, offset);
-    for (int t = 0; t <= steps; ++t) {
-        iscale = (first + step * (float)t + (float)levels) / range();
-        const AffineSums sums =
-            weighted ? affine_sums<Clamp::before, n, levels>(x, w, iscale, offset, codes) : clamped_after();
+    // One trial: codes for a range `width` steps wide, then the least-squares scale and offset for these codes.
+    KVANT_MEMBER void fit(float width) {
+        constexpr Clamp wide = weighted ? Clamp::before : Clamp::after;
+        iscale = width / range();
+        const AffineSums sums = is_narrow() ? affine_sums<Clamp::narrow, n, levels>(x, w, iscale, offset, codes)
+                                            : affine_sums<wide, n, levels>(x, w, iscale, offset, codes);
         const vf det = sum_w * sums.l2 - sums.l * sums.l;
-        vf this_scale = (sum_w * sums.xl - sum_x * sums.l) / det;
-        vf this_offset = (sums.l2 * sum_x - sums.l * sums.xl) / det;
-        const vi positive = this_offset > 0.f;
-        this_scale = select(positive, sums.xl / sums.l2, this_scale);
-        this_offset = select(positive, splat(0.f), this_offset);
-        const vf error = affine_error<n, absolute>(x, w, codes, this_scale, this_offset);
-        const vi better = (det > 0.f) & (error < least);
+        solvable = det > 0.f;
+        fit_scale = (sum_w * sums.xl - sum_x * sums.l) / det;
+        fit_offset = (sums.l2 * sum_x - sums.l * sums.xl) / det;
+        const vi positive = fit_offset > 0.f;
+        fit_scale = select(positive, sums.xl / sums.l2, fit_scale);
+        fit_offset = select(positive, splat(0.f), fit_offset);
+    }
+
+    // Keep the trial where its error, the sum of w diff^2 (or w |diff|), is less than the least so far. The next trial
+    // starts from the offset kept, as in the reference.
+    KVANT_MEMBER void judge() {
+        const vf error = affine_error<n, absolute>(x, w, codes, fit_scale, fit_offset);
+        const vi better = solvable & (error < least);
         least = select(better, error, least);
-        scale = select(better, this_scale, scale);
         best.from_start &= ~better;
+        best.scale = select(better, fit_scale, best.scale);
         best.iscale = select(better, iscale, best.iscale);
         best.offset = select(better, offset, best.offset);
-        offset = select(better, this_offset, offset);
+        offset = select(better, fit_offset, offset);
     }
-    best.scale = select(best.constant, splat(0.f), scale);
-    best.minimum = -select(best.constant, low, offset);
-    return best;
+
+    KVANT_MEMBER Affine result() const {
+        Affine found = best;
+        found.scale = select(best.constant, splat(0.f), best.scale);
+        found.minimum = -select(best.constant, low, offset);
+        return found;
+    }
+
+private:
+    KVANT_MEMBER vf range() const { return select(best.constant, splat(1.f), high - offset); }
+
+    KVANT_MEMBER bool is_narrow() const {
+        const vf reach = vabs(iscale * vmax(vabs(high - offset), vabs(low - offset)));
+        return all(best.constant | (finite & (reach < in_range)));
+    }
+
+    const vf* x;
+    const vf* w;
+    vf codes[n];
+    vf low, high, sum_w, sum_x, offset, iscale, least, fit_scale, fit_offset;
+    vi finite, solvable;
+    Affine best;
+};
+
+// Search two blocks side by side, so that one's arithmetic fills the other's waits for divisions: steps + 1 trials, of
+// width first + step * t + levels.
+template <int n, int levels, bool absolute, bool weighted>
+static inline void search_affine_pair(
+    const vf* x0, const vf* w0, const vf* x1, const vf* w1, float first, float step, int steps, Affine* found) {
+    AffineSearch<n, levels, absolute, weighted> a, b;
+    a.start(x0, w0);
+    b.start(x1, w1);
+    for (int t = 0; t <= steps; ++t) {
+        const float width = first + step * (float)t + (float)levels;
+        a.fit(width);
+        b.fit(width);
+        a.judge();
+        b.judge();
+    }
+    found[0] = a.result();
+    found[1] = b.result();
 }
 
 // The codes of the winning trial.

@@ -14,7 +14,7 @@ struct KScales {
     vi bytes[12];
 
     // Words 0-3 of the block: d, dmin and the 12 bytes.
-    inline __attribute__((always_inline)) void pack(vi* words) const {
+    KVANT_MEMBER void pack(vi* words) const {
         words[0] = d | (dmin << 16);
         for (int i = 0; i < 3; ++i) {
             const vi* b = bytes + 4 * i;
@@ -23,7 +23,7 @@ struct KScales {
     }
 
     // What a decoder will multiply sub-block j by, and subtract.
-    inline __attribute__((always_inline)) SubScale stored(int j) const {
+    KVANT_MEMBER SubScale stored(int j) const {
         const vi s = j < 4 ? bytes[j] & 63 : (bytes[j + 4] & 15) | ((bytes[j - 4] >> 6) << 4);
         const vi m = j < 4 ? bytes[j + 4] & 63 : (bytes[j + 4] >> 4) | ((bytes[j] >> 6) << 4);
         return {from_half(d) * to_float(s), from_half(dmin) * to_float(m)};

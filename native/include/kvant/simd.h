@@ -12,7 +12,10 @@
 #ifndef KVANT_NS
 #error "KVANT_NS names the instruction-set level this source is compiled for"
 #endif
-#define KVANT_INLINE static inline __attribute__((always_inline))
+#define KVANT_UNROLL(n) KVANT_PRAGMA(GCC unroll n)
+#define KVANT_PRAGMA(text) _Pragma(#text)
+#define KVANT_MEMBER inline __attribute__((always_inline))
+#define KVANT_INLINE static KVANT_MEMBER
 
 namespace kvant::KVANT_NS {
 
@@ -75,9 +78,15 @@ KVANT_INLINE bool all(vi mask) { int r = -1; for (int i = 0; i < W; ++i) r &= ma
 constexpr float magic = 12582912.f;  // 1.5 * 2^23
 KVANT_INLINE vi nearest(vf a) { return (as_int(a + magic) & 0x007fffff) - 0x00400000; }
 
-// Round and clamp to [low, high] without leaving floats. Equals clamping nearest(a) while |a| <= 4194303.
+// Round and clamp to [low, high]. Equals clamping nearest(a) while |a| <= 4194303: a + magic is then a positive float,
+// and those compare as integers do, for which there are more execution units.
 KVANT_INLINE vf nearest_clamped(vf a, float low, float high) {
+#if defined(__AVX2__)
+    const vi bits = as_int(a + magic);
+    return as_float(imin(imax(bits, as_int(splat(magic + low))), as_int(splat(magic + high)))) - magic;
+#else
     return vmin(vmax(a + magic, splat(magic + low)), splat(magic + high)) - magic;
+#endif
 }
 
 // Transpose W vectors in place: out[i][k] = in[k][i].

@@ -39,6 +39,7 @@ static inline Symmetric search_symmetric_in(const vf* x, const vf* w, vf extreme
     vf lx, l2;
     const auto sums = [&](vf iscale) {
         lx = l2 = vf{};
+        KVANT_UNROLL(8)
         for (int i = 0; i < n; ++i) {
             const vf l = symmetric_round<finite, levels>(iscale * x[i]);
             lx += wx[i] * l;
@@ -56,7 +57,6 @@ static inline Symmetric search_symmetric_in(const vf* x, const vf* w, vf extreme
         const vf iscale = -((float)levels + 0.1f * (float)t) / extreme;
         sums(iscale);
         const vi better = (l2 > 0.f) & (lx * lx > gain * l2);
-        if (!any(better)) continue;
         best.iscale = select(better, iscale, best.iscale);
         best.scale = select(better, lx / l2, best.scale);
         gain = select(better, best.scale * lx, gain);

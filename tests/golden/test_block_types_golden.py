@@ -1,8 +1,8 @@
-"""Blocks that were once written must decode to the same weights for ever, and the same weights encode to the same bytes.
+"""Blocks once written must decode to the same weights for ever, and the same weights encode to the same bytes.
 
-`blocks.json` holds, per block type, one row: its bytes, the first decoded weights as C hexadecimal floats, and the SHA-256
-of all decoded weights as little-endian float32. Where kvant encodes the type itself, the row came from `weights()`, and
-encoding that again must give the bytes. Never regenerate an entry; add one for a new type with
+`blocks.json` holds, per block type, one row: its bytes, the first decoded weights as C hexadecimal floats, and the
+SHA-256 of all decoded weights as little-endian float32. Where kvant encodes the type itself, the row came from
+`weights()`, and encoding that again must give the bytes. Never regenerate an entry; add one for a new type with
 `python tests/golden/test_block_types_golden.py NAME`.
 """
 

@@ -1,0 +1,141 @@
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGUFReader
+
+from kvant.dtypes import F16, F32
+from kvant.errors import FormatError, KvantError, OutputExistsError, ValueRangeError
+from kvant.formats.gguf.writer import write_gguf
+from kvant.formats.imatrix import read_imatrix, write_imatrix
+from kvant.metadata import string
+from kvant.quant.importance import Entry, Importance
+from kvant.tensors import LazyTensor, array_tensor
+
+IMPORTANCE = Importance(
+    entries={
+        "blk.0.ffn_up.weight": Entry(sums=np.array([[1, 4, 10]], np.float32), counts=np.array([3], np.float32)),
+        "blk.0.ffn_up_exps.weight": Entry(
+            sums=np.arange(6, dtype=np.float32).reshape(2, 3), counts=np.array([2, 0], np.float32)
+        ),
+    },
+    datasets=("prose.txt", "code.txt"),
+    n_chunks=9,
+    chunk_size=512,
+)
+
+
+def legacy(*, calls: int = 4, tail: bytes = b"", values: tuple[float, ...] = (2.0, 6.0)) -> bytes:
+    name = b"blk.0.attn_q.weight"
+    entry = struct.pack("<i", len(name)) + name + struct.pack("<ii", calls, len(values))
+    return struct.pack("<i", 1) + entry + struct.pack(f"<{len(values)}f", *values) + tail
+
+
+TAIL = struct.pack("<ii", 7, 8) + b"text.txt"
+
+
+def test_gguf_comes_back_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "imatrix.gguf"
+    write_imatrix(path, IMPORTANCE)
+    found = read_imatrix(path)
+    assert (found.datasets, found.n_chunks, found.chunk_size) == (("prose.txt", "code.txt"), 9, 512)
+    assert found.source == str(path)
+    assert list(found.entries) == list(IMPORTANCE.entries)
+    for name, entry in IMPORTANCE.entries.items():
+        np.testing.assert_array_equal(found.entries[name].sums, entry.sums)
+        np.testing.assert_array_equal(found.entries[name].counts, entry.counts)
+    with pytest.raises(OutputExistsError):
+        write_imatrix(path, IMPORTANCE)
+
+
+def test_the_official_reader_finds_what_upstream_writes(tmp_path: Path) -> None:
+    write_imatrix(tmp_path / "imatrix.gguf", IMPORTANCE)
+    reader = GGUFReader(tmp_path / "imatrix.gguf")
+    found = {tensor.name: (tensor.tensor_type.name, list(map(int, tensor.shape))) for tensor in reader.tensors}
+    assert found == {
+        "blk.0.ffn_up.weight.in_sum2": ("F32", [3, 1]),
+        "blk.0.ffn_up.weight.counts": ("F32", [1, 1]),
+        "blk.0.ffn_up_exps.weight.in_sum2": ("F32", [3, 2]),
+        "blk.0.ffn_up_exps.weight.counts": ("F32", [1, 2]),
+    }
+    assert reader.fields["general.type"].contents() == "imatrix"
+    assert reader.fields["imatrix.chunk_count"].contents() == 9
+    assert reader.fields["imatrix.datasets"].contents() == ["prose.txt", "code.txt"]
+
+
+@pytest.mark.parametrize(
+    ("data", "weights", "chunks", "datasets"),
+    [
+        (legacy(), [0.5, 1.5], 0, ()),
+        (legacy(tail=TAIL), [0.5, 1.5], 7, ("text.txt",)),
+        (legacy(tail=TAIL[:4]), [0.5, 1.5], 7, ()),
+        (legacy(calls=0), [2.0, 6.0], 0, ()),
+    ],
+)
+def test_the_old_layout(
+    tmp_path: Path, data: bytes, weights: list[float], chunks: int, datasets: tuple[str, ...]
+) -> None:
+    (tmp_path / "i.dat").write_bytes(data)
+    found = read_imatrix(tmp_path / "i.dat")
+    np.testing.assert_array_equal(found.entries["blk.0.attn_q.weight"].weights(), np.array([weights], np.float32))
+    assert (found.n_chunks, found.datasets) == (chunks, datasets)
+
+
+def test_every_cut_of_an_old_file_is_an_error_or_a_whole_file(tmp_path: Path) -> None:
+    whole = legacy(tail=TAIL)
+    optional = {len(whole) - len(TAIL), len(whole) - len(TAIL) + 4}
+    for length in range(len(whole)):
+        if length not in optional:
+            (tmp_path / "i.dat").write_bytes(whole[:length])
+            with pytest.raises(FormatError):
+                read_imatrix(tmp_path / "i.dat")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        struct.pack("<i", -1),
+        struct.pack("<i", 2**31 - 1),
+        struct.pack("<ii", 1, -5),
+        struct.pack("<ii", 1, 2**31 - 1),
+        legacy(values=()),
+        struct.pack("<ii", 1, 1) + b"a" + struct.pack("<ii", 1, 2**31 - 1),
+    ],
+)
+def test_hostile_old_files(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "i.dat").write_bytes(data)
+    with pytest.raises(FormatError):
+        read_imatrix(tmp_path / "i.dat")
+
+
+def test_infinite_importance_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "i.dat").write_bytes(legacy(values=(1.0, float("inf"))))
+    with pytest.raises(ValueRangeError, match="NaN or infinity"):
+        read_imatrix(tmp_path / "i.dat")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(KvantError, match="Check the path"):
+        read_imatrix(tmp_path / "none.dat")
+
+
+def sums(name: str, *values: float) -> LazyTensor:
+    return array_tensor(name, np.array([values], np.float32), F32)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ([], "do not pair"),
+        ([sums("x.in_sum2", 1, 2)], "do not pair"),
+        ([sums("x.in_sum2", 1, 2), sums("y.counts", 1)], "do not pair"),
+        ([sums("x.in_sum2", 1, 2, 3), sums("x.counts", 1, 1)], "3 sums for 2 counts"),
+        ([array_tensor("x.in_sum2", np.ones((1, 2), np.float16), F16), sums("x.counts", 1)], "not F32"),
+    ],
+)
+def test_gguf_files_that_hold_no_importance(tmp_path: Path, tensors: list[LazyTensor], message: str) -> None:
+    write_gguf(tmp_path / "i.gguf", {"general.type": string("imatrix")}, tensors)
+    with pytest.raises(FormatError, match=message):
+        read_imatrix(tmp_path / "i.gguf")

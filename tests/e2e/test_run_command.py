@@ -85,13 +85,18 @@ class Terminal:
     def send(self, text: str) -> None:
         os.write(self.fd, text.encode())
 
-    def status(self, keys: str) -> int:
-        """Press keys until the end; return the exit status."""
-        with contextlib.suppress(OSError):
-            while True:
-                self.send(keys)
-                while select.select([self.fd], [], [], 0.5)[0]:
-                    self.seen += os.read(self.fd, 4096).decode("utf-8", "replace")
+    def press_until(self, keys: str, text: str) -> None:
+        """Press keys until a text comes; a signal that comes before an input line waits for keys can be lost."""
+        while text not in self.seen:
+            self.send(keys)
+            if select.select([self.fd], [], [], 10)[0]:
+                self.seen += os.read(self.fd, 4096).decode("utf-8", "replace")
+
+    def status(self) -> int:
+        """Wait for the end; return the exit status."""
+        with contextlib.suppress(OSError):  # the program has ended
+            while os.read(self.fd, 4096):
+                pass
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
@@ -125,9 +130,9 @@ def test_a_conversation_in_a_terminal(directory: Path) -> None:
     talk.send('lines"""\n')
     talk.until(">>> ")
 
-    # The input line can lose a signal that comes before it waits for keys, so it is sent until the program has left.
-    assert talk.status(keys="\x03") == 0
-    assert "Press Ctrl-C again" in talk.seen
+    talk.press_until("\x03", "Press Ctrl-C again")
+    talk.send("/bye\n")
+    assert talk.status() == 0
 
 
 @pytest.mark.model

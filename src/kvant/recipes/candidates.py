@@ -1,5 +1,6 @@
 """Candidate variants of a model: every sensible preset, its exact size, and what it is expected to need and lose."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import msgspec
@@ -9,12 +10,15 @@ from kvant.devices.profiles import Profile
 from kvant.devices.speed import bytes_per_token, predict_speed
 from kvant.dtypes import block_type
 from kvant.errors import PlanError
+from kvant.formats.gguf.layout import TensorInfo, checked_alignment, file_layout, padded
+from kvant.formats.gguf.spec import KEY_ALIGNMENT
+from kvant.metadata import ValueType, u32
 from kvant.model import Model
 from kvant.quant.importance import Importance
 from kvant.quant.plan import Plan, needs_importance
 from kvant.quant.presets import find_preset, plan_preset
 from kvant.recipes.distortion import plan_distortion
-from kvant.recipes.quantize import predict_size
+from kvant.recipes.quantize import output_metadata
 
 # From fine to coarse. Left out: ternary and binary types, which need models trained for them, and MXFP4, which is a
 # mix for expert layers.
@@ -23,6 +27,10 @@ DEFAULT_PRESETS = (
     "Q3_K_L", "Q3_K_M", "IQ3_M", "IQ3_S", "Q3_K_S", "IQ3_XS", "IQ3_XXS", "Q2_K", "Q2_K_S",
     "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S",
 )  # fmt: skip
+
+
+# Magic, version and the two counts.
+FIXED_HEADER_BYTES = 24
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +91,8 @@ def make_candidates(
                 )
             continue
         plans.setdefault(tuple(sorted(plan.types.items())), []).append(plan)
-    found = [_candidate(model, same, profile, context, importance) for same in plans.values()]
+    sizes = exact_sizes(model, [same[0] for same in plans.values()], importance)
+    found = [_candidate(model, same, size, profile, context) for same, size in zip(plans.values(), sizes, strict=True)]
     return sorted(found, key=lambda c: (c.size_bytes, c.distortion))
 
 
@@ -97,13 +106,32 @@ def full_precision(model: Model) -> str:
     return "BF16" if main == "BF16" else "F16"
 
 
-def _candidate(
-    model: Model, same: list[Plan], profile: Profile, context: int, importance: Importance | None
-) -> Candidate:
+def exact_sizes(model: Model, plans: Sequence[Plan], importance: Importance | None = None) -> list[int]:
+    """Return the exact size in bytes of the file of every plan, as `predict_size` does for one.
+
+    The vocabulary is the same in all of them and large, so it is laid out once.
+    """
+    lists = {k: v for k, v in model.metadata.items() if v.type is ValueType.ARRAY and k != KEY_ALIGNMENT}
+    rest = {k: v for k, v in model.metadata.items() if k not in lists}
+    lean = dataclasses.replace(model, metadata=rest)
+    alignment = checked_alignment(model.metadata)
+    # Laid out with an alignment of 1 a header has no padding, so that lengths add up.
+    unpadded = {KEY_ALIGNMENT: u32(1)}
+    key_bytes = 0 if KEY_ALIGNMENT in rest else len(file_layout(unpadded, ()).header) - FIXED_HEADER_BYTES
+    list_bytes = len(file_layout({**lists, **unpadded}, ()).header) - len(file_layout(unpadded, ()).header)
+    sizes = []
+    for plan in plans:
+        infos = [TensorInfo(t.name, t.shape, block_type(plan.types[t.name])) for t in model.tensors.values()]
+        header = len(file_layout({**output_metadata(lean, plan, importance), **unpadded}, infos).header)
+        tensors = sum(padded(info.n_bytes, alignment) for info in infos)
+        sizes.append(padded(header - key_bytes + list_bytes, alignment) + tensors)
+    return sizes
+
+
+def _candidate(model: Model, same: list[Plan], size: int, profile: Profile, context: int) -> Candidate:
     plan = same[0]
     types = {name: block_type(kind) for name, kind in plan.types.items()}
     shapes = {name: tensor.shape for name, tensor in model.tensors.items()}
-    size = predict_size(model, plan, importance)
     speed = predict_speed(
         bytes_per_token(types, shapes),
         bandwidth_bytes_s=profile.bandwidth_bytes_s,

@@ -1,0 +1,203 @@
+"""Which level of compression suits a use, from prediction alone: nothing is encoded and nothing is run.
+
+Sizes are exact and memory is close; quality is only an estimate from the block types. `optimize` measures.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from kvant.devices.detect import Machine, detect
+from kvant.devices.memory import RamPrediction
+from kvant.devices.profiles import Profile, find_profile, profile_of
+from kvant.dtypes import PrecisionClass
+from kvant.errors import BudgetError, ValueRangeError
+from kvant.formats.open import open_model
+from kvant.model import Model
+from kvant.recipes.budget import Budget, megabytes, why_not
+from kvant.recipes.candidates import Candidate, make_candidates
+from kvant.recipes.distortion import expected_kld, quality_band
+
+CLASS_LIMITS = ((3.0, PrecisionClass.ULTRA_LOW), (5.0, PrecisionClass.LOW), (9.0, PrecisionClass.MID))
+# Slower than this is slower than people read.
+READING_TOK_S = 5.0
+
+
+class UseCase(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model is to be used for.
+
+    Attributes:
+        device: Profile it runs on.
+        max_kld: Mean KLD that is good enough; the smallest variant expected to reach it is recommended.
+        why: The reason for that bound.
+    """
+
+    device: str
+    max_kld: float
+    why: str
+
+
+USE_CASES = {
+    "mobile": UseCase(device="phone-6gb", max_kld=0.06, why="download, memory and battery count most"),
+    "desktop": UseCase(device="laptop-16gb", max_kld=0.02, why="there is room to stay hardly different"),
+    "edge": UseCase(device="raspberry-pi-5", max_kld=0.06, why="slow memory makes every byte cost time"),
+    "browser": UseCase(device="browser", max_kld=0.1, why="every visitor downloads the file"),
+    "server": UseCase(device="server-64gb", max_kld=0.01, why="quality is what users notice, and memory is there"),
+    "research": UseCase(device="server-64gb", max_kld=0.002, why="results should be those of the original"),
+}
+
+
+class AdviceRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What is predicted of one preset.
+
+    Attributes:
+        preset: Its name.
+        aliases: Other presets that come to the same on this model.
+        size_bytes: Exact size of its file.
+        bpw: Bits per weight.
+        precision_class: Class of that many bits.
+        ram: Memory at the context asked.
+        speed_tok_s: Estimate of generation speed on the device.
+        expected_kld: Estimate of the mean KLD, right within a factor of about three.
+        quality: The same in words.
+        obstacle: Why it does not fit; empty if it does.
+        fallbacks: Tensors that do not get what the preset asks for.
+    """
+
+    preset: str
+    aliases: tuple[str, ...]
+    size_bytes: int
+    bpw: float
+    precision_class: str
+    ram: RamPrediction
+    speed_tok_s: float
+    expected_kld: float
+    quality: str
+    obstacle: str
+    fallbacks: int
+
+
+class Advice(msgspec.Struct, frozen=True, kw_only=True):
+    """A recommendation and what it rests on."""
+
+    model: str
+    architecture: str
+    weights: int
+    use_case: str
+    device: Profile
+    context: int
+    pick: str
+    level: str
+    reason: str
+    rows: tuple[AdviceRow, ...]
+    warnings: tuple[str, ...]
+
+
+def advise_machine() -> Machine:
+    """Look at the machine at hand, with its memory timed."""
+    return detect()
+
+
+def advise(source: Path | str, *, use_case: str = "desktop", device: str | None = None, context: int = 4096) -> Advice:
+    """Recommend a level of compression for a use.
+
+    Args:
+        source: Hugging Face directory or GGUF of the full-precision model.
+        use_case: One of `USE_CASES`.
+        device: Profile to fit instead of the use's own; `this` for the machine at hand.
+        context: Tokens of context.
+
+    Raises:
+        ValueRangeError: An unknown use or device.
+        BudgetError: No variant fits the device.
+    """
+    use = USE_CASES.get(use_case)
+    if use is None:
+        raise ValueRangeError(f"use case: {use_case!r} is not known. Use one of {', '.join(USE_CASES)}.")
+    name = device or use.device
+    profile = profile_of(detect()) if name == "this" else find_profile(name)
+    model = open_model(source)
+    candidates = make_candidates(model, profile, context=context)
+    budget = Budget(device=profile.name)
+    rows = tuple(_row(c, model, why_not(c, budget, profile)) for c in candidates)
+    taken = recommend(rows, use.max_kld)
+    if taken is None:
+        raise BudgetError(
+            f"{profile.name}: the smallest variant, {rows[0].preset}, {rows[0].obstacle}. "
+            "Choose a model with fewer weights, a shorter --context or another device."
+        )
+    return Advice(
+        model=model.name[:200],
+        architecture=model.architecture[:80],
+        weights=model.n_weights,
+        use_case=use_case,
+        device=profile,
+        context=context,
+        pick=taken.preset,
+        level=taken.precision_class,
+        reason=_reason(taken, use, profile),
+        rows=rows,
+        warnings=tuple(_warnings(rows, taken, candidates, model)),
+    )
+
+
+def recommend(rows: Sequence[AdviceRow], max_kld: float) -> AdviceRow | None:
+    """Return the smallest row that fits and is expected to be good enough; the best that fits if none is."""
+    fitting = [row for row in rows if not row.obstacle]
+    good = [row for row in fitting if row.expected_kld <= max_kld]
+    if good:
+        return min(good, key=lambda row: row.size_bytes)
+    return min(fitting, key=lambda row: row.expected_kld, default=None)
+
+
+def precision_class(bpw: float) -> PrecisionClass:
+    """Class of a mix of block types, by its mean bits per weight."""
+    return next((found for limit, found in CLASS_LIMITS if bpw < limit), PrecisionClass.FULL)
+
+
+def _row(candidate: Candidate, model: Model, obstacle: str) -> AdviceRow:
+    kld = expected_kld(candidate.distortion, model.n_weights)
+    return AdviceRow(
+        preset=candidate.preset,
+        aliases=candidate.aliases,
+        size_bytes=candidate.size_bytes,
+        bpw=candidate.bpw,
+        precision_class=precision_class(candidate.bpw).value,
+        ram=candidate.ram,
+        speed_tok_s=candidate.speed_tok_s,
+        expected_kld=kld,
+        quality=quality_band(kld),
+        obstacle=obstacle,
+        fallbacks=len(candidate.plan.fallbacks),
+    )
+
+
+def _reason(taken: AdviceRow, use: UseCase, profile: Profile) -> str:
+    needed, usable = megabytes(taken.ram.total_bytes), megabytes(profile.usable_bytes)
+    memory = f"{needed} of the {usable} that a model may take on: {profile.title}"
+    if taken.expected_kld <= use.max_kld:
+        return f"{taken.preset} is the smallest variant expected to be {taken.quality}; {use.why}. It needs {memory}."
+    return (
+        f"{taken.preset} is the closest to the original that fits, expected to be {taken.quality}; {use.why}. "
+        f"It needs {memory}."
+    )
+
+
+def _warnings(rows: Sequence[AdviceRow], taken: AdviceRow, candidates: Sequence[Candidate], model: Model) -> list[str]:
+    """Say what surprises people about a model of this size and shape."""
+    found = []
+    worst = max(candidates, key=lambda c: len(c.plan.fallbacks))
+    if worst.plan.fallbacks:
+        first = worst.plan.fallbacks[0]
+        found.append(
+            f"Rows of {first.row_length} weights do not divide into blocks of 256: {len(worst.plan.fallbacks)} of "
+            f"{len(model.tensors)} tensors fall back to larger types, and no preset gets below "
+            f"{megabytes(rows[0].size_bytes)} ({rows[0].preset}, {rows[0].bpw:.2f} bits per weight)."
+        )
+    if taken.speed_tok_s < READING_TOK_S:
+        found.append(
+            f"{taken.preset} is predicted at {taken.speed_tok_s:.1f} tokens/s there, slower than people read "
+            f"({READING_TOK_S:g}). A model with fewer weights would be more pleasant."
+        )
+    return found

@@ -1,7 +1,6 @@
 """Read `config.json` and its siblings: bounded JSON, checked numbers, and a reason for everything that is refused."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,9 @@ MAX_INTEGER = (1 << 31) - 1
 
 QUANTIZED_KEYS = ("quantization_config", "compression_config")
 """Entries by which tools mark weights that are no longer plain floats."""
+
+MAX_NUMBER = 3.4e38
+"""Largest hyperparameter that is no integer: GGUF stores them as float32."""
 
 MAX_LAYERS = 1024
 """More blocks than any published model has; the number of tensors looked for grows with it."""
@@ -80,7 +82,7 @@ class Config:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
-            raise FormatError(f"{self.path}: {key} is {value!r}, not an integer in 1..{limit}. Correct it.")
+            raise FormatError(f"{self.path}: {key} is {shown(value)}, not an integer in 1..{limit}. Correct it.")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -90,6 +92,17 @@ class Config:
             FormatError: Absent without a default, or not a finite number.
         """
         return finite(self.get(key, default), key, self.path)
+
+    def items(self, key: str) -> list[Any] | None:
+        """Return a list entry; None if absent.
+
+        Raises:
+            FormatError: It is no list.
+        """
+        value = self.get(key)
+        if value is not None and not isinstance(value, list):
+            raise FormatError(f"{self.path}: {key} is {shown(value)}, not a list. Correct it.")
+        return value
 
     def flag(self, key: str, default: bool = False) -> bool:
         """Return a boolean entry."""
@@ -114,9 +127,10 @@ class Config:
         `partial_rotary_factor`, `short_factor`, `long_factor`, `low_freq_factor`, ...
         """
         found = self.get("rope_parameters") or self.get("rope_scaling") or {}
+        found = found.get("full_attention", found) if isinstance(found, Mapping) else found
         if not isinstance(found, Mapping):
-            raise FormatError(f"{self.path}: rope parameters are {found!r}, not an object. Correct them.")
-        rope = dict(found.get("full_attention", found))
+            raise FormatError(f"{self.path}: rope parameters are {shown(found)}, not an object. Correct them.")
+        rope = dict(found)
         for key in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
             if rope.get(key) is None and self.get(key) is not None:
                 rope[key] = self.get(key)
@@ -137,11 +151,17 @@ def finite(value: Any, key: str, path: Path) -> float:
     """Return `value` as a float.
 
     Raises:
-        FormatError: It is not a finite number.
+        FormatError: It is not a number, or none that float32 holds.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise FormatError(f"{path}: {key} is {value!r}, not a finite number. Correct it.")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_NUMBER:
+        raise FormatError(f"{path}: {key} is {shown(value)}, not a number that fits 32 bits. Correct it.")
     return float(value)
+
+
+def shown(value: object) -> str:
+    """Return a value from a file as messages quote it: one line, cut short."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -156,6 +176,8 @@ def read_config(directory: Path) -> dict[str, Any]:
     if isinstance(config.get("text_config"), dict):
         inner = {key: value for key, value in config["text_config"].items() if value is not None}
         config = {**config, **inner, "architectures": config.get("architectures")}
+    if not isinstance(config.get("model_type", ""), str):
+        raise FormatError(f"{path}: model_type is {shown(config['model_type'])}, not a name. Correct it.")
     if config.get("auto_map"):
         raise UnsupportedModelError(
             f"{path}: auto_map asks for Python code shipped with the model ({_names(config['auto_map'])}), and kvant "
@@ -183,7 +205,7 @@ def architecture_name(config: Mapping[str, Any], path: Path) -> str:
     """
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
-        raise FormatError(f"{path}: architectures is {names!r}, not a list of class names. Add the model's class.")
+        raise FormatError(f"{path}: architectures is {shown(names)}, not a list of class names. Add the model's class.")
     return names[0]
 
 
@@ -194,7 +216,6 @@ def _names(auto_map: Any) -> str:
 
 
 def _method(quantization: Any) -> str:
-    method = (
-        quantization.get("quant_method") or quantization.get("quant_algo") if isinstance(quantization, dict) else None
-    )
-    return str(method or "unnamed method")
+    keys = ("quant_method", "quant_algo", "format") if isinstance(quantization, dict) else ()
+    found = next((quantization[key] for key in keys if quantization.get(key)), None)
+    return shown(found) if found else "by a method it does not name"

@@ -20,6 +20,9 @@ SAMPLING: tuple[tuple[str, tuple[str, ...], ValueType], ...] = (
 )
 """`general.sampling.*`: key, entries of generation_config.json in order of preference, type."""
 
+MAX_ADVICE = 1 << 31
+"""Sampling advice beyond it is none, and fits neither of its types."""
+
 NAMES = ("name", "author", "version", "organization", "finetune", "basename", "description", "size_label")
 """Texts of the model card that become `general.*`, in upstream's order; each may be written `model_<name>`."""
 
@@ -55,7 +58,7 @@ def _sampling(directory: Path) -> dict[str, Value]:
     found = {}
     for key, sources, kind in SAMPLING:
         value = next((advice[source] for source in sources if advice.get(source) is not None), None)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MAX_ADVICE:
             number = int(value) if kind == ValueType.INT32 else float(value)
             found[f"general.sampling.{key}"] = Value(kind, number)
     return found
@@ -83,7 +86,8 @@ def _names(directory: Path, config: Mapping[str, Any], card: Mapping[str, Any], 
     found.setdefault("name", directory_identifier(directory))
     if n_weights:
         found.setdefault("size_label", size_label(n_weights))
-    return {f"general.{key}": string(found[key]) for key in NAMES if key in found}
+    # A lone surrogate is valid JSON, but no text.
+    return {f"general.{k}": string(found[k].encode("utf-8", "replace").decode()) for k in NAMES if k in found}
 
 
 def _licence(card: Mapping[str, Any]) -> dict[str, Value]:

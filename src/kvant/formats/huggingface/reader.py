@@ -8,7 +8,7 @@ from kvant.dtypes import BF16, F16, F32, BlockType
 from kvant.errors import FormatError, UnsupportedFormatError, UnsupportedModelError
 from kvant.formats.huggingface.architectures.base import Family
 from kvant.formats.huggingface.architectures.registry import family_of_class
-from kvant.formats.huggingface.config import Config, architecture_name, read_config, read_optional_json
+from kvant.formats.huggingface.config import Config, architecture_name, read_config, read_optional_json, shown
 from kvant.formats.huggingface.general import general_metadata
 from kvant.formats.huggingface.lazy import as_float32, renamed
 from kvant.formats.huggingface.tokenizer import tokenizer_metadata
@@ -99,13 +99,13 @@ def _check_config(config: Config, family: Family) -> None:
     activation = config.get("hidden_activation", config.get("hidden_act", family.activation))
     if activation != family.activation:
         raise UnsupportedModelError(
-            f"{config.path}: the activation function is {activation!r}, but llama.cpp's {family.architecture} computes "
-            f"{family.activation!r}. Such a model cannot be stored as GGUF."
+            f"{config.path}: the activation function is {shown(activation)}, but llama.cpp's {family.architecture} "
+            f"computes {family.activation!r}. Such a model cannot be stored as GGUF."
         )
     rope_type = config.rope["rope_type"]
     if rope_type not in family.rope_types:
         raise UnsupportedModelError(
-            f"{config.path}: rope type {rope_type!r} is none that llama.cpp's {family.architecture} computes "
+            f"{config.path}: rope type {shown(rope_type)} is none that llama.cpp's {family.architecture} computes "
             f"({', '.join(sorted(family.rope_types))}). Such a model cannot be stored as GGUF."
         )
     heads, kv_heads = config.integer("num_attention_heads"), config.integer("num_key_value_heads")

@@ -92,3 +92,12 @@ def test_the_name_of_the_configuration_comes_before_the_directory(tmp_path: Path
 def test_a_broken_generation_config_is_only_advice(tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text("{")
     assert "general.name" in general_metadata(tmp_path, {}, 0)
+
+
+def test_advice_and_names_that_cannot_be_stored_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text(
+        '{"top_k": 1e30, "temperature": 1e300, "min_p": NaN, "top_p": true}'
+    )
+    found = general_metadata(tmp_path, {"_name_or_path": "\ud800"}, 0)
+    assert not [key for key in found if key.startswith("general.sampling")]
+    assert found["general.name"].value == "?"

@@ -200,9 +200,15 @@ def file_type() -> dict[str, Value]:
 
 
 def config_theta(config: Config) -> float:
-    """Return the base of the rotary frequencies."""
-    rope = config.rope
-    return Config(values=rope, path=config.path).number("rope_theta", 10000.0)
+    """Return the base of the rotary frequencies.
+
+    Raises:
+        FormatError: It is not a positive number.
+    """
+    theta = Config(values=config.rope, path=config.path).number("rope_theta", 10000.0)
+    if theta <= 0:
+        raise FormatError(f"{config.path}: rope_theta is {theta}, not above 0. Correct it.")
+    return theta
 
 
 def rope_scaling(config: Config, architecture: str) -> dict[str, Value]:

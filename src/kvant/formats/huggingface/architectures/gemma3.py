@@ -11,7 +11,7 @@ from kvant.formats.huggingface.architectures.base import (
     hyperparameters,
     shortest,
 )
-from kvant.formats.huggingface.config import Config
+from kvant.formats.huggingface.config import Config, shown
 from kvant.metadata import Value, f32, u32
 from kvant.model import Model
 
@@ -37,7 +37,7 @@ def pattern(config: Config) -> int:
         UnsupportedModelError: `layer_types` has no such period.
     """
     period = config.integer("sliding_window_pattern", config.integer("_sliding_window_pattern", PATTERN))
-    kinds = config.get("layer_types")
+    kinds = config.items("layer_types")
     if kinds is not None:
         full = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
         period = full[0] + 1 if full else max(PATTERN, len(kinds) + 1)
@@ -63,7 +63,7 @@ def check(config: Config) -> None:
     for key in ("attn_logit_softcapping", "use_bidirectional_attention"):
         if config.get(key):
             raise UnsupportedModelError(
-                f"{config.path}: {key} is {config.get(key)}, which llama.cpp's gemma3 does not compute. "
+                f"{config.path}: {key} is {shown(config.get(key))}, which llama.cpp's gemma3 does not compute. "
                 f"Such a model cannot be stored as GGUF."
             )
 

@@ -56,8 +56,9 @@ def rotary_factors(config: Config) -> np.ndarray:
     one, exponents = np.float32(1), np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
     powers = np.power(np.float64(config_theta(config)), exponents.astype(np.float64)).astype(np.float32)
     wavelengths = one / (one / powers) * np.float32(2 * np.pi)
-    smooth = (one / wavelengths * np.float32(length) - np.float32(low)) / np.float32(high - low)
-    middle = one / ((one - smooth) / np.float32(factor) + smooth)
+    with np.errstate(all="ignore"):  # outside the middle the interpolation is not used
+        smooth = (one / wavelengths * np.float32(length) - np.float32(low)) / np.float32(high - low)
+        middle = one / ((one - smooth) / np.float32(factor) + smooth)
     divisors = np.where(wavelengths > length / low, np.float32(factor), middle)
     return np.where(wavelengths < length / high, one, divisors).astype(np.float32)
 

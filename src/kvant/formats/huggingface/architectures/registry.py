@@ -10,6 +10,7 @@ from kvant.formats.huggingface.architectures.llama import LLAMA, MISTRAL
 from kvant.formats.huggingface.architectures.phi3 import PHI3
 from kvant.formats.huggingface.architectures.qwen import QWEN2, QWEN3
 from kvant.formats.huggingface.architectures.smollm3 import SMOLLM3
+from kvant.formats.huggingface.config import shown
 
 FAMILIES: tuple[Family, ...] = (LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, GEMMA3, PHI3, GRANITE)
 """In the order of documentation; the first of those that share an architecture is what a GGUF becomes."""
@@ -26,7 +27,7 @@ def family_of_class(name: str, subject: object) -> Family:
     found = BY_CLASS.get(name)
     if found is None:
         raise UnsupportedModelError(
-            f"{subject}: architecture {name!r} is none of those that kvant converts. Use a model of one of these: "
+            f"{subject}: architecture {shown(name)} is none of those that kvant converts. Use a model of one of these: "
             f"{', '.join(BY_CLASS)}."
         )
     return found
@@ -43,6 +44,6 @@ def family_of_architecture(architecture: str, subject: object) -> Family:
             return family
     known = dict.fromkeys(family.architecture for family in FAMILIES)
     raise UnsupportedModelError(
-        f"{subject}: architecture {architecture!r} is none of those that kvant converts. Use a model of one of these: "
-        f"{', '.join(known)}."
+        f"{subject}: architecture {shown(architecture)} is none of those that kvant converts. Use a model of "
+        f"one of these: {', '.join(known)}."
     )

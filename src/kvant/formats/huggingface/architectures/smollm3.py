@@ -3,7 +3,7 @@
 from kvant.errors import UnsupportedModelError
 from kvant.formats.huggingface.architectures.base import ROTARY, Family, config_entries
 from kvant.formats.huggingface.architectures.llama import llama_extra, llama_metadata
-from kvant.formats.huggingface.config import Config
+from kvant.formats.huggingface.config import Config, shown
 
 INTERVAL = 4
 """llama.cpp skips the rotation in every fourth layer, whatever the file says."""
@@ -12,13 +12,13 @@ INTERVAL = 4
 def check(config: Config) -> None:
     """Refuse another pattern of layers without rotation."""
     wanted = [int((layer + 1) % INTERVAL != 0) for layer in range(config.n_layers)]
-    found = config.get("no_rope_layers") or [
+    found = config.items("no_rope_layers") or [
         int((layer + 1) % config.integer("no_rope_layer_interval", INTERVAL) != 0) for layer in range(config.n_layers)
     ]
-    if list(found) != wanted:
+    if found != wanted:
         raise UnsupportedModelError(
-            f"{config.path}: no_rope_layers is {found}, but llama.cpp's smollm3 leaves out the rotation of every "
-            f"{INTERVAL}th layer only. Such a model cannot be stored as GGUF."
+            f"{config.path}: no_rope_layers is {shown(found)}, but llama.cpp's smollm3 leaves out the rotation of "
+            f"every {INTERVAL}th layer only. Such a model cannot be stored as GGUF."
         )
 
 

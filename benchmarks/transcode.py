@@ -94,7 +94,7 @@ def measure(
                 "ratio": ggml / mine,
                 "kvant_ns_per_weight": mine / weights * 1e9,
                 "ggml_ns_per_weight": ggml / weights * 1e9,
-            }  # fmt: skip
+            }
         )
     return rows
 
@@ -116,9 +116,14 @@ def main() -> None:
         for row in measure(library, kvant.encode(x, source), source, target, arguments.columns, arguments.runs)
     ]
     machine = {
-        "processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python": platform.python_version(),
-        "numpy": np.__version__, "engine": f"xllamacpp {version('xllamacpp')}", "weights": x.size, "runs": arguments.runs,
-    }  # fmt: skip
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "engine": f"xllamacpp {version('xllamacpp')}",
+        "weights": x.size,
+        "runs": arguments.runs,
+    }
     if arguments.json:
         print(json.dumps({"machine": machine, "results": results}, indent=1))
         return

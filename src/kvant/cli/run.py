@@ -72,7 +72,8 @@ def run(
     )
     with console.progress() as progress:
         path = chat_file(model, progress=progress)
-    threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = threads or cores or 1
     with Chat(
         path, system=system, sampling=sampling, max_tokens=max_tokens, context=context, raw=raw, threads=threads
     ) as chat:

@@ -1,19 +1,21 @@
 """What is wrong or surprising with a model file: read from its header and from samples of its weights."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 
 from kvant.dtypes import BlockType, Family, block_type
-from kvant.errors import KvantError
+from kvant.errors import KvantError, PlanError
 from kvant.formats.huggingface.architectures.registry import FAMILIES
 from kvant.kernels import decode
 from kvant.model import Model
+from kvant.quant.plan import fitting_type
 from kvant.quant.presets import PRESETS
 from kvant.quant.roles import EMBEDDINGS, OUTPUT, is_matrix
 from kvant.recipes.grid import find_grid
-from kvant.tensors import Tensor, n_bytes, n_rows, row_length
+from kvant.tensors import Tensor, n_bytes, n_rows, n_weights, row_length
 
 _SUPER_BLOCK = 256
 _SAMPLED_PLACES, _SAMPLED_RUN = 4, 4  # rows are read in runs: on a disk a row costs little more beside another
@@ -24,23 +26,41 @@ _MIN_HEAVY_SHARE = 0.25
 
 
 def fallbacks(model: Model, preset: str | None) -> tuple[str, ...]:
-    """Say where rows did not fit the blocks of the preset's type, so that another type stands in.
+    """Say where rows did not fit the blocks of a preset's type, so that a larger type stands in, and what it costs.
 
-    A guess from the outside: weight matrices in blocks of 32 whose rows are no multiple of 256, in a file that says it
-    is a preset of 256-weight blocks.
+    A guess from the outside: weight matrices whose rows are no multiple of 256, of the very type that llama.cpp
+    substitutes for one of the preset's, in a file that says it is a preset of 256-weight blocks.
     """
     if preset is None or _base(preset).block_length != _SUPER_BLOCK:
         return ()
-    found: Counter[tuple[int, str]] = Counter()
+    tensors: Counter[tuple[int, str, str]] = Counter()
+    weights: Counter[tuple[int, str, str]] = Counter()
     for tensor in model.tensors.values():
-        length, kind = row_length(tensor), tensor.block_type
-        if kind.is_quantized and kind.block_length < _SUPER_BLOCK and length % _SUPER_BLOCK:
-            found[length, kind.name] += 1
+        length = row_length(tensor)
+        meant = _meant_type(_base(preset), tensor.block_type, length)
+        if meant is not None:
+            tensors[length, tensor.block_type.name, meant.name] += 1
+            weights[length, tensor.block_type.name, meant.name] += n_weights(tensor)
     return tuple(
-        f"{count} tensors with rows of {length} weights, no multiple of {_SUPER_BLOCK}, are {kind} "
-        f"({block_type(kind).bpw:.2f} bpw) where {preset} means {_base(preset).name} or a relative."
-        for (length, kind), count in sorted(found.items())
+        f"{count} tensors with rows of {group[0]} weights, no multiple of {_SUPER_BLOCK}, are {group[1]} instead of "
+        f"{group[2]}: {_cost(group, weights[group]):+,} bytes."
+        for group, count in tensors.items()
     )
+
+
+def _meant_type(base: BlockType, found: BlockType, length: int) -> BlockType | None:
+    """The type that `found` most likely stands in for; None if it is no substitute."""
+    if not found.is_quantized or length % _SUPER_BLOCK == 0:
+        return None
+    for name in (base.name, "Q4_K", "Q5_K", "Q6_K"):
+        with contextlib.suppress(PlanError):
+            if fitting_type(name, length) == found.name:
+                return block_type(name)
+    return None
+
+
+def _cost(group: tuple[int, str, str], n: int) -> int:
+    return round((block_type(group[1]).bpw - block_type(group[2]).bpw) * n / 8)
 
 
 def warnings(model: Model) -> tuple[str, ...]:

@@ -107,10 +107,10 @@ def test_fallbacks_are_guessed(tmp_path: Path) -> None:
                tensor("blk.0.ffn_down.weight", "Q4_K", 4, 1536), tensor("token_embd.weight", "Q8_0", 4, 576),
                tensor("blk.0.ffn_up.weight", "Q8_0", 4, 256)]  # fmt: skip
     found = inspect(write(tmp_path, tensors, **{"general.file_type": u32(15)}))
-    assert [sentence.split(" (")[0] for sentence in found.fallbacks] == [
-        "2 tensors with rows of 576 weights, no multiple of 256, are Q5_0",
-        "1 tensors with rows of 576 weights, no multiple of 256, are Q8_0",
-    ]
+    assert found.fallbacks == (
+        "2 tensors with rows of 576 weights, no multiple of 256, are Q5_0 instead of Q4_K: +576 bytes.",
+        "1 tensors with rows of 576 weights, no multiple of 256, are Q8_0 instead of Q6_K: +558 bytes.",
+    )
     (tmp_path / "other").mkdir()
     assert inspect(write(tmp_path / "other", tensors, **{"general.file_type": u32(2)})).fallbacks == ()
 

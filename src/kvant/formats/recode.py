@@ -9,7 +9,8 @@ from kvant.errors import ValueRangeError
 from kvant.kernels import decode, transcode
 from kvant.tensors import LazyTensor, Tensor, row_length
 
-_F16_EXPONENT = np.uint16(0x7C00)
+_F16_MAGNITUDE = np.uint16(0x7FFF)
+_F16_INFINITY = np.uint16(0x7C00)
 
 
 def recoded(tensor: Tensor, target: BlockType, *, threads: int = 0) -> LazyTensor:
@@ -34,7 +35,12 @@ def recoded(tensor: Tensor, target: BlockType, *, threads: int = 0) -> LazyTenso
         try:
             encoded = transcode(rows, tensor.block_type, target, length, threads=threads)
         except ValueRangeError as error:
-            raise ValueRangeError(f"{tensor.name}, rows from {start}: {error}") from error
+            floats = decode(rows, tensor.block_type, length)
+            row, column, weight = _first(~np.isfinite(floats), floats)
+            raise ValueRangeError(
+                f"{tensor.name}: row {start + row}, column {column} is {weight}, not a finite weight. Download or "
+                f"convert the source again."
+            ) from error
         if target == F16:
             _check_overflow(tensor, rows, encoded, start)
         return encoded
@@ -43,12 +49,17 @@ def recoded(tensor: Tensor, target: BlockType, *, threads: int = 0) -> LazyTenso
 
 
 def _check_overflow(tensor: Tensor, rows: np.ndarray, encoded: np.ndarray, start: int) -> None:
-    halves = np.ascontiguousarray(encoded).view(np.uint16).reshape(len(encoded), -1)
-    infinite = (halves & _F16_EXPONENT) == _F16_EXPONENT
-    if infinite.any():
-        row, column = (int(index) for index in np.argwhere(infinite)[0])
-        weight = decode(rows[row : row + 1], tensor.block_type, row_length(tensor))[0, column]
-        raise ValueRangeError(
-            f"{tensor.name}: row {start + row}, column {column} is {weight:g}, beyond the 65504 that F16 holds. "
-            f"Convert to BF16 or F32."
-        )
+    magnitudes = np.ascontiguousarray(encoded).view(np.uint16) & _F16_MAGNITUDE
+    if magnitudes.max(initial=0) < _F16_INFINITY:
+        return
+    row, column, weight = _first(magnitudes >= _F16_INFINITY, decode(rows, tensor.block_type, row_length(tensor)))
+    raise ValueRangeError(
+        f"{tensor.name}: row {start + row}, column {column} is {weight:g}, beyond the 65504 that F16 holds. Convert to "
+        f"BF16 or F32."
+    )
+
+
+def _first(mask: np.ndarray, values: np.ndarray) -> tuple[int, int, float]:
+    """Row, column and value of the first entry that a mask names."""
+    row, column = (int(index) for index in np.argwhere(mask.reshape(values.shape))[0])
+    return row, column, float(values[row, column])

@@ -48,5 +48,5 @@ def test_bf16_beyond_f16_is_refused_with_its_place() -> None:
 def test_weights_that_are_no_numbers_are_refused_by_tensor(bad: float, target: str) -> None:
     values = floats()
     values[3, 5] = bad
-    with pytest.raises(ValueRangeError, match=r"ffn_up.*5"):
+    with pytest.raises(ValueRangeError, match=r"ffn_up\.weight: row 3, column 5 is (nan|-?inf)"):
         recoded(bf16(values), BLOCK_TYPES[target]).read_bytes(0, ROWS)

@@ -1,7 +1,7 @@
 """One GGUF file open in llama.cpp: tokens in, logits or text out.
 
-Determinism: flash attention is off, the KV cache is F16, there is no sampling and no seed, and the whole model runs on
-the processor. Some weights are repacked at load for speed, as the engine does by default (`repack=False`: not).
+Determinism: there is no sampling and no seed, and the whole model runs on the processor. As in the engine by default,
+flash attention is on, the KV cache is F16, and some weights are repacked at load for speed (`repack=False`: not).
 """
 
 import ctypes as c
@@ -100,7 +100,7 @@ class LlamaCpp:
         params.n_ubatch = min(self.n_ctx, MAX_UBATCH)
         params.n_threads = params.n_threads_batch = n_threads
         params.n_outputs_max = 0 if all_logits else 1
-        params.flash_attn_type = capi.FLASH_ATTENTION_OFF
+        params.flash_attn_type = capi.FLASH_ATTENTION_ON
         params.type_k = params.type_v = capi.TYPE_F16
         context = self._lib.llama_init_from_model(self._model, params)
         if not context:

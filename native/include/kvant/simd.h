@@ -89,6 +89,15 @@ KVANT_INLINE vf nearest_clamped(vf a, float low, float high) {
 #endif
 }
 
+// The same with only the upper bound.
+KVANT_INLINE vf nearest_below(vf a, float high) {
+#if defined(__AVX2__)
+    return as_float(imin(as_int(a + magic), as_int(splat(magic + high)))) - magic;
+#else
+    return vmin(a + magic, splat(magic + high)) - magic;
+#endif
+}
+
 // Transpose W vectors in place: out[i][k] = in[k][i].
 namespace detail {
 KVANT_INLINE void interleave(vf a, vf b, vf& low, vf& high) {

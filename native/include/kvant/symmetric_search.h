@@ -32,30 +32,35 @@ KVANT_INLINE vf symmetric_round(vf v) {
     return to_float(imax(splat(-levels), imin(splat(levels - 1), nearest(v))));
 }
 
+// `wide`: whether a weight may round to less than -levels. A range of less than levels + 1/2 steps has none.
+template <bool finite, bool wide, int n, int levels>
+KVANT_INLINE void symmetric_sums(const vf* x, const vf* w, const vf* wx, vf iscale, vf& lx, vf& l2) {
+    lx = l2 = vf{};
+    KVANT_UNROLL(4)
+    for (int i = 0; i < n; ++i) {
+        const vf v = iscale * x[i];
+        const vf l = finite && !wide ? nearest_below(v, levels - 1) : symmetric_round<finite, levels>(v);
+        lx += wx[i] * l;
+        l2 += w[i] * l * l;
+    }
+}
+
 template <bool finite, int n, int levels>
 static inline Symmetric search_symmetric_in(const vf* x, const vf* w, vf extreme, vi empty) {
     vf wx[n];
     for (int i = 0; i < n; ++i) wx[i] = w[i] * x[i];
     vf lx, l2;
-    const auto sums = [&](vf iscale) {
-        lx = l2 = vf{};
-        KVANT_UNROLL(8)
-        for (int i = 0; i < n; ++i) {
-            const vf l = symmetric_round<finite, levels>(iscale * x[i]);
-            lx += wx[i] * l;
-            l2 += w[i] * l * l;
-        }
-    };
     Symmetric best;
     best.empty = empty;
     best.iscale = (float)-levels / extreme;
-    sums(best.iscale);
+    symmetric_sums<finite, false, n, levels>(x, w, wx, best.iscale, lx, l2);
     best.scale = select(l2 == 0.f, splat(0.f), lx / l2);
     vf gain = best.scale * lx;
     for (int t = -9; t <= 9; ++t) {
         if (t == 0) continue;
         const vf iscale = -((float)levels + 0.1f * (float)t) / extreme;
-        sums(iscale);
+        if (t < 5) symmetric_sums<finite, false, n, levels>(x, w, wx, iscale, lx, l2);
+        else symmetric_sums<finite, true, n, levels>(x, w, wx, iscale, lx, l2);
         const vi better = (l2 > 0.f) & (lx * lx > gain * l2);
         best.iscale = select(better, iscale, best.iscale);
         best.scale = select(better, lx / l2, best.scale);

@@ -21,6 +21,7 @@ from kvant.formats.huggingface.architectures.registry import (
 from kvant.formats.huggingface.config import Config
 from kvant.formats.huggingface.reader import read_huggingface
 from kvant.formats.huggingface.writer import config_json
+from kvant.metadata import Value, ValueType, array, f32, string, u32
 from kvant.model import Model
 from kvant.tensors import array_tensor
 from tiny_models import FAMILIES as TINY
@@ -141,8 +142,33 @@ def test_malformed_hyperparameters_are_format_errors(
 
 
 def test_short_decimals_come_back() -> None:
-    assert [shortest(np.float32(v), 0.0) for v in (1e-5, 1e-6, 500000.0, 0.22)] == [1e-5, 1e-6, 500000.0, 0.22]
-    assert shortest(None, 3.0) == 3.0
+    assert [shortest(float(np.float32(v))) for v in (1e-5, 1e-6, 500000.0, 0.22)] == [1e-5, 1e-6, 500000.0, 0.22]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("block_count", None), ("block_count", string("four")), ("block_count", u32(1 << 20)),
+        ("embedding_length", f32(256.5)), ("attention.head_count", u32(0)),
+        ("attention.head_count_kv", array(ValueType.UINT32, np.array([4, 2], np.uint32))),
+        ("rope.freq_base", string("x")), ("attention.layer_norm_rms_epsilon", f32(math.nan)),
+    ],
+)  # fmt: skip
+def test_a_gguf_with_odd_hyperparameters_is_refused(key: str, value: Value | None, tmp_path: Path) -> None:
+    model = read_huggingface(write_tiny_model("llama", tmp_path))
+    metadata = {k: v for k, v in model.metadata.items() if k != f"llama.{key}"}
+    if value is not None:
+        metadata[f"llama.{key}"] = value
+    odd = Model(metadata=metadata, tensors=model.tensors, path=model.path, files=model.files)
+    with pytest.raises(FormatError, match=key.rpartition(".")[2]):
+        config_json(odd, family_of_architecture("llama", "x"), "BF16")
+
+
+def test_key_value_heads_default_to_the_heads(tmp_path: Path) -> None:
+    model = read_huggingface(write_tiny_model("llama", tmp_path, num_key_value_heads=8))
+    metadata = {k: v for k, v in model.metadata.items() if not k.endswith("head_count_kv")}
+    short = Model(metadata=metadata, tensors=model.tensors, path=model.path, files=model.files)
+    assert config_json(short, family_of_architecture("llama", "x"), "BF16")["num_key_value_heads"] == 8
 
 
 def test_every_family_has_a_tiny_model() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from kvant.errors import FormatError
-from kvant.formats.huggingface.config import Config
+from kvant.formats.huggingface.config import MAX_INTEGER, MAX_LAYERS, Config, finite, shown
 from kvant.formats.huggingface.lazy import gathered, shifted
 from kvant.metadata import Value, f32, string, u32
 from kvant.model import Model
@@ -237,27 +237,68 @@ YARN: tuple[tuple[str, str], ...] = (
 
 
 def config_entries(model: Model) -> dict[str, Any]:
-    """Return the entries of config.json that every family has, from a model's metadata."""
-    architecture = model.architecture
-    entries: dict[str, Any] = {theirs: model.hyper(ours) for ours, theirs in INTEGERS}
-    entries["rms_norm_eps"] = shortest(model.get(f"{architecture}.attention.layer_norm_rms_epsilon"), 1e-6)
-    entries["rope_theta"] = shortest(model.get(f"{architecture}.rope.freq_base"), 10000.0)
-    key_length = model.get(f"{architecture}.attention.key_length")
-    if key_length is not None:
-        entries["head_dim"] = model.hyper("attention.key_length")
-    prefix = f"{architecture}.rope.scaling."
-    kind = model.get(prefix + "type")
+    """Return the entries of config.json that every family has, from a model's metadata.
+
+    Raises:
+        FormatError: A hyperparameter is missing or of the wrong type.
+    """
+    heads = integer(model, "attention.head_count")
+    entries: dict[str, Any] = {
+        theirs: integer(model, ours, heads if ours == "attention.head_count_kv" else None) for ours, theirs in INTEGERS
+    }
+    entries["rms_norm_eps"] = number(model, "attention.layer_norm_rms_epsilon", 1e-6)
+    entries["rope_theta"] = number(model, "rope.freq_base", 10000.0)
+    if entries["num_hidden_layers"] > MAX_LAYERS:
+        raise FormatError(
+            f"{model.path}: {entries['num_hidden_layers']} layers are above {MAX_LAYERS}. Check the file."
+        )
+    if has(model, "attention.key_length"):
+        entries["head_dim"] = integer(model, "attention.key_length")
+    kind = model.get(f"{model.architecture}.rope.scaling.type")
     if kind in ("linear", "yarn"):
-        scaling: dict[str, Any] = {"rope_type": kind, "factor": shortest(model.get(prefix + "factor"), 1.0)}
+        scaling: dict[str, Any] = {"rope_type": kind, "factor": number(model, "rope.scaling.factor", 1.0)}
         if kind == "yarn":
-            scaling["original_max_position_embeddings"] = model.hyper("rope.scaling.original_context_length")
-            scaling |= {
-                theirs: shortest(model.get(prefix + ours), 0.0) for ours, theirs in YARN if model.get(prefix + ours)
-            }
+            key = "original_max_position_embeddings"
+            scaling[key] = integer(model, "rope.scaling.original_context_length", entries["max_position_embeddings"])
+            found = {theirs: f"rope.scaling.{ours}" for ours, theirs in YARN if has(model, f"rope.scaling.{ours}")}
+            scaling |= {theirs: number(model, ours, 0.0) for theirs, ours in found.items()}
         entries["rope_scaling"] = scaling
     return entries
 
 
-def shortest(value: object, default: float) -> float:
-    """Return a float32 as the shortest decimal that rounds to it: 1e-05 rather than 9.999999747378752e-06."""
-    return default if value is None else float(str(np.float32(value)))  # type: ignore[arg-type]
+def has(model: Model, key: str) -> bool:
+    """Whether the model has a hyperparameter, named without its architecture."""
+    return f"{model.architecture}.{key}" in model.metadata
+
+
+def integer(model: Model, key: str, default: int | None = None, *, least: int = 1) -> int:
+    """Return an integer hyperparameter of a GGUF, `least` or more; of per-layer ones the value they share.
+
+    Raises:
+        FormatError: Absent without a default, no such integer, or different between layers.
+    """
+    value = model.get(f"{model.architecture}.{key}", default)
+    if isinstance(value, np.ndarray) and value.ndim == 1 and len(value) and (value == value[0]).all():
+        value = value[0].item()
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_INTEGER:
+        raise FormatError(
+            f"{model.path}: {model.architecture}.{key} is {shown(value)}, not one integer in {least}..{MAX_INTEGER}. "
+            f"Convert from the original model again."
+        )
+    return value
+
+
+def number(model: Model, key: str, default: float) -> float:
+    """Return a hyperparameter of a GGUF as the shortest decimal that is the same float32: 1e-05, not 9.9999997e-06.
+
+    Raises:
+        FormatError: It is not a finite number.
+    """
+    return shortest(
+        finite(model.get(f"{model.architecture}.{key}", default), f"{model.architecture}.{key}", model.path)
+    )
+
+
+def shortest(value: float) -> float:
+    """Return the shortest decimal that rounds to the same float32."""
+    return float(str(np.float32(value)))

@@ -8,8 +8,10 @@ from kvant.formats.huggingface.architectures.base import (
     PLUS_ONE,
     Family,
     config_entries,
+    has,
     hyperparameters,
-    shortest,
+    integer,
+    number,
 )
 from kvant.formats.huggingface.config import Config, shown
 from kvant.metadata import Value, f32, u32
@@ -84,23 +86,20 @@ def metadata(config: Config) -> dict[str, Value]:
 def back(model: Model) -> dict[str, Any]:
     """Return the entries of config.json."""
     entries = config_entries(model)
+    layers, hidden, heads = (entries[k] for k in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
     entries["hidden_activation"] = GEMMA3.activation
-    entries["head_dim"] = model.hyper("attention.key_length", 256)
-    window = model.get("gemma3.attention.sliding_window")
+    entries["head_dim"] = integer(model, "attention.key_length", 256)
+    window = integer(model, "attention.sliding_window", 0, least=0)
+    period = integer(model, "attention.sliding_window_pattern", PATTERN) if window else 1
     entries["sliding_window"] = window or 4096
-    period = model.hyper("attention.sliding_window_pattern", PATTERN) if window else 1
     entries["sliding_window_pattern"] = period
-    layers = entries["num_hidden_layers"]
     entries["layer_types"] = [
         "sliding_attention" if (layer + 1) % period else "full_attention" for layer in range(layers)
     ]
-    entries["rope_local_base_freq"] = shortest(model.get("gemma3.rope.freq_base_swa"), 10000.0)
-    is_27b = layers == LAYERS_27B
-    entries["query_pre_attn_scalar"] = (
-        entries["hidden_size"] // entries["num_attention_heads"] if is_27b else entries["head_dim"]
-    )
-    if model.get("gemma3.final_logit_softcapping") is not None:
-        entries["final_logit_softcapping"] = shortest(model.get("gemma3.final_logit_softcapping"), 0.0)
+    entries["rope_local_base_freq"] = number(model, "rope.freq_base_swa", 10000.0)
+    entries["query_pre_attn_scalar"] = hidden // heads if layers == LAYERS_27B else entries["head_dim"]
+    if has(model, "final_logit_softcapping"):
+        entries["final_logit_softcapping"] = number(model, "final_logit_softcapping", 0.0)
     return entries
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kvant.formats.huggingface.architectures.base import ROTARY, Family, config_entries, shortest
+from kvant.formats.huggingface.architectures.base import ROTARY, Family, config_entries, number
 from kvant.formats.huggingface.architectures.llama import llama_metadata
 from kvant.formats.huggingface.config import Config
 from kvant.metadata import Value, f32
@@ -26,7 +26,7 @@ def metadata(config: Config) -> dict[str, Value]:
 
 def back(model: Model) -> dict[str, Any]:
     """Return the entries of config.json."""
-    scales = {theirs: shortest(model.get(f"granite.{ours}"), 1.0) for ours, theirs in MULTIPLIERS}
+    scales = {theirs: number(model, ours, 1.0) for ours, theirs in MULTIPLIERS}
     return {**config_entries(model), **scales}
 
 

@@ -7,7 +7,14 @@ import numpy as np
 
 from kvant.dtypes import F32
 from kvant.errors import FormatError
-from kvant.formats.huggingface.architectures.base import Family, config_entries, config_theta, file_type, shortest
+from kvant.formats.huggingface.architectures.base import (
+    Family,
+    config_entries,
+    config_theta,
+    file_type,
+    integer,
+    shortest,
+)
 from kvant.formats.huggingface.config import Config
 from kvant.kernels import decode
 from kvant.metadata import Value, f32, u32
@@ -87,18 +94,17 @@ def extra_tensors(config: Config) -> list[LazyTensor]:
 def back(model: Model) -> dict[str, Any]:
     """Return the entries of config.json."""
     entries = config_entries(model)
-    head_dim = entries["hidden_size"] // entries["num_attention_heads"]
-    entries["original_max_position_embeddings"] = model.hyper(
-        "rope.scaling.original_context_length", entries["max_position_embeddings"]
-    )
-    entries["partial_rotary_factor"] = model.hyper("rope.dimension_count", head_dim) / head_dim
-    entries["sliding_window"] = model.get("phi3.attention.sliding_window") or None
+    head_dim = max(1, entries["hidden_size"] // entries["num_attention_heads"])
+    length = entries["max_position_embeddings"]
+    entries["original_max_position_embeddings"] = integer(model, "rope.scaling.original_context_length", length)
+    entries["partial_rotary_factor"] = integer(model, "rope.dimension_count", head_dim) / head_dim
+    entries["sliding_window"] = integer(model, "attention.sliding_window", 0, least=0) or None
     if all(name in model.tensors for name in FACTORS):
         entries["rope_scaling"] = {"type": "longrope"}
         for name, key in FACTORS.items():
             tensor = model.tensors[name]
             values = decode(tensor.read_bytes(0, 1), tensor.block_type, row_length(tensor))[0]
-            entries["rope_scaling"][key] = [shortest(value, 1.0) for value in values]
+            entries["rope_scaling"][key] = [shortest(value) for value in values]
     return entries
 
 

@@ -1,0 +1,121 @@
+"""Model directories written: the configuration of the original, whole or not at all, and what cannot be written."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kvant.errors import KvantError, LimitError, OutputExistsError, UnsupportedModelError, ValueRangeError
+from kvant.formats.huggingface.reader import read_huggingface
+from kvant.formats.huggingface.writer import shard, write_huggingface
+from kvant.metadata import string
+from kvant.model import Model
+from kvant.tensors import LazyTensor
+from tiny_models import FAMILIES, write_tiny_model
+
+UNWRITTEN = {"no_rope_layers", "attention_bias", "sliding_window_pattern"}
+"""Entries that say what transformers assumes anyway."""
+
+
+def config_of(directory: Path) -> dict[str, Any]:
+    return dict(json.loads((directory / "config.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return read_huggingface(write_tiny_model("llama", tmp_path_factory.mktemp("llama")))
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"mistral"}))
+def test_the_configuration_comes_back(family: str, tmp_path: Path) -> None:
+    source = write_tiny_model(family, tmp_path / "source")
+    write_huggingface(read_huggingface(source), tmp_path / "out")
+    before, after = config_of(source), config_of(tmp_path / "out")
+    if family == "gemma3":
+        before.pop("hidden_act")  # Gemma's is hidden_activation
+    assert {key: after.get(key) for key in before.keys() - UNWRITTEN} == {
+        key: value for key, value in before.items() if key not in UNWRITTEN
+    }
+
+
+def test_mistral_comes_back_as_llama(tmp_path: Path) -> None:
+    source = write_tiny_model("mistral", tmp_path / "source")
+    write_huggingface(read_huggingface(source), tmp_path / "out")
+    after = config_of(tmp_path / "out")
+    assert (after["architectures"], after["head_dim"], after["model_type"]) == (["LlamaForCausalLM"], 64, "llama")
+
+
+def test_biases_are_named_in_the_configuration(tmp_path: Path) -> None:
+    source = write_tiny_model("llama", tmp_path / "source", attention_bias=True)
+    write_huggingface(read_huggingface(source), tmp_path / "out")
+    assert config_of(tmp_path / "out")["attention_bias"] is True
+
+
+def broken(tensor: LazyTensor) -> LazyTensor:
+    def read(_start: int, _stop: int) -> np.ndarray:
+        raise ValueRangeError(f"{tensor.name}: made to fail.")
+
+    return dataclasses.replace(tensor, read=read)
+
+
+def test_a_failure_leaves_nothing_and_the_old_model_whole(llama: Model, tmp_path: Path) -> None:
+    name = "blk.3.ffn_up.weight"
+    tensor = llama.tensors[name]
+    assert isinstance(tensor, LazyTensor)
+    bad = dataclasses.replace(llama, tensors={**llama.tensors, name: broken(tensor)})
+    with pytest.raises(ValueRangeError):
+        write_huggingface(bad, tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+    write_huggingface(llama, tmp_path / "old")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()}
+    with pytest.raises(ValueRangeError):
+        write_huggingface(bad, tmp_path / "old", overwrite=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_model_may_be_written_over_its_own_directory(tmp_path: Path) -> None:
+    source = write_tiny_model("llama", tmp_path / "model")
+    before = (source / "model.safetensors").read_bytes()
+    (source / "NOTES.txt").write_text("kept")
+    write_huggingface(read_huggingface(source), source, overwrite=True)
+    model = read_huggingface(source)
+    assert len(before) - (source / "model.safetensors").stat().st_size < 4096
+    assert model.n_weights == 2_492_672
+    assert (source / "NOTES.txt").read_text() == "kept"
+
+
+def test_outputs_that_are_in_the_way(llama: Model, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputExistsError, match="is a file"):
+        write_huggingface(llama, tmp_path / "file", overwrite=True)
+    with pytest.raises(KvantError, match="absent: is not a directory"):
+        write_huggingface(llama, tmp_path / "absent" / "out")
+    (tmp_path / "empty").mkdir()
+    write_huggingface(llama, tmp_path / "empty")
+    with pytest.raises(OutputExistsError, match="holds a model already"):
+        write_huggingface(llama, tmp_path / "empty")
+
+
+def test_other_architectures_and_tensors_are_refused(llama: Model, tmp_path: Path) -> None:
+    other = dataclasses.replace(llama, metadata={**llama.metadata, "general.architecture": string("mamba")})
+    with pytest.raises(UnsupportedModelError, match=r"'mamba'.*llama"):
+        write_huggingface(other, tmp_path / "out")
+    odd = dataclasses.replace(
+        llama, tensors={**llama.tensors, "blk.0.ffn_gate_exps.weight": llama.tensors["output_norm.weight"]}
+    )
+    with pytest.raises(UnsupportedModelError, match="ffn_gate_exps"):
+        write_huggingface(odd, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_shards_keep_order_and_limit(llama: Model) -> None:
+    tensors = [tensor for tensor in llama.tensors.values() if isinstance(tensor, LazyTensor)]
+    groups = shard(tensors, 600_000)
+    assert [tensor for group in groups for tensor in group] == tensors
+    assert len(groups) > 3
+    with pytest.raises(LimitError, match="token_embd"):
+        shard(tensors, 100_000)

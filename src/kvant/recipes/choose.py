@@ -116,7 +116,7 @@ def explain(taken: Variant, measured: Sequence[Variant], goal: Goal, n_fitting: 
         limit: The limits in words, e.g. `100.0 MB`; empty if none.
     """
     kld = f"{taken.kld:.4f} ± {taken.score.kld_se:.4f}"
-    among = f"the {n_fitting} variants that keep {limit}" if limit else f"{n_fitting} variants"
+    among = f"the {n_fitting} variants for {limit}" if limit else f"{n_fitting} variants"
     if goal.kind == "size" and taken.kld <= goal.max_kld:
         reason = f"{taken.candidate.preset} is the smallest of {among} with a mean KLD below {goal.max_kld:g}: {kld}"
     else:
@@ -134,7 +134,7 @@ def _next_below(taken: Variant, measured: Sequence[Variant]) -> str:
     if not smaller:
         return ""
     saved = megabytes(taken.candidate.size_bytes - smaller[-1].candidate.size_bytes)
-    return f"; {smaller[-1].candidate.preset} would save {saved} at {smaller[-1].kld / taken.kld:.1f} times that"
+    return f"; {smaller[-1].candidate.preset} would save {saved} at {smaller[-1].kld / taken.kld:.1f} times the KLD"
 
 
 def _passing_is_possible(waiting: Sequence[Candidate], measured: Sequence[Variant], goal: Goal) -> bool:

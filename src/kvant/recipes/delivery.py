@@ -189,7 +189,7 @@ def make_report(outcome: Outcome, request: Request, out: Path, digest: str) -> R
         sha256=digest,
         context=request.context,
         threads=outcome.threads,
-        model=model_facts(outcome),
+        model=model_facts(outcome, request),
         text=TextFacts(
             name=outcome.base.header.text,
             sha256=outcome.base.header.text_sha256,
@@ -210,12 +210,12 @@ def make_report(outcome: Outcome, request: Request, out: Path, digest: str) -> R
     )
 
 
-def model_facts(outcome: Outcome) -> ModelFacts:
+def model_facts(outcome: Outcome, request: Request) -> ModelFacts:
     """Describe the model; its size is that of its tensors as they are."""
     model = outcome.model
     return ModelFacts(
         name=model.name[:200],
-        path=str(model.path),
+        path=str(request.source),
         architecture=model.architecture[:80],
         weights=model.n_weights,
         size_bytes=sum(file.stat().st_size for file in model.files if file.suffix in (".gguf", ".safetensors")),
@@ -263,7 +263,7 @@ def why_beaten(candidate: Candidate, outcome: Outcome) -> str:
     if goal.kind == "size" and taken.kld <= goal.max_kld and candidate.size_bytes >= taken.candidate.size_bytes:
         return f"larger than {taken.candidate.preset}, which is close enough"
     least = least_kld(candidate, outcome.measured)
-    return f"cannot win: its mean KLD is at least {least:.3f}, judging by its types and what was measured"
+    return f"cannot win: KLD of at least {least:.3f} expected"
 
 
 def tensor_types(model: Model, candidate: Candidate) -> tuple[TensorType, ...]:
@@ -294,11 +294,11 @@ def limits_in_words(budget: Budget, context: int) -> str:
     """Write the limits as a person would; empty if there are none."""
     words = []
     if budget.max_size_bytes:
-        words.append(f"{megabytes(budget.max_size_bytes)}")
+        words.append(f"at most {megabytes(budget.max_size_bytes)}")
     if budget.max_ram_bytes:
-        words.append(f"{megabytes(budget.max_ram_bytes)} of memory at {context} tokens of context")
+        words.append(f"at most {megabytes(budget.max_ram_bytes)} of memory at {context} tokens of context")
     if budget.min_speed_tok_s:
-        words.append(f"{budget.min_speed_tok_s:g} tokens/s")
+        words.append(f"at least {budget.min_speed_tok_s:g} tokens/s")
     if budget.device:
         words.append(f"the device {budget.device}")
     return " and ".join(words)

@@ -1,5 +1,6 @@
 """Geometry of the report's scatter plot: positions, ticks and labels that do not cover each other. No drawing here."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -7,6 +8,8 @@ import msgspec
 
 CHARACTER_WIDTH = 7.0
 LINE_HEIGHT = 15.0
+LINE_STEP = 6.0
+DOT_DISTANCE, RING_DISTANCE = 12.0, 16.0
 DOT_RADIUS = 7.0
 # Decades below the largest loss that the axis shows; a lossless variant sits on its lower edge.
 MAX_DECADES = 5
@@ -99,7 +102,7 @@ def layout(
     front = sorted((x, y) for p, x, y in places if p.on_front)
     return Plot(
         frame=frame,
-        points=tuple(_placed(places, frame)),
+        points=tuple(_placed(places, front, frame)),
         size_ticks=tuple(Tick(at=x_of(v), text=_size_text(v, high)) for v in _linear_ticks(low, high, frame)),
         loss_ticks=tuple(Tick(at=y_of(v), text=f"{v:g}") for v in _log_ticks(bottom, top)),
         front_path=" ".join(f"{'L' if i else 'M'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(front)),
@@ -108,15 +111,18 @@ def layout(
     )
 
 
-def _placed(places: Sequence[tuple[Point, float, float]], frame: Frame) -> list[Placed]:
-    """Give every point's label the first free place around it, the pick's first."""
+def _placed(
+    places: Sequence[tuple[Point, float, float]], front: Sequence[tuple[float, float]], frame: Frame
+) -> list[Placed]:
+    """Give every point's label the first free place around it, off dots and the front's line, the pick's first."""
     dots = [(x - DOT_RADIUS, y - DOT_RADIUS, x + DOT_RADIUS, y + DOT_RADIUS) for _, x, y in places]
-    taken: list[Box] = []
+    taken = _along(front)
     placed = []
     for index in sorted(range(len(places)), key=lambda i: not places[i][0].is_pick):
         point, x, y = places[index]
         others = [box for i, box in enumerate(dots) if i != index]
-        label_x, label_y, anchor, box = _label(point.name, x, y, frame, others + taken)
+        near = RING_DISTANCE if point.is_pick else DOT_DISTANCE
+        label_x, label_y, anchor, box = _label(point.name, x, y, near, frame, others + taken)
         taken.append(box)
         tip_width = max(map(len, (*point.notes, point.name))) * CHARACTER_WIDTH + 20
         tip_height = (len(point.notes) + 1) * LINE_HEIGHT + 14
@@ -137,11 +143,24 @@ def _placed(places: Sequence[tuple[Point, float, float]], frame: Frame) -> list[
     return placed
 
 
-def _label(name: str, x: float, y: float, frame: Frame, blocked: Sequence[Box]) -> tuple[float, float, str, Box]:
+def _along(line: Sequence[tuple[float, float]]) -> list[Box]:
+    """Small boxes along a line, so that labels keep off it."""
+    boxes = []
+    for (x1, y1), (x2, y2) in itertools.pairwise(line):
+        steps = max(1, int(math.hypot(x2 - x1, y2 - y1) / LINE_STEP))
+        for i in range(steps + 1):
+            x, y = x1 + (x2 - x1) * i / steps, y1 + (y2 - y1) * i / steps
+            boxes.append((x - 2, y - 2, x + 2, y + 2))
+    return boxes
+
+
+def _label(
+    name: str, x: float, y: float, near: float, frame: Frame, blocked: Sequence[Box]
+) -> tuple[float, float, str, Box]:
     """Return the place of a label that covers least of what is there already: x, y, anchor and its box."""
     width = len(name) * CHARACTER_WIDTH
     best: tuple[float, tuple[float, float, str, Box]] | None = None
-    for distance in (12.0, 24.0, 38.0):
+    for distance in (near, near + 12, near + 26):
         for dx, dy, anchor in (
             (distance, 4, "start"), (-distance, 4, "end"), (0, -distance, "middle"), (0, distance + 9, "middle"),
             (distance * 0.8, -distance * 0.8, "start"), (-distance * 0.8, -distance * 0.8, "end"),

@@ -126,7 +126,7 @@ def render(report: Report) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters.update(megabytes=megabytes, speed=speed_text)
     files = resources.files("kvant.recipes")
-    style = files.joinpath("report.css").read_text(encoding="utf-8")
+    style = files.joinpath("report.css").read_text(encoding="utf-8") + _tip_rules(len(report.variants))
     page = environment.from_string(files.joinpath("report.html.j2").read_text(encoding="utf-8"))
     points, shades = _points(report.variants)
     loss_limit = report.goal.max_kld if report.goal.kind == "size" else None
@@ -150,6 +150,12 @@ def speed_text(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def _tip_rules(count: int) -> str:
+    """Style rules that show a point's tooltip while the point is pointed at or has the focus; tooltips lie on top."""
+    rules = (f"svg .p{i}:hover ~ .t{i}, svg .p{i}:focus ~ .t{i} {{ visibility: visible; }}" for i in range(count))
+    return "\n".join([*rules, ""])
 
 
 def _points(variants: Sequence[MeasuredVariant]) -> tuple[list[Point], list[str]]:

@@ -77,7 +77,7 @@ def test_kind_of_error(tmp_path: Path, name: str, error: type[KvantError]) -> No
 
 def test_what_is_no_regular_file(tmp_path: Path) -> None:
     for exercise in EXERCISES.values():
-        for path in (tmp_path, tmp_path / "gone"):
+        for path in (tmp_path, tmp_path / "gone", Path("/dev/null")):
             with pytest.raises(FormatError, match="is not a file"):
                 exercise(path)
 

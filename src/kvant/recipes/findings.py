@@ -74,6 +74,12 @@ def warnings(model: Model) -> tuple[str, ...]:
     )
 
 
+def has_chat_template(model: Model) -> bool:
+    """Whether there is a chat template that is text."""
+    template = model.get("tokenizer.chat_template")
+    return isinstance(template, str) and bool(template)
+
+
 def _base(preset: str) -> BlockType:
     return block_type(PRESETS[preset].base)
 
@@ -141,7 +147,7 @@ def _missing(model: Model) -> Iterator[str]:
         yield f"architecture {model.architecture!r} is not one that kvant converts ({', '.join(known)})."
     if "tokenizer.ggml.tokens" not in model.metadata:
         yield "there is no tokenizer: the file cannot turn text into tokens by itself."
-    elif not model.get("tokenizer.chat_template"):
+    elif not has_chat_template(model):
         yield "there is no chat template: chat programs fall back on one that the model may not have learned."
 
 

@@ -13,7 +13,7 @@ from kvant.metadata import StringArray, Value, ValueType
 from kvant.model import Model
 from kvant.quant.presets import PRESETS
 from kvant.quant.roles import EMBEDDINGS, OUTPUT
-from kvant.recipes.findings import fallbacks, warnings
+from kvant.recipes.findings import fallbacks, has_chat_template, warnings
 from kvant.tensors import Tensor, n_bytes, n_weights
 
 _SHOWN_ITEMS = 8
@@ -145,7 +145,7 @@ def inspect(path: Path) -> Inspection:
         by_role=_shares(tensors, [role_name(t.name) for t in tensors], order=ROLES),
         by_type=_shares(tensors, [t.block_type.name for t in tensors]),
         tokenizer=_tokenizer(model),
-        has_chat_template=bool(model.get("tokenizer.chat_template")),
+        has_chat_template=has_chat_template(model),
         fallbacks=fallbacks(model, preset),
         warnings=warnings(model),
         metadata={key: _entry(value) for key, value in model.metadata.items()},
@@ -195,6 +195,8 @@ def _shares(tensors: Iterable[Tensor], groups: Iterable[str], order: tuple[str, 
 
 def _preset(model: Model) -> str | None:
     number = model.get("general.file_type")
+    if type(number) is not int:  # an array would compare item by item
+        return None
     return next((p.name for p in PRESETS.values() if p.file_type == number), None)
 
 

@@ -162,6 +162,32 @@ class TestWarnings:
         )
 
 
+ODD_VALUES = [
+    array(ValueType.INT32, [1, 2]), array(ValueType.STRING, ["a", "b"]), array(ValueType.STRING, []), string(""),
+    Value(ValueType.FLOAT64, float("nan")), Value(ValueType.BOOL, True), Value(ValueType.INT64, -(2**63)),
+    Value(ValueType.UINT64, 2**64 - 1), string("x" * 100_000),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", [*LLAMA, "general.file_type", "general.name"])
+@pytest.mark.parametrize("value", ODD_VALUES, ids=range(len(ODD_VALUES)))
+def test_keys_of_the_wrong_kind_do_no_harm(tmp_path: Path, key: str, value: Value) -> None:
+    path = tmp_path / "m.gguf"
+    write_gguf(path, {**LLAMA, key: value}, [tensor("a.weight", "F32", 2, 32)])
+    msgspec.json.encode(inspect(path))
+
+
+@pytest.mark.parametrize("kind", list(BLOCK_TYPES))
+def test_random_bytes_of_every_type_are_inspected(tmp_path: Path, kind: str) -> None:
+    block = BLOCK_TYPES[kind]
+    data = np.random.default_rng(0).integers(0, 256, (64, 4 * block.block_bytes), np.uint8)
+    weights = LazyTensor(
+        name="blk.0.ffn_up.weight", shape=(64, 4 * block.block_length), block_type=block, read=lambda a, b: data[a:b]
+    )
+    found = inspect(write(tmp_path, [weights]))
+    assert found.tensors[0].bytes == data.size
+
+
 def test_roles() -> None:
     expected = {
         "token_embd.weight": "embedding", "output.weight": "output", "output_norm.weight": "norm",

@@ -5,7 +5,6 @@ of the file. Arrays of strings are walked in one native pass.
 """
 
 import math
-import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from kvant.dtypes import BY_GGML_ID, BlockType
 from kvant.errors import FormatError, LimitError, UnsupportedFormatError
 from kvant.formats.gguf import spec
 from kvant.formats.gguf.strings import string_bounds
+from kvant.formats.mapped import map_file
 from kvant.metadata import NUMPY_DTYPES, Scalar, StringArray, Value, ValueType
 
 _AGAIN = "The file is damaged or incomplete; download or convert it again."
@@ -73,7 +73,7 @@ def read_header(path: Path) -> Header:
         UnsupportedFormatError: Its version, byte order, or a type in it is not read here.
         LimitError: A count or length is above a limit of `spec`.
     """
-    cursor = _Cursor(path, _map(path))
+    cursor = _Cursor(path, map_file(path, least_bytes=len(spec.MAGIC), suffix=".gguf"))
     version, n_tensors, n_keys = _read_counts(cursor)
     metadata = _read_metadata(cursor, n_keys)
     alignment = _alignment(path, metadata)
@@ -135,18 +135,6 @@ class _Cursor:
                 f"{self.end - self.position} follow. {_AGAIN}"
             )
         return found
-
-
-def _map(path: Path) -> np.ndarray:
-    """Map a file for reading, uint8 [file length]."""
-    try:
-        with path.open("rb") as file:
-            length = file.seek(0, 2)
-            if length < len(spec.MAGIC):
-                raise FormatError(f"{path}: {length} bytes are too few for a GGUF file. {_AGAIN}")
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise FormatError(f"{path}: is not a file. Give the path of a .gguf file.") from error
 
 
 def _read_counts(cursor: _Cursor) -> tuple[int, int, int]:

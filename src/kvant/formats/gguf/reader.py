@@ -1,15 +1,13 @@
 """Read GGUF models: one file or a set of shards, mapped, with tensors that are views of the map."""
 
-from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
 
 from kvant.errors import FormatError, UnsupportedFormatError
 from kvant.formats.gguf import spec
-from kvant.formats.gguf.header import Header, StoredTensor, read_header
+from kvant.formats.gguf.header import Header, read_header
+from kvant.formats.mapped import mapped_tensor
 from kvant.model import Model
-from kvant.tensors import LazyTensor, Tensor
+from kvant.tensors import Tensor
 
 _AGAIN = "Download the shards again."
 
@@ -34,7 +32,9 @@ def read_gguf(path: Path) -> Model:
         for stored in shard.tensors:
             if stored.name in tensors:
                 raise FormatError(f"{shard_path}: tensor {stored.name!r} is in another shard too. {_AGAIN}")
-            tensors[stored.name] = _lazy(shard.data, stored)
+            tensors[stored.name] = mapped_tensor(
+                shard.data, stored.name, stored.shape, stored.block_type, stored.offset
+            )
     _check_total(shards, len(tensors))
     metadata = {key: value for key, value in shards[0][1].metadata.items() if key not in spec.SPLIT_KEYS}
     return Model(metadata=metadata, tensors=tensors, path=path, files=tuple(p for p, _ in shards))
@@ -91,20 +91,3 @@ def _check_total(shards: list[tuple[Path, Header]], n_tensors: int) -> None:
             raise FormatError(
                 f"{path}: {spec.KEY_SPLIT_TENSORS} says {total} but the shards hold {n_tensors}. {_AGAIN}"
             )
-
-
-def _lazy(data: np.ndarray, stored: StoredTensor) -> LazyTensor:
-    length = stored.shape[-1] if stored.shape else 1
-    row_bytes = stored.block_type.row_bytes(length)
-    return LazyTensor(
-        name=stored.name, shape=stored.shape, block_type=stored.block_type, read=_rows(data, stored.offset, row_bytes)
-    )
-
-
-def _rows(data: np.ndarray, offset: int, row_bytes: int) -> Callable[[int, int], np.ndarray]:
-    """A function that gives rows start..stop as a view, uint8 [stop - start, row_bytes]."""
-
-    def read(start: int, stop: int) -> np.ndarray:
-        return data[offset + start * row_bytes : offset + stop * row_bytes].reshape(stop - start, row_bytes)
-
-    return read

@@ -2,7 +2,6 @@
 
 import json
 import math
-import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from kvant.dtypes import BlockType
 from kvant.errors import FormatError, LimitError, UnsupportedFormatError
+from kvant.formats.mapped import map_file
 from kvant.formats.safetensors import spec
 
 _AGAIN = "The file is damaged or incomplete; download or convert it again."
@@ -58,7 +58,7 @@ def read_header(path: Path) -> Header:
         LimitError: The header or a count is above a limit of `spec`.
         UnsupportedFormatError: An element type that is not read here.
     """
-    data = _map(path)
+    data = map_file(path, least_bytes=spec.LENGTH_BYTES + len(b"{}"), suffix=spec.SUFFIX)
     length = int.from_bytes(data[: spec.LENGTH_BYTES].tobytes(), "little")
     if length > spec.MAX_HEADER_BYTES:
         raise LimitError(f"{path}: a header of {length} bytes is above the limit of {spec.MAX_HEADER_BYTES}. {_AGAIN}")
@@ -106,18 +106,6 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is not JSON")
-
-
-def _map(path: Path) -> np.ndarray:
-    """Map a file for reading, uint8 [file length]."""
-    try:
-        with path.open("rb") as file:
-            length = file.seek(0, 2)
-            if length < spec.LENGTH_BYTES + len(b"{}"):
-                raise FormatError(f"{path}: {length} bytes are too few for a safetensors file. {_AGAIN}")
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise FormatError(f"{path}: is not a file. Give the path of a .safetensors file.") from error
 
 
 def _metadata(found: object, path: Path) -> dict[str, str]:

@@ -1,14 +1,12 @@
 """Read safetensors files, one or sharded, mapped, with tensors that are views of the map."""
 
-from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
 
 from kvant.errors import FormatError, LimitError
 from kvant.formats.base import member
+from kvant.formats.mapped import mapped_tensor
 from kvant.formats.safetensors import spec
-from kvant.formats.safetensors.header import StoredTensor, parse_object, read_header
+from kvant.formats.safetensors.header import parse_object, read_header
 from kvant.tensors import LazyTensor
 
 
@@ -19,7 +17,7 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
         FormatError: Not a safetensors file, or damaged. Also its kinds LimitError and UnsupportedFormatError.
     """
     header = read_header(Path(path))
-    return {tensor.name: _lazy(header.data, tensor) for tensor in header.tensors}
+    return {t.name: mapped_tensor(header.data, t.name, t.shape, t.block_type, t.offset) for t in header.tensors}
 
 
 def read_sharded(directory: Path) -> dict[str, LazyTensor]:
@@ -83,19 +81,3 @@ def _weight_map(directory: Path) -> dict[str, str]:
         if not name.endswith(spec.SUFFIX):
             raise FormatError(f"{path}: names {name[:80]!r}, which is no safetensors file. Download it again.")
     return found
-
-
-def _lazy(data: np.ndarray, stored: StoredTensor) -> LazyTensor:
-    row_bytes = stored.block_type.row_bytes(stored.shape[-1] if stored.shape else 1)
-    return LazyTensor(
-        name=stored.name, shape=stored.shape, block_type=stored.block_type, read=_rows(data, stored.offset, row_bytes)
-    )
-
-
-def _rows(data: np.ndarray, offset: int, row_bytes: int) -> Callable[[int, int], np.ndarray]:
-    """A function that gives rows start..stop as a view, uint8 [stop - start, row_bytes]."""
-
-    def read(start: int, stop: int) -> np.ndarray:
-        return data[offset + start * row_bytes : offset + stop * row_bytes].reshape(stop - start, row_bytes)
-
-    return read

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from kvant.formats.base import member
+
 MAX_CARD_BYTES = 1 << 20
 """Front matter is at the top; what lies beyond is not read."""
 
@@ -19,9 +21,14 @@ _NESTED = re.compile(r"[\w-]+\s*:(\s|$)")
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """Read the front matter of a model card: texts and lists of texts; empty if there is none."""
+    """Read the front matter of a model card: texts and lists of texts; empty if there is none.
+
+    Raises:
+        FormatError: It is a link that leads out of its directory.
+    """
     if not path.is_file():
         return {}
+    member(path.parent, path.name)
     with path.open("rb") as file:
         lines = file.read(MAX_CARD_BYTES).decode("utf-8", errors="replace").splitlines()
     if not lines or lines[0] != "---" or "---" not in lines[1:]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kvant.errors import FormatError, LimitError, UnsupportedModelError
+from kvant.formats.base import member
 
 MAX_JSON_BYTES = 1 << 24
 """Largest configuration file read; real ones have a few kilobytes, model.safetensors.index.json a few hundred."""
@@ -28,9 +29,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        FormatError: Absent, not UTF-8, not JSON, or not an object.
+        FormatError: Absent, not UTF-8, not JSON, not an object, or a link that leads out of the directory.
         LimitError: Larger than `MAX_JSON_BYTES`.
     """
+    if path.is_symlink():
+        member(path.parent, path.name)
     try:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:

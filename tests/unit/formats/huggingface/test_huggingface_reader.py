@@ -129,6 +129,27 @@ def test_the_text_part_of_a_multimodal_gemma_opens(tmp_path: Path) -> None:
     assert {key: model.get(key) for key in hyper} == {key: plain.get(key) for key in hyper}
 
 
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "README.md", "model.safetensors"])
+def test_links_out_of_the_directory_are_refused(name: str, llama: Path, tmp_path: Path) -> None:
+    directory = shutil.copytree(llama, tmp_path / "model")
+    outside = tmp_path / "outside"
+    outside.write_bytes((directory / name).read_bytes() if (directory / name).exists() else b"---\na: b\n---\n")
+    (directory / name).unlink(missing_ok=True)
+    (directory / name).symlink_to(outside)
+    with pytest.raises(FormatError, match=f"{name}.*outside"):
+        read_huggingface(directory)
+
+
+def test_a_snapshot_of_the_hub_cache_opens(llama: Path, tmp_path: Path) -> None:
+    blobs = shutil.copytree(llama, tmp_path / "models--org--Tiny-2.5M-Chat" / "blobs")
+    snapshot = tmp_path / "models--org--Tiny-2.5M-Chat" / "snapshots" / "0123abcd"
+    snapshot.mkdir(parents=True)
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(Path("../../blobs") / path.name)
+    model = read_huggingface(snapshot)
+    assert (model.name, model.get("general.organization")) == ("Tiny 2.5M Chat", "Org")
+
+
 class Exploding:
     def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
         return Path.unlink, ("never",)  # type: ignore[return-value]

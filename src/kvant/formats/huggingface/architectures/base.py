@@ -250,7 +250,8 @@ def config_entries(model: Model) -> dict[str, Any]:
     entries["rope_theta"] = number(model, "rope.freq_base", 10000.0)
     if entries["num_hidden_layers"] > MAX_LAYERS:
         raise FormatError(
-            f"{model.path}: {entries['num_hidden_layers']} layers are above {MAX_LAYERS}. Check the file."
+            f"{model.path}: block_count {entries['num_hidden_layers']} is above {MAX_LAYERS}. Convert from the original "
+            f"model again."
         )
     if has(model, "attention.key_length"):
         entries["head_dim"] = integer(model, "attention.key_length")

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from kvant.errors import FormatError, KvantError, LimitError
+from kvant.errors import FormatError, KvantError, LimitError, UnsupportedModelError
 from kvant.formats.huggingface import tokenizer_files, tokenizer_vocab
+from kvant.formats.huggingface.pretokenizers import identify
 from kvant.formats.huggingface.tokenizer import tokenizer_metadata
 from tiny_tokenizers import write_tokenizer
 
@@ -63,6 +64,21 @@ def test_malformed_tokenizer_json(change: Callable[[Document], None], directory:
 
     with pytest.raises(KvantError):
         tokenizer_metadata(directory, {})
+
+
+def test_long_tokens_and_patterns_take_no_time(tmp_path: Path) -> None:
+    write_tokenizer("llama2-spm", tmp_path, 600)
+    path = tmp_path / "tokenizer.json"
+    document = json.loads(path.read_text())
+    document["model"]["vocab"]["x" * 60_000] = 600
+    path.write_text(json.dumps(document))
+    with pytest.raises(LimitError, match="60000 characters"):
+        tokenizer_metadata(tmp_path, {})
+
+    for pattern in ("[" + r"\p{L}" * 800, "[" * 4000, r"(\p{L}" * 500):
+        steps = [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}] * 16
+        with pytest.raises(UnsupportedModelError, match="is none that the engine has"):
+            identify({"model": {}, "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}})
 
 
 @pytest.mark.parametrize("size", [0, -5, 599, 2**40, "600", 600.5])

@@ -19,8 +19,8 @@ from typing import Any
 
 from kvant.errors import FormatError, UnsupportedModelError
 
-MAX_PATTERN_CHARACTERS = 8192
-MAX_STEPS = 64
+MAX_PATTERN_CHARACTERS = 4096
+MAX_STEPS = 16
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -197,13 +197,27 @@ def canonical(pattern: str) -> str:
         text = text.replace(spelled, "<C>")
     text = text.replace("'(?i:[sdmt]|ll|ve|re)", "<C>").replace("'(?:[sdmt]|ll|ve|re)", "<c>")
     text = text.replace("'s|'t|'re|'ve|'m|'ll|'d", "<c>").replace("(?:<c>)", "<c>")
-    text = _CLASS.sub(lambda found: _sorted_class(found.group()), text)
+    text = _sort_classes(text)
     text = re.sub(r"([?+*])\+", r"\1", text).replace("{1}", "")
     return text.removesuffix(r"|\s+").removesuffix(r"|\s")
 
 
-_CLASS = re.compile(r"\[\^?(?:\\.(?:\{\w+\})?|[^\]\\])+\]")
+_PART = re.compile(r"\\.|[\[\]]|[^\\\[\]]+|\\$", re.DOTALL)
 _MEMBER = re.compile(r"\\p\{\w+\}|(?:\\.|[^\\])-(?:\\.|[^\\])|\\.|.", re.DOTALL)
+
+
+def _sort_classes(pattern: str) -> str:
+    """Sort the members of every character class, in one pass over the pattern."""
+    out: list[str] = []
+    opened = -1
+    for part in _PART.findall(pattern):
+        if part == "[" and opened < 0:
+            opened = len(out)
+        out.append(part)
+        if part == "]" and opened >= 0:
+            out[opened:] = [_sorted_class("".join(out[opened:]))]
+            opened = -1
+    return "".join(out)
 
 
 def _sorted_class(text: str) -> str:

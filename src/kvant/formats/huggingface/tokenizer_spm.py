@@ -24,6 +24,7 @@ from kvant.formats.huggingface.tokenizer_vocab import (
     Vocabulary,
     base_tokens,
     check_distinct,
+    splits,
     vocabulary_size,
 )
 
@@ -139,15 +140,11 @@ def _check_merges(merges: list[tuple[str, str]], texts: set[str]) -> None:
     """Refuse merges that are not all splits of every token, together and in the order of tokens.
 
     Raises:
+        LimitError: A token is longer than any real one.
         UnsupportedModelError: The engine, which goes by tokens, would merge otherwise.
     """
     pairs = set(merges)
-    missing = [
-        (text[:i], text[i:])
-        for text in texts
-        for i in range(1, len(text))
-        if text[:i] in texts and text[i:] in texts and (text[:i], text[i:]) not in pairs
-    ]
+    missing = [pair for text in texts for pair in splits(text, texts) if pair not in pairs]
     if missing:
         left, right = missing[0]
         raise UnsupportedModelError(

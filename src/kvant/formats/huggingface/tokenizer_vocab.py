@@ -1,6 +1,6 @@
 """A vocabulary: token texts, their types and scores, by id."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeGuard
@@ -10,6 +10,8 @@ from kvant.formats.huggingface.tokenizer_files import TokenizerFiles, read_objec
 
 MAX_TOKENS = 1 << 20
 MAX_TOKEN_CHARACTERS = 1 << 16
+MAX_PIECE_CHARACTERS = 512
+"""Longest SentencePiece-style token all of whose splits are looked at; real ones have a tenth of that."""
 
 META = "\u2581"
 """The mark that SentencePiece writes for a space."""
@@ -103,6 +105,17 @@ def check_text(text: str) -> None:
     """
     if len(text) > MAX_TOKEN_CHARACTERS:
         raise LimitError(f"token {text[:40]!r}...: {len(text)} characters exceed the limit of {MAX_TOKEN_CHARACTERS}.")
+
+
+def splits(text: str, tokens: Container[str]) -> list[tuple[str, str]]:
+    """Return the ways to split a token into two tokens.
+
+    Raises:
+        LimitError: Over MAX_PIECE_CHARACTERS.
+    """
+    if len(text) > MAX_PIECE_CHARACTERS:
+        raise LimitError(f"token {text[:40]!r}...: {len(text)} characters exceed the limit of {MAX_PIECE_CHARACTERS}.")
+    return [(text[:i], text[i:]) for i in range(1, len(text)) if text[:i] in tokens and text[i:] in tokens]
 
 
 def looks_special(text: str) -> bool:

@@ -16,12 +16,9 @@ from kvant.files import atomic_write
 from kvant.formats.huggingface.pretokenizers import DIGIT, GPT2, PreTokenizer, by_name
 from kvant.formats.huggingface.tokenizer_bpe import MAX_MERGES
 from kvant.formats.huggingface.tokenizer_special import ROLE_KEYS
-from kvant.formats.huggingface.tokenizer_vocab import MAX_TOKENS, META, TokenType, check_text
+from kvant.formats.huggingface.tokenizer_vocab import MAX_TOKENS, META, TokenType, check_text, splits
 from kvant.metadata import ValueType
 from kvant.model import Model
-
-MAX_PIECE_CHARACTERS = 512
-"""Longest piece whose splits are listed as merges; SentencePiece's own pieces are far shorter."""
 
 _MODEL: Mapping[str, Any] = {
     "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
@@ -184,10 +181,7 @@ def _all_splits(tokens: Sequence[str], types: Sequence[int], scores: Sequence[fl
     pieces = {text: number for number, text in enumerate(tokens) if types[number] == TokenType.NORMAL}
     merges: list[list[str]] = []
     for number in sorted(pieces.values(), key=lambda number: -scores[number]):
-        text = tokens[number]
-        if len(text) > MAX_PIECE_CHARACTERS:
-            raise LimitError(f"token {number}: {len(text)} characters exceed the limit of {MAX_PIECE_CHARACTERS}.")
-        pairs = [(text[:i], text[i:]) for i in range(1, len(text)) if text[:i] in pieces and text[i:] in pieces]
+        pairs = splits(tokens[number], pieces)
         merges += [list(p) for p in sorted(pairs, key=lambda p: (pieces[p[0]], pieces[p[1]]))]
     if len(merges) > MAX_MERGES:
         raise LimitError(f"tokenizer: {len(merges)} merges are more than the limit of {MAX_MERGES}.")

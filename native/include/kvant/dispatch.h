@@ -5,9 +5,11 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
+#include "kvant/cpu.h"
 #include "kvant/kernels.h"
 
 namespace kvant {
@@ -20,14 +22,9 @@ struct Level {
 
 inline const std::vector<Level>& levels() {
 #if defined(__x86_64__) || defined(_M_X64)
-    static const std::vector<Level> all = [] {
-        __builtin_cpu_init();
-        const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
-        const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-        return std::vector<Level>{
-            {"baseline", true, baseline::table}, {"avx2", avx2, avx2::table}, {"avx512", avx512, avx512::table}};
-    }();
+    static const CpuFeatures cpu = cpu_features();
+    static const std::vector<Level> all{
+        {"baseline", true, baseline::table}, {"avx2", cpu.avx2, avx2::table}, {"avx512", cpu.avx512, avx512::table}};
 #else
     static const std::vector<Level> all{{"baseline", true, baseline::table}};
 #endif
@@ -62,7 +59,11 @@ void over_rows(int64_t rows, int64_t n, int threads, F work) {
         for (int64_t i; (i = next.fetch_add(1)) < pieces;) work(i * piece, std::min(rows, (i + 1) * piece));
     };
     std::vector<std::thread> helpers;
-    for (int64_t i = 1; i < count; ++i) helpers.emplace_back(loop);
+    try {
+        for (int64_t i = 1; i < count; ++i) helpers.emplace_back(loop);
+    } catch (const std::system_error&) {
+        // The system gives no more threads: those there are do the work.
+    }
     loop();
     for (std::thread& helper : helpers) helper.join();
 }

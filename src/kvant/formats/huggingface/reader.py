@@ -8,6 +8,7 @@ from kvant.dtypes import BF16, F16, F32, BlockType
 from kvant.errors import FormatError, UnsupportedFormatError, UnsupportedModelError
 from kvant.formats.huggingface.architectures.base import Family
 from kvant.formats.huggingface.architectures.registry import family_of_class
+from kvant.formats.huggingface.architectures.shapes import check_tensors
 from kvant.formats.huggingface.config import Config, architecture_name, read_config, read_optional_json, shown
 from kvant.formats.huggingface.general import general_metadata
 from kvant.formats.huggingface.lazy import as_float32, renamed
@@ -54,7 +55,7 @@ def read_huggingface(directory: Path) -> Model:
     }
     tokenizer = tokenizer_metadata(directory, raw)
     _check_vocabulary(tensors, tokenizer, directory)
-    _check_tensors(tensors, family, config)
+    check_tensors(tensors, family, config)
     metadata = {
         "general.architecture": string(family.architecture),
         "general.type": string("model"),
@@ -150,50 +151,6 @@ def _check_vocabulary(tensors: Mapping[str, Tensor], tokenizer: Mapping[str, Val
                 f"{name}: has {tensor.shape[0]} rows for {count} tokens. Check that the tokenizer and vocab_size in "
                 f"{directory} are the model's own."
             )
-
-
-def _check_tensors(tensors: Mapping[str, Tensor], family: Family, config: Config) -> None:
-    """Check that every block is whole and that the rows fit the hyperparameters.
-
-    Raises:
-        FormatError: A tensor is missing, or of another shape than config.json says.
-    """
-    wanted = ["token_embd.weight", "output_norm.weight"]
-    wanted += [f"blk.{layer}.{stem}.weight" for layer in range(config.n_layers) for stem in family.required]
-    if not config.flag("tie_word_embeddings"):
-        wanted.append("output.weight")
-    missing = [name for name in wanted if name not in tensors]
-    if missing:
-        theirs = family.transformers_name(missing[0])
-        raise FormatError(
-            f"{config.path.parent}: {len(missing)} tensors are missing, first {theirs}. Download all weight files."
-        )
-    shapes = _shapes(family, config)
-    for name, tensor in tensors.items():
-        stem = family.stem(name)
-        if name.startswith("blk.") and int(name.split(".")[1]) >= config.n_layers:
-            raise FormatError(f"{name}: is beyond the {config.n_layers} layers that {config.path} names. Correct it.")
-        shape = shapes.get(stem or "")
-        if shape is not None and name.endswith(".weight") and tensor.shape[-len(shape) :] != shape:
-            raise FormatError(
-                f"{name}: shape {list(tensor.shape)} is not the {list(shape)} that hidden size, heads and layers in "
-                f"{config.path} give. Check that it belongs to these weights."
-            )
-
-
-def _shapes(family: Family, config: Config) -> dict[str, tuple[int, ...]]:
-    """Return the shape that each weight must have by its stem; the number of tokens is checked elsewhere."""
-    hidden, ffn, head = config.integer("hidden_size"), config.integer("intermediate_size"), config.head_dim
-    heads, kv_heads = config.integer("num_attention_heads") * head, config.integer("num_key_value_heads") * head
-    up = ffn if "ffn_gate" in family.block_names else 2 * ffn
-    norms = {stem: (hidden,) for stem in family.block_names if stem.endswith("_norm")}
-    return {
-        **norms, "attn_q_norm": (head,), "attn_k_norm": (head,), "output_norm": (hidden,),
-        "token_embd": (hidden,), "output": (hidden,),
-        "attn_q": (heads, hidden), "attn_k": (kv_heads, hidden), "attn_v": (kv_heads, hidden),
-        "attn_qkv": (heads + 2 * kv_heads, hidden), "attn_output": (hidden, heads),
-        "ffn_gate": (ffn, hidden), "ffn_up": (up, hidden), "ffn_down": (hidden, ffn),
-    }  # fmt: skip
 
 
 def _file_type(tensors: Iterable[Tensor]) -> int:

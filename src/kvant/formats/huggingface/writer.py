@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from kvant.dtypes import block_type
-from kvant.errors import KvantError, LimitError, OutputExistsError, UnsupportedModelError
+from kvant.errors import FormatError, KvantError, LimitError, OutputExistsError, UnsupportedModelError
 from kvant.files import atomic_write, commit_file, partial_path, sync_directory
 from kvant.formats.huggingface.architectures.base import Family
 from kvant.formats.huggingface.architectures.registry import family_of_architecture
+from kvant.formats.huggingface.architectures.shapes import check_tensors
 from kvant.formats.huggingface.config import Config
 from kvant.formats.huggingface.lazy import renamed
 from kvant.formats.huggingface.tokenizer_write import write_tokenizer
@@ -65,7 +66,9 @@ def write_huggingface(
     _check_directory(directory, overwrite=overwrite)
     family = family_of_architecture(model.architecture, model.path)
     entries = config_json(model, family, dtype)
-    tensors = transformers_tensors(model, family, Config(values=entries, path=model.path), dtype)
+    config = Config(values=entries, path=model.path)
+    check_tensors(model.tensors, family, config)
+    tensors = transformers_tensors(model, family, config, dtype)
     partial = partial_path(directory)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -89,7 +92,7 @@ def config_json(model: Model, family: Family, dtype: str) -> dict[str, Any]:
         "torch_dtype": TORCH_DTYPES[dtype],
         "hidden_act": family.activation,
         **family.config(model),
-        "vocab_size": model.tensors["token_embd.weight"].shape[0],
+        "vocab_size": vocabulary_size(model),
         "tie_word_embeddings": "output.weight" not in model.tensors,
     }
     if family.architecture != "qwen2" and any(name.endswith("attn_q.bias") for name in model.tensors):
@@ -101,6 +104,18 @@ def config_json(model: Model, family: Family, dtype: str) -> dict[str, Any]:
         if value is not None:
             entries[key] = value
     return entries
+
+
+def vocabulary_size(model: Model) -> int:
+    """Return the number of embedding rows.
+
+    Raises:
+        FormatError: There is no embedding.
+    """
+    embedding = model.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise FormatError(f"{model.path}: has no token_embd.weight of two axes. Convert from the original model again.")
+    return embedding.shape[0]
 
 
 def transformers_tensors(model: Model, family: Family, config: Config, dtype: str) -> list[LazyTensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvant.errors import KvantError, LimitError, OutputExistsError, UnsupportedModelError, ValueRangeError
+from kvant.errors import FormatError, KvantError, LimitError, OutputExistsError, UnsupportedModelError, ValueRangeError
 from kvant.formats.huggingface.reader import read_huggingface
 from kvant.formats.huggingface.writer import shard, write_huggingface
 from kvant.metadata import string
@@ -110,6 +110,19 @@ def test_other_architectures_and_tensors_are_refused(llama: Model, tmp_path: Pat
     with pytest.raises(UnsupportedModelError, match="ffn_gate_exps"):
         write_huggingface(odd, tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["token_embd.weight", "blk.2.attn_v.weight", "output_norm.weight"])
+def test_a_gguf_without_a_tensor_or_of_another_shape_is_refused(name: str, llama: Model, tmp_path: Path) -> None:
+    less = dataclasses.replace(llama, tensors={key: t for key, t in llama.tensors.items() if key != name})
+    with pytest.raises(FormatError, match=r"missing|token_embd\.weight"):
+        write_huggingface(less, tmp_path / "out")
+    tensor = llama.tensors[name]
+    assert isinstance(tensor, LazyTensor)
+    other = dataclasses.replace(tensor, shape=(3, *tensor.shape[1:-1], 5))
+    odd = dataclasses.replace(llama, tensors={**llama.tensors, name: other})
+    with pytest.raises(FormatError, match=name):
+        write_huggingface(odd, tmp_path / "out")
 
 
 def test_shards_keep_order_and_limit(llama: Model) -> None:

@@ -121,6 +121,11 @@ class Family:
         match = _OUTSIDE.fullmatch(name)
         return match[1] if match and match[1] in GLOBAL_NAMES else None
 
+    def layer(self, name: str) -> int | None:
+        """Return the block that a canonical tensor name is in; None outside the blocks."""
+        match = _CANONICAL_BLOCK.fullmatch(name)
+        return int(match[1]) if match else None
+
     def canonical_name(self, name: str) -> str | None:
         """Translate transformers' name of a tensor; None if the family has no such tensor."""
         name = name.replace("language_model.", "", 1)
@@ -250,8 +255,8 @@ def config_entries(model: Model) -> dict[str, Any]:
     entries["rope_theta"] = number(model, "rope.freq_base", 10000.0)
     if entries["num_hidden_layers"] > MAX_LAYERS:
         raise FormatError(
-            f"{model.path}: block_count {entries['num_hidden_layers']} is above {MAX_LAYERS}. Convert from the original "
-            f"model again."
+            f"{model.path}: block_count {entries['num_hidden_layers']} is above {MAX_LAYERS}. Convert from the "
+            f"original model again."
         )
     if has(model, "attention.key_length"):
         entries["head_dim"] = integer(model, "attention.key_length")

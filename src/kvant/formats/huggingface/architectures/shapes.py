@@ -7,7 +7,6 @@ from kvant.formats.huggingface.architectures.base import Family
 from kvant.formats.huggingface.config import Config
 from kvant.tensors import Tensor
 
-
 PER_TOKEN = ("token_embd", "output")
 """Stems with a row per token; how many those are is checked against the tokenizer."""
 

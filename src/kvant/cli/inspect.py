@@ -42,13 +42,21 @@ def inspect(
     if tensors:
         columns = ("tensor", "role", "type", "shape", "bpw", "class", "size")
         rows = [
-            (t.name, t.role, t.type, _shape(t.shape), f"{t.bpw:.2f}", t.precision_class, format_bytes(t.bytes))
+            (
+                _visible(t.name),
+                t.role,
+                t.type,
+                _shape(t.shape),
+                f"{t.bpw:.2f}",
+                t.precision_class,
+                format_bytes(t.bytes),
+            )
             for t in found.tensors
         ]
         console.table("Tensors", columns, rows, left=3)
     if metadata:
-        rows2 = [(key, _kind(entry), _shown(entry)) for key, entry in found.metadata.items()]
-        console.table("Metadata", ("key", "type", "value"), rows2, left=3)
+        entries = [(_visible(key), _kind(entry), _shown(entry)) for key, entry in found.metadata.items()]
+        console.table("Metadata", ("key", "type", "value"), entries, left=3)
     for sentence in found.fallbacks:
         console.say(f"fallback: {sentence}")
     for sentence in found.warnings:
@@ -58,8 +66,8 @@ def inspect(
 def _print_summary(found: "Inspection") -> None:
     files = f" in {len(found.files)} files" if len(found.files) > 1 else ""
     rows = [
-        ("name", found.name),
-        ("architecture", found.architecture),
+        ("name", _visible(found.name[:_WIDTH])),
+        ("architecture", _visible(found.architecture[:_WIDTH])),
         ("format", found.format),
         ("preset", found.preset or "not said"),
         ("precision", f"{found.precision_class}, {found.bpw:.3f} bits per weight"),
@@ -75,7 +83,7 @@ def _tokenizer(report: "TokenizerReport | None") -> str:
     if report is None:
         return "none"
     pre = f" ({report.pre})" if report.pre else ""
-    return f"{report.model}{pre}, {report.tokens:,} tokens, {report.merges:,} merges, ends with {report.eos}"
+    return _visible(f"{report.model}{pre}, {report.tokens:,} tokens, {report.merges:,} merges, ends with {report.eos}")
 
 
 def _print_shares(title: str, shares: "tuple[Share, ...]", total: int) -> None:
@@ -85,6 +93,11 @@ def _print_shares(title: str, shares: "tuple[Share, ...]", total: int) -> None:
         for s in shares
     ]
     console.table(title, ("", "tensors", "weights", "size", "share", "bpw"), rows)
+
+
+def _visible(text: str) -> str:
+    """Text from a file on one line: what is not printable, direction marks included, as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -102,9 +115,9 @@ def _shown(entry: "Entry") -> str:
     if isinstance(value, bool | int | float):
         return str(value)
     if isinstance(value, str):
-        text, length = value.replace("\n", "\\n"), f"({len(value):,} characters)"
+        text, length = _visible(value[: 2 * _WIDTH]), f"({len(value):,} characters)"
     else:
-        text, length = ", ".join(map(str, value.first)), f"({value.length:,} items)"
+        text, length = _visible(", ".join(map(str, value.first))), f"({value.length:,} items)"
         if value.length > len(value.first):
             text += ", ..."
     if len(text) > _WIDTH:

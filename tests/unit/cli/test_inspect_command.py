@@ -58,11 +58,11 @@ def test_hostile_names_do_not_reach_the_terminal(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     keys = [
         raw.key("general.architecture", raw.STRING, "\x1b]0;owned\x07"),
-        raw.key("general.name", raw.STRING, "[red]\x1b[2J\x9b1m\r\x08"),
+        raw.key("general.name", raw.STRING, "[red]\x1b[2J\x9b1m\r\x08\u202e\nwarning: none"),
         raw.key("\x1b[31mkey", raw.STRING, "\x1b[31mvalue"),
         raw.array_key("list", raw.STRING, ["\x1b[5m"]),
     ]
     path.write_bytes(raw.gguf(keys, [raw.tensor("\x1b[31mtensor", [4])], bytes(16)))
     output = run(path, "--tensors", "--metadata")
     assert not any((ord(c) < 32 and c != "\n") or 127 <= ord(c) < 160 for c in output)
-    assert "[red]\\x1b[2J\\x9b1m" in output
+    assert "[red]\\x1b[2J\\x9b1m\\r\\x08\\u202e\\nwarning: none" in output

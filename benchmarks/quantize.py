@@ -1,8 +1,8 @@
 """Quantizing a whole model of a billion weights: `kvant quantize` against llama.cpp's own quantizer.
 
 The model is F16, llama-shaped (20 layers of 2048/5632, 32k tokens, 1.03 B weights); its weights are drawn from a
-Student-t distribution with 5 degrees of freedom, as heavy-tailed as real ones. Both programs run as whole processes
-with the same number of threads, one after the other on the same directory, with the source in the page cache; tensors are
+Student-t distribution with 5 degrees of freedom, as heavy-tailed as real ones. Both run as whole processes with the
+same number of threads, one after the other on the same directory, with the source in the page cache; tensors are
 then compared byte for byte. The peer is `llama-quantize` where --peer names one, else the `model_quantize` of cyllama's
 prebuilt wheel in an environment of its own (ggml 0.12: older kernels, equal rules for these presets).
 
@@ -124,7 +124,8 @@ def compare(source: Path, preset: str, peer: list[str], arguments: argparse.Name
     ours, theirs = source.with_name("kvant.gguf"), source.with_name("peer.gguf")
     threads = str(arguments.threads)
     kind = preset if arguments.peer else str(PRESETS[preset].file_type)
-    kvant_command = [str(Path(sys.executable).with_name("kvant")), "quantize", str(source), "-t", preset, "-o", str(ours),
+    program = str(Path(sys.executable).with_name("kvant"))
+    kvant_command = [program, "quantize", str(source), "-t", preset, "-o", str(ours),
                      "--overwrite", "--threads", threads, "--json"]  # fmt: skip
     runs: dict[str, list[dict[str, float]]] = {"kvant": [], "peer": []}
     same = True

@@ -144,7 +144,7 @@ def _missing(model: Model) -> Iterator[str]:
     if "general.architecture" not in model.metadata:
         yield "there is no general.architecture: no engine can load this file."
     elif model.architecture not in known:
-        yield f"architecture {model.architecture!r} is not one that kvant converts ({', '.join(known)})."
+        yield f"architecture {model.architecture[:80]!r} is not one that kvant converts ({', '.join(known)})."
     if "tokenizer.ggml.tokens" not in model.metadata:
         yield "there is no tokenizer: the file cannot turn text into tokens by itself."
     elif not has_chat_template(model):
@@ -169,4 +169,4 @@ def _heavy_ends(model: Model) -> Iterator[str]:
 def _odd_names(model: Model) -> Iterator[str]:
     odd = [name for name in (*model.metadata, *model.tensors) if not name.isprintable()]
     if odd:
-        yield f"{len(odd)} names hold control characters, first {odd[0]!r}: the file may be made to deceive."
+        yield f"{len(odd)} names hold control characters, first {odd[0][:80]!r}: the file may be made to deceive."

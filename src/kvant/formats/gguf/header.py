@@ -19,6 +19,7 @@ from kvant.formats.mapped import map_file
 from kvant.metadata import NUMPY_DTYPES, Scalar, StringArray, Value, ValueType
 
 _AGAIN = "The file is damaged or incomplete; download or convert it again."
+_SHOWN = 80  # characters of a key in a message
 _SCALARS = {kind: struct.Struct("<" + code) for kind, code in {
     ValueType.UINT8: "B", ValueType.INT8: "b", ValueType.UINT16: "H", ValueType.INT16: "h", ValueType.UINT32: "I",
     ValueType.INT32: "i", ValueType.FLOAT32: "f", ValueType.BOOL: "?", ValueType.UINT64: "Q", ValueType.INT64: "q",
@@ -167,39 +168,41 @@ def _read_metadata(cursor: _Cursor, n_keys: int) -> dict[str, Value]:
         if not key:
             raise FormatError(f"{cursor.path}: key {index} is empty. {_AGAIN}")
         if key in metadata:
-            raise FormatError(f"{cursor.path}: key {key!r} appears twice. {_AGAIN}")
-        kind = _value_type(cursor, key)
-        metadata[key] = _read_array(cursor, key) if kind is ValueType.ARRAY else Value(kind, _scalar(cursor, key, kind))
+            raise FormatError(f"{cursor.path}: key {key[:_SHOWN]!r} appears twice. {_AGAIN}")
+        label = repr(key[:_SHOWN])
+        kind = _value_type(cursor, label)
+        is_array = kind is ValueType.ARRAY
+        metadata[key] = _read_array(cursor, label) if is_array else Value(kind, _scalar(cursor, label, kind))
     return metadata
 
 
-def _value_type(cursor: _Cursor, key: str) -> ValueType:
-    number = cursor.u32(f"the type of {key!r}")
+def _value_type(cursor: _Cursor, label: str) -> ValueType:
+    number = cursor.u32(f"the type of {label}")
     if number > max(ValueType):
-        raise UnsupportedFormatError(f"{cursor.path}: {key!r} has the unknown value type {number}. {_AGAIN}")
+        raise UnsupportedFormatError(f"{cursor.path}: {label} has the unknown value type {number}. {_AGAIN}")
     return ValueType(number)
 
 
-def _scalar(cursor: _Cursor, key: str, kind: ValueType) -> Scalar:
+def _scalar(cursor: _Cursor, label: str, kind: ValueType) -> Scalar:
     if kind is ValueType.STRING:
-        return cursor.string(repr(key), spec.MAX_STRING_BYTES).decode("utf-8", errors="replace")
+        return cursor.string(label, spec.MAX_STRING_BYTES).decode("utf-8", errors="replace")
     form = _SCALARS[kind]
-    found: Scalar = form.unpack_from(cursor.view, cursor.skip(form.size, repr(key)))[0]
+    found: Scalar = form.unpack_from(cursor.view, cursor.skip(form.size, label))[0]
     return found
 
 
-def _read_array(cursor: _Cursor, key: str) -> Value:
+def _read_array(cursor: _Cursor, label: str) -> Value:
     """Read an array: numbers in one copy, strings as one buffer with their bounds."""
-    kind = _value_type(cursor, key)
+    kind = _value_type(cursor, label)
     if kind is ValueType.ARRAY:
         raise UnsupportedFormatError(
-            f"{cursor.path}: {key!r} is an array of arrays, which no engine reads. Remove the key."
+            f"{cursor.path}: {label} is an array of arrays, which no engine reads. Remove the key."
         )
-    n = cursor.u64(f"the length of {key!r}")
-    what = f"items of {key!r}"
+    n = cursor.u64(f"the length of {label}")
+    what = f"items of {label}"
     if kind is ValueType.STRING:
         cursor.count(n, what, limit=spec.MAX_ARRAY_ITEMS, least_bytes=_U64.size)
-        return Value(ValueType.ARRAY, _read_strings(cursor, key, n), kind)
+        return Value(ValueType.ARRAY, _read_strings(cursor, label, n), kind)
     dtype = np.dtype("u1" if kind is ValueType.BOOL else NUMPY_DTYPES[kind])
     cursor.count(n, what, limit=spec.MAX_ARRAY_ITEMS, least_bytes=dtype.itemsize)
     start = cursor.skip(n * dtype.itemsize, what)
@@ -207,14 +210,14 @@ def _read_array(cursor: _Cursor, key: str) -> Value:
     return Value(ValueType.ARRAY, items != 0 if kind is ValueType.BOOL else items, kind)
 
 
-def _read_strings(cursor: _Cursor, key: str, n: int) -> StringArray:
+def _read_strings(cursor: _Cursor, label: str, n: int) -> StringArray:
     rest = cursor.data[cursor.position :]
     bounds = string_bounds(rest, n, spec.MAX_STRING_BYTES)
     if bounds is None:
-        raise FormatError(f"{cursor.path}: a string of {key!r} reaches past the end of the file. {_AGAIN}")
+        raise FormatError(f"{cursor.path}: a string of {label} reaches past the end of the file. {_AGAIN}")
     starts, ends = bounds
     used = int(ends[-1]) if n else 0
-    cursor.skip(used, repr(key))
+    cursor.skip(used, label)
     return StringArray(rest[:used], starts, ends)
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from kvant.cli.main import app
 from kvant.formats.safetensors.reader import read_sharded
-from kvant.recipes.convert import convert
+from kvant.recipes.convert import Target, convert, default_output
 from kvant.runtime.llamacpp import LlamaCpp
 from kvant.tensors import LazyTensor, n_rows
 from tiny_models import FAMILIES, write_safetensors, write_tiny_model
@@ -85,6 +85,19 @@ def test_the_output_is_named_after_the_model(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "tiny-F16.gguf").is_file()
     assert run("tiny-F16.gguf", "--to", "hf", "-t", "bf16").exit_code == 0
     assert (tmp_path / "tiny-hf" / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("source", "to", "kind", "expected"),
+    [
+        ("a/smol.gguf", "gguf", "bf16", "smol-BF16.gguf"),
+        ("smol-F16.gguf", "gguf", "Q8_0", "smol-Q8_0.gguf"),
+        ("smol-00001-of-00003.gguf", "gguf", "F32", "smol-F32.gguf"),
+        ("smol-F16-00001-of-00003.gguf", "hf", "F32", "smol-hf"),
+    ],
+)
+def test_default_names(source: str, to: Target, kind: str, expected: str) -> None:
+    assert default_output(Path(source), to, kind) == Path(expected)
 
 
 def test_an_output_is_replaced_only_when_asked(tmp_path: Path) -> None:

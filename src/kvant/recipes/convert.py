@@ -1,5 +1,6 @@
 """Convert a model between a Hugging Face directory and GGUF, either way, without quantizing it further than Q8_0."""
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,10 @@ Target = Literal["gguf", "hf"]
 
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}
 """Types of matrices to convert to, with `general.file_type`. Source: llama.h `enum llama_ftype`."""
+
+
+SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+"""What the stem of a shard's name ends with."""
 
 
 class Fallback(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,7 +147,7 @@ def conversion_type(name: str, to: Target) -> BlockType:
 
 def default_output(source: Path, to: Target, target: str) -> Path:
     """Return the output's name when none is given: in the current directory, after the source and the type."""
-    name = directory_identifier(source).rpartition("/")[2] if source.is_dir() else source.stem
+    name = directory_identifier(source).rpartition("/")[2] if source.is_dir() else SHARD.sub("", source.stem)
     for suffix in FILE_TYPES:
         name = name.removesuffix(f"-{suffix}")
     return Path(f"{name}-{target.upper()}.gguf" if to == "gguf" else f"{name}-hf")

@@ -49,19 +49,19 @@ void decode_bf16(const uint8_t* data, int64_t n, int64_t rows, float* out) {
     read_halves(data, n * rows, out, [](const uint8_t* p) { return load_bf16(p); });
 }
 
-// Index of the first NaN or infinity, or -1.
-int64_t first_nonfinite(const float* x, int64_t count) {
+// Index of the first weight whose magnitude has at least the bits `limit` (infinity's: NaN and infinity), or -1.
+int64_t first_beyond(const float* x, int64_t count, int32_t limit) {
     constexpr int64_t run = 16 * W;
     int64_t i = 0;
     for (; i + run <= count; i += run) {
         vi largest = {};
         for (int k = 0; k < 16; ++k) largest = imax(largest, as_int(load(x + i + k * W)) & 0x7fffffff);
-        if (any(largest >= 0x7f800000)) break;
+        if (any(largest >= limit)) break;
     }
     for (; i < count; ++i) {
-        uint32_t bits;
+        int32_t bits;
         memcpy(&bits, x + i, 4);
-        if ((bits & 0x7f800000) == 0x7f800000) return i;
+        if ((bits & 0x7fffffff) >= limit) return i;
     }
     return -1;
 }

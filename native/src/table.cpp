@@ -68,7 +68,7 @@ KVANT_DECODER(decode_nvfp4);
 KVANT_DECODER(decode_q1_0);
 KVANT_DECODER(decode_q2_0);
 
-int64_t first_nonfinite(const float* x, int64_t count);
+int64_t first_beyond(const float* x, int64_t count, int32_t limit);
 
 namespace {
 constexpr TypeKernels types[] = {
@@ -104,6 +104,6 @@ constexpr TypeKernels types[] = {
 };
 }  // namespace
 
-Table table() { return {types, sizeof types / sizeof types[0], first_nonfinite}; }
+Table table() { return {types, sizeof types / sizeof types[0], first_beyond}; }
 
 }  // namespace kvant::KVANT_NS

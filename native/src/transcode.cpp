@@ -1,5 +1,6 @@
 // From one block type to another in one pass: decode a tile of weights that stays in the cache, refuse NaN and infinity,
-// encode it. The float32 rows are never in memory as a whole.
+// encode it. The float32 rows are never in memory as a whole. A finite weight can still be too large for the float16 it is
+// scaled by: a tile with one above 65504 is decoded again and refused if that gives no finite weights.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -18,12 +19,14 @@ namespace {
 
 constexpr int64_t tile_weights = 4096;  // 16 KB of floats: whole blocks of every type, and sixteen of the longest
 constexpr int64_t tile_rows = 16;       // with importance a tile is whole rows, one per lane
+constexpr int32_t infinity_bits = 0x7f800000;
+constexpr int32_t largest_half_bits = 0x477fe000;  // 65504
 
 struct Job {
     const TypeKernels& source;
     const TypeKernels& target;
     EncodeFn encode;
-    int64_t (*first_nonfinite)(const float* x, int64_t count);
+    int64_t (*first_beyond)(const float* x, int64_t count, int32_t limit);
     const float* importance;
     const uint8_t* data;
     uint8_t* out;
@@ -38,16 +41,25 @@ void lower_to(std::atomic<int64_t>& least, int64_t value) {
     while (value < seen && !least.compare_exchange_weak(seen, value)) {}
 }
 
-// Transcode `rows` rows of `n` weights (importance: of each column) from weight `first` on; false after a weight that is not finite.
+// Index of the first weight that cannot be encoded: not finite, or (after encoding) too large for the target.
+int64_t first_refused(const Job& job, int64_t n, int64_t rows, float* tile, uint8_t* encoded) {
+    const int64_t large = job.first_beyond(tile, n * rows, largest_half_bits);
+    if (large >= 0) {
+        const int64_t bad = job.first_beyond(tile, n * rows, infinity_bits);
+        if (bad >= 0) return bad;
+    }
+    job.encode(tile, n, rows, job.importance, encoded);
+    if (large < 0) return -1;
+    job.target.decode(encoded, n, rows, tile);
+    return job.first_beyond(tile, n * rows, infinity_bits);
+}
+
+// Transcode `rows` rows of `n` weights (importance: of each column) from weight `first` on; false after a refused weight.
 bool transcode_tile(const Job& job, int64_t first, int64_t n, int64_t rows, float* tile, std::atomic<int64_t>& bad) {
     job.source.decode(job.source_at(first), n, rows, tile);
-    const int64_t at = job.first_nonfinite(tile, n * rows);
-    if (at >= 0) {
-        lower_to(bad, first + at);
-        return false;
-    }
-    job.encode(tile, n, rows, job.importance, job.target_at(first));
-    return true;
+    const int64_t at = first_refused(job, n, rows, tile, job.target_at(first));
+    if (at >= 0) lower_to(bad, first + at);
+    return at < 0;
 }
 
 void transcode_rows(const Job& job, int64_t first_row, int64_t end_row, std::atomic<int64_t>& bad) {
@@ -86,7 +98,7 @@ int64_t transcode(int source_id, int target_id, const std::string& isa, const Ro
     const bool weighted = importance && target.encode_weighted;
     const EncodeFn encode = weighted ? target.encode_weighted : target.encode;
     if (!source.decode || !encode) throw std::invalid_argument("no native decoder or encoder for these types");
-    const Job job{source,      target,     encode, table.first_nonfinite, weighted ? importance->data() : nullptr,
+    const Job job{source,      target,     encode, table.first_beyond, weighted ? importance->data() : nullptr,
                   data.data(), out.data(), n};
     std::atomic<int64_t> bad{INT64_MAX};
     {
@@ -104,5 +116,5 @@ int64_t transcode(int source_id, int target_id, const std::string& isa, const Ro
 void bind_transcode(nb::module_& m) {
     m.def("transcode", &kvant::transcode, "source_id"_a, "target_id"_a, "isa"_a, "data"_a.noconvert(), "importance"_a.none(),
           "out"_a.noconvert(), "n"_a, "threads"_a,
-          "Encode rows of one type as another into `out`; the index of the first NaN or infinity, or -1.");
+          "Encode rows of one type as another into `out`; the index of the first weight refused, or -1.");
 }

@@ -114,6 +114,28 @@ def test_transcode_names_the_first_weight_that_is_not_finite(source: str, target
         transcode(kvant.encode(x, source), source, target, N, importance=np.ones(N, np.float32), threads=2)
 
 
+@pytest.mark.parametrize("importance", [None, np.ones(N, np.float32)])
+@pytest.mark.usefixtures("level")
+def test_transcode_refuses_weights_that_overflow_the_target(importance: np.ndarray | None) -> None:
+    x = weights(20)
+    x[7, 300] = 65519.0  # the largest value that still rounds to a float16
+    transcode(kvant.encode(x, "F32"), "F32", "F16", N, importance=importance)
+    x[7, 300], x[7, 301] = 1, -7e4
+    for source in ("F32", "BF16"):
+        data = kvant.encode(x, source)
+        with pytest.raises(
+            ValueRangeError, match=r"row 7, column 301: -[67].* is too large for F16 here\. Use F32, .+"
+        ):
+            transcode(data, source, "F16", N, importance=importance)
+        for fits in ("BF16", "Q8_0", "Q4_0"):
+            decoded = kvant.decode(data, source, N)
+            found = transcode(data, source, fits, N, importance=importance)
+            assert np.array_equal(found, kvant.encode(decoded, fits, importance=importance))
+    x[9, 0] = 3e30
+    with pytest.raises(ValueRangeError, match="row 9, column 0: 3e\\+30 is too large for Q8_0"):
+        transcode(kvant.encode(x, "F32"), "F32", "Q8_0", N, importance=importance)
+
+
 def test_transcode_refuses_what_does_not_fit() -> None:
     data = kvant.encode(weights(2, 96), "F16")
     with pytest.raises(BlockShapeError, match="row length 96 is not a multiple of the Q4_K block length 256"):

@@ -38,7 +38,8 @@ struct TypeKernels {
 struct Table {
     const TypeKernels* types;
     int count;
-    int64_t (*first_nonfinite)(const float* x, int64_t count);  // index of the first NaN or infinity, or -1
+    // Index of the first weight whose magnitude has at least the bits `limit`, or -1.
+    int64_t (*first_beyond)(const float* x, int64_t count, int32_t limit);
 };
 
 // One table per level; a level that was not compiled for this architecture does not exist.

@@ -4,20 +4,17 @@ import dataclasses
 
 import numpy as np
 
-from kvant.dtypes import F16, BlockType
+from kvant.dtypes import BlockType
 from kvant.errors import ValueRangeError
-from kvant.kernels import decode, transcode
+from kvant.kernels import decode, encode, transcode
 from kvant.tensors import LazyTensor, Tensor, row_length
-
-_F16_MAGNITUDE = np.uint16(0x7FFF)
-_F16_INFINITY = np.uint16(0x7C00)
 
 
 def recoded(tensor: Tensor, target: BlockType, *, threads: int = 0) -> LazyTensor:
     """A tensor stored as `target`; a copy of its bytes where that is what it is already.
 
-    Reading it raises ValueRangeError, with the tensor, row and column, for a weight that is NaN or infinite or that
-    overflows F16.
+    Reading it raises ValueRangeError, with the tensor, row and column, for a weight that is NaN or infinite or too
+    large for the type.
 
     Args:
         tensor: Any tensor.
@@ -33,29 +30,27 @@ def recoded(tensor: Tensor, target: BlockType, *, threads: int = 0) -> LazyTenso
     def read(start: int, stop: int) -> np.ndarray:
         rows = tensor.read_bytes(start, stop)
         try:
-            encoded = transcode(rows, tensor.block_type, target, length, threads=threads)
+            return transcode(rows, tensor.block_type, target, length, threads=threads)
         except ValueRangeError as error:
-            floats = decode(rows, tensor.block_type, length)
-            row, column, weight = _first(~np.isfinite(floats), floats)
-            raise ValueRangeError(
-                f"{tensor.name}: row {start + row}, column {column} is {weight}, not a finite weight. Download or "
-                f"convert the source again."
-            ) from error
-        if target == F16:
-            _check_overflow(tensor, rows, encoded, start)
-        return encoded
+            raise _refused(tensor, decode(rows, tensor.block_type, length), target, start) from error
 
     return dataclasses.replace(view, block_type=target, read=read)
 
 
-def _check_overflow(tensor: Tensor, rows: np.ndarray, encoded: np.ndarray, start: int) -> None:
-    magnitudes = np.ascontiguousarray(encoded).view(np.uint16) & _F16_MAGNITUDE
-    if magnitudes.max(initial=0) < _F16_INFINITY:
-        return
-    row, column, weight = _first(magnitudes >= _F16_INFINITY, decode(rows, tensor.block_type, row_length(tensor)))
-    raise ValueRangeError(
-        f"{tensor.name}: row {start + row}, column {column} is {weight:g}, beyond the 65504 that F16 holds. Convert to "
-        f"BF16 or F32."
+def _refused(tensor: Tensor, floats: np.ndarray, target: BlockType, start: int) -> ValueRangeError:
+    """Return the error for the first weight of rows from `start` on that cannot be stored as `target`."""
+    bad = ~np.isfinite(floats)
+    if bad.any():
+        row, column, weight = _first(bad, floats)
+        return ValueRangeError(
+            f"{tensor.name}: row {start + row}, column {column} is {weight}, not a finite weight. Download or "
+            f"convert the source again."
+        )
+    length = floats.shape[1]
+    row, column, weight = _first(~np.isfinite(decode(encode(floats, target), target, length)), floats)
+    return ValueRangeError(
+        f"{tensor.name}: row {start + row}, column {column} is {weight:g}, beyond what {target} holds (65504 for F16). "
+        f"Convert to BF16 or F32."
     )
 
 

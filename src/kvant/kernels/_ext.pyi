@@ -33,7 +33,7 @@ def transcode(
     n: int,
     threads: int,
 ) -> int:
-    """Encode rows of one type as another into `out`; the index of the first NaN or infinity, or -1."""
+    """Encode rows of one type as another into `out`; the index of the first weight refused, or -1."""
 
 def codebooks() -> dict[str, bytes]:
     """Points of the codebooks and values of the 4-bit levels, one byte per weight."""

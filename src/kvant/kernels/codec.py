@@ -106,7 +106,7 @@ def transcode(
     Raises:
         BlockShapeError: n is not a multiple of a block length.
         FormatError: The data are not whole rows of the source type.
-        ValueRangeError: A weight is NaN or infinite; the message names the first.
+        ValueRangeError: A weight is NaN, infinite, or too large for the type; the message names the first.
         MissingDependencyError, UnsupportedFormatError: As for `encode`.
     """
     origin, target = block_type(source), block_type(kind)
@@ -118,14 +118,16 @@ def transcode(
     decodes = _native().get(origin.ggml_id, _NOTHING)[2]
     if not (decodes and _native().get(target.ggml_id, _NOTHING)[importance is not None]):
         x = decode(data, origin, n, threads=threads)
-        _refuse_nonfinite(x)
+        finite = np.isfinite(x)
+        if not finite.all():
+            raise _refused(x, int(np.flatnonzero(~finite.ravel())[0]), target)
         return encode(x, target, importance=importance, threads=threads)
     out = np.empty((data.shape[0], target.row_bytes(n)), np.uint8)
     level = isa.level()
     bad = _ext.transcode(origin.ggml_id, target.ggml_id, level, data, importance, out, n, _threads(threads))
     if bad >= 0:
         row = bad // n
-        _refuse_nonfinite(decode(data[row : row + 1], origin, n), first_row=row)
+        raise _refused(decode(data[row : row + 1], origin, n), bad - row * n, target, first_row=row)
     return out
 
 
@@ -141,14 +143,14 @@ def _row_bytes(data: np.ndarray, source: BlockType, n: int) -> np.ndarray:
     return data.reshape(-1, source.row_bytes(n))
 
 
-def _refuse_nonfinite(x: np.ndarray, *, first_row: int = 0) -> None:
-    """Raise for the first NaN or infinity of float32 rows [rows, n]."""
-    finite = np.isfinite(x)
-    if finite.all():
-        return
-    row, column = divmod(int(np.flatnonzero(~finite.ravel())[0]), x.shape[1])
-    raise ValueRangeError(
-        f"row {first_row + row}, column {column}: {x[row, column]} is not a finite weight. "
+def _refused(x: np.ndarray, at: int, target: BlockType, *, first_row: int = 0) -> ValueRangeError:
+    """Return the error for weight number `at` of float32 rows [rows, n]."""
+    row, column = divmod(at, x.shape[1])
+    where, weight = f"row {first_row + row}, column {column}", x[row, column]
+    if np.isfinite(weight):
+        return ValueRangeError(f"{where}: {weight:g} is too large for {target} here. Use F32, or BF16 up to 3.38e38.")
+    return ValueRangeError(
+        f"{where}: {weight} is not a finite weight. "
         "Download or convert the source again, or keep this tensor in the type it has."
     )
 

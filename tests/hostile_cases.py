@@ -84,7 +84,9 @@ GGUF: dict[str, bytes] = {
     "more keys than the limit": raw.gguf([raw.key(f"k{i}", raw.U8, 0) for i in range(65537)]),
     # Keys and values.
     "empty key": _key_file(raw.key("", raw.U8, 1)), "key twice": _key_file(A),
-    "key not UTF-8": _key_file(raw.key(b"\xff\xfe", raw.U8, 1)), "long key": _key_file(raw.key("k" * 65536, raw.U8, 1)),
+    "key not UTF-8": _key_file(raw.key(b"\xff\xfe", raw.U8, 1)),
+    "long key": _key_file(raw.key("k" * 65536, raw.U8, 1)),
+    "long key of an unknown type": _key_file(raw.text("k" * 60000) + struct.pack("<IQ", 99, 0)),
     **{f"key of {n} bytes": _key_file(struct.pack("<Q", n) + b"key") for n in (1000, BIG, HUGE - 7, HUGE)},
     **{f"value type {n}": _key_file(raw.text("k") + struct.pack("<IQ", n, 0)) for n in (13, 255, BIG >> 32, 2**32 - 1)},
     **{

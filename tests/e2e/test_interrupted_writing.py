@@ -106,6 +106,14 @@ def test_a_full_disk(path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_a_full_disk_at_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    (tmp_path / "m.gguf.partial").symlink_to("/dev/full")
+    with pytest.raises(KvantError, match="the disk is full"):
+        write_gguf(path, {**METADATA, "tokenizer.chat_template": string("x" * 100_000)}, tensors(1.0))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_above_the_size_limit(path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", _LIMITED, str(path)], capture_output=True, text=True, check=False)
     assert result.returncode == 1

@@ -65,9 +65,15 @@ class GGUFWriter:
 
     def __enter__(self) -> Self:
         with disk_errors(self._path):
-            self._file = self._continue() if self._done else self._start()
-        self._left = self._infos[self._index].n_bytes if self._index < len(self._infos) else 0
-        self._close_tensors()
+            self._file = self._continue() if self._done else self._partial.open("wb")
+            try:
+                if not self._done:
+                    self._file.write(self.layout.header)
+                self._left = self._infos[self._index].n_bytes if self._index < len(self._infos) else 0
+                self._close_tensors()
+            except BaseException:
+                self._give_up()
+                raise
         return self
 
     def append(self, data: np.ndarray) -> None:
@@ -115,11 +121,6 @@ class GGUFWriter:
             raise
         if error is not None:
             self._give_up()
-
-    def _start(self) -> BinaryIO:
-        file = self._partial.open("wb")
-        file.write(self.layout.header)
-        return file
 
     def _continue(self) -> BinaryIO:
         """Open a partial file again behind its complete tensors, after checking that it is of the same layout."""

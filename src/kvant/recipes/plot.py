@@ -13,6 +13,7 @@ DOT_DISTANCE, RING_DISTANCE = 12.0, 16.0
 DOT_RADIUS = 7.0
 # Decades below the largest loss that the axis shows; a lossless variant sits on its lower edge.
 MAX_DECADES = 5
+LOSSLESS = 1e-9
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +89,7 @@ def layout(
     """
     sizes = [p.size for p in points] + ([size_limit] if size_limit else [])
     low, high = _padded(min(sizes), max(sizes))
-    positive = [p.loss for p in points if p.loss > 0] + ([loss_limit] if loss_limit else [])
+    positive = [p.loss for p in points if p.loss > LOSSLESS] + ([loss_limit] if loss_limit else [])
     bottom, top = _log_range(positive or [1e-3])
 
     def x_of(size: float) -> float:

@@ -97,6 +97,7 @@ def deliver(path: Path, out: Path) -> None:
         _copy(path, out)
         return
     partial.replace(out)
+    partial.unlink(missing_ok=True)  # renaming a name of a file over another of its names leaves both
     sync_directory(out.parent)
 
 

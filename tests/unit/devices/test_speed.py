@@ -1,0 +1,32 @@
+import pytest
+
+from kvant.devices.bandwidth import read_bandwidth
+from kvant.devices.speed import CORE_BYTES_S, bytes_per_token, predict_speed
+from kvant.dtypes import BLOCK_TYPES, Family
+
+Q8, F32 = BLOCK_TYPES["Q8_0"], BLOCK_TYPES["F32"]
+
+
+def test_rows_of_an_untied_embedding_are_not_read() -> None:
+    types = {"token_embd.weight": Q8, "output.weight": Q8, "output_norm.weight": F32}
+    shapes = {"token_embd.weight": (100, 32), "output.weight": (100, 32), "output_norm.weight": (32,)}
+    assert bytes_per_token(types, shapes) == {Family.LEGACY: 3400, Family.FLOAT: 128}
+
+
+def test_a_tied_embedding_is_the_head() -> None:
+    assert bytes_per_token({"token_embd.weight": Q8}, {"token_embd.weight": (100, 32)}) == {Family.LEGACY: 3400}
+
+
+def test_memory_bounds_many_cores_and_cores_bound_fast_memory() -> None:
+    touched = {Family.K_QUANT: 10**9}
+    assert predict_speed(touched, bandwidth_bytes_s=5e9, cores=64, core_scale=1.0) == pytest.approx(5.0)
+    rate = CORE_BYTES_S[Family.K_QUANT]
+    assert predict_speed(touched, bandwidth_bytes_s=1e12, cores=2, core_scale=0.5) == pytest.approx(rate / 1e9)
+
+
+def test_every_family_has_a_rate() -> None:
+    assert set(CORE_BYTES_S) == set(Family)
+
+
+def test_bandwidth_is_positive() -> None:
+    assert read_bandwidth(1, bytes_per_thread=1 << 16) > 0

@@ -53,6 +53,27 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "granite-untied": ("granite", {"tie_word_embeddings": False}),
 }  # fmt: skip
 
+LEFT_OUT: dict[str, dict[str, Any]] = {
+    "llama": {"num_key_value_heads": 8, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "max_position_embeddings": 2048,
+              "tie_word_embeddings": False},
+    "mistral": {"num_key_value_heads": 8, "head_dim": 32, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+                "max_position_embeddings": 131072},
+    "smollm3": {"num_key_value_heads": 4, "rms_norm_eps": 1e-6, "max_position_embeddings": 32768,
+                "rope_theta": 2000000.0, "no_rope_layers": [1, 1, 1, 0]},
+    "qwen2": {"rms_norm_eps": 1e-6, "rope_theta": 10000.0, "max_position_embeddings": 32768,
+              "tie_word_embeddings": False},
+    "qwen3": {"head_dim": 128, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "max_position_embeddings": 32768},
+    "gemma3": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131072,
+               "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0,
+               "query_pre_attn_scalar": 256, "sliding_window_pattern": 6, "hidden_activation": "gelu_pytorch_tanh"},
+    "phi3": {"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 4096,
+             "original_max_position_embeddings": 4096},
+    "granite": {"num_key_value_heads": 8, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "max_position_embeddings": 2048,
+                "attention_multiplier": 1.0, "embedding_multiplier": 1.0, "residual_multiplier": 1.0,
+                "logits_scaling": 1.0, "tie_word_embeddings": False},
+}  # fmt: skip
+"""Entries that the configuration of a family may leave out, with what transformers assumes."""
+
 TOKENS = np.random.default_rng(5).integers(4, 500, 48).astype(np.int32)
 MAX_MEAN_KL = 2e-6
 """Nats; the engine keeps keys and values in float16, which alone costs up to 1e-6 on these models."""
@@ -122,6 +143,21 @@ def test_every_output_type_is_upstreams(family: str, kind: str, environment: Pat
     source = write_tiny_model(family, tmp_path / "tiny", intermediate_size=528)  # no multiple of 32 x 17
     theirs = upstream(environment, source, tmp_path / "theirs.gguf", kind, PRE[TOKENIZERS[family]])
     convert(source, tmp_path / "ours.gguf", to="gguf", type=kind)
+    assert_same(tmp_path / "ours.gguf", theirs, {})
+
+
+@pytest.mark.parametrize("family", LEFT_OUT)
+def test_what_a_configuration_leaves_out_is_what_transformers_assumes(
+    family: str, environment: Path, tmp_path: Path
+) -> None:
+    other = OTHER_TOKENIZER.get(family, {})
+    source = write_tiny_model(family, tmp_path / "tiny", **other, **LEFT_OUT[family])
+    config = json.loads((source / "config.json").read_text())
+    short = {key: value for key, value in config.items() if key not in LEFT_OUT[family]}
+    (source / "config.json").write_text(json.dumps(short))
+    pre = PRE[other.get("tokenizer", TOKENIZERS[family])]
+    theirs = upstream(environment, source, tmp_path / "theirs.gguf", "f32", pre)
+    convert(source, tmp_path / "ours.gguf", to="gguf", type="F32")
     assert_same(tmp_path / "ours.gguf", theirs, {})
 
 

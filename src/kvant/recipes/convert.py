@@ -120,8 +120,9 @@ def convert(
         )
     else:
         files = write_huggingface(
-            model, out, dtype=target.name, overwrite=overwrite, max_file_bytes=max_file_bytes, progress=progress
-        )
+            model, out, dtype=target.name, overwrite=overwrite, max_file_bytes=max_file_bytes, progress=progress,
+            threads=threads,
+        )  # fmt: skip
     return ConvertResult(
         source=str(source), output=str(files[0] if to == "gguf" else out), files=tuple(map(str, files)),
         architecture=model.architecture, type=target.name, n_tensors=len(model.tensors), n_weights=model.n_weights,

@@ -43,6 +43,7 @@ def write_huggingface(
     overwrite: bool = False,
     max_file_bytes: int | None = None,
     progress: Progress = SILENT,
+    threads: int = 0,
 ) -> tuple[Path, ...]:
     """Write a model that transformers loads; quantized tensors are decoded.
 
@@ -53,6 +54,7 @@ def write_huggingface(
         overwrite: Replace the files of a model that is there.
         max_file_bytes: Write shards of at most this size.
         progress: Told of the bytes written.
+        threads: Threads of the encoders; 0 for one per core.
 
     Returns:
         The files of weights.
@@ -68,7 +70,7 @@ def write_huggingface(
     entries = config_json(model, family, dtype)
     config = Config(values=entries, path=model.path)
     check_tensors(model.tensors, family, config)
-    tensors = transformers_tensors(model, family, config, dtype)
+    tensors = transformers_tensors(model, family, config, dtype, threads=threads)
     partial = partial_path(directory)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -118,7 +120,9 @@ def vocabulary_size(model: Model) -> int:
     return embedding.shape[0]
 
 
-def transformers_tensors(model: Model, family: Family, config: Config, dtype: str) -> list[LazyTensor]:
+def transformers_tensors(
+    model: Model, family: Family, config: Config, dtype: str, *, threads: int = 0
+) -> list[LazyTensor]:
     """Return the tensors under transformers' names and in its layout, sorted by name.
 
     Raises:
@@ -135,7 +139,7 @@ def transformers_tensors(model: Model, family: Family, config: Config, dtype: st
             )
         transform = family.transforms.get(stem)
         changed = transform.back(tensor, config) if transform else tensor
-        found.append(renamed(recoded(changed, target), theirs))
+        found.append(renamed(recoded(changed, target, threads=threads), theirs))
     return sorted(found, key=lambda tensor: tensor.name)
 
 

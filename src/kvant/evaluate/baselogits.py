@@ -7,6 +7,7 @@ what was used longest ago.
 
 import hashlib
 import os
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,11 +143,11 @@ def _save(path: Path, base: BaseLogits) -> None:
 def _load(path: Path, windows: Windows, key: str) -> BaseLogits | None:
     """Read a cached file; None, and the file is gone, if it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             header = msgspec.json.decode(file["header"].tobytes(), type=Header)
             arrays = {name: file[name] for name in CompactRows.__slots__ if name != "top"}
         _check(arrays, windows)
-    except (OSError, ValueError, KeyError, EOFError, msgspec.DecodeError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, msgspec.DecodeError):
         path.unlink(missing_ok=True)
         return None
     rows = tuple(

@@ -4,6 +4,7 @@ import contextlib
 import resource
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 from kvant.runtime.llamacpp import LlamaCpp
 from kvant.runtime.messages import Measured
 
+BUDGET_S = 10.0
 RAPL = Path("/sys/class/powercap")
 STATUS = Path("/proc/self/status")
 
@@ -29,7 +31,8 @@ def measure(
         n_threads: Threads it was opened with, to be reported.
         n_prompt: Tokens in the prompt.
         n_generate: Tokens to make.
-        repeats: Runs; the median is reported, after one short run that is not counted.
+        repeats: Most runs; the median is reported, after one short run that is not counted. No further run begins after
+            `BUDGET_S` seconds.
         rss_before_bytes: Resident memory before the model was loaded.
     """
     prompt = (np.arange(n_prompt, dtype=np.int64) * 97 % min(model.n_vocab, 32000)).astype(np.int32)
@@ -37,7 +40,8 @@ def measure(
     prompt_s, step_s = [], []
     energy, reason = energy_counter()
     joules = 0.0
-    for _ in range(repeats):
+    start = time.perf_counter()
+    while len(step_s) < repeats and (not step_s or time.perf_counter() - start < BUDGET_S):
         prompt_s.append(model.time_prompt(prompt))
         before = energy()
         step_s.append(model.time_steps(n_generate))
@@ -45,9 +49,9 @@ def measure(
     return Measured(
         pp_tok_s=n_prompt / statistics.median(prompt_s),
         tg_tok_s=n_generate / statistics.median(step_s),
-        n_threads=n_threads, n_prompt=n_prompt, n_generate=n_generate, repeats=repeats,
+        n_threads=n_threads, n_prompt=n_prompt, n_generate=n_generate, repeats=len(step_s),
         rss_bytes=peak_rss_bytes(), rss_before_bytes=rss_before_bytes,
-        energy_j_per_token=None if reason else joules / (repeats * n_generate),
+        energy_j_per_token=None if reason else joules / (len(step_s) * n_generate),
         energy_reason=reason,
     )  # fmt: skip
 

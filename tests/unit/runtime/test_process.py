@@ -1,0 +1,94 @@
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kvant.errors import EngineError, ValueRangeError
+from kvant.recipes.convert import convert
+from kvant.runtime.llamacpp import LlamaCpp
+from kvant.runtime.process import EngineProcess
+from tiny_models import N_VOCAB, write_tiny_model
+
+WINDOWS = np.arange(3, 3 + 5 * 32, dtype=np.int32).reshape(5, 32)
+
+
+@pytest.fixture(scope="module")
+def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("engine")
+    path = directory / "tiny.gguf"
+    convert(write_tiny_model("llama", directory / "hf"), path, to="gguf", type="F16")
+    return path
+
+
+@pytest.fixture
+def engine(tiny_file: Path) -> Iterator[EngineProcess]:
+    with EngineProcess() as engine:
+        engine.open(tiny_file, n_ctx=64, n_threads=1, all_logits=True)
+        yield engine
+
+
+def test_the_child_gives_what_the_library_gives(engine: EngineProcess, tiny_file: Path) -> None:
+    with LlamaCpp(tiny_file, n_ctx=64, n_threads=1, all_logits=True) as here:
+        np.testing.assert_array_equal(engine.tokenize("the rain"), here.tokenize("the rain"))
+        for window, rows in zip(WINDOWS, engine.logits(WINDOWS, first=16), strict=True):
+            np.testing.assert_array_equal(rows, here.logits(window, first=16))
+
+
+def test_one_window_and_none(engine: EngineProcess) -> None:
+    assert [rows.shape for rows in engine.logits(WINDOWS[:1], first=0)] == [(32, N_VOCAB)]
+    assert list(engine.logits(WINDOWS[:0], first=0)) == []
+
+
+def test_a_model_takes_the_place_of_another(engine: EngineProcess, tiny_file: Path) -> None:
+    opened = engine.open(tiny_file, n_ctx=96, n_threads=1)
+    assert opened.n_vocab == N_VOCAB
+    measured = engine.speed(n_prompt=48, n_generate=8, repeats=2)
+    assert measured.pp_tok_s > 0
+    assert measured.tg_tok_s > 0
+    assert measured.repeats <= 2
+    assert measured.rss_bytes > measured.rss_before_bytes > 1_000_000
+
+
+def test_wrong_arguments_keep_the_child_alive(engine: EngineProcess) -> None:
+    with pytest.raises(ValueRangeError, match="leave the vocabulary"):
+        list(engine.logits(WINDOWS[:1] + 5000, first=0))
+    assert engine.tokenize("still there").size
+
+
+def test_a_crash_is_an_error_with_the_signal(engine: EngineProcess) -> None:
+    os.kill(engine._child.pid, signal.SIGSEGV)
+    with pytest.raises(EngineError, match=r"tiny\.gguf: the engine's process was ended by signal 11"):
+        engine.tokenize("x")
+
+
+def test_ctrl_c_is_the_owners_business(engine: EngineProcess) -> None:
+    os.kill(engine._child.pid, signal.SIGINT)
+    assert engine.tokenize("x").size
+
+
+def test_leaving_ends_the_child(tiny_file: Path) -> None:
+    with EngineProcess() as engine:
+        engine.open(tiny_file, n_ctx=32, n_threads=1)
+        pid = engine._child.pid
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_slow_answer_is_an_error(tiny_file: Path) -> None:
+    with EngineProcess(timeout_s=0.0) as engine, pytest.raises(EngineError, match="did not answer within 0 s"):
+        engine.open(tiny_file, n_ctx=32, n_threads=1)
+
+
+def test_memory_is_limited(tiny_file: Path) -> None:
+    with EngineProcess(memory_limit_bytes=1 << 30) as engine, pytest.raises(EngineError):
+        engine.open(tiny_file, n_ctx=1 << 21, n_threads=1, all_logits=True)
+
+
+def test_a_bad_file_is_an_error_not_a_crash(tmp_path: Path) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF\x03\x00\x00\x00" + b"\xff" * 64)
+    with EngineProcess() as engine, pytest.raises(EngineError, match=r"broken\.gguf"):
+        engine.open(path, n_ctx=32, n_threads=1)

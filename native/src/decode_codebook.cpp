@@ -27,30 +27,42 @@ KVANT_INLINE uint32_t half_word(const uint8_t* p) {
     return w;
 }
 
-// y = ±d * point, eight weights; bit j of `signs` turns weight j.
-KVANT_INLINE void put(float d, const uint8_t* point, uint32_t signs, float* y) {
-    for (int j = 0; j < 8; ++j) {
-        const float value = d * (float)point[j];
-        uint32_t bits;
-        memcpy(&bits, &value, 4);
-        bits ^= (signs >> j & 1) << 31;
-        memcpy(y + j, &bits, 4);
-    }
+// Groups of eight weights at every level: the compiler splits these where vectors are shorter.
+typedef int8_t bytes8 __attribute__((vector_size(8)));
+typedef float floats8 __attribute__((vector_size(32)));
+typedef int32_t ints8 __attribute__((vector_size(32)));
+
+KVANT_INLINE floats8 to_floats(bytes8 point) { return __builtin_convertvector(__builtin_convertvector(point, ints8), floats8); }
+
+KVANT_INLINE bytes8 load_point(const uint8_t* p) {
+    bytes8 point;
+    memcpy(&point, p, 8);
+    return point;
 }
+
+// y = ±d * point; bit j of `signs` turns weight j. No grid has a byte above 127.
+KVANT_INLINE void put(float d, bytes8 point, uint32_t signs, float* y) {
+    const ints8 bit = {1, 2, 4, 8, 16, 32, 64, 128};
+    const ints8 turned = (((int32_t)signs & bit) == bit) & INT32_MIN;
+    const ints8 values = (ints8)(d * to_floats(point)) ^ turned;
+    memcpy(y, &values, 32);
+}
+
+KVANT_INLINE void put(float d, const uint8_t* point, uint32_t signs, float* y) { put(d, load_point(point), signs, y); }
 
 // y = ±d * point, eight weights from two points of four.
 KVANT_INLINE void put(float d, const uint8_t* first, const uint8_t* second, uint32_t signs, float* y) {
     uint8_t point[8];
     memcpy(point, first, 4);
     memcpy(point + 4, second, 4);
-    put(d, point, signs, y);
+    put(d, load_point(point), signs, y);
 }
 
-// y = d * (point ± 1/8), eight weights of -1, 0 or 1.
-KVANT_INLINE void put_shifted(float d, uint32_t index, bool negative, float* y) {
-    const uint8_t* point = codebooks::iq1s.at + 8 * index;
-    const float delta = negative ? -codebooks::iq1_delta : codebooks::iq1_delta;
-    for (int j = 0; j < 8; ++j) y[j] = d * ((float)(int8_t)point[j] + delta);
+// y = d * (point ± 1/8), eight weights of -1, 0 or 1. `negative` is 0 or 1; a branch on it would be a coin toss.
+KVANT_INLINE void put_shifted(float d, uint32_t index, uint32_t negative, float* y) {
+    const float delta = codebooks::iq1_delta * (float)(1 - 2 * (int32_t)negative);
+    const floats8 values = d * (to_floats(load_point(codebooks::iq1s.at + 8 * index)) + delta);
+    memcpy(y, &values, 32);
 }
 
 }  // namespace

@@ -23,7 +23,8 @@ KVANT_INLINE void for_each_block(const uint8_t* data, int64_t n, int64_t rows, f
 struct Pair { float scale, minimum; };
 KVANT_INLINE Pair six_bit_pair(const uint8_t* packed, int j) {
     if (j < 4) return {(float)(packed[j] & 63), (float)(packed[j + 4] & 63)};
-    return {(float)((packed[j + 4] & 15) | (packed[j - 4] >> 6 << 4)), (float)((packed[j + 4] >> 4) | (packed[j] >> 6 << 4))};
+    const uint8_t low = packed[j + 4];
+    return {(float)((low & 15) | (packed[j - 4] >> 6 << 4)), (float)((low >> 4) | (packed[j] >> 6 << 4))};
 }
 
 }  // namespace
@@ -47,7 +48,8 @@ KVANT_DECODER(decode_q3_k) {
             const uint8_t* q = b.qs + 32 * (i / 8) + 16 * (i % 2);
             const uint8_t* high = b.hmask + 16 * (i % 2);
             const int shift = 2 * (i % 8 / 2), plane = i / 2;
-            const int low_scale = b.scales[i % 8] >> (4 * (i / 8)) & 15, high_scale = b.scales[8 + i % 4] >> (2 * (i / 4)) & 3;
+            const int low_scale = b.scales[i % 8] >> (4 * (i / 8)) & 15;
+            const int high_scale = b.scales[8 + i % 4] >> (2 * (i / 4)) & 3;
             const float scale = d * (float)((low_scale | high_scale << 4) - 32);
             for (int j = 0; j < 16; ++j) {
                 y[16 * i + j] = scale * (float)((q[j] >> shift & 3) + (high[j] >> plane & 1) * 4 - 4);

@@ -11,8 +11,10 @@ namespace {
 
 using codebooks::iq4nl_values;
 
-constexpr int tries = 7;            // scales tried on either side of the one that puts the largest weight on the lowest value
-constexpr float smallest = 1e-15f;  // runs whose largest weight is below this get scale 0
+// Scales tried on either side of the one that puts the largest weight on the lowest value.
+constexpr int tries = 7;
+// Runs whose largest weight is below this get scale 0.
+constexpr float smallest = 1e-15f;
 
 // The nearest value is found by comparison with the midpoints. ggml compares the two distances; their subtractions are
 // exact at and next to every midpoint, so both rules agree (a tie goes up), and NaN takes the highest code in both.
@@ -25,7 +27,8 @@ constexpr float midpoint(int i) { return (value(i - 1) + value(i)) / 2; }  // co
 KVANT_INLINE __m512i nearest_code(__m512 x) {
 #define AT(i) midpoint(i)
     const __m512 by_4 = _mm512_setr_ps(AT(2), 0, 0, 0, AT(6), 0, 0, 0, AT(10), 0, 0, 0, AT(14), 0, 0, 0);
-    const __m512 by_2 = _mm512_setr_ps(AT(1), 0, AT(3), 0, AT(5), 0, AT(7), 0, AT(9), 0, AT(11), 0, AT(13), 0, AT(15), 0);
+    const __m512 by_2 =
+        _mm512_setr_ps(AT(1), 0, AT(3), 0, AT(5), 0, AT(7), 0, AT(9), 0, AT(11), 0, AT(13), 0, AT(15), 0);
 #undef AT
     const __mmask16 bit3 = _mm512_cmp_ps_mask(x, _mm512_set1_ps(midpoint(8)), _CMP_NLT_UQ);
     const __m512 quarter = _mm512_mask_blend_ps(bit3, _mm512_set1_ps(midpoint(4)), _mm512_set1_ps(midpoint(12)));
@@ -41,8 +44,9 @@ KVANT_INLINE __m512i nearest_code(__m512 x) {
 KVANT_INLINE vi code_of(vf x) { return (vi)nearest_code((__m512)x); }
 
 KVANT_INLINE vf value_of(vf x) {
-    const __m512 values = _mm512_setr_ps(value(0), value(1), value(2), value(3), value(4), value(5), value(6), value(7),
-                                         value(8), value(9), value(10), value(11), value(12), value(13), value(14), value(15));
+    const __m512 values =
+        _mm512_setr_ps(value(0), value(1), value(2), value(3), value(4), value(5), value(6), value(7), value(8), value(9),
+                       value(10), value(11), value(12), value(13), value(14), value(15));
     return (vf)_mm512_permutexvar_ps(nearest_code((__m512)x), values);
 }
 
@@ -77,7 +81,8 @@ KVANT_INLINE vf value_of(vf x) {
     const __m256 even = _mm256_setr_ps(value(0), value(14), value(12), value(10), value(8), value(6), value(4), value(2));
     const __m256 odd = _mm256_setr_ps(value(1), value(15), value(13), value(11), value(9), value(7), value(5), value(3));
     const Found found = nearest_code((__m256)x);
-    return (vf)_mm256_blendv_ps(_mm256_permutevar8x32_ps(even, found.pair), _mm256_permutevar8x32_ps(odd, found.pair), found.upper);
+    const __m256 low = _mm256_permutevar8x32_ps(even, found.pair), high = _mm256_permutevar8x32_ps(odd, found.pair);
+    return (vf)_mm256_blendv_ps(low, high, found.upper);
 }
 
 #else
@@ -237,7 +242,9 @@ void encode_xs(const float* x, int64_t n, int64_t rows, const float* importance,
 
 }  // namespace
 
-void encode_iq4_nl(const float* x, int64_t n, int64_t rows, const float*, uint8_t* out) { encode_nl(x, n, rows, nullptr, out); }
+void encode_iq4_nl(const float* x, int64_t n, int64_t rows, const float*, uint8_t* out) {
+    encode_nl(x, n, rows, nullptr, out);
+}
 void encode_iq4_nl_weighted(const float* x, int64_t n, int64_t rows, const float* importance, uint8_t* out) {
     encode_nl(x, n, rows, importance, out);
 }

@@ -159,7 +159,8 @@ KVANT_INLINE bool affine_scales(const float* x, Scales& scales) {
         const vf high = as_float(ordered(highest[s])), low = as_float(ordered(~lowest[s]));
         const vf range = high - low;
         // The sign of a smallest zero is that of the first zero: scalar code finds it.
-        if (any(low == 0.f) || !all((vabs(high) <= largest_float) & (vabs(low) <= largest_float)) || !plain(range)) return false;
+        const vi finite = (vabs(high) <= largest_float) & (vabs(low) <= largest_float);
+        if (any(low == 0.f) || !all(finite) || !plain(range)) return false;
         const vf d = range / (float)levels;
         store(scales.inverse + s * W, inverse(d));
         store(scales.low + s * W, low);
@@ -234,7 +235,8 @@ void encode_q4_0(const float* x, int64_t n, int64_t rows, const float*, uint8_t*
         }
         return true;
     };
-    for_each_group<18>(x, rows * n / 32, out, wide, [](const float* xs, uint8_t* b) { symmetric_ref<8>(xs, b, nullptr, b + 2); });
+    const auto one = [](const float* xs, uint8_t* b) { symmetric_ref<8>(xs, b, nullptr, b + 2); };
+    for_each_group<18>(x, rows * n / 32, out, wide, one);
 }
 
 void encode_q5_0(const float* x, int64_t n, int64_t rows, const float*, uint8_t* out) {
@@ -249,7 +251,8 @@ void encode_q5_0(const float* x, int64_t n, int64_t rows, const float*, uint8_t*
         }
         return true;
     };
-    for_each_group<22>(x, rows * n / 32, out, wide, [](const float* xs, uint8_t* b) { symmetric_ref<16>(xs, b, b + 2, b + 6); });
+    const auto one = [](const float* xs, uint8_t* b) { symmetric_ref<16>(xs, b, b + 2, b + 6); };
+    for_each_group<22>(x, rows * n / 32, out, wide, one);
 }
 
 void encode_q4_1(const float* x, int64_t n, int64_t rows, const float*, uint8_t* out) {
@@ -265,7 +268,8 @@ void encode_q4_1(const float* x, int64_t n, int64_t rows, const float*, uint8_t*
         }
         return true;
     };
-    for_each_group<20>(x, rows * n / 32, out, wide, [](const float* xs, uint8_t* b) { affine_ref<15>(xs, b, nullptr, b + 4); });
+    const auto one = [](const float* xs, uint8_t* b) { affine_ref<15>(xs, b, nullptr, b + 4); };
+    for_each_group<20>(x, rows * n / 32, out, wide, one);
 }
 
 void encode_q5_1(const float* x, int64_t n, int64_t rows, const float*, uint8_t* out) {
@@ -281,7 +285,8 @@ void encode_q5_1(const float* x, int64_t n, int64_t rows, const float*, uint8_t*
         }
         return true;
     };
-    for_each_group<24>(x, rows * n / 32, out, wide, [](const float* xs, uint8_t* b) { affine_ref<31>(xs, b, b + 4, b + 8); });
+    const auto one = [](const float* xs, uint8_t* b) { affine_ref<31>(xs, b, b + 4, b + 8); };
+    for_each_group<24>(x, rows * n / 32, out, wide, one);
 }
 
 void encode_q8_0(const float* x, int64_t n, int64_t rows, const float*, uint8_t* out) {
@@ -289,7 +294,9 @@ void encode_q8_0(const float* x, int64_t n, int64_t rows, const float*, uint8_t*
         vi magnitude[group], largest[sets];
         for (int k = 0; k < group; ++k) {
             magnitude[k] = as_int(load(xs + 32 * k)) & 0x7fffffff;
-            for (int i = 1; i < parts; ++i) magnitude[k] = imax(magnitude[k], as_int(load(xs + 32 * k + i * W)) & 0x7fffffff);
+            for (int i = 1; i < parts; ++i) {
+                magnitude[k] = imax(magnitude[k], as_int(load(xs + 32 * k + i * W)) & 0x7fffffff);
+            }
         }
         largest_lanes(magnitude, largest);
         Scales scales;

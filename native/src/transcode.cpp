@@ -88,7 +88,9 @@ int64_t transcode(int source_id, int target_id, const std::string& isa, const Ro
                   const std::optional<Importance>& importance, const Rows<uint8_t>& out, int64_t n, int threads) {
     const Table table = find_table(isa);
     const TypeKernels &source = find(table, source_id), &target = find(table, target_id);
-    if (n <= 0 || n % source.block_length || n % target.block_length) throw std::invalid_argument("row length is not whole blocks");
+    if (n <= 0 || n % source.block_length || n % target.block_length) {
+        throw std::invalid_argument("row length is not whole blocks");
+    }
     const int64_t rows = data.shape(0);
     if ((int64_t)out.shape(0) != rows || (int64_t)data.shape(1) != n / source.block_length * source.block_bytes ||
         (int64_t)out.shape(1) != n / target.block_length * target.block_bytes) {

@@ -1,8 +1,9 @@
 // Codebooks of the block types that store points of a grid, and the level tables of the 4-bit ones.
 //
-// The points are constants of the format: ggml-common.h `iq2xxs_grid` ... `iq1s_grid`, `kvalues_iq4nl`, `kvalues_fp4` (ggml 0.26).
-// Each point is kept as one 16-bit code, 2 bits per weight (3 for the IQ3 types), lowest weight first; a code is an index into
-// the levels of its grid. `expand` turns a table into the bytes that decoders read. Python reads the same tables through `_ext`.
+// The points are constants of the format: ggml-common.h `iq2xxs_grid` ... `iq1s_grid`, `kvalues_iq4nl`, `kvalues_fp4`
+// (ggml 0.26). Each point is kept as one 16-bit code, 2 bits per weight (3 for the IQ3 types), lowest weight first; a code
+// is an index into the levels of its grid. `expand` turns a table into the bytes that decoders read. Python reads the same
+// tables through `_ext`.
 #pragma once
 
 #include <cstddef>
@@ -381,7 +382,8 @@ inline constexpr Constants<std::uint8_t, 8> iq3s_levels = {{1, 3, 5, 7, 9, 11, 1
 inline constexpr Constants<std::uint8_t, 4> iq1_levels = {{0xff, 0, 1, 0}};
 
 // Values of IQ4_NL and IQ4_XS codes.
-inline constexpr Constants<std::int8_t, 16> iq4nl_values = {{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}};
+inline constexpr Constants<std::int8_t, 16> iq4nl_values = {
+    {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}};
 // Values of E2M1 codes, doubled (MXFP4, NVFP4).
 inline constexpr Constants<std::int8_t, 16> e2m1_values = {{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}};
 

@@ -37,7 +37,8 @@ def measure(
     """
     prompt = (np.arange(n_prompt, dtype=np.int64) * 97 % min(model.n_vocab, 32000)).astype(np.int32)
     model.time_prompt(prompt[: min(n_prompt, 32)])
-    prompt_s, step_s = [], []
+    prompt_s: list[float] = []
+    step_s: list[float] = []
     energy, reason = energy_counter()
     joules = 0.0
     start = time.perf_counter()

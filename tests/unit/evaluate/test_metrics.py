@@ -8,7 +8,7 @@ from kvant.evaluate.metrics import RowScores, bootstrap_se, exact_kld, join, sco
 
 
 def logits_of(*rows: list[float]) -> np.ndarray:
-    return np.log(np.array(rows)).astype(np.float32)
+    return np.asarray(np.log(np.array(rows)), np.float32)
 
 
 def scores(kld: np.ndarray, log_q: np.ndarray | None = None, log_p: np.ndarray | None = None) -> RowScores:

@@ -9,7 +9,11 @@ from kvant.runtime import messages
 
 def test_a_message_comes_back_as_it_was() -> None:
     stream = io.BytesIO()
-    sent = [messages.Open("a.gguf", 512, 2), messages.Logits(b"\x01\x00\x00\x00", 0, 0), messages.Speed(8, 8, 1)]
+    sent: list[messages.Request] = [
+        messages.Open("a.gguf", 512, 2),
+        messages.Logits(b"\x01\x00\x00\x00", 0, 0),
+        messages.Speed(8, 8, 1),
+    ]
     for message in sent:
         messages.write(stream, message)
     stream.seek(0)

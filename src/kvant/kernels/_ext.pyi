@@ -41,4 +41,4 @@ def codebooks() -> dict[str, bytes]:
 def string_bounds(
     data: np.ndarray[Any, Any], limit: int, starts: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]
 ) -> bool:
-    """Fill `starts` and `ends` with the bounds of strings that follow their uint64 lengths; False if one is too long."""
+    """Fill `starts` and `ends` with the bounds of strings that follow their uint64 lengths; False: one is too long."""

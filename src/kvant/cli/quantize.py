@@ -132,7 +132,8 @@ def _report_plan(source: "Model", plan: "Plan", importance: "Importance | None",
         console.print_json({"plan": plan, "size_bytes": plan.predicted_bytes, "bpw": plan.bpw(source),
                             "needs_importance": missing})  # fmt: skip
         return
-    console.table(f"{source.name} as {plan.preset}", ("type", "tensors"), list(plan.counts().items()))
+    console.say(f"{source.name} as {plan.preset}:")
+    console.table("", ("type", "tensors"), list(plan.counts().items()))
     _say_fallbacks(plan.fallbacks, len(plan.types))
     if missing:
         console.say(

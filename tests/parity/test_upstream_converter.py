@@ -17,6 +17,7 @@ from gguf import GGUFReader
 
 from kvant.formats.huggingface.architectures import llama
 from kvant.recipes.convert import convert
+from kvant.runtime import capi
 from kvant.runtime.llamacpp import LlamaCpp
 from tiny_models import FAMILIES, TOKENIZERS, weights, write_safetensors, write_tiny_model
 
@@ -75,8 +76,9 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
 """Entries that the configuration of a family may leave out, with what transformers assumes."""
 
 TOKENS = np.random.default_rng(5).integers(4, 500, 48).astype(np.int32)
-MAX_MEAN_KL = 2e-6
-"""Nats; the engine keeps keys and values in float16, which alone costs up to 1e-6 on these models."""
+MAX_MEAN_KL, MAX_DIFFERENCE = 1e-10, 1e-4
+GELU_MEAN_KL, GELU_DIFFERENCE = 1e-6, 1e-2
+"""Nats, and logits. The engine looks Gemma's activation up in a table of float16."""
 
 TRANSFORMERS = """
 import sys, numpy, torch
@@ -195,6 +197,13 @@ def test_the_reference_model_is_upstreams_whole(
     assert_same(tmp_path / "ours.gguf", theirs, {})
 
 
+@pytest.fixture
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys, values and attention of the engine in float32, so that rounding hides nothing."""
+    monkeypatch.setattr(capi, "FLASH_ATTENTION_ON", 0)
+    monkeypatch.setattr(capi, "TYPE_F16", 0)
+
+
 def engine_logits(path: Path) -> np.ndarray:
     with LlamaCpp(path, n_ctx=64, n_threads=2, all_logits=True) as engine:
         return engine.logits(TOKENS).astype(np.float64)
@@ -218,6 +227,7 @@ def mean_kl(base: np.ndarray, other: np.ndarray) -> float:
     return float((np.exp(p) * (p - q)).sum(-1).mean())
 
 
+@pytest.mark.usefixtures("full_precision")
 def test_the_engine_computes_what_transformers_computes(environment: Path, tmp_path: Path) -> None:
     directories, backs = [], []
     for variant, (family, overrides) in VARIANTS.items():
@@ -231,10 +241,12 @@ def test_the_engine_computes_what_transformers_computes(environment: Path, tmp_p
     for variant, base, back in zip(VARIANTS, logits, logits[len(VARIANTS) :], strict=False):
         assert np.abs(base - back).max() <= 1e-5, variant
         found = engine_logits(tmp_path / f"{variant}.gguf")
-        assert mean_kl(base, found) < MAX_MEAN_KL, variant
-        assert np.abs(base - found).max() < 0.005 * base.std() + 0.001, variant
+        gelu = VARIANTS[variant][0] == "gemma3"
+        assert mean_kl(base, found) < (GELU_MEAN_KL if gelu else MAX_MEAN_KL), variant
+        assert np.abs(base - found).max() < (GELU_DIFFERENCE if gelu else MAX_DIFFERENCE), variant
 
 
+@pytest.mark.usefixtures("full_precision")
 def test_the_comparison_would_see_factors_that_are_wrong(
     environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,4 +256,4 @@ def test_the_comparison_would_see_factors_that_are_wrong(
     monkeypatch.setattr(llama, "rotary_factors", lambda _: np.ones(16, np.float32))
     convert(source, tmp_path / "wrong.gguf", to="gguf", type="F32")
     assert mean_kl(base, engine_logits(tmp_path / "right.gguf")) < MAX_MEAN_KL
-    assert mean_kl(base, engine_logits(tmp_path / "wrong.gguf")) > 100 * MAX_MEAN_KL
+    assert mean_kl(base, engine_logits(tmp_path / "wrong.gguf")) > 1000 * GELU_MEAN_KL

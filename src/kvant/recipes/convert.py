@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from kvant.dtypes import BLOCK_TYPES, F16, F32, BlockType, block_type
+from kvant.dtypes import BLOCK_TYPES, F16, F32, BlockType, Family, block_type
 from kvant.errors import UnsupportedFormatError
 from kvant.files import check_output
 from kvant.formats.gguf.writer import write_gguf
@@ -19,13 +19,19 @@ from kvant.formats.recode import recoded
 from kvant.metadata import u32
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
-from kvant.tensors import LazyTensor, Tensor, n_bytes, row_length
+from kvant.tensors import LazyTensor, Tensor, row_length
 
 Target = Literal["gguf", "hf"]
 
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}
 """Types of matrices to convert to, with `general.file_type`. Source: llama.h `enum llama_ftype`."""
 
+
+ALWAYS_F32 = re.compile(
+    r"(blk\.\d+\.)?(ffn_gate_inp(_shexp)?|ssm_conv1d|shortconv\.conv|altup_(correct|predict)_coef"
+    r"|time_mix_(first|w1|w2|decay_w1|decay_w2|lerp_fused)|position_embd|token_types)\.weight"
+)
+"""Matrices that the engine reads as F32 only; they come with GGUFs of other architectures."""
 
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 """What the stem of a shard's name ends with."""
@@ -165,6 +171,10 @@ def converted_type(tensor: Tensor, target: BlockType) -> BlockType:
 
     Source: upstream's converter, `ModelBase.prepare_tensors`; parity in tests/parity/test_upstream_converter.py.
     """
+    if tensor.block_type.family is Family.INTEGER:
+        return tensor.block_type
+    if ALWAYS_F32.fullmatch(tensor.name):
+        return F32
     if len(tensor.shape) <= 1 or tensor.name.endswith("_norm.weight") or not tensor.name.endswith(".weight"):
         return F32
     return F16 if row_length(tensor) % target.block_length else target
@@ -175,5 +185,5 @@ def find_fallbacks(tensors: list[LazyTensor], target: BlockType) -> tuple[Fallba
     return tuple(
         Fallback(tensor=t.name, wanted=target.name, used=t.block_type.name, row_length=row_length(t))
         for t in tensors
-        if t.block_type not in (target, F32) and n_bytes(t)
+        if t.block_type == F16 != target
     )

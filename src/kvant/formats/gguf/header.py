@@ -252,10 +252,9 @@ def _read_tensor_info(cursor: _Cursor) -> StoredTensor:
             f"{cursor.path}: {name!r} has rows of {length} weights, not a multiple of the {block_type} block of "
             f"{block_type.block_length}. {_AGAIN}"
         )
-    rows = math.prod(shape[:-1])
-    n_bytes = rows * block_type.row_bytes(length)
-    if not n_bytes and rows > spec.MAX_EMPTY_ROWS:
-        raise LimitError(f"{cursor.path}: {name!r} has {rows} rows of nothing, above {spec.MAX_EMPTY_ROWS}. {_AGAIN}")
+    n_bytes = math.prod(shape[:-1]) * block_type.row_bytes(length)
+    if not n_bytes and math.prod(n or 1 for n in shape) > spec.MAX_EMPTY_SHAPE:
+        raise LimitError(f"{cursor.path}: {name!r} holds nothing but has the shape {shape}. {_AGAIN}")
     offset = cursor.u64(f"the offset of {name!r}")
     return StoredTensor(name=name, shape=shape, block_type=block_type, offset=offset, n_bytes=n_bytes)
 

@@ -28,7 +28,7 @@ MAX_WRITTEN_NAME_BYTES = 63  # (ggml) GGML_MAX_NAME with its terminator is 64
 MAX_STRING_BYTES = 1 << 30  # (ggml) GGUF_MAX_STRING_LENGTH
 MAX_ARRAY_ITEMS = 1 << 30  # (ggml) GGUF_MAX_ARRAY_ELEMENTS
 MAX_ALIGNMENT = 1 << 20
-MAX_EMPTY_ROWS = 1 << 16  # rows of a tensor without weights: they take no bytes that could bound them
+MAX_EMPTY_SHAPE = 1 << 24  # product of the axes above 0 of a tensor without weights, which no bytes bound
 MAX_SHARDS = 99_999  # five digits in a shard's name
 
 # Least bytes that one of each takes, so that a count is refused before anything is allocated for it.

@@ -135,8 +135,8 @@ def _entry(name: str, entry: object, start: int, path: Path) -> StoredTensor:
             f"{path}: {name!r} of shape {shape} needs {n_bytes} bytes, its data_offsets span "
             f"{offsets[1] - offsets[0]}. {_AGAIN}"
         )
-    if not n_bytes and math.prod(shape[:-1]) > spec.MAX_EMPTY_ROWS:
-        raise LimitError(f"{path}: {name!r} has more than {spec.MAX_EMPTY_ROWS} rows of nothing. {_AGAIN}")
+    if not n_bytes and math.prod(n or 1 for n in shape) > spec.MAX_EMPTY_SHAPE:
+        raise LimitError(f"{path}: {name!r} holds nothing but has the shape {shape}. {_AGAIN}")
     return StoredTensor(
         name=name, shape=tuple(shape), block_type=block_type, offset=start + offsets[0], n_bytes=n_bytes
     )

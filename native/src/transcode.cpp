@@ -63,7 +63,7 @@ bool transcode_tile(const Job& job, int64_t first, int64_t n, int64_t rows, floa
 }
 
 void transcode_rows(const Job& job, int64_t first_row, int64_t end_row, std::atomic<int64_t>& bad) {
-    const int64_t largest = job.importance ? tile_rows * job.n : tile_weights;
+    const int64_t largest = job.importance ? std::min(tile_rows, end_row - first_row) * job.n : tile_weights;
     std::unique_ptr<float[]> memory(new float[largest + 16]);
     void* aligned = memory.get();
     std::size_t space = (largest + 16) * sizeof(float);

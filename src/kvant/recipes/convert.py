@@ -13,6 +13,7 @@ from kvant.errors import UnsupportedFormatError
 from kvant.files import check_output
 from kvant.formats.gguf.writer import write_gguf
 from kvant.formats.huggingface.naming import directory_identifier
+from kvant.formats.huggingface.reader import FILE_TYPES as FLOAT_FILE_TYPES
 from kvant.formats.huggingface.writer import write_huggingface
 from kvant.formats.open import open_model
 from kvant.formats.recode import recoded
@@ -23,7 +24,7 @@ from kvant.tensors import LazyTensor, Tensor, row_length
 
 Target = Literal["gguf", "hf"]
 
-FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}
+FILE_TYPES = {kind.name: number for kind, number in FLOAT_FILE_TYPES.items()} | {"Q8_0": 7}
 """Types of matrices to convert to, with `general.file_type`. Source: llama.h `enum llama_ftype`."""
 
 

@@ -49,10 +49,7 @@ def read_huggingface(directory: Path) -> Model:
     config = complete_config(raw, family, path)
     _check_config(config, family)
     refuse_pickles(directory)
-    tensors = {
-        tensor.name: tensor
-        for tensor in (*family.extra_tensors(config), *_canonical(_weights(directory), family, config))
-    }
+    tensors = _by_name((*family.extra_tensors(config), *_canonical(_weights(directory), family, config)), directory)
     tokenizer = tokenizer_metadata(directory, raw)
     _check_vocabulary(tensors, tokenizer, directory)
     check_tensors(tensors, family, config)
@@ -134,6 +131,15 @@ def _canonical(tensors: Mapping[str, Tensor], family: Family, config: Config) ->
         transform = family.transforms.get(stem)
         changed = renamed(transform.forward(tensor, config) if transform else tensor, name)
         yield as_float32(changed) if len(tensor.shape) <= 1 else changed
+
+
+def _by_name(tensors: Iterable[LazyTensor], directory: Path) -> dict[str, LazyTensor]:
+    found: dict[str, LazyTensor] = {}
+    for tensor in tensors:
+        if tensor.name in found:
+            raise FormatError(f"{directory}: {tensor.name} comes from two tensors. Keep the weights of one model only.")
+        found[tensor.name] = tensor
+    return found
 
 
 def _check_vocabulary(tensors: Mapping[str, Tensor], tokenizer: Mapping[str, Value], directory: Path) -> None:

@@ -185,6 +185,23 @@ def renamed_tensor(old: str, new: str) -> Callable[[Path], None]:
     return change
 
 
+def doubled(directory: Path) -> None:
+    tensors = dict(weights(config_of(directory), 0))
+    tensors["norm.weight"] = tensors["model.norm.weight"]
+    write_safetensors(directory / "model.safetensors", tensors, "BF16")
+
+
+def fp8(directory: Path) -> None:
+    path = directory / "model.safetensors"
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    entry = header["model.layers.0.mlp.up_proj.weight"]
+    entry |= {"dtype": "F8_E4M3", "shape": [entry["shape"][0] * 2, entry["shape"][1]]}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
+
+
 @pytest.mark.parametrize(
     ("damage", "kind", "words"),
     [
@@ -192,6 +209,8 @@ def renamed_tensor(old: str, new: str) -> Callable[[Path], None]:
         (without("model.safetensors"), FormatError, "no .*safetensors"),
         (without("config.json"), FormatError, "config.json"),
         (without("tokenizer.json"), KvantError, "tokenizer"),
+        (doubled, FormatError, "output_norm.weight comes from two tensors"),
+        (fp8, UnsupportedFormatError, "F8_E4M3"),
         (truncated, FormatError, "model.safetensors"),
         (changed(architectures=["BloomForCausalLM"]), UnsupportedModelError, "BloomForCausalLM.*LlamaForCausalLM"),
         (changed(auto_map={"AutoModel": "m.M"}), UnsupportedModelError, "auto_map"),

@@ -20,6 +20,7 @@ from kvant.formats.gguf.reader import read_gguf
 from kvant.formats.imatrix import write_imatrix
 from kvant.formats.open import open_model
 from kvant.model import Model
+from kvant.progress import Silent
 from kvant.quant.importance import Entry, Importance
 from kvant.quant.plan import read_plan
 from kvant.quant.presets import plan_preset
@@ -161,6 +162,42 @@ def test_a_partial_file_of_other_work_is_not_continued(directory: Path, model: M
     assert result.resumed_tensors == 0
     quantize(model, plan_preset(model, "Q4_K_S"), tmp_path / "whole.gguf")
     assert out.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+
+
+class Interrupter(Silent):
+    """Presses Ctrl-C after the first tensors."""
+
+    def __init__(self) -> None:
+        self.advances, self.said = 0, ""
+
+    def advance(self, task: str, amount: float) -> None:
+        super().advance(task, amount)
+        self.advances += 1
+        if self.advances == 9:
+            raise KeyboardInterrupt
+
+    def say(self, message: str) -> None:
+        self.said += message
+
+
+def test_an_interrupted_run_says_how_to_continue_and_does(model: Model, tmp_path: Path) -> None:
+    plan, out, interrupter = plan_preset(model, "Q4_K_M"), tmp_path / "out.gguf", Interrupter()
+    with pytest.raises(KeyboardInterrupt):
+        quantize(model, plan, out, progress=interrupter)
+    assert "--resume" in interrupter.said
+    assert not out.exists()
+    assert quantize(model, plan, out, resume=True).resumed_tensors == 9
+    quantize(model, plan, tmp_path / "whole.gguf")
+    assert out.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+
+
+def test_a_weight_that_is_no_number_is_named_by_its_row(model: Model, tmp_path: Path) -> None:
+    broken = np.zeros((9000, 256), np.float32)
+    broken[8123, 45] = np.inf
+    tensors = {**model.tensors, "blk.0.ffn_up.weight": array_tensor("blk.0.ffn_up.weight", broken, F32)}
+    other = dataclasses.replace(model, tensors=tensors)
+    with pytest.raises(ValueRangeError, match=r"blk\.0\.ffn_up\.weight: row 8123, column 45 is NaN or infinite"):
+        quantize(other, plan_preset(other, "Q8_0"), tmp_path / "out.gguf")
 
 
 def test_after_an_error_nothing_is_left(model: Model, tmp_path: Path) -> None:

@@ -136,7 +136,19 @@ def _stored(job: Job, data: np.ndarray, start: int, *, threads: int) -> np.ndarr
             data, tensor.block_type, job.target, row_length(tensor), importance=weights, threads=threads
         )
     except ValueRangeError as error:
-        raise ValueRangeError(f"{tensor.name}, from row {start}: {error}") from error
+        raise _refused(job, data, start, error) from error
+
+
+def _refused(job: Job, data: np.ndarray, start: int, error: ValueRangeError) -> ValueRangeError:
+    """Return the error that names the row in the tensor; the encoder's own counts rows from `start`."""
+    tensor = job.tensor
+    bad = np.argwhere(~np.isfinite(kernels.decode(data, tensor.block_type, row_length(tensor), threads=1)))
+    if not len(bad):
+        return ValueRangeError(f"{tensor.name}, counting rows from {start}: {error}")
+    row, column = bad[0]
+    return ValueRangeError(
+        f"{tensor.name}: row {start + row}, column {column} is NaN or infinite. Download or convert the model again."
+    )
 
 
 # The bits that are all ones in NaN and infinity.
@@ -152,7 +164,8 @@ def _check_finite(job: Job, data: np.ndarray, start: int) -> None:
     if ((bits & ones) == ones).any():
         row, column = np.argwhere((bits & ones) == ones)[0]
         raise ValueRangeError(
-            f"{job.tensor.name}: row {start + row}, column {column} is NaN or infinite. Convert the model again."
+            f"{job.tensor.name}: row {start + row}, column {column} is NaN or infinite. "
+            f"Download or convert the model again."
         )
 
 

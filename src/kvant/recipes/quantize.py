@@ -14,7 +14,7 @@ import msgspec
 from kvant._version import __version__
 from kvant.dtypes import block_type
 from kvant.errors import PlanError
-from kvant.files import check_output, partial_path
+from kvant.files import check_output, disk_errors, partial_path
 from kvant.formats.gguf.writer import GGUFWriter, TensorInfo, file_layout, write_gguf
 from kvant.metadata import Value, ValueType, string, u32
 from kvant.model import Model
@@ -133,9 +133,10 @@ def quantize(
     done = journal.done() if resume and partial_path(out).exists() else 0
     if done:
         progress.say(f"{out}: {done} of {len(jobs)} tensors are there already; continuing.")
-    else:
-        journal.start()
     try:
+        if not done:
+            with disk_errors(out):
+                journal.start()
         infos = _infos(model, plan)
         with GGUFWriter(out, metadata, infos, overwrite=overwrite, done=done, keep_partial=True) as writer:
             _write(writer, journal, jobs[done:], threads, progress)
@@ -250,6 +251,7 @@ def _write(writer: GGUFWriter, journal: Journal, jobs: list[Job], threads: int, 
                 unsafe = 0
     except KeyboardInterrupt:
         journal.note(writer.sync())
+        progress.say("What is written so far is kept; the same command with --resume continues it.")
         raise
     progress.finish("quantize")
 

@@ -118,6 +118,8 @@ public:
         offset = select(better, fit_offset, offset);
     }
 
+    KVANT_MEMBER vi constant() const { return best.constant; }
+
     KVANT_MEMBER Affine result() const {
         Affine found = best;
         found.scale = select(best.constant, splat(0.f), best.scale);
@@ -149,7 +151,8 @@ static inline void search_affine_pair(
     AffineSearch<n, levels, absolute, weighted> a, b;
     a.start(x0, w0);
     b.start(x1, w1);
-    for (int t = 0; t <= steps; ++t) {
+    const bool settled = all(a.constant() & b.constant());
+    for (int t = 0; t <= steps && !settled; ++t) {
         const float width = first + step * (float)t + (float)levels;
         a.fit(width);
         b.fit(width);

@@ -75,8 +75,10 @@ template <int n, int levels>
 static inline Symmetric search_symmetric(const vf* x, const vf* w) {
     vf extreme;
     vi empty;
-    return find_extreme<n>(x, extreme, empty) ? search_symmetric_in<true, n, levels>(x, w, extreme, empty)
-                                              : search_symmetric_in<false, n, levels>(x, w, extreme, empty);
+    const bool finite = find_extreme<n>(x, extreme, empty);
+    if (all(empty)) return {vf{}, vf{}, empty};
+    return finite ? search_symmetric_in<true, n, levels>(x, w, extreme, empty)
+                  : search_symmetric_in<false, n, levels>(x, w, extreme, empty);
 }
 
 // The stored codes (q + levels) of the winning trial.

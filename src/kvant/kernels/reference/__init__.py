@@ -1,7 +1,7 @@
 """Plain NumPy twins of the native kernels: what a kernel must compute, to the bit, in a form that can be read.
 
-`decode` knows every block type; `encode` those whose search is short. Tests hold the native kernels and ggml against
-them.
+`decode` knows every block type, `encode` every one with a native encoder. Tests hold the native kernels and ggml
+against them.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from kvant.dtypes import BlockType, block_type
-from kvant.kernels.reference import binary, codebook, floats, iq4, kquants, legacy, microscaled, ternary
+from kvant.kernels.reference import binary, codebook, floats, iq4, kquants, legacy, microscaled, searched, ternary
 
 Codec = Callable[[np.ndarray], np.ndarray]
 
@@ -40,9 +40,17 @@ ENCODERS: dict[str, Codec] = {
 
 # Encoders that search a scale, with or without importance of the blocks' shape.
 SEARCHING_ENCODERS: dict[str, Callable[[np.ndarray, np.ndarray | None], np.ndarray]] = {
+    "Q2_K": searched.encode_q2_k,
+    "Q3_K": searched.encode_q3_k,
+    "Q4_K": searched.encode_q4_k,
+    "Q5_K": searched.encode_q5_k,
+    "Q6_K": searched.encode_q6_k,
     "IQ4_NL": iq4.encode_iq4_nl,
     "IQ4_XS": iq4.encode_iq4_xs,
 }
+
+# Encoders that search only with importance, and need whole rows for it.
+WEIGHTED_ROWS = frozenset({"Q4_0", "Q4_1", "Q5_0", "Q5_1"})
 
 
 def decode(data: np.ndarray, kind: str | BlockType, n: int) -> np.ndarray:
@@ -57,7 +65,9 @@ def encode(x: np.ndarray, kind: str | BlockType, importance: np.ndarray | None =
     target = block_type(kind)
     x = np.ascontiguousarray(x, np.float32)
     blocks = x.reshape(-1, target.block_length)
-    if target.name in SEARCHING_ENCODERS:
+    if importance is not None and target.name in WEIGHTED_ROWS:
+        encoded = searched.encode_weighted_legacy(x, importance, target.name)
+    elif target.name in SEARCHING_ENCODERS:
         tiled = None
         if importance is not None:
             tiled = np.broadcast_to(importance, x.shape).astype(np.float32).reshape(blocks.shape)

@@ -209,6 +209,12 @@ def test_after_an_error_nothing_is_left(model: Model, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_the_call_takes_paths_and_names_of_presets(directory: Path, model: Model, tmp_path: Path) -> None:
+    quantize(str(directory), "q4_k_m", str(tmp_path / "a.gguf"))
+    quantize(model, plan_preset(model, "Q4_K_M"), tmp_path / "b.gguf")
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
 def test_outputs_are_not_overwritten_unasked(model: Model, tmp_path: Path) -> None:
     (tmp_path / "out.gguf").write_bytes(b"mine")
     with pytest.raises(OutputExistsError):

@@ -16,12 +16,14 @@ from kvant.dtypes import block_type
 from kvant.errors import PlanError
 from kvant.files import check_output, disk_errors, partial_path
 from kvant.formats.gguf.writer import GGUFWriter, TensorInfo, file_layout, write_gguf
+from kvant.formats.open import open_model
 from kvant.metadata import Value, ValueType, string, u32
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.importance import Importance
 from kvant.quant.journal import Journal
 from kvant.quant.plan import Fallback, Plan, check_plan, needs_importance
+from kvant.quant.presets import plan_preset
 from kvant.quant.roles import file_order
 from kvant.quant.stream import Job, encode_stream, encoded_tensor
 from kvant.tensors import n_bytes
@@ -83,9 +85,9 @@ def default_output(model: Model, plan: Plan) -> Path:
 
 
 def quantize(
-    model: Model,
-    plan: Plan,
-    out: Path,
+    model: Model | Path | str,
+    plan: Plan | str,
+    out: Path | str,
     *,
     importance: Importance | None = None,
     threads: int = 0,
@@ -98,8 +100,8 @@ def quantize(
     """Write a model as GGUF with the block types of a plan.
 
     Args:
-        model: The source, of any format read here.
-        plan: Block type of every tensor.
+        model: The source, opened or a path, of any format read here.
+        plan: Block type of every tensor, or the name of a preset.
         out: File to write.
         importance: Weights of the input channels; plans with the lowest types need it.
         threads: Pieces encoded at a time; 0 for one per core.
@@ -119,6 +121,11 @@ def quantize(
         KvantError: The disk is full.
     """
     started = time.monotonic()
+    out = Path(out)
+    if not isinstance(model, Model):
+        model = open_model(model)
+    if not isinstance(plan, Plan):
+        plan = plan_preset(model, plan, has_importance=importance is not None)
     check_work(model, plan, importance, allow_requantize=allow_requantize)
     check_output(out, overwrite=overwrite)
     jobs = plan_jobs(model, plan, importance)

@@ -2,6 +2,7 @@
 // block by block the same.
 #include "kvant/codebooks.h"
 #include "kvant/convert.h"
+#include "kvant/groups.h"
 
 namespace kvant::KVANT_NS {
 
@@ -27,42 +28,29 @@ KVANT_INLINE uint32_t half_word(const uint8_t* p) {
     return w;
 }
 
-// Groups of eight weights at every level: the compiler splits these where vectors are shorter.
-typedef int8_t bytes8 __attribute__((vector_size(8)));
-typedef float floats8 __attribute__((vector_size(32)));
-typedef int32_t ints8 __attribute__((vector_size(32)));
-
-KVANT_INLINE floats8 to_floats(bytes8 point) { return __builtin_convertvector(__builtin_convertvector(point, ints8), floats8); }
-
-KVANT_INLINE bytes8 load_point(const uint8_t* p) {
-    bytes8 point;
-    memcpy(&point, p, 8);
-    return point;
+// y = ±d * point, eight weights; bit j of `signs` turns weight j.
+KVANT_INLINE void put(float d, const uint8_t* point, uint32_t signs, float* y) {
+    for (int at = 0; at < 8; at += G) {
+        const group_i turned = bit_mask(signs, at) & INT32_MIN;
+        store_group(y + at, (group_f)((group_i)(d * to_floats(load_group(point + at))) ^ turned));
+    }
 }
-
-// y = ±d * point; bit j of `signs` turns weight j. No grid has a byte above 127.
-KVANT_INLINE void put(float d, bytes8 point, uint32_t signs, float* y) {
-    const ints8 bit = {1, 2, 4, 8, 16, 32, 64, 128};
-    const ints8 turned = (((int32_t)signs & bit) == bit) & INT32_MIN;
-    const ints8 values = (ints8)(d * to_floats(point)) ^ turned;
-    memcpy(y, &values, 32);
-}
-
-KVANT_INLINE void put(float d, const uint8_t* point, uint32_t signs, float* y) { put(d, load_point(point), signs, y); }
 
 // y = ±d * point, eight weights from two points of four.
 KVANT_INLINE void put(float d, const uint8_t* first, const uint8_t* second, uint32_t signs, float* y) {
     uint8_t point[8];
     memcpy(point, first, 4);
     memcpy(point + 4, second, 4);
-    put(d, load_point(point), signs, y);
+    put(d, point, signs, y);
 }
 
 // y = d * (point ± 1/8), eight weights of -1, 0 or 1. `negative` is 0 or 1; a branch on it would be a coin toss.
 KVANT_INLINE void put_shifted(float d, uint32_t index, uint32_t negative, float* y) {
     const float delta = codebooks::iq1_delta * (float)(1 - 2 * (int32_t)negative);
-    const floats8 values = d * (to_floats(load_point(codebooks::iq1s.at + 8 * index)) + delta);
-    memcpy(y, &values, 32);
+    for (int at = 0; at < 8; at += G) {
+        const group_i point = load_group(codebooks::iq1s.at + 8 * index + at);
+        store_group(y + at, d * (to_floats((point ^ 0x80) - 0x80) + delta));
+    }
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // inner loops into vectors. Byte offsets and formulas: src/kvant/kernels/reference, block by block the same.
 #include "kvant/codebooks.h"
 #include "kvant/convert.h"
+#include "kvant/groups.h"
 #include "kvant/microscale.h"
 
 namespace kvant::KVANT_NS {
@@ -20,13 +21,14 @@ KVANT_INLINE void for_each_block(const uint8_t* data, int64_t n, int64_t rows, f
     for (int64_t i = 0; i < count; ++i) f(data + i * bytes, out + i * length);
 }
 
-// Sixteen bytes of codes and 32 fifth bits to 32 codes: low halves first.
-KVANT_INLINE void five_bits(const uint8_t* high, const uint8_t* low, int32_t* q) {
-    uint32_t bits;
-    memcpy(&bits, high, 4);
-    for (int j = 0; j < 16; ++j) {
-        q[j] = (low[j] & 15) | (int32_t)((bits >> j) << 4 & 16);
-        q[j + 16] = (low[j] >> 4) | (int32_t)((bits >> (j + 16)) << 4 & 16);
+// Sixteen bytes of codes, low halves first, with fifth bits unless `fifth` is null: f(codes of weights at .. at + G - 1, at).
+template <class F>
+KVANT_INLINE void for_each_group(const uint8_t* packed, const uint8_t* fifth, F f) {
+    for (int at = 0; at < 32; at += G) {
+        const group_i bytes = load_group(packed + at % 16);
+        group_i codes = at < 16 ? bytes & 15 : bytes >> 4;
+        if (fifth) codes |= bit_mask(fifth[at / 8], at % 8) & 16;
+        f(codes, at);
     }
 }
 
@@ -57,38 +59,28 @@ KVANT_INLINE float* trits(const uint8_t* codes, float d, float* y) {
 KVANT_DECODER(decode_q4_0) {
     for_each_block<32, 18>(data, n, rows, out, [](const uint8_t* b, float* y) {
         const float d = half_at(b);
-        for (int j = 0; j < 16; ++j) {
-            y[j] = (float)((b[2 + j] & 15) - 8) * d;
-            y[j + 16] = (float)((b[2 + j] >> 4) - 8) * d;
-        }
+        for_each_group(b + 2, nullptr, [&](group_i q, int at) { store_group(y + at, to_floats(q - 8) * d); });
     });
 }
 
 KVANT_DECODER(decode_q4_1) {
     for_each_block<32, 20>(data, n, rows, out, [](const uint8_t* b, float* y) {
         const float d = half_at(b), m = half_at(b + 2);
-        for (int j = 0; j < 16; ++j) {
-            y[j] = (float)(b[4 + j] & 15) * d + m;
-            y[j + 16] = (float)(b[4 + j] >> 4) * d + m;
-        }
+        for_each_group(b + 4, nullptr, [&](group_i q, int at) { store_group(y + at, to_floats(q) * d + m); });
     });
 }
 
 KVANT_DECODER(decode_q5_0) {
     for_each_block<32, 22>(data, n, rows, out, [](const uint8_t* b, float* y) {
         const float d = half_at(b);
-        int32_t q[32];
-        five_bits(b + 2, b + 6, q);
-        for (int j = 0; j < 32; ++j) y[j] = (float)(q[j] - 16) * d;
+        for_each_group(b + 6, b + 2, [&](group_i q, int at) { store_group(y + at, to_floats(q - 16) * d); });
     });
 }
 
 KVANT_DECODER(decode_q5_1) {
     for_each_block<32, 24>(data, n, rows, out, [](const uint8_t* b, float* y) {
         const float d = half_at(b), m = half_at(b + 2);
-        int32_t q[32];
-        five_bits(b + 4, b + 8, q);
-        for (int j = 0; j < 32; ++j) y[j] = (float)q[j] * d + m;
+        for_each_group(b + 8, b + 4, [&](group_i q, int at) { store_group(y + at, to_floats(q) * d + m); });
     });
 }
 

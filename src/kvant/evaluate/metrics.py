@@ -81,21 +81,39 @@ def score_rows(logits: np.ndarray, base: CompactRows) -> RowScores:
     rows = np.arange(len(logits))
     log_q = np.take_along_axis(logits, base.ids.astype(np.int64), axis=1) - sums[:, None]
     log_ratio = base.log_p - log_q
-    p = np.exp(base.log_p.astype(np.float64))
-    head = slice(None, base.top)
-    kld = (p[:, head] * log_ratio[:, head] - p[:, head] + np.exp(log_q[:, head])).sum(axis=1)
+    p, q = np.exp(base.log_p[:, : base.top].astype(np.float64)), np.exp(log_q[:, : base.top])
+    kld = (p * log_ratio[:, : base.top] - p + q).sum(axis=1)
     variance = np.zeros(len(kld))
     if base.ids.shape[1] > base.top:
-        drawn = log_ratio[:, base.top :]
-        terms = drawn - 1 + np.exp(-drawn)
-        kld += base.tail_p * terms.mean(axis=1)
-        variance = base.tail_p**2 * terms.var(axis=1) / terms.shape[1]
+        tail, variance = _tail(log_ratio[:, base.top :], base.tail_p, 1 - q.sum(axis=1))
+        kld += tail
     return RowScores(
         kld=kld, kld_variance=variance,
         log_q=logits[rows, base.labels].astype(np.float64) - sums,
         log_p=base.label_log_p,
         same_top=logits.argmax(axis=1) == base.ids[:, 0],
     )  # fmt: skip
+
+
+def _tail(log_ratio: np.ndarray, tail_p: np.ndarray, tail_q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Estimate Σ k(p, q) outside the top tokens from samples; see compact.py.
+
+    Args:
+        log_ratio: ln(p/q) of the sampled tokens, float64 [rows, samples].
+        tail_p: The base's probability outside the top, float64 [rows].
+        tail_q: The variant's, float64 [rows].
+
+    Returns:
+        The estimates and their variances, float64 [rows] each.
+    """
+    excess = np.exp(-log_ratio) - 1
+    spread = excess.var(axis=1)
+    centred = log_ratio - log_ratio.mean(axis=1, keepdims=True)
+    covariance = (centred * excess).mean(axis=1)
+    share = np.clip(np.divide(-covariance, spread, out=np.ones(len(spread)), where=spread > 0), 0, 1)
+    terms = log_ratio + share[:, None] * excess
+    estimate = tail_p * terms.mean(axis=1) + (1 - share) * (tail_q - tail_p)
+    return np.maximum(estimate, 0), tail_p**2 * terms.var(axis=1) / terms.shape[1]
 
 
 def join(parts: Sequence[RowScores]) -> RowScores:

@@ -43,7 +43,7 @@ def test_a_model_is_no_distance_from_itself() -> None:
     logits = np.random.default_rng(1).normal(0, 4, (40, 5000)).astype(np.float32)
     found = score_rows(logits, compact(logits, np.zeros(40, int), seed=3, top=64, samples=32))
     assert np.all(found.kld >= 0)
-    assert found.kld.max() < 1e-12
+    assert found.kld.max() < 1e-11
     assert found.same_top.all()
 
 

@@ -72,15 +72,16 @@ class Terminal:
             os.execv(command[0], command)
         self.seen = ""
 
-    def until(self, text: str) -> str:
-        """Read until a text comes; return what came before it and take it away."""
+    def read(self) -> None:
+        """Add what the program says next to what was seen."""
+        assert select.select([self.fd], [], [], 300)[0], f"said nothing after {self.seen!r}"
+        self.seen += os.read(self.fd, 4096).decode("utf-8", "replace")
+
+    def until(self, text: str) -> None:
+        """Read until a text comes, and take what came before it away."""
         while text not in self.seen:
-            try:
-                self.seen += os.read(self.fd, 4096).decode("utf-8", "replace")
-            except OSError:  # the program has ended
-                raise AssertionError(f"ended before {text!r}: {self.seen!r}") from None
-        before, _, self.seen = self.seen.partition(text)
-        return before
+            self.read()
+        self.seen = self.seen.partition(text)[2]
 
     def send(self, text: str) -> None:
         os.write(self.fd, text.encode())
@@ -107,7 +108,7 @@ def test_a_conversation_in_a_terminal(directory: Path) -> None:
     talk.send("Hello\n")
     talk.until("Hello\r\n")
     while len(talk.seen) < 20:  # the answer has begun
-        talk.seen += os.read(talk.fd, 64).decode("utf-8", "replace")
+        talk.read()
     talk.send("\x03")
     talk.until("[stopped]")
     talk.until(">>> ")

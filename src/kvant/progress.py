@@ -43,23 +43,26 @@ SILENT: Progress = Silent()
 
 
 class Prefixed:
-    """Progress whose task names begin with a prefix, so that two pieces of work can report to one watcher."""
+    """Progress of work on one thing among several: tasks are named by it and by their own first word."""
 
     def __init__(self, progress: Progress, prefix: str) -> None:
         self._progress, self._prefix = progress, prefix
 
     def start(self, task: str, total: float, unit: str) -> None:
         """Pass on."""
-        self._progress.start(f"{self._prefix} {task}", total, unit)
+        self._progress.start(self._name(task), total, unit)
 
     def advance(self, task: str, amount: float) -> None:
         """Pass on."""
-        self._progress.advance(f"{self._prefix} {task}", amount)
+        self._progress.advance(self._name(task), amount)
 
     def finish(self, task: str) -> None:
         """Pass on."""
-        self._progress.finish(f"{self._prefix} {task}")
+        self._progress.finish(self._name(task))
 
     def say(self, message: str) -> None:
         """Pass on as it is."""
         self._progress.say(message)
+
+    def _name(self, task: str) -> str:
+        return f"{self._prefix}: {task.split()[0]}"

@@ -117,7 +117,9 @@ def explain(taken: Variant, measured: Sequence[Variant], goal: Goal, n_fitting: 
         limit: The limits in words, e.g. `100.0 MB`; empty if none.
     """
     kld = f"{taken.kld:.4f} ± {taken.score.kld_se:.4f}"
-    among = f"the {n_fitting} variants for {limit}" if limit else f"{n_fitting} variants"
+    among = f"the {n_fitting} variants for {limit}" if limit else f"the {n_fitting} variants considered"
+    if n_fitting == 1:
+        among = f"the only variant for {limit}" if limit else "the only variant considered"
     if goal.kind == "size" and taken.kld <= goal.max_kld:
         reason = f"{taken.candidate.preset} is the smallest of {among} with a mean KLD below {goal.max_kld:g}: {kld}"
     else:

@@ -284,9 +284,10 @@ def fallbacks_in_words(candidate: Candidate) -> str:
     if not fallbacks:
         return ""
     extra = sum(f.extra_bytes for f in fallbacks)
+    cost = f"{megabytes(abs(extra))} {'more' if extra >= 0 else 'less'} than asked"
     return (
-        f"{len(fallbacks)} tensors have rows that do not divide into the blocks {candidate.preset} asks for and are "
-        f"stored in another type ({megabytes(abs(extra))} {'more' if extra >= 0 else 'less'} than asked)."
+        f"Rows of {len(fallbacks)} of {len(candidate.plan.types)} tensors do not divide into the blocks that "
+        f"{candidate.preset} asks for; these are stored in another type ({cost})."
     )
 
 

@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -52,11 +53,11 @@ class Bench:
     progress: Progress
 
 
-def optimize(request: Request, *, progress: Progress = SILENT) -> Report:
+def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> Report:
     """Make the best variant of a model that keeps a budget, and a report that says how it was found.
 
     Args:
-        request: What is asked for; see `Request`.
+        request: What is asked for, see `Request`; of a path alone, the smallest file that is close to the original.
         progress: Told of every step.
 
     Returns:
@@ -67,6 +68,7 @@ def optimize(request: Request, *, progress: Progress = SILENT) -> Report:
         OutputExistsError: Another file has the output's name.
         KvantError: The model, the text or the importance cannot be used; see `open_model` and `evaluate`.
     """
+    request = request if isinstance(request, Request) else Request(source=Path(request))
     machine = detect()
     device = find_profile(request.budget.device) if request.budget.device else profile_of(machine)
     goal = goal_of(request.budget)

@@ -1,6 +1,6 @@
 import itertools
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvant.recipes.plot import CHARACTER_WIDTH, Frame, Placed, Point, layout
@@ -26,6 +26,7 @@ def covers(a: tuple[float, float, float, float], b: tuple[float, float, float, f
     return min(a[2], b[2]) - max(a[0], b[0]) > 1 and min(a[3], b[3]) - max(a[1], b[1]) > 1
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.floats(1e6, 1e10), st.floats(0, 10)), min_size=1, max_size=25))
 def test_everything_stays_inside(points: list[tuple[float, float]]) -> None:
     for frame in (WIDE, NARROW):

@@ -4,6 +4,7 @@ Run `python tools/reference_docs.py` to write them, with `--check` to fail if wh
 """
 
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,11 +31,12 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 def describe_option(parameter: Any) -> list[str]:
     """Return name, default and help of one option or argument."""
     if parameter.param_type_name == "argument":
-        names = (parameter.human_readable_name or "").upper()
+        names = str(parameter.metavar or parameter.name).upper()
     else:
         names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
     shown = parameter.default if isinstance(parameter.default, str | int | float | bool) else None
-    default = "required" if parameter.required else "" if shown in (None, False, "") else f"`{shown}`"
+    quiet = shown is None or shown is False or shown == ""
+    default = "required" if parameter.required else "" if quiet else f"`{shown}`"
     return [names, default, " ".join(str(getattr(parameter, "help", None) or "").split())]
 
 
@@ -62,6 +64,7 @@ def functions() -> str:
         if not (inspect.isfunction(member) or inspect.isclass(member)):
             continue
         signature = str(inspect.signature(member)) if inspect.isfunction(member) else ""
+        signature = re.sub(r"\b(?:[A-Za-z_]\w*\.)+([A-Za-z_]\w*)", r"\1", signature)  # names without their modules
         text = f"{name}{signature}\n```\n\n```text\n{inspect.getdoc(member) or ''}"
         parts.append(f"\n## kvant.{name}\n\n```text\n{text}\n```\n")
     return "".join(parts)

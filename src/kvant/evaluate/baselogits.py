@@ -24,7 +24,8 @@ from kvant.progress import SILENT, Progress
 from kvant.runtime import capi
 from kvant.runtime.process import EngineProcess
 
-FORMAT = 1
+FORMAT = 2
+"""Raised when the file's layout or an option of the engine (llamacpp.py) changes."""
 MAX_CACHE_BYTES = 2 << 30
 
 

@@ -128,8 +128,8 @@ def evaluate(
     )
     found_floors = measure_floors(base_file, base, threads=threads, progress=progress) if floors else []
     scores = [
-        score(Path(variant), base, files=model.files, threads=threads, speed=speed, progress=progress)
-        for variant, model in zip(variants, opened, strict=True)
+        score(model.files[0], base, files=model.files, threads=threads, speed=speed, progress=progress)
+        for model in opened
     ]
     return compare(against, base, scores, floors=found_floors, threads=threads)
 
@@ -169,7 +169,7 @@ def f32_file(against: Path, *, progress: Progress = SILENT) -> tuple[Path, str]:
         )
     name = identity(model.files)
     if model.files[0].suffix == ".gguf" and all(_is_f32(t) for t in model.tensors.values()):
-        return against, name
+        return model.files[0], name
     path = cache_dir("base") / f"{name[:32]}.gguf"
     if path.is_file():
         path.touch()

@@ -42,7 +42,7 @@ class EngineProcess:
         fd = self._shared_file.fileno()
         limit = memory_limit_bytes or _machine_bytes() + (64 << 30)
         self._child = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "kvant.runtime.worker", str(fd), str(limit)],
+            [sys.executable, "-P", "-m", "kvant.runtime.worker", str(fd), str(limit)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, pass_fds=(fd,),
         )  # fmt: skip
 

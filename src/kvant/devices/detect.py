@@ -1,6 +1,5 @@
 """What the machine at hand offers: processor, instruction sets, cores, memory, accelerators and engines."""
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -104,6 +103,8 @@ def accelerators(root: Path = Path("/")) -> tuple[Accelerator, ...]:
 
 def engines() -> dict[str, str]:
     """Return inference engines that are installed: Python packages and programs on the path."""
+    import importlib.metadata  # slow to import, and advice on a model does not need it
+
     found = {}
     for name in ENGINES:
         try:

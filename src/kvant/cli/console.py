@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-# Control characters of a hostile file must not reach the terminal.
+# Control characters and direction marks of a hostile file must not reach the terminal.
+_MARKS = [*range(0x200E, 0x2010), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 _PRINTABLE = {i: f"\\x{i:02x}" for i in [*range(32), *range(127, 160)] if i not in (9, 10)}
+_PRINTABLE |= {i: f"\\u{i:04x}" for i in _MARKS}
 
 
 def clean(text: str) -> str:

@@ -25,6 +25,7 @@ def test_an_error_of_kvant_is_one_line_and_exit_status_1() -> None:
 
 def test_control_characters_of_hostile_names_do_not_reach_the_terminal() -> None:
     assert run_raising(FormatError("\x1b]0;owned\x07"))[1] == "kvant: \\x1b]0;owned\\x07\n"
+    assert run_raising(FormatError("\u202egpj.exe"))[1] == "kvant: \\u202egpj.exe\n"
 
 
 def test_an_interrupted_command_exits_with_130() -> None:

@@ -10,6 +10,8 @@ CHARACTER_WIDTH = 7.0
 LINE_HEIGHT = 15.0
 LINE_STEP = 6.0
 DOT_DISTANCE, RING_DISTANCE = 12.0, 16.0
+# A label a step farther away is as bad as one that covers so many square units: it may seem to name another dot.
+FAR_COST = 60.0
 DOT_RADIUS = 7.0
 # Decades below the largest loss that the axis shows; a lossless variant sits on its lower edge.
 MAX_DECADES = 5
@@ -161,7 +163,7 @@ def _label(
     """Return the place of a label that covers least of what is there already: x, y, anchor and its box."""
     width = len(name) * CHARACTER_WIDTH
     best: tuple[float, tuple[float, float, str, Box]] | None = None
-    for distance in (near, near + 12, near + 26):
+    for step, distance in enumerate((near, near + 12, near + 26)):
         for dx, dy, anchor in (
             (distance, 4, "start"), (-distance, 4, "end"), (0, -distance, "middle"), (0, distance + 9, "middle"),
             (distance * 0.8, -distance * 0.8, "start"), (-distance * 0.8, -distance * 0.8, "end"),
@@ -169,7 +171,7 @@ def _label(
         ):  # fmt: skip
             left = x + dx - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
             box = (left, y + dy - LINE_HEIGHT + 3, left + width, y + dy + 3)
-            cost = sum(_overlap(box, other) for other in blocked) + 10 * _outside(box, frame)
+            cost = FAR_COST * step + sum(_overlap(box, other) for other in blocked) + 10 * _outside(box, frame)
             if best is None or cost < best[0]:
                 best = (cost, (x + dx, y + dy, anchor, box))
             if cost == 0:

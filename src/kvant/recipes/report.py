@@ -20,7 +20,7 @@ from kvant.recipes.plot import Frame, Point, layout
 from kvant.recipes.strip import TensorType, strip
 
 WIDE = Frame(width=860, height=440)
-NARROW = Frame(width=380, height=400, left=52, right=14)
+NARROW = Frame(width=380, height=400, left=62, right=14)
 SHADES = 5
 
 

@@ -213,6 +213,14 @@ def test_a_bound_on_kld_takes_the_smallest(tiny: Path, tmp_path: Path) -> None:
     assert pick.size_bytes == min(v.size_bytes for v in every if v.score.kld_mean <= bound * 1.0001)
 
 
+def test_a_device_takes_the_smallest_close_one_or_the_closest(tiny: Path, tmp_path: Path) -> None:
+    for device in ("this", "phone-6gb"):
+        report = optimize(request(tiny, tmp_path / device, budget=Budget(device=device)))
+        assert report.device.name == device
+        assert report.goal.kind == "size"
+        assert f"--device {device}" in report.commands[0]
+
+
 def test_impossible_budgets_say_what_is_possible(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match=r"smallest possible is Q2_K with \d"):
         optimize(request(tiny, tmp_path / "out", budget=Budget(max_size_bytes=1000)))

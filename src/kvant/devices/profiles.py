@@ -5,6 +5,7 @@ import msgspec
 from kvant.devices.detect import Machine
 from kvant.errors import BudgetError, ValueRangeError
 
+THIS = "this"
 # Of the machine at hand a model may take this share of what is free, so that the machine stays usable.
 USABLE_SHARE = 0.8
 # If memory was not timed: one channel of DDR4.
@@ -81,11 +82,21 @@ def find_profile(name: str) -> Profile:
     """
     found = PROFILES.get(name.lower())
     if found is None:
-        known = ", ".join(["this", *(p.name for p in PROFILES.values() if not p.refusal)])
+        known = ", ".join([THIS, *(p.name for p in PROFILES.values() if not p.refusal)])
         raise ValueRangeError(f"device: {name!r} is not known. Use one of {known}.")
     if found.refusal:
         raise BudgetError(f"{found.name}: {found.refusal}.")
     return found
+
+
+def device_for(name: str | None, machine: Machine) -> Profile:
+    """Return the device of a name; the machine at hand for `this` or no name.
+
+    Raises:
+        ValueRangeError: No such profile.
+        BudgetError: A device on which no language model runs.
+    """
+    return profile_of(machine) if name is None or name.lower() == THIS else find_profile(name)
 
 
 def profile_of(machine: Machine) -> Profile:
@@ -94,7 +105,7 @@ def profile_of(machine: Machine) -> Profile:
     available = machine.memory.available_bytes if machine.memory else 0
     has_vectors = {"avx2", "asimddp", "sve"} & set(machine.isa)
     return Profile(
-        name="this",
+        name=THIS,
         title="this machine",
         ram_bytes=total,
         usable_bytes=int(available * USABLE_SHARE),

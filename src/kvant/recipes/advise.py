@@ -10,7 +10,7 @@ import msgspec
 
 from kvant.devices.detect import Machine, detect
 from kvant.devices.memory import RamPrediction
-from kvant.devices.profiles import Profile, find_profile, profile_of
+from kvant.devices.profiles import THIS, Profile, device_for
 from kvant.dtypes import PrecisionClass
 from kvant.errors import BudgetError, ValueRangeError
 from kvant.formats.open import open_model
@@ -116,7 +116,7 @@ def advise(source: Path | str, *, use_case: str = "desktop", device: str | None 
     if use is None:
         raise ValueRangeError(f"use case: {use_case!r} is not known. Use one of {', '.join(USE_CASES)}.")
     name = device or use.device
-    profile = profile_of(detect()) if name == "this" else find_profile(name)
+    profile = device_for(name, detect(measure=name == THIS))
     model = open_model(source)
     candidates = make_candidates(model, profile, context=context)
     budget = Budget(device=profile.name)

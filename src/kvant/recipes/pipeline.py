@@ -19,7 +19,7 @@ import msgspec
 
 from kvant._version import __version__
 from kvant.devices.detect import Machine, detect
-from kvant.devices.profiles import Profile, find_profile, profile_of
+from kvant.devices.profiles import Profile, device_for
 from kvant.errors import BudgetError
 from kvant.evaluate.baselogits import BaseLogits
 from kvant.evaluate.corpora import CALIBRATION_NAME_KEY, check_unseen
@@ -70,7 +70,7 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     """
     request = request if isinstance(request, Request) else Request(source=Path(request))
     machine = detect()
-    device = find_profile(request.budget.device) if request.budget.device else profile_of(machine)
+    device = device_for(request.budget.device, machine)
     goal = goal_of(request.budget)
     model = open_model(request.source)
     importance = read_imatrix(request.imatrix) if request.imatrix else None

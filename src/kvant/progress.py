@@ -26,6 +26,9 @@ class Progress(Protocol):
 class Silent:
     """Progress that nobody watches."""
 
+    def __repr__(self) -> str:
+        return "SILENT"
+
     def start(self, task: str, total: float, unit: str) -> None:
         """Ignore."""
 

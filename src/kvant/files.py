@@ -61,7 +61,7 @@ def sync_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the system's "no space", "over quota" and "file too large" while `path` is written into an error with a remedy.
+    """Turn "no space", "over quota" and "file too large" while `path` is written into an error with a remedy.
 
     Raises:
         KvantError: The disk or the quota is full, or the file is too large for its file system.

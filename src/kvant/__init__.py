@@ -14,14 +14,18 @@ if TYPE_CHECKING:
     from kvant.kernels import decode as decode
     from kvant.kernels import encode as encode
     from kvant.recipes.advise import advise as advise
+    from kvant.recipes.budget import Budget as Budget
     from kvant.recipes.convert import convert as convert
+    from kvant.recipes.delivery import Request as Request
     from kvant.recipes.evaluate import evaluate as evaluate
     from kvant.recipes.inspect import inspect as inspect
     from kvant.recipes.pipeline import optimize as optimize
     from kvant.recipes.quantize import quantize as quantize
 
 _HOMES = {
+    "Budget": "kvant.recipes.budget",
     "KvantError": "kvant.errors",
+    "Request": "kvant.recipes.delivery",
     "advise": "kvant.recipes.advise",
     "convert": "kvant.recipes.convert",
     "decode": "kvant.kernels",
@@ -34,8 +38,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "KvantError", "__version__", "advise", "convert", "decode", "encode", "evaluate", "inspect", "open_model",
-    "optimize", "quantize",
+    "Budget", "KvantError", "Request", "__version__", "advise", "convert", "decode", "encode", "evaluate", "inspect",
+    "open_model", "optimize", "quantize",
 ]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The `kvant` command: one module per subcommand; each imports its heavy parts when it is called."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -75,6 +76,8 @@ for _command in COMMANDS:
 
 def main() -> None:
     """Run the command line."""
+    # NumPy's BLAS starts a thread per core that spins beside our own; nothing here multiplies matrices.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     app()
 
 

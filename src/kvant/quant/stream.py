@@ -19,8 +19,8 @@ from kvant.dtypes import BF16, F16, F32, BlockType
 from kvant.errors import ValueRangeError
 from kvant.tensors import LazyTensor, Tensor, n_rows, row_length
 
-PIECE_WEIGHTS = 1 << 20
-"""Weights in a piece: 4 MB as float32, so that a few of them are in flight at little cost."""
+PIECE_WEIGHTS = 1 << 22
+"""Weights in a piece: 8 MB as float16; smaller ones cost hand-overs, larger ones memory."""
 
 PIECES_AHEAD = 3
 """Encoded pieces that may wait for the caller, beyond those being encoded."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kvant.errors import KvantError
+from kvant.errors import FormatError, KvantError
 from kvant.formats.huggingface.reader import read_huggingface
 from tiny_models import FAMILIES, write_tiny_model
 
@@ -55,6 +55,21 @@ def test_any_entry_may_hold_anything(directories: dict[str, tuple[Path, dict[str
         return
     for tensor in model.tensors.values():
         assert tensor.read_bytes(0, 1).nbytes
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("rope_theta", 1.8e-173), ("rope_theta", 1e300), ("factor", 1e-300), ("low_freq_factor", 1e-320),
+     ("high_freq_factor", 1e308)],
+)  # fmt: skip
+def test_rotary_settings_beyond_floats_are_refused(key: str, value: float, tmp_path: Path) -> None:
+    directory = write_tiny_model("llama3", tmp_path)
+    config = json.loads((directory / "config.json").read_text())
+    rope = config["rope_scaling"]
+    entries = {"rope_theta": value} if key == "rope_theta" else {"rope_scaling": {**rope, key: value}}
+    (directory / "config.json").write_text(json.dumps({**config, **entries}))
+    with pytest.raises(FormatError, match="Correct"):
+        read_huggingface(directory)
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "model.safetensors"])

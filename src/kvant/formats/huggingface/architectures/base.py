@@ -49,6 +49,9 @@ INTEGERS: tuple[tuple[str, str], ...] = (
 )
 """Hyperparameters that both sides store as they are: GGUF key without its architecture, config.json key."""
 
+MAX_THETA = 1e12
+"""Largest base of rotary frequencies: published models stay below 1e8, and float32 has frequencies far beyond."""
+
 _IN_BLOCK = re.compile(r"model\.layers\.(0|[1-9]\d{0,3})\.(.+)\.(weight|bias)")
 _OUTSIDE = re.compile(r"(.+)\.(weight|bias)")
 _CANONICAL_BLOCK = re.compile(r"blk\.(0|[1-9]\d{0,3})\.(.+)\.(weight|bias)")
@@ -208,11 +211,11 @@ def config_theta(config: Config) -> float:
     """Return the base of the rotary frequencies.
 
     Raises:
-        FormatError: It is not a positive number.
+        FormatError: It is below 1 or so large that float32 frequencies vanish.
     """
     theta = Config(values=config.rope, path=config.path).number("rope_theta", 10000.0)
-    if theta <= 0:
-        raise FormatError(f"{config.path}: rope_theta is {theta}, not above 0. Correct it.")
+    if not 1 <= theta <= MAX_THETA:
+        raise FormatError(f"{config.path}: rope_theta is {theta}, not from 1 to {MAX_THETA:g}. Correct it.")
     return theta
 
 

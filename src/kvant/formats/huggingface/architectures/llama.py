@@ -27,6 +27,9 @@ LLAMA3_SETTINGS = tuple(
 )
 """What `rope_freqs.weight` can come from; other settings with the same ratios give the same factors."""
 
+MIN_FACTOR, MAX_FACTOR = 1e-6, 1e6
+"""Range of Llama 3's rotary factors; published ones are 1 to 32."""
+
 
 def llama_metadata(config: Config, architecture: str = "llama") -> dict[str, Value]:
     """Return the hyperparameters of a Llama-like model."""
@@ -51,8 +54,11 @@ def rotary_factors(config: Config) -> np.ndarray:
     factor = rope.number("factor", 8.0)
     low, high = rope.number("low_freq_factor", 1.0), rope.number("high_freq_factor", 4.0)
     length = rope.integer("original_max_position_embeddings", 8192)
-    if not 0 < low < high or factor <= 0:
-        raise FormatError(f"{config.path}: rope factors {low}, {high}, {factor} are not 0 < low < high, 0 < factor.")
+    if not MIN_FACTOR <= low < high <= MAX_FACTOR or not MIN_FACTOR <= factor <= MAX_FACTOR:
+        raise FormatError(
+            f"{config.path}: rope factors {low}, {high} and {factor} are not low < high, and all from {MIN_FACTOR:g} "
+            f"to {MAX_FACTOR:g}. Correct them."
+        )
     one, exponents = np.float32(1), np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
     powers = np.power(np.float64(config_theta(config)), exponents.astype(np.float64)).astype(np.float32)
     wavelengths = one / (one / powers) * np.float32(2 * np.pi)

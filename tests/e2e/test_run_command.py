@@ -90,7 +90,7 @@ class Terminal:
         """Press keys until a text comes; a signal that comes before an input line waits for keys can be lost."""
         while text not in self.seen:
             self.send(keys)
-            if select.select([self.fd], [], [], 10)[0]:
+            while text not in self.seen and select.select([self.fd], [], [], 10)[0]:  # it comes in parts
                 self.seen += os.read(self.fd, 4096).decode("utf-8", "replace")
 
     def status(self) -> int:

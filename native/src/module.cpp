@@ -84,6 +84,7 @@ nb::list types() {
 void bind_strings(nanobind::module_& m);
 void bind_tables(nanobind::module_& m);
 void bind_transcode(nanobind::module_& m);
+void bind_fit(nanobind::module_& m);
 
 NB_MODULE(_ext, m) {
     m.doc() = "Native kernels of kvant.";
@@ -97,4 +98,5 @@ NB_MODULE(_ext, m) {
     bind_strings(m);
     bind_tables(m);
     bind_transcode(m);
+    bind_fit(m);
 }

@@ -42,3 +42,27 @@ def string_bounds(
     data: np.ndarray[Any, Any], limit: int, starts: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]
 ) -> bool:
     """Fill `starts` and `ends` with the bounds of strings that follow their uint64 lengths; False: one is too long."""
+
+def fit(
+    ggml_id: int,
+    isa: str,
+    weights: np.ndarray[Any, Any],
+    hessian: np.ndarray[Any, Any],
+    feedback: np.ndarray[Any, Any],
+    curvature: np.ndarray[Any, Any],
+    sweeps: int,
+    codes: np.ndarray[Any, Any],
+    scales: np.ndarray[Any, Any],
+    minimums: np.ndarray[Any, Any],
+    d: np.ndarray[Any, Any],
+    dmin: np.ndarray[Any, Any],
+    loss: np.ndarray[Any, Any],
+    threads: int,
+) -> None:
+    """Round rows under a full Hessian; see kvant.kernels.fitting."""
+
+def factor(isa: str, h: np.ndarray[Any, Any], diagonal: np.ndarray[Any, Any], threads: int) -> int:
+    """Factor a symmetric matrix in place, h = U D U^T; the column whose pivot is not positive, or -1."""
+
+def fit_types() -> list[tuple[int, int, int]]:
+    """(ggml id, weights per run, weights per block) of the types `fit` knows."""

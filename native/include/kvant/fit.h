@@ -1,0 +1,39 @@
+// Rounding under a full Hessian: what the kernels of native/src/fit.cpp take and give.
+#pragma once
+#include <cstdint>
+
+namespace kvant {
+
+// A matrix to be rounded: minimise (v - w) H (v - w)^T in every row.
+struct FitProblem {
+    int64_t n;               // weights per row, whole blocks
+    const float* weights;    // [rows][n]
+    const float* hessian;    // [n][n], symmetric positive definite
+    const float* feedback;   // [n][n], below the diagonal: what an error at column j asks of column i; see factor.cpp
+    const float* curvature;  // [n], what an error at column j costs once all later columns have answered it
+    int sweeps;              // passes of descent over all columns after the first rounding
+};
+
+// A rounded matrix as numbers; packing them is another's work. Runs are the parts of a block with a scale of their own.
+struct FitResult {
+    uint8_t* codes;     // [rows][n], from 0 on
+    int8_t* scales;     // [rows][runs], integer scales; untouched where the block has a single run
+    uint8_t* minimums;  // [rows][runs], integer minimums; likewise
+    uint16_t* d;        // [rows][blocks], float16
+    uint16_t* dmin;     // [rows][blocks], float16; untouched where the type has no minimum
+    float* loss;        // [rows], the error that is left
+};
+
+// Floats of scratch memory that `fit` needs for rows of n weights.
+inline int64_t fit_scratch(int64_t n, int width) { return (5 * n + 4 * (n / 16 + 1) + 2 * (n / 32 + 1)) * width + 64; }
+
+// Round rows [first, end).
+using FitFn = void (*)(const FitProblem& problem, int64_t first, int64_t end, float* scratch, const FitResult& result);
+
+struct FitKernel {
+    int ggml_id, run, block_length;
+    bool has_minimum;
+    FitFn fit;
+};
+
+}  // namespace kvant

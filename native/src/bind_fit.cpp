@@ -1,0 +1,121 @@
+// Binding of rounding under a full Hessian: shapes are checked here, rows are spread over threads.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "kvant/dispatch.h"
+#include "kvant/fit.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace kvant {
+
+#define KVANT_FIT_LEVEL(name)                                                                                          \
+    namespace name {                                                                                                   \
+    const FitKernel* find_fit(int ggml_id);                                                                            \
+    int64_t factor_panel(double* h, int64_t n, int64_t first, int64_t end, double* diagonal);                          \
+    void factor_trailing(                                                                                              \
+        double* h, int64_t n, int64_t first, int64_t end, const double* diagonal, int64_t from, int64_t to);           \
+    }
+KVANT_FIT_LEVEL(baseline)
+KVANT_FIT_LEVEL(avx2)
+KVANT_FIT_LEVEL(avx512)
+
+namespace {
+
+template <class T> using Matrix = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+template <class T> using Vector = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+struct FitLevel {
+    const FitKernel* (*find)(int);
+    decltype(&baseline::factor_panel) panel;
+    decltype(&baseline::factor_trailing) trailing;
+    int width;  // lanes
+};
+
+FitLevel find_level(const std::string& isa) {
+    find_table(isa);  // refuses what this machine cannot run
+#if defined(__x86_64__) || defined(_M_X64)
+    if (isa == "avx512") return {avx512::find_fit, avx512::factor_panel, avx512::factor_trailing, 16};
+    if (isa == "avx2") return {avx2::find_fit, avx2::factor_panel, avx2::factor_trailing, 8};
+#endif
+    return {baseline::find_fit, baseline::factor_panel, baseline::factor_trailing, 4};
+}
+
+// Returns the column whose pivot is not positive, or -1.
+int64_t factor(const std::string& isa, const Matrix<double>& h, const Vector<double>& diagonal, int threads) {
+    constexpr int64_t panel = 64;
+    const FitLevel level = find_level(isa);
+    const int64_t n = h.shape(0);
+    if ((int64_t)h.shape(1) != n || (int64_t)diagonal.shape(0) != n) throw std::invalid_argument("not a square");
+    nb::gil_scoped_release unlocked;
+    for (int64_t end = n; end > 0;) {
+        const int64_t first = (end - 1) / panel * panel;
+        const int64_t bad = level.panel(h.data(), n, first, end, diagonal.data());
+        if (bad >= 0) return bad;
+        over_rows(first, n, threads, [&](int64_t from, int64_t to) {
+            level.trailing(h.data(), n, first, end, diagonal.data(), from, to);
+        });
+        end = first;
+    }
+    return -1;
+}
+
+// (ggml id, weights per run, weights per block) of the types that can be rounded under a Hessian.
+nb::list fit_types() {
+    nb::list result;
+    for (int id = 0; id < 64; ++id)
+        if (const FitKernel* k = baseline::find_fit(id)) result.append(nb::make_tuple(id, k->run, k->block_length));
+    return result;
+}
+
+struct AlignedDelete {
+    void operator()(float* p) const { ::operator delete[](p, std::align_val_t(64)); }
+};
+
+void fit(int ggml_id, const std::string& isa, const Matrix<const float>& weights, const Matrix<const float>& hessian,
+         const Matrix<const float>& feedback, const Vector<const float>& curvature, int sweeps,
+         const Matrix<uint8_t>& codes, const Matrix<int8_t>& scales, const Matrix<uint8_t>& minimums,
+         const Matrix<uint16_t>& d, const Matrix<uint16_t>& dmin, const Vector<float>& loss, int threads) {
+    const FitLevel level = find_level(isa);
+    const FitKernel* type = level.find(ggml_id);
+    if (!type) throw std::invalid_argument("this type cannot be rounded under a Hessian");
+    const int64_t rows = weights.shape(0), n = weights.shape(1);
+    const auto has = [](const auto& array, int64_t a, int64_t b) {
+        return (int64_t)array.shape(0) == a && (int64_t)array.shape(1) == b;
+    };
+    const int64_t runs = n / type->run, blocks = n / type->block_length;
+    const bool super = type->run != type->block_length, minimum = type->has_minimum;
+    if (n % type->block_length || !has(hessian, n, n) || !has(feedback, n, n) || (int64_t)curvature.shape(0) != n ||
+        !has(codes, rows, n) || !has(d, rows, blocks) || (minimum && !has(dmin, rows, blocks)) ||
+        (super && !has(scales, rows, runs)) || (super && minimum && !has(minimums, rows, runs)) ||
+        (int64_t)loss.shape(0) != rows)
+        throw std::invalid_argument("arrays do not fit one another");
+    const FitProblem problem{n, weights.data(), hessian.data(), feedback.data(), curvature.data(), sweeps};
+    const FitResult result{codes.data(), scales.data(), minimums.data(), d.data(), dmin.data(), loss.data()};
+    const int64_t floats = fit_scratch(n, level.width);
+    nb::gil_scoped_release unlocked;
+    over_rows(rows, n, threads, [&](int64_t first, int64_t end) {
+        const std::unique_ptr<float[], AlignedDelete> scratch(new (std::align_val_t(64)) float[floats]);
+        type->fit(problem, first, end, scratch.get(), result);
+    });
+}
+
+}  // namespace
+}  // namespace kvant
+
+void bind_fit(nb::module_& m) {
+    m.def("fit", &kvant::fit, "ggml_id"_a, "isa"_a, "weights"_a.noconvert(), "hessian"_a.noconvert(),
+          "feedback"_a.noconvert(), "curvature"_a.noconvert(), "sweeps"_a, "codes"_a.noconvert(), "scales"_a.noconvert(),
+          "minimums"_a.noconvert(), "d"_a.noconvert(), "dmin"_a.noconvert(), "loss"_a.noconvert(), "threads"_a,
+          "Round rows under a full Hessian; see kvant.kernels.fitting.");
+    m.def("factor", &kvant::factor, "isa"_a, "h"_a.noconvert(), "diagonal"_a.noconvert(), "threads"_a,
+          "Factor a symmetric matrix in place, h = U D U^T; the column whose pivot is not positive, or -1.");
+    m.def("fit_types", &kvant::fit_types, "(ggml id, weights per run, weights per block) of the types `fit` knows.");
+}

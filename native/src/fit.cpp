@@ -1,0 +1,477 @@
+// Rounding under a full Hessian, for every type whose codes are numbers on a grid: lane = row.
+//
+// The error of a row is e H e^T, e = v - w. First each run is rounded with the errors of the columns before it already
+// answered by the columns to come (GPTQ, Frantar et al. 2022, in blocks); then runs are improved one at a time, all
+// others held: new scales are tried, for each the codes descend column by column, and the best is kept. A run never gets
+// worse, so neither does the row.
+#include "kvant/fit.h"
+
+#include "kvant/half.h"
+#include "kvant/simd.h"
+
+namespace kvant::KVANT_NS {
+namespace {
+
+constexpr float huge = 1e30f;
+
+// Levels low .. high in steps of 1.
+template <int low_, int high_>
+struct Even {
+    static constexpr float low = low_, high = high_, step = 1;
+    static KVANT_MEMBER vf nearest_level(vf t) { return nearest_clamped(t, low, high); }
+    static int code(float level) { return (int)level - low_; }
+};
+
+// The sixteen levels of IQ4_NL and IQ4_XS. Source: ggml-common.h `kvalues_iq4nl`.
+constexpr float iq4_levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+struct Uneven {
+    static constexpr float low = -127, high = 113, step = 16;
+    static KVANT_MEMBER vf nearest_level(vf t) {
+        vf level = splat(iq4_levels[0]);
+        for (int i = 1; i < 16; ++i)
+            level = select(t > 0.5f * (iq4_levels[i - 1] + iq4_levels[i]), splat(iq4_levels[i]), level);
+        return level;
+    }
+    static int code(float level) {
+        int i = 0;
+        while (i < 15 && iq4_levels[i] != level) ++i;
+        return i;
+    }
+};
+
+// weight = scale * level + offset. Blocks of one run store both as halves; others store d, dmin and integers.
+template <class Levels_, int run_, int runs_, bool has_offset_, int scale_low_ = 0, int scale_high_ = 0, int minimum_high_ = 0>
+struct Type {
+    using Levels = Levels_;
+    static constexpr int run = run_, runs = runs_, scale_low = scale_low_, scale_high = scale_high_;
+    static constexpr int minimum_high = minimum_high_, length = run_ * runs_;
+    static constexpr bool has_offset = has_offset_, direct = runs_ == 1;
+};
+using Q4_0 = Type<Even<-8, 7>, 32, 1, false>;
+using Q4_1 = Type<Even<0, 15>, 32, 1, true>;
+using Q5_0 = Type<Even<-16, 15>, 32, 1, false>;
+using Q5_1 = Type<Even<0, 31>, 32, 1, true>;
+using Q8_0 = Type<Even<-128, 127>, 32, 1, false>;
+using IQ4_NL = Type<Uneven, 32, 1, false>;
+using Q2_K = Type<Even<0, 3>, 16, 16, true, 0, 15, 15>;
+using Q3_K = Type<Even<-4, 3>, 16, 16, false, -32, 31>;
+using Q4_K = Type<Even<0, 15>, 32, 8, true, 0, 63, 63>;
+using Q5_K = Type<Even<0, 31>, 32, 8, true, 0, 63, 63>;
+using Q6_K = Type<Even<-32, 31>, 16, 16, false, -128, 127>;
+using IQ4_XS = Type<Uneven, 32, 8, false, -32, 31>;
+
+// What a run is stored with: `scale` and `offset` as a decoder has them, and the integers they come from.
+struct Grid {
+    vf scale, offset, sc, mn;
+};
+
+KVANT_INLINE vf half_of(vf a) { return from_half(to_half(vmax(vmin(a, splat(65504.f)), splat(-65504.f)))); }
+// 1 / a, and 0 where that would be beyond all weights.
+KVANT_INLINE vf inverse(vf a) { return select(vabs(a) > 1e-30f, 1.f / a, vf{}); }
+KVANT_INLINE Grid choose(vi mask, const Grid& a, const Grid& b) {
+    return {select(mask, a.scale, b.scale), select(mask, a.offset, b.offset), select(mask, a.sc, b.sc), select(mask, a.mn, b.mn)};
+}
+
+// The grid nearest to a scale and an offset that a block with super-scales d and dmin can store.
+template <class T>
+KVANT_INLINE Grid stored(vf scale, vf offset, vf d, vf dmin) {
+    if constexpr (T::direct) return {half_of(scale), T::has_offset ? half_of(offset) : vf{}, vf{}, vf{}};
+    const vf sc = nearest_clamped(scale * inverse(d), T::scale_low, T::scale_high);
+    const vf mn = T::has_offset ? nearest_clamped(-offset * inverse(dmin), 0, T::minimum_high) : vf{};
+    return {d * sc, T::has_offset ? -(dmin * mn) : vf{}, sc, mn};
+}
+
+// Scale and offset that bring the levels t closest to x, each column weighed by w; returns the error.
+template <class T>
+KVANT_INLINE vf least_squares(const vf* x, const float* w, const vf* t, vf& scale, vf& offset) {
+    vf xx{}, xt{}, tt{}, xs{}, ts{};
+    float ws = 0;
+    for (int i = 0; i < T::run; ++i) {
+        const vf wt = w[i] * t[i], wx = w[i] * x[i];
+        xx += wx * x[i];
+        xt += wx * t[i];
+        tt += wt * t[i];
+        if constexpr (T::has_offset) {
+            xs += wx;
+            ts += wt;
+            ws += w[i];
+        }
+    }
+    scale = xt * inverse(tt);
+    offset = vf{};
+    if constexpr (T::has_offset) {
+        const vf determinant = ws * tt - ts * ts;
+        const vf a = (ws * xt - ts * xs) * inverse(determinant), b = (tt * xs - ts * xt) * inverse(determinant);
+        const vi free = (determinant > 1e-6f * ws * tt) & (T::direct ? splat(-1) : (b <= 0.f) & (a > 0.f));
+        offset = select(free, b, T::direct ? xs / ws : vf{});
+        scale = select(free, a, T::direct ? vf{} : scale);
+    }
+    vf error{};
+    for (int i = 0; i < T::run; ++i) {
+        const vf e = x[i] - (scale * t[i] + offset);
+        error += w[i] * e * e;
+    }
+    return error;
+}
+
+// Search scale and offset of a run of weights x by plain weighted rounding, from several first guesses.
+template <class T>
+KVANT_INLINE void search(const vf* x, const float* w, vf& scale, vf& offset) {
+    using L = typename T::Levels;
+    vf low = x[0], high = x[0], extreme = x[0];
+    for (int i = 1; i < T::run; ++i) {
+        low = vmin(low, x[i]);
+        high = vmax(high, x[i]);
+        extreme = select(vabs(x[i]) > vabs(extreme), x[i], extreme);
+    }
+    if (T::has_offset && !T::direct) low = vmin(low, vf{});
+    vf best = splat(huge), t[T::run], a, b;
+    scale = offset = vf{};
+    const auto attempt = [&](vf inverse_scale, vf from) {
+        for (int pass = 0; pass < 2; ++pass) {
+            for (int i = 0; i < T::run; ++i) t[i] = L::nearest_level((x[i] - from) * inverse_scale);
+            const vf error = least_squares<T>(x, w, t, a, b);
+            const vi better = error < best;
+            best = select(better, error, best);
+            scale = select(better, a, scale);
+            offset = select(better, b, offset);
+            inverse_scale = inverse(a);
+            from = b;
+        }
+    };
+    for (int step = -8; step <= 8; ++step) {
+        const float by = 0.11f * L::step * (float)step;
+        if constexpr (T::has_offset) {
+            attempt((L::high + by) * inverse(high - low), low);
+        } else {
+            attempt((L::low + by) * inverse(extreme), vf{});
+            attempt(-(L::low + by) * inverse(extreme), vf{});
+        }
+    }
+}
+
+// Work on W rows. Arrays of vectors are n long, or one per run or block.
+template <class T>
+struct Rows {
+    using L = typename T::Levels;
+    static constexpr int R = T::run;
+    const FitProblem& p;
+    vf *w, *x, *v, *t, *g;  // weights; the same less what earlier errors ask; values; levels; H (v - w)
+    Grid* grid;             // per run
+    vf *d, *dmin;           // per block
+
+    // out[k] += sum over j of matrix[k][at + j] e[j], for k from `first` on.
+    static KVANT_MEMBER void answer(const float* matrix, int64_t n, int64_t first, int64_t end, int64_t at, const vf* e, int count, vf* out) {
+        int64_t k = first;
+        for (; k + 4 <= end; k += 4) {
+            const float* m = matrix + k * n + at;
+            vf a0 = out[k], a1 = out[k + 1], a2 = out[k + 2], a3 = out[k + 3];
+            for (int j = 0; j < count; ++j) {
+                const vf ej = e[j];
+                a0 += m[j] * ej;
+                a1 += m[n + j] * ej;
+                a2 += m[2 * n + j] * ej;
+                a3 += m[3 * n + j] * ej;
+            }
+            out[k] = a0; out[k + 1] = a1; out[k + 2] = a2; out[k + 3] = a3;
+        }
+        for (; k < end; ++k)
+            for (int j = 0; j < count; ++j) out[k] += matrix[k * n + at + j] * e[j];
+    }
+
+    // Super-scales of a block from the scales its runs would like.
+    void choose_super(int64_t block) {
+        vf scale[T::runs], offset[T::runs];
+        vf widest{}, deepest{};
+        for (int r = 0; r < T::runs; ++r) {
+            const int64_t at = block * T::length + r * R;
+            search<T>(x + at, p.curvature + at, scale[r], offset[r]);
+            widest = select(vabs(scale[r]) > vabs(widest), scale[r], widest);
+            deepest = vmin(deepest, offset[r]);
+        }
+        vf first = T::scale_low < 0 ? widest / (float)T::scale_low : widest / (float)T::scale_high;
+        d[block] = half_of(first);
+        dmin[block] = half_of(-deepest / (float)(T::minimum_high ? T::minimum_high : 1));
+    }
+
+    // The first rounding, columns in order, each run's errors answered by all columns after it.
+    void round_all() {
+        for (int64_t block = 0; block < p.n / T::length; ++block) {
+            if constexpr (!T::direct) choose_super(block);
+            for (int r = 0; r < T::runs; ++r) {
+                const int64_t at = block * T::length + r * R;
+                vf scale, offset, e[R];
+                search<T>(x + at, p.curvature + at, scale, offset);
+                const Grid s = stored<T>(scale, offset, T::direct ? vf{} : d[block], T::direct ? vf{} : dmin[block]);
+                grid[at / R] = s;
+                const vf by = inverse(s.scale);
+                for (int j = 0; j < R; ++j) {
+                    t[at + j] = L::nearest_level((x[at + j] - s.offset) * by);
+                    v[at + j] = s.scale * t[at + j] + s.offset;
+                    e[j] = w[at + j] - v[at + j];
+                    for (int k = j + 1; k < R; ++k) x[at + k] += p.feedback[(at + k) * p.n + at + j] * e[j];
+                }
+                answer(p.feedback, p.n, at + R, p.n, at, e, R, x);
+            }
+        }
+    }
+
+    void gradient() {
+        for (int64_t j = 0; j < p.n; ++j) g[j] = vf{};
+        vf e[16];
+        for (int64_t at = 0; at < p.n; at += 16) {
+            for (int j = 0; j < 16; ++j) e[j] = v[at + j] - w[at + j];
+            answer(p.hessian, p.n, 0, p.n, at, e, 16, g);
+        }
+    }
+
+    // A run as it is being improved.
+    struct State {
+        vf t[R], v[R], g[R], change;
+        Grid grid;
+    };
+
+    // Change of the error when a run goes over to another grid and its codes then descend, `passes` times.
+    KVANT_MEMBER void descend(const vf* t0, const vf* v0, const vf* g0, const Grid& to, int64_t at, int passes, State& s) const {
+        vf e[R];
+        s.grid = to;
+        s.change = vf{};
+        for (int j = 0; j < R; ++j) {
+            s.t[j] = t0[j];
+            s.v[j] = to.scale * t0[j] + to.offset;
+            e[j] = s.v[j] - v0[j];
+            s.g[j] = g0[j];
+        }
+        for (int k = 0; k < R; ++k) {
+            const float* hk = p.hessian + (at + k) * p.n + at;
+            vf sum = s.g[k];
+            for (int j = 0; j < R; ++j) sum += hk[j] * e[j];
+            s.g[k] = sum;
+        }
+        for (int j = 0; j < R; ++j) s.change += e[j] * (g0[j] + s.g[j]);
+        const vf by = inverse(to.scale);
+        for (int pass = 0; pass < passes; ++pass) {
+            for (int j = 0; j < R; ++j) {
+                const float* hj = p.hessian + (at + j) * p.n + at;
+                const vf wanted = s.v[j] - s.g[j] * (1.f / hj[j]);
+                const vf level = L::nearest_level((wanted - to.offset) * by);
+                const vf value = to.scale * level + to.offset;
+                const vf step = value - s.v[j];
+                s.change += step * (2.f * s.g[j] + hj[j] * step);
+                s.t[j] = level;
+                s.v[j] = value;
+                for (int k = 0; k < R; ++k) s.g[k] += hj[k] * step;
+            }
+        }
+    }
+
+    // Scale and offset that are best for the codes as they are, everything else held.
+    KVANT_MEMBER void refit(int64_t at, vf& scale, vf& offset) const {
+        vf gt{}, gs{}, tt{}, ts{};
+        float ss = 0;
+        for (int k = 0; k < R; ++k) {
+            const float* hk = p.hessian + (at + k) * p.n + at;
+            vf ht{};
+            float hs = 0;
+            for (int j = 0; j < R; ++j) {
+                ht += hk[j] * t[at + j];
+                hs += hk[j];
+            }
+            gt += g[at + k] * t[at + k];
+            tt += ht * t[at + k];
+            if constexpr (T::has_offset) {
+                gs += g[at + k];
+                ts += ht;
+                ss += hs;
+            }
+        }
+        if constexpr (T::has_offset) {
+            const vf determinant = tt * ss - ts * ts;
+            const vi usable = determinant > 1e-6f * ss * tt;
+            const vf by = select(usable, inverse(determinant), vf{});
+            scale -= (ss * gt - ts * gs) * by;
+            offset -= (tt * gs - ts * gt) * by;
+        } else {
+            scale -= gt * inverse(tt);
+        }
+    }
+
+    // Improve one run; the answer of all other columns' gradients follows.
+    void improve(int64_t at, int passes) {
+        const int64_t block = at / T::length;
+        const Grid old = grid[at / R];
+        const vf db = T::direct ? vf{} : d[block], mb = T::direct ? vf{} : dmin[block];
+        State best, next;
+        vf t0[R], v0[R], g0[R];
+        for (int j = 0; j < R; ++j) t0[j] = t[at + j], v0[j] = v[at + j], g0[j] = g[at + j];
+        descend(t0, v0, g0, old, at, passes, best);
+        const auto attempt = [&](const Grid& to) {
+            descend(t0, v0, g0, to, at, passes, next);
+            const vi better = next.change < best.change;
+            if (!any(better)) return;
+            best.change = select(better, next.change, best.change);
+            best.grid = choose(better, next.grid, best.grid);
+            for (int j = 0; j < R; ++j) {
+                best.t[j] = select(better, next.t[j], best.t[j]);
+                best.v[j] = select(better, next.v[j], best.v[j]);
+                best.g[j] = select(better, next.g[j], best.g[j]);
+            }
+        };
+        vf scale = old.scale, offset = old.offset, mean{};
+        refit(at, scale, offset);
+        if (!T::direct) offset = vmin(offset, vf{});
+        attempt(stored<T>(scale, offset, db, mb));
+        for (int j = 0; j < R; ++j) mean += t0[j];
+        mean *= 1.f / R;
+        for (int i = 1; i <= 2; ++i) {
+            for (int sign = -1; sign <= 1; sign += 2) {
+                if constexpr (T::direct) {
+                    const vf wider = old.scale * (float)(1 + 0.35 * sign * i * L::step / (L::high - L::low));
+                    attempt(stored<T>(wider, old.offset - (wider - old.scale) * mean, db, mb));
+                } else {
+                    const vf sc = vmin(vmax(old.sc + (float)(sign * i), splat((float)T::scale_low)), splat((float)T::scale_high));
+                    const vf wider = db * sc;
+                    if constexpr (T::has_offset) {
+                        attempt(stored<T>(wider, vmin(old.offset - (wider - old.scale) * mean, vf{}), db, mb));
+                        const vf mn = vmin(vmax(old.mn + (float)(sign * i), splat(0.f)), splat((float)T::minimum_high));
+                        attempt({old.scale, -(mb * mn), old.sc, mn});
+                    } else {
+                        attempt({wider, vf{}, sc, vf{}});
+                    }
+                }
+            }
+        }
+        take(at, best);
+    }
+
+    // Store an improved run and let all gradients know.
+    KVANT_MEMBER void take(int64_t at, const State& s) {
+        vf e[R];
+        const vi better = s.change < 0.f;
+        if (!any(better)) return;
+        for (int j = 0; j < R; ++j) {
+            e[j] = select(better, s.v[j] - v[at + j], vf{});
+            t[at + j] = select(better, s.t[j], t[at + j]);
+            v[at + j] = select(better, s.v[j], v[at + j]);
+        }
+        grid[at / R] = choose(better, s.grid, grid[at / R]);
+        answer(p.hessian, p.n, 0, p.n, at, e, R, g);
+    }
+
+    // Refit d and dmin of a block to its codes and integer scales.
+    void refit_super(int64_t block) {
+        constexpr int N = T::length;
+        const int64_t from = block * N;
+        vf a[N], b[N], ha[N], e[N];
+        for (int j = 0; j < N; ++j) {
+            const Grid& s = grid[(from + j) / R];
+            a[j] = s.sc * t[from + j];
+            b[j] = -s.mn;
+            ha[j] = vf{};
+        }
+        for (int j = 0; j < N; j += 16) answer(p.hessian + from * p.n + from, p.n, 0, N, j, a + j, 16, ha);
+        vf ga{}, aa{}, gb{}, ab{}, bb{};
+        for (int j = 0; j < N; ++j) {
+            ga += g[from + j] * a[j];
+            aa += ha[j] * a[j];
+            if constexpr (T::has_offset) {
+                gb += g[from + j] * b[j];
+                ab += ha[j] * b[j];
+            }
+        }
+        vf to = d[block], to_min = dmin[block];
+        if constexpr (T::has_offset) {
+            for (int j = 0; j < N; ++j) ha[j] = vf{};
+            for (int j = 0; j < N; j += 16) answer(p.hessian + from * p.n + from, p.n, 0, N, j, b + j, 16, ha);
+            for (int j = 0; j < N; ++j) bb += ha[j] * b[j];
+            const vf determinant = aa * bb - ab * ab;
+            const vi usable = determinant > 1e-6f * aa * bb;
+            to = half_of(to - select(usable, (bb * ga - ab * gb) * inverse(determinant), ga * inverse(aa)));
+            to_min = half_of(vmax(to_min - select(usable, (aa * gb - ab * ga) * inverse(determinant), vf{}), vf{}));
+        } else {
+            to = half_of(to - ga * inverse(aa));
+        }
+        vf change{};
+        for (int j = 0; j < N; ++j) {
+            const Grid& s = grid[(from + j) / R];
+            e[j] = (to * s.sc) * t[from + j] + (T::has_offset ? -(to_min * s.mn) : vf{}) - v[from + j];
+            ha[j] = g[from + j];
+        }
+        for (int j = 0; j < N; j += 16) answer(p.hessian + from * p.n + from, p.n, 0, N, j, e + j, 16, ha);
+        for (int j = 0; j < N; ++j) change += e[j] * (g[from + j] + ha[j]);
+        const vi better = change < 0.f;
+        if (!any(better)) return;
+        d[block] = select(better, to, d[block]);
+        dmin[block] = select(better, to_min, dmin[block]);
+        for (int j = 0; j < N; ++j) e[j] = select(better, e[j], vf{}), v[from + j] += e[j];
+        for (int r = 0; r < T::runs; ++r) {
+            Grid& s = grid[from / R + r];
+            s.scale = d[block] * s.sc;
+            s.offset = T::has_offset ? -(dmin[block] * s.mn) : vf{};
+            for (int j = 0; j < R; ++j) v[from + r * R + j] = s.scale * t[from + r * R + j] + s.offset;
+        }
+        for (int j = 0; j < N; j += 16) answer(p.hessian, p.n, 0, p.n, from + j, e + j, 16, g);
+    }
+
+    void run() {
+        for (int64_t j = 0; j < p.n; ++j) x[j] = w[j];
+        round_all();
+        gradient();
+        for (int sweep = 0; sweep < p.sweeps; ++sweep) {
+            for (int64_t block = 0; block < p.n / T::length; ++block) {
+                for (int r = 0; r < T::runs; ++r) improve(block * T::length + r * R, 2);
+                if constexpr (!T::direct) refit_super(block);
+            }
+        }
+    }
+};
+
+template <class T>
+void fit(const FitProblem& p, int64_t first, int64_t end, float* scratch, const FitResult& out) {
+    constexpr int R = T::run;
+    const int64_t runs = p.n / R, blocks = p.n / T::length;
+    vf* next = (vf*)scratch;
+    const auto take = [&](int64_t count) { vf* at = next; next += count; return at; };
+    Rows<T> rows{p, take(p.n), take(p.n), take(p.n), take(p.n), take(p.n), (Grid*)take(4 * runs), take(blocks), take(blocks)};
+    for (int64_t row = first; row < end; row += W) {
+        const int live = end - row < W ? (int)(end - row) : W;
+        for (int64_t j = 0; j < p.n; ++j)
+            for (int k = 0; k < W; ++k) rows.w[j][k] = p.weights[(row + (k < live ? k : live - 1)) * p.n + j];
+        rows.run();
+        for (int k = 0; k < live; ++k) {
+            const int64_t at = row + k;
+            double loss = 0;
+            for (int64_t j = 0; j < p.n; ++j) {
+                out.codes[at * p.n + j] = (uint8_t)T::Levels::code(rows.t[j][k]);
+                loss += (double)(rows.v[j][k] - rows.w[j][k]) * rows.g[j][k];
+            }
+            out.loss[at] = (float)loss;
+            for (int64_t b = 0; b < blocks; ++b) {
+                out.d[at * blocks + b] = (uint16_t)to_half(T::direct ? rows.grid[b].scale : rows.d[b])[k];
+                if (T::has_offset) out.dmin[at * blocks + b] = (uint16_t)to_half(T::direct ? rows.grid[b].offset : rows.dmin[b])[k];
+            }
+            if (T::direct) continue;
+            for (int64_t r = 0; r < runs; ++r) {
+                out.scales[at * runs + r] = (int8_t)rows.grid[r].sc[k];
+                if (T::has_offset) out.minimums[at * runs + r] = (uint8_t)rows.grid[r].mn[k];
+            }
+        }
+    }
+}
+
+template <class T>
+constexpr FitKernel kernel(int ggml_id) { return {ggml_id, T::run, T::length, T::has_offset, fit<T>}; }
+constexpr FitKernel kernels[] = {
+    kernel<Q4_0>(2), kernel<Q4_1>(3), kernel<Q5_0>(6), kernel<Q5_1>(7), kernel<Q8_0>(8), kernel<Q2_K>(10),
+    kernel<Q3_K>(11), kernel<Q4_K>(12), kernel<Q5_K>(13), kernel<Q6_K>(14), kernel<IQ4_NL>(20), kernel<IQ4_XS>(23),
+};
+
+}  // namespace
+
+const FitKernel* find_fit(int ggml_id) {
+    for (const FitKernel& k : kernels)
+        if (k.ggml_id == ggml_id) return &k;
+    return nullptr;
+}
+
+}  // namespace kvant::KVANT_NS

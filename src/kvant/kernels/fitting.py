@@ -1,0 +1,120 @@
+"""Encode rows under a full Hessian: the error of a row is e H eᵀ, not a sum over its weights.
+
+H is the second moment E[x xᵀ] of what the matrix is multiplied with, so that e H eᵀ is the mean square error of the
+matrix's output. Upstream's encoders see at most its diagonal; off the diagonal is what lets one weight's rounding error
+be answered by its neighbours'.
+
+The blocks are the format's own; what is searched is which codes, scales and minimums they hold. Method: rounding with
+error feedback (GPTQ, Frantar et al., arXiv 2210.17323) inside blocks, then descent over codes, scales and super-scales
+with everything else held; native/src/fit.cpp says how. Bytes depend neither on threads nor on the instruction set.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kvant.dtypes import BlockType, block_type
+from kvant.errors import BlockShapeError, UnsupportedFormatError, ValueRangeError
+from kvant.kernels import _ext, isa
+from kvant.kernels.packing import PACKABLE, Parts, pack
+
+SWEEPS = 3
+"""Passes of descent after the first rounding: the third still takes two per cent off the error, the eighth half of one."""
+
+FITTABLE = PACKABLE
+"""Names of the block types that can be encoded under a Hessian: all whose codes are numbers on a grid."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curvature:
+    """A Hessian made ready for rounding; see `prepare`.
+
+    Attributes:
+        hessian: Damped Hessian, float32 [n, n].
+        feedback: U below the diagonal, transposed, where H = U D Uᵀ: row i, column j < i, is what an error in column j
+            asks of column i, float32 [n, n].
+        cost: D, what an error in a column costs once all later columns have answered it, float32 [n].
+    """
+
+    hessian: np.ndarray
+    feedback: np.ndarray
+    cost: np.ndarray
+
+
+def prepare(hessian: np.ndarray, *, damping: float, threads: int = 0) -> Curvature:
+    """Damp a Hessian and factor it for rounding.
+
+    Args:
+        hessian: E[x xᵀ], float32 or float64 [n, n], symmetric.
+        damping: Added to the diagonal, as a share of its mean; makes up for directions the text did not show.
+        threads: Threads; 0 for one per core. Their number does not change a bit.
+
+    Raises:
+        ValueRangeError: Not square, not finite, all zeros, or not positive definite for all the damping.
+    """
+    n = len(hessian)
+    if hessian.shape != (n, n) or not np.isfinite(hessian).all():
+        raise ValueRangeError(f"hessian: {hessian.shape} is not a square of finite numbers. Measure it again.")
+    mean = float(np.einsum("ii->", hessian.astype(np.float64))) / max(1, n)
+    if not mean > 0 or not damping > 0:
+        raise ValueRangeError(f"hessian, damping: mean {mean:g} and {damping:g} must be positive. Measure it again.")
+    damped = hessian.astype(np.float64)
+    damped[np.diag_indices(n)] += damping * mean
+    factor, cost = damped.copy(), np.empty(n)
+    bad = _ext.factor(isa.level(), factor, cost, threads)
+    if bad >= 0:
+        raise ValueRangeError(
+            f"hessian: column {bad} has no positive pivot at damping {damping:g}. Use more, or measure again."
+        )
+    return Curvature(
+        hessian=damped.astype(np.float32), feedback=factor.astype(np.float32), cost=cost.astype(np.float32)
+    )
+
+
+def fit(
+    x: np.ndarray, kind: str | BlockType, curvature: Curvature, *, sweeps: int = SWEEPS, threads: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Encode rows so that e H eᵀ is small, e being what decoding gives minus x.
+
+    Args:
+        x: Weights, float32 [rows, n]; n a multiple of the type's block length.
+        kind: Block type or its name, one of `FITTABLE`.
+        curvature: The Hessian of the rows' columns.
+        sweeps: Passes of descent after the first rounding.
+        threads: Threads over rows; 0 for one per core.
+
+    Returns:
+        Blocks, uint8 [rows, bytes per row], and the error e H eᵀ that is left, float32 [rows].
+
+    Raises:
+        BlockShapeError: n is not a multiple of the block length.
+        UnsupportedFormatError: The type has no such encoder.
+        ValueRangeError: A weight is NaN or infinite, or the arrays do not fit one another.
+    """
+    target = block_type(kind)
+    runs = {found[0]: found[1] for found in _ext.fit_types()}
+    if target.name not in FITTABLE or target.ggml_id not in runs:
+        raise UnsupportedFormatError(
+            f"fit: {target} cannot be encoded under a Hessian. Use one of {', '.join(sorted(FITTABLE))}."
+        )
+    if x.ndim != 2 or x.dtype != np.float32 or not np.isfinite(x).all():
+        raise ValueRangeError(f"x: {x.dtype} {x.shape} is not finite float32 [rows, n]. Check the source model.")
+    rows, n = x.shape
+    if n % target.block_length:
+        raise BlockShapeError(
+            f"x: row length {n} is not a multiple of the {target} block length {target.block_length}. Use Q8_0."
+        )
+    if curvature.hessian.shape != (n, n):
+        raise ValueRangeError(f"curvature: {curvature.hessian.shape} does not fit rows of {n}. Measure it again.")
+    n_blocks, n_runs = n // target.block_length, n // runs[target.ggml_id]
+    parts = Parts(
+        codes=np.empty((rows, n), np.uint8),
+        d=np.empty((rows, n_blocks), np.uint16), dmin=np.empty((rows, n_blocks), np.uint16),
+        scales=np.empty((rows, n_runs), np.int8), minimums=np.empty((rows, n_runs), np.uint8),
+    )  # fmt: skip
+    loss = np.empty(rows, np.float32)
+    _ext.fit(
+        target.ggml_id, isa.level(), np.ascontiguousarray(x), curvature.hessian, curvature.feedback, curvature.cost,
+        sweeps, parts.codes, parts.scales, parts.minimums, parts.d, parts.dmin, loss, threads,
+    )  # fmt: skip
+    return pack(parts, target), loss

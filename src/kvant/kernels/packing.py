@@ -1,0 +1,120 @@
+"""Put codes and scales into the bytes of a block, for encoders that find them by a search of their own.
+
+Source of the layouts: ggml-common.h `block_*`; parity in tests/unit/kernels/test_packing.py: what is packed decodes to
+scale times level plus offset.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from kvant.dtypes import BlockType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Blocks as numbers.
+
+    Attributes:
+        codes: Levels counted from the lowest, uint8 [rows, n].
+        d: Scale of a block, or the one its integer scales are multiplied with, float16 bits, uint16 [rows, blocks].
+        dmin: Offset of a block (minimum, in types of one scale), or what its integer minimums are multiplied with,
+            uint16 [rows, blocks]; unused where the type has none.
+        scales: Integer scale of each run of weights, int8 [rows, runs]; unused where a block is one run.
+        minimums: Integer minimum of each run, uint8 [rows, runs]; likewise.
+    """
+
+    codes: np.ndarray
+    d: np.ndarray
+    dmin: np.ndarray
+    scales: np.ndarray
+    minimums: np.ndarray
+
+
+def pack(parts: Parts, kind: BlockType) -> np.ndarray:
+    """Return the blocks' bytes, uint8 [rows, bytes per row]."""
+    codes = parts.codes.reshape(-1, kind.block_length)
+    scales, minimums = (a.reshape(len(codes), -1) if a.size else a for a in (parts.scales, parts.minimums))
+    fields = _LAYOUTS[kind.name](codes, _bytes(parts.d), _bytes(parts.dmin), scales, minimums)
+    packed: np.ndarray = np.concatenate(fields, axis=-1).reshape(len(parts.codes), -1)
+    return packed
+
+
+def _bytes(halves: np.ndarray) -> np.ndarray:
+    """Little-endian bytes of float16 bits, one row per block."""
+    return np.ascontiguousarray(halves.reshape(-1, 1).astype("<u2")).view(np.uint8)
+
+
+def _nibbles(codes: np.ndarray) -> np.ndarray:
+    """Two four-bit codes a byte: the low halves of a block first, [blocks, 2k] -> [blocks, k]."""
+    low, high = np.split(codes, 2, axis=-1)
+    return low | high << 4
+
+
+def _planes(codes: np.ndarray, width: int) -> np.ndarray:
+    """Fields of `width` bits: [..., 8 // width, k] -> [..., k], field i in bits i * width on."""
+    shifts = np.arange(0, 8, width, dtype=np.uint8)[:, None]
+    packed: np.ndarray = np.bitwise_or.reduce(codes << shifts, axis=-2)
+    return packed
+
+
+def _bits(codes: np.ndarray) -> np.ndarray:
+    """Fifth bits of 32 codes as four bytes."""
+    return np.packbits(codes >> 4, axis=-1, bitorder="little")
+
+
+def _six_bit(scales: np.ndarray, minimums: np.ndarray) -> np.ndarray:
+    """Eight scales and eight minimums of six bits in twelve bytes."""
+    s, m = scales.astype(np.uint8), minimums
+    parts = [s[:, :4] | s[:, 4:] >> 4 << 6, m[:, :4] | m[:, 4:] >> 4 << 6, s[:, 4:] & 15 | (m[:, 4:] & 15) << 4]
+    return np.concatenate(parts, axis=-1)
+
+
+Fields = list[np.ndarray]
+
+
+def _q2_k(q: np.ndarray, d: np.ndarray, dmin: np.ndarray, sc: np.ndarray, m: np.ndarray) -> Fields:
+    return [sc.astype(np.uint8) | m << 4, _planes(q.reshape(-1, 2, 4, 32), 2).reshape(-1, 64), d, dmin]
+
+
+def _q3_k(q: np.ndarray, d: np.ndarray, _: np.ndarray, sc: np.ndarray, __: np.ndarray) -> Fields:
+    stored = (sc.astype(np.int16) + 32).astype(np.uint8)
+    low, high = _planes(q.reshape(-1, 2, 4, 32) & 3, 2).reshape(-1, 64), _planes(q.reshape(-1, 8, 32) >> 2, 1)
+    return [high, low, _nibbles(stored & 15), _planes((stored >> 4).reshape(-1, 4, 4), 2), d]
+
+
+def _q4_k(q: np.ndarray, d: np.ndarray, dmin: np.ndarray, sc: np.ndarray, m: np.ndarray) -> Fields:
+    return [d, dmin, _six_bit(sc, m), _nibbles(q.reshape(-1, 4, 64)).reshape(-1, 128)]
+
+
+def _q5_k(q: np.ndarray, d: np.ndarray, dmin: np.ndarray, sc: np.ndarray, m: np.ndarray) -> Fields:
+    fifth, low = _planes(q.reshape(-1, 8, 32) >> 4, 1), _nibbles((q & 15).reshape(-1, 4, 64)).reshape(-1, 128)
+    return [d, dmin, _six_bit(sc, m), fifth, low]
+
+
+def _q6_k(q: np.ndarray, d: np.ndarray, _: np.ndarray, sc: np.ndarray, __: np.ndarray) -> Fields:
+    low = _nibbles((q & 15).reshape(-1, 2, 128)).reshape(-1, 128)
+    high = _planes((q >> 4).reshape(-1, 2, 4, 32), 2).reshape(-1, 64)
+    return [low, high, sc.view(np.uint8), d]
+
+
+def _iq4_xs(q: np.ndarray, d: np.ndarray, _: np.ndarray, sc: np.ndarray, __: np.ndarray) -> Fields:
+    stored = (sc.astype(np.int16) + 32).astype(np.uint16)
+    high = ((stored >> 4) << np.arange(0, 16, 2, dtype=np.uint16)).sum(axis=-1, dtype=np.uint16)
+    pairs = (stored & 15).astype(np.uint8).reshape(-1, 4, 2)
+    low = pairs[..., 0] | pairs[..., 1] << 4
+    return [d, _bytes(high), low, _nibbles(q.reshape(-1, 8, 32)).reshape(-1, 128)]
+
+
+_LAYOUTS: dict[str, Callable[..., Fields]] = {
+    "Q4_0": lambda q, d, *_: [d, _nibbles(q)],
+    "Q4_1": lambda q, d, dmin, *_: [d, dmin, _nibbles(q)],
+    "Q5_0": lambda q, d, *_: [d, _bits(q), _nibbles(q & 15)],
+    "Q5_1": lambda q, d, dmin, *_: [d, dmin, _bits(q), _nibbles(q & 15)],
+    "Q8_0": lambda q, d, *_: [d, q ^ np.uint8(128)],
+    "IQ4_NL": lambda q, d, *_: [d, _nibbles(q)],
+    "Q2_K": _q2_k, "Q3_K": _q3_k, "Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k, "IQ4_XS": _iq4_xs,
+}  # fmt: skip
+
+PACKABLE = frozenset(_LAYOUTS)

@@ -1,0 +1,387 @@
+"""Twin of native/src/fit.cpp and factor.cpp: rounding under a full Hessian, in the same order of float operations.
+
+Arrays of columns come first, [n, rows], so that a line here is a line of the kernel, where rows are lanes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from kvant.kernels.packing import Parts
+from kvant.kernels.reference.tables import IQ4NL_VALUES
+
+F = np.float32
+HUGE = F(1e30)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Type:
+    """What the kernel knows of a block type; scale and minimum bounds are 0 where a block is one run."""
+
+    run: int
+    runs: int
+    low: int
+    high: int
+    has_offset: bool
+    scale_low: int = 0
+    scale_high: int = 0
+    minimum_high: int = 0
+    is_even: bool = True
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether a block stores its scale itself."""
+        return self.runs == 1
+
+    @property
+    def step(self) -> np.float32:
+        """Distance of neighbouring levels, about."""
+        return F(1 if self.is_even else 16)
+
+    def nearest_level(self, t: np.ndarray) -> np.ndarray:
+        """Level closest to t; of two the even one, or on the uneven grid the lower one."""
+        if self.is_even:
+            return np.asarray(np.clip(np.rint(t), F(self.low), F(self.high)))
+        middles = F(0.5) * (IQ4NL_VALUES[:-1] + IQ4NL_VALUES[1:])
+        level: np.ndarray = IQ4NL_VALUES[np.searchsorted(middles, t, side="left")]
+        return level
+
+    def codes(self, levels: np.ndarray) -> np.ndarray:
+        """Codes from 0 on of levels."""
+        codes = levels - self.low if self.is_even else np.searchsorted(IQ4NL_VALUES, levels)
+        return codes.astype(np.uint8)
+
+
+TYPES = {
+    "Q4_0": Type(run=32, runs=1, low=-8, high=7, has_offset=False),
+    "Q4_1": Type(run=32, runs=1, low=0, high=15, has_offset=True),
+    "Q5_0": Type(run=32, runs=1, low=-16, high=15, has_offset=False),
+    "Q5_1": Type(run=32, runs=1, low=0, high=31, has_offset=True),
+    "Q8_0": Type(run=32, runs=1, low=-128, high=127, has_offset=False),
+    "IQ4_NL": Type(run=32, runs=1, low=-127, high=113, has_offset=False, is_even=False),
+    "Q2_K": Type(run=16, runs=16, low=0, high=3, has_offset=True, scale_high=15, minimum_high=15),
+    "Q3_K": Type(run=16, runs=16, low=-4, high=3, has_offset=False, scale_low=-32, scale_high=31),
+    "Q4_K": Type(run=32, runs=8, low=0, high=15, has_offset=True, scale_high=63, minimum_high=63),
+    "Q5_K": Type(run=32, runs=8, low=0, high=31, has_offset=True, scale_high=63, minimum_high=63),
+    "Q6_K": Type(run=16, runs=16, low=-32, high=31, has_offset=False, scale_low=-128, scale_high=127),
+    "IQ4_XS": Type(
+        run=32, runs=8, low=-127, high=113, has_offset=False, scale_low=-32, scale_high=31, is_even=False
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What a run is stored with, arrays [rows]: scale and offset as decoded, and their integers."""
+
+    scale: np.ndarray
+    offset: np.ndarray
+    sc: np.ndarray
+    mn: np.ndarray
+
+    def where(self, mask: np.ndarray, other: "Grid") -> "Grid":
+        """This grid where the mask holds, the other elsewhere."""
+        pairs = zip(self.fields(), other.fields(), strict=True)
+        return Grid(*(np.where(mask, a, b) for a, b in pairs))
+
+    def fields(self) -> tuple[np.ndarray, ...]:
+        """All four arrays."""
+        return self.scale, self.offset, self.sc, self.mn
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A run as it is being improved: levels, values and gradients [run, rows], change of the error [rows]."""
+
+    t: np.ndarray
+    v: np.ndarray
+    g: np.ndarray
+    change: np.ndarray
+    grid: Grid
+
+
+def factor(h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """H = U D Uᵀ of float64 [n, n]: below the diagonal U transposed, ones on it; and D."""
+    h, n = h.copy(), len(h)
+    diagonal = np.empty(n)
+    for k in range(n - 1, -1, -1):
+        diagonal[k] = h[k, k]
+        if not diagonal[k] > 0:
+            raise ValueError(k)
+        h[k, :k] /= diagonal[k]
+        h[k, k] = 1
+        for j in range(k):
+            h[j, : j + 1] -= (diagonal[k] * h[k, j]) * h[k, : j + 1]
+    return h, diagonal
+
+
+def half(a: np.ndarray) -> np.ndarray:
+    """Nearest finite float16, as float32."""
+    return np.asarray(np.clip(a, F(-65504), F(65504)).astype(np.float16).astype(np.float32))
+
+
+def inverse(a: np.ndarray) -> np.ndarray:
+    """1 / a, and 0 where that would be beyond all weights."""
+    large = np.abs(a) > F(1e-30)
+    return np.where(large, F(1) / np.where(large, a, F(1)), F(0))
+
+
+def stored(kind: Type, scale: np.ndarray, offset: np.ndarray, d: np.ndarray, dmin: np.ndarray) -> Grid:
+    """The grid nearest to a scale and an offset that a block can store."""
+    zero = np.zeros_like(scale)
+    if kind.is_direct:
+        return Grid(half(scale), half(offset) if kind.has_offset else zero, zero, zero)
+    sc = np.clip(np.rint(scale * inverse(d)), F(kind.scale_low), F(kind.scale_high))
+    mn = np.clip(np.rint(-offset * inverse(dmin)), F(0), F(kind.minimum_high)) if kind.has_offset else zero
+    return Grid(d * sc, -(dmin * mn) if kind.has_offset else zero, sc, mn)
+
+
+def least_squares(kind: Type, x: np.ndarray, w: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scale and offset that bring levels t closest to x [run, rows], and the error; columns weighed by w [run]."""
+    zero = np.zeros(x.shape[1], F)
+    xx, xt, tt, xs, ts, ws = zero, zero, zero, zero, zero, F(0)
+    for i in range(kind.run):
+        wt, wx = w[i] * t[i], w[i] * x[i]
+        xx, xt, tt = xx + wx * x[i], xt + wx * t[i], tt + wt * t[i]
+        xs, ts, ws = xs + wx, ts + wt, ws + w[i]
+    scale, offset = xt * inverse(tt), zero
+    if kind.has_offset:
+        determinant = ws * tt - ts * ts
+        a, b = (ws * xt - ts * xs) * inverse(determinant), (tt * xs - ts * xt) * inverse(determinant)
+        free = determinant > F(1e-6) * ws * tt
+        free = free if kind.is_direct else free & (b <= 0) & (a > 0)
+        offset = np.where(free, b, xs / ws if kind.is_direct else zero)
+        scale = np.where(free, a, zero if kind.is_direct else scale)
+    error = zero
+    for i in range(kind.run):
+        e = x[i] - (scale * t[i] + offset)
+        error = error + w[i] * e * e
+    return scale, offset, error
+
+
+def search(kind: Type, x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and offset of a run of weights [run, rows] by plain weighted rounding, from several first guesses."""
+    low, high = x.min(axis=0), x.max(axis=0)
+    extreme = np.take_along_axis(x, np.abs(x).argmax(axis=0)[None], axis=0)[0]
+    if kind.has_offset and not kind.is_direct:
+        low = np.minimum(low, F(0))
+    best = np.full_like(low, HUGE)
+    scale = offset = np.zeros_like(low)
+    for step in range(-8, 9):
+        by = F(0.11) * kind.step * F(step)
+        if kind.has_offset:
+            guesses = [((F(kind.high) + by) * inverse(high - low), low)]
+        else:
+            guesses = [(sign * (F(kind.low) + by) * inverse(extreme), np.zeros_like(low)) for sign in (F(1), F(-1))]
+        for guess, start in guesses:
+            inverse_scale, origin = guess, start
+            for _ in range(2):
+                t = kind.nearest_level((x - origin) * inverse_scale)
+                a, b, error = least_squares(kind, x, w, t)
+                better = error < best
+                best, scale, offset = (np.where(better, n, o) for n, o in ((error, best), (a, scale), (b, offset)))
+                inverse_scale, origin = inverse(a), b
+    return scale, offset
+
+
+def _half_bits(columns: list[np.ndarray]) -> np.ndarray:
+    """Float16 bits of arrays [rows], side by side."""
+    return np.stack(columns, axis=1).astype(np.float16).view(np.uint16)
+
+
+class Rows:
+    """Rows being rounded, arrays [n, rows]: weights w, w less what earlier errors ask x, values v, levels t, gradients g."""
+
+    def __init__(
+        self, kind: Type, weights: np.ndarray, hessian: np.ndarray, feedback: np.ndarray, cost: np.ndarray
+    ) -> None:
+        self.kind, self.h, self.feedback, self.cost = kind, hessian, feedback, cost
+        self.w = np.ascontiguousarray(weights.T)
+        self.n, rows = self.w.shape
+        self.x, self.v, self.t = self.w.copy(), np.zeros_like(self.w), np.zeros_like(self.w)
+        self.g = np.zeros_like(self.w)
+        zero = np.zeros(rows, F)
+        blocks = self.n // (kind.run * kind.runs)
+        self.grid = [Grid(zero, zero, zero, zero)] * (self.n // kind.run)
+        self.d, self.dmin = [zero] * blocks, [zero] * blocks
+
+    def answer(self, matrix: np.ndarray, out: np.ndarray, first: int, at: int, e: np.ndarray) -> None:
+        """Add matrix[:, at + j] e[j] to the rows of out from `first` on, one column after the other."""
+        for j in range(len(e)):
+            out[first:] += matrix[first:, at + j, None] * e[j]
+
+    def round_all(self) -> None:
+        """Round the columns in order, each run's errors answered by all columns after it."""
+        kind = self.kind
+        for at in range(0, self.n, kind.run):
+            block, r = divmod(at // kind.run, kind.runs)
+            if r == 0 and not kind.is_direct:
+                self.choose_super(block)
+            run = slice(at, at + kind.run)
+            scale, offset = search(kind, self.x[run], self.cost[run])
+            s = self.grid[at // kind.run] = stored(kind, scale, offset, self.d[block], self.dmin[block])
+            by, e = inverse(s.scale), np.empty_like(self.w[run])
+            for j in range(kind.run):
+                c = at + j
+                self.t[c] = kind.nearest_level((self.x[c] - s.offset) * by)
+                self.v[c] = s.scale * self.t[c] + s.offset
+                e[j] = self.w[c] - self.v[c]
+                self.x[c + 1 : run.stop] += self.feedback[c + 1 : run.stop, c, None] * e[j]
+            self.answer(self.feedback, self.x, run.stop, at, e)
+
+    def choose_super(self, block: int) -> None:
+        """Super-scales of a block from the scales its runs would like."""
+        kind = self.kind
+        widest = deepest = np.zeros(self.w.shape[1], F)
+        for r in range(kind.runs):
+            at = (block * kind.runs + r) * kind.run
+            scale, offset = search(kind, self.x[at : at + kind.run], self.cost[at : at + kind.run])
+            widest = np.where(np.abs(scale) > np.abs(widest), scale, widest)
+            deepest = np.minimum(deepest, offset)
+        self.d[block] = half(widest / F(kind.scale_low if kind.scale_low < 0 else kind.scale_high))
+        self.dmin[block] = half(-deepest / F(kind.minimum_high or 1))
+
+    def descend(self, at: int, to: Grid) -> State:
+        """Go over to another grid with a run, then let its codes descend twice."""
+        run = slice(at, at + self.kind.run)
+        h, t, g = self.h[run, run], self.t[run].copy(), self.g[run].copy()
+        v = to.scale * t + to.offset
+        e = v - self.v[run]
+        self.answer(h, g, 0, 0, e)
+        change = np.zeros_like(to.scale)
+        for j in range(len(t)):
+            change = change + e[j] * (self.g[at + j] + g[j])
+        by = inverse(to.scale)
+        for j in [*range(len(t)), *range(len(t))]:
+            wanted = v[j] - g[j] * (F(1) / h[j, j])
+            t[j] = self.kind.nearest_level((wanted - to.offset) * by)
+            value = to.scale * t[j] + to.offset
+            step = value - v[j]
+            change = change + step * (F(2) * g[j] + h[j, j] * step)
+            v[j] = value
+            g += h[j, :, None] * step
+        return State(t, v, g, change, to)
+
+    def refit(self, at: int, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and offset that are best for a run's codes as they are."""
+        run = slice(at, at + self.kind.run)
+        h, t, g = self.h[run, run], self.t[run], self.g[run]
+        zero = np.zeros_like(grid.scale)
+        gt, gs, tt, ts, ss = zero, zero, zero, zero, F(0)
+        for k in range(len(t)):
+            ht, hs = zero, F(0)
+            for j in range(len(t)):
+                ht, hs = ht + h[k, j] * t[j], hs + h[k, j]
+            gt, tt, gs, ts, ss = gt + g[k] * t[k], tt + ht * t[k], gs + g[k], ts + ht, ss + hs
+        if not self.kind.has_offset:
+            return grid.scale - gt * inverse(tt), grid.offset
+        determinant = tt * ss - ts * ts
+        by = np.where(determinant > F(1e-6) * ss * tt, inverse(determinant), F(0))
+        return grid.scale - (ss * gt - ts * gs) * by, grid.offset - (tt * gs - ts * gt) * by
+
+    def guesses(self, at: int) -> list[Grid]:
+        """Grids to try for a run beside its own."""
+        kind, old, block = self.kind, self.grid[at // self.kind.run], at // (self.kind.run * self.kind.runs)
+        keep: Callable[[np.ndarray], np.ndarray] = lambda a: a if kind.is_direct else np.minimum(a, F(0))  # noqa: E731
+        d, dmin = self.d[block], self.dmin[block]
+        scale, offset = self.refit(at, old)
+        found = [stored(kind, scale, keep(offset), d, dmin)]
+        mean = np.zeros_like(scale)
+        for j in range(kind.run):
+            mean = mean + self.t[at + j]
+        mean = mean * F(1 / kind.run)
+        for i, sign in ((1, -1), (1, 1), (2, -1), (2, 1)):
+            if kind.is_direct:
+                wider = old.scale * F(1 + 0.35 * sign * i * float(kind.step) / (kind.high - kind.low))
+                found.append(stored(kind, wider, old.offset - (wider - old.scale) * mean, d, dmin))
+                continue
+            sc = np.clip(old.sc + F(sign * i), F(kind.scale_low), F(kind.scale_high))
+            wider = d * sc
+            if not kind.has_offset:
+                found.append(Grid(wider, np.zeros_like(wider), sc, np.zeros_like(wider)))
+                continue
+            found.append(stored(kind, wider, keep(old.offset - (wider - old.scale) * mean), d, dmin))
+            mn = np.clip(old.mn + F(sign * i), F(0), F(kind.minimum_high))
+            found.append(Grid(old.scale, -(dmin * mn), old.sc, mn))
+        return found
+
+    def improve(self, at: int) -> None:
+        """Improve one run and let all gradients know."""
+        run, number = slice(at, at + self.kind.run), at // self.kind.run
+        best = self.descend(at, self.grid[number])
+        for grid in self.guesses(at):
+            tried = self.descend(at, grid)
+            better = tried.change < best.change
+            t, v, g, change = (
+                np.where(better, getattr(tried, name), getattr(best, name)) for name in ("t", "v", "g", "change")
+            )
+            best = State(t, v, g, change, tried.grid.where(better, best.grid))
+        better = best.change < 0
+        e = np.where(better, best.v - self.v[run], F(0))
+        self.t[run], self.v[run] = np.where(better, best.t, self.t[run]), np.where(better, best.v, self.v[run])
+        self.grid[number] = best.grid.where(better, self.grid[number])
+        self.answer(self.h, self.g, 0, at, e)
+
+    def refit_super(self, block: int) -> None:
+        """Refit d and dmin of a block to its codes and integer scales."""
+        kind, count = self.kind, self.kind.run * self.kind.runs
+        span = slice(block * count, block * count + count)
+        grids = self.grid[block * kind.runs : (block + 1) * kind.runs]
+        h, g, t = self.h[span, span], self.g[span], self.t[span]
+        a = np.concatenate([s.sc * t[r * kind.run : (r + 1) * kind.run] for r, s in enumerate(grids)])
+        b = np.repeat(np.stack([-s.mn for s in grids]), kind.run, axis=0)
+        ha, hb = np.zeros_like(a), np.zeros_like(a)
+        self.answer(h, ha, 0, 0, a)
+        self.answer(h, hb, 0, 0, b)
+        zero = np.zeros_like(a[0])
+        ga, aa, gb, ab, bb = zero, zero, zero, zero, zero
+        for j in range(count):
+            ga, aa, gb = ga + g[j] * a[j], aa + ha[j] * a[j], gb + g[j] * b[j]
+            ab, bb = ab + ha[j] * b[j], bb + hb[j] * b[j]
+        if kind.has_offset:
+            determinant = aa * bb - ab * ab
+            usable = determinant > F(1e-6) * aa * bb
+            by = inverse(determinant)
+            to = half(self.d[block] - np.where(usable, (bb * ga - ab * gb) * by, ga * inverse(aa)))
+            low = np.maximum(self.dmin[block] - np.where(usable, (aa * gb - ab * ga) * by, zero), F(0))
+            to_min = half(low)
+        else:
+            to, to_min = half(self.d[block] - ga * inverse(aa)), self.dmin[block]
+        values = [(to * s.sc) * t[r * kind.run : (r + 1) * kind.run] + -(to_min * s.mn) for r, s in enumerate(grids)]
+        e = np.concatenate(values) - self.v[span]
+        moved, change = g.copy(), zero
+        self.answer(h, moved, 0, 0, e)
+        for j in range(count):
+            change = change + e[j] * (g[j] + moved[j])
+        better = change < 0
+        self.d[block] = np.where(better, to, self.d[block])
+        self.dmin[block] = np.where(better, to_min, self.dmin[block])
+        for r, s in enumerate(grids):
+            run = slice(span.start + r * kind.run, span.start + (r + 1) * kind.run)
+            scale, offset = self.d[block] * s.sc, -(self.dmin[block] * s.mn)
+            self.grid[block * kind.runs + r] = Grid(scale, offset, s.sc, s.mn)
+            self.v[run] = np.where(better, scale * self.t[run] + offset, self.v[run])
+        self.answer(self.h, self.g, 0, span.start, np.where(better, e, F(0)))
+
+    def run(self, sweeps: int) -> None:
+        """Round, then improve."""
+        self.round_all()
+        self.answer(self.h, self.g, 0, 0, self.v - self.w)
+        for _ in range(sweeps):
+            for block in range(len(self.d)):
+                for r in range(self.kind.runs):
+                    self.improve((block * self.kind.runs + r) * self.kind.run)
+                if not self.kind.is_direct:
+                    self.refit_super(block)
+
+    def parts(self) -> Parts:
+        """The blocks as numbers."""
+        direct = self.kind.is_direct
+        return Parts(
+            codes=np.ascontiguousarray(self.kind.codes(self.t).T),
+            d=_half_bits([s.scale for s in self.grid] if direct else self.d),
+            dmin=_half_bits([s.offset for s in self.grid] if direct else self.dmin),
+            scales=np.stack([s.sc for s in self.grid], axis=1).astype(np.int8),
+            minimums=np.stack([s.mn for s in self.grid], axis=1).astype(np.uint8),
+        )

@@ -1,0 +1,86 @@
+"""Rounding under a Hessian: the native kernel against its NumPy twin, to the byte, at every level and thread count."""
+
+import numpy as np
+import pytest
+
+from kvant import kernels
+from kvant.dtypes import block_type
+from kvant.kernels import isa
+from kvant.kernels.fitting import FITTABLE, Curvature, fit, prepare
+from kvant.kernels.packing import pack
+from kvant.kernels.reference import fitting as twin
+
+
+def hessian_of(random: np.random.Generator, n: int, *, rank: int | None = None) -> np.ndarray:
+    """A Hessian as activations make it: correlated channels, some of them large."""
+    x = random.standard_normal((rank or 4 * n, n)) @ (np.eye(n) + 0.3 * random.standard_normal((n, n)))
+    return np.asarray(x.T @ x * np.outer(s := np.exp(random.standard_normal(n)), s) / len(x))
+
+
+def weights_of(random: np.random.Generator, rows: int, n: int) -> np.ndarray:
+    return (random.standard_normal((rows, n)) * 0.05).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", sorted(FITTABLE))
+def test_bytes_equal_the_twins(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(len(kind) + ord(kind[1]))
+    n = 2 * block_type(kind).block_length
+    x, curvature = weights_of(random, 5, n), prepare(hessian_of(random, n), damping=0.03)
+    x[0, :32], x[1] = 0, 0  # a run and a row of zeros
+    rows = twin.Rows(twin.TYPES[kind], x, curvature.hessian, curvature.feedback, curvature.cost)
+    rows.run(2)
+    expected = pack(rows.parts(), block_type(kind))
+    for level in isa.levels():
+        monkeypatch.setenv("KVANT_ISA", level)
+        found, _ = fit(x, kind, curvature, sweeps=2)
+        np.testing.assert_array_equal(found, expected, err_msg=level)
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_K", "IQ4_XS"])
+def test_neither_threads_nor_neighbours_change_a_byte(kind: str) -> None:
+    random = np.random.default_rng(3)
+    x, curvature = weights_of(random, 1030, 256), prepare(hessian_of(random, 256), damping=0.03)
+    together, loss = fit(x, kind, curvature, sweeps=1, threads=1)
+    for threads in (2, 3):
+        np.testing.assert_array_equal(fit(x, kind, curvature, sweeps=1, threads=threads)[0], together)
+    alone, alone_loss = fit(x[1023:1024], kind, curvature, sweeps=1)
+    np.testing.assert_array_equal(alone[0], together[1023])
+    assert alone_loss[0] == loss[1023]
+
+
+@pytest.mark.parametrize("n", [1, 7, 64, 65, 200])
+def test_the_factor_is_the_twins_and_multiplies_back(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    h = hessian_of(np.random.default_rng(n), n)
+    damped = h + 0.01 * np.mean(np.diag(h)) * np.eye(n)
+    expected, diagonal = twin.factor(damped)
+    upper = np.tril(expected).T
+    np.testing.assert_allclose(upper * diagonal @ upper.T, damped, rtol=1e-9, atol=1e-9 * np.abs(damped).max())
+    found: dict[str, Curvature] = {}
+    for level in isa.levels():
+        monkeypatch.setenv("KVANT_ISA", level)
+        for threads in (1, 3):
+            found[f"{level} {threads}"] = prepare(h, damping=0.01, threads=threads)
+    first = next(iter(found.values()))
+    np.testing.assert_array_equal(np.tril(first.feedback, -1), np.tril(expected, -1).astype(np.float32))
+    np.testing.assert_array_equal(first.cost, diagonal.astype(np.float32))
+    for curvature in found.values():
+        np.testing.assert_array_equal(curvature.feedback, first.feedback)
+
+
+@pytest.mark.parametrize("kind", sorted(FITTABLE))
+def test_the_error_is_what_decoding_gives_and_far_below_upstreams(kind: str) -> None:
+    random = np.random.default_rng(11)
+    n = 512
+    x, h = weights_of(random, 64, n), hessian_of(random, n, rank=200)
+    curvature = prepare(h, damping=0.03)
+
+    def error(blocks: np.ndarray) -> np.ndarray:
+        e = (kernels.decode(blocks, kind, n) - x).astype(np.float64)
+        return np.asarray(np.einsum("ri,ij,rj->r", e, curvature.hessian.astype(np.float64), e))
+
+    blocks, loss = fit(x, kind, curvature)
+    np.testing.assert_allclose(loss, error(blocks), rtol=1e-3)
+    upstream = kernels.encode(x, kind, importance=np.ascontiguousarray(np.diag(h), dtype=np.float32))
+    assert error(blocks).sum() < 0.7 * error(upstream).sum()
+    rounded, _ = fit(x, kind, curvature, sweeps=0)
+    assert error(blocks).sum() < error(rounded).sum()

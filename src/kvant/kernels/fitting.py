@@ -19,7 +19,7 @@ from kvant.kernels import _ext, isa
 from kvant.kernels.packing import PACKABLE, Parts, pack
 
 SWEEPS = 3
-"""Passes of descent after the first rounding: the third still takes two per cent off the error, the eighth half of one."""
+"""Passes of descent after the first rounding; the third still takes two per cent off the error, the eighth a half."""
 
 FITTABLE = PACKABLE
 """Names of the block types that can be encoded under a Hessian: all whose codes are numbers on a grid."""

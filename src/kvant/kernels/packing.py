@@ -49,7 +49,8 @@ def _bytes(halves: np.ndarray) -> np.ndarray:
 def _nibbles(codes: np.ndarray) -> np.ndarray:
     """Two four-bit codes a byte: the low halves of a block first, [blocks, 2k] -> [blocks, k]."""
     low, high = np.split(codes, 2, axis=-1)
-    return low | high << 4
+    packed: np.ndarray = low | high << 4
+    return packed
 
 
 def _planes(codes: np.ndarray, width: int) -> np.ndarray:
@@ -61,7 +62,7 @@ def _planes(codes: np.ndarray, width: int) -> np.ndarray:
 
 def _bits(codes: np.ndarray) -> np.ndarray:
     """Fifth bits of 32 codes as four bytes."""
-    return np.packbits(codes >> 4, axis=-1, bitorder="little")
+    return np.asarray(np.packbits(codes >> 4, axis=-1, bitorder="little"))
 
 
 def _six_bit(scales: np.ndarray, minimums: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 from kvant import kernels
 from kvant.dtypes import BF16, F16, F32, BlockType
 from kvant.errors import ValueRangeError
+from kvant.quant.curvature import FittedEncoder
 from kvant.tensors import LazyTensor, Tensor, n_rows, row_length
 
 PIECE_WEIGHTS = 1 << 22
@@ -34,11 +35,13 @@ class Job:
         tensor: The tensor.
         target: Type to store it in; its own type copies it.
         importance: Weight of each input channel in the error, float32 [matrices, n], or None.
+        encoder: Encodes the rows in place of the kernel of the type, or None.
     """
 
     tensor: Tensor
     target: BlockType
     importance: np.ndarray | None = None
+    encoder: FittedEncoder | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +124,10 @@ def _encode(number: int, job: Job, start: int, stop: int) -> Piece:
     stored = _stored(job, data, start, threads=1)
     if stored is not data:
         release(data)
-    return Piece(job=number, data=stored, source_bytes=data.nbytes, is_last=stop == n_rows(job.tensor))
+    is_last = stop == n_rows(job.tensor)
+    if is_last and job.encoder is not None:
+        job.encoder.release()
+    return Piece(job=number, data=stored, source_bytes=data.nbytes, is_last=is_last)
 
 
 def _stored(job: Job, data: np.ndarray, start: int, *, threads: int) -> np.ndarray:
@@ -130,6 +136,11 @@ def _stored(job: Job, data: np.ndarray, start: int, *, threads: int) -> np.ndarr
     if tensor.block_type == job.target:
         _check_finite(job, data, start)
         return data
+    if job.encoder is not None:
+        x = kernels.decode(data, tensor.block_type, row_length(tensor), threads=threads)
+        if not np.isfinite(x).all():
+            raise _refused(job, data, start, ValueRangeError("a weight is NaN or infinite"))
+        return job.encoder(x, threads=threads)
     weights = None if job.importance is None else job.importance[start * len(job.importance) // n_rows(tensor)]
     try:
         return kernels.transcode(

@@ -14,12 +14,14 @@ import msgspec
 from kvant._version import __version__
 from kvant.dtypes import block_type
 from kvant.errors import PlanError
+from kvant.evaluate.corpora import CALIBRATION_HASH_KEY
 from kvant.files import check_output, disk_errors, partial_path
 from kvant.formats.gguf.writer import GGUFWriter, TensorInfo, file_layout, write_gguf
 from kvant.formats.open import open_model
 from kvant.metadata import Value, ValueType, string, u32
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
+from kvant.quant.curvature import Curvatures
 from kvant.quant.importance import Importance
 from kvant.quant.journal import Journal
 from kvant.quant.plan import Fallback, Plan, check_plan, needs_importance
@@ -68,9 +70,11 @@ class QuantizeResult(msgspec.Struct, frozen=True, kw_only=True):
     wall_s: float
 
 
-def predict_size(model: Model, plan: Plan, importance: Importance | None = None) -> int:
+def predict_size(
+    model: Model, plan: Plan, importance: Importance | None = None, curvatures: Curvatures | None = None
+) -> int:
     """Return the exact size in bytes of the file that `quantize` writes, without encoding anything."""
-    return file_layout(output_metadata(model, plan, importance), _infos(model, plan)).total_bytes
+    return file_layout(output_metadata(model, plan, importance, curvatures), _infos(model, plan)).total_bytes
 
 
 def with_size(model: Model, plan: Plan, importance: Importance | None = None) -> Plan:
@@ -90,6 +94,7 @@ def quantize(
     out: Path | str,
     *,
     importance: Importance | None = None,
+    curvatures: Curvatures | None = None,
     threads: int = 0,
     max_file_bytes: int | None = None,
     resume: bool = False,
@@ -104,6 +109,7 @@ def quantize(
         plan: Block type of every tensor, or the name of a preset.
         out: File to write.
         importance: Weights of the input channels; plans with the lowest types need it.
+        curvatures: Hessians of the matrices; those that have one are encoded under it, where their type can be.
         threads: Pieces encoded at a time; 0 for one per core.
         max_file_bytes: Write shards of at most this size where one file would be longer; such a run cannot be resumed.
         resume: Continue an interrupted run of the same work if there is one; the file comes out the same.
@@ -128,15 +134,15 @@ def quantize(
         plan = plan_preset(model, plan, has_importance=importance is not None)
     check_work(model, plan, importance, allow_requantize=allow_requantize)
     check_output(out, overwrite=overwrite)
-    jobs = plan_jobs(model, plan, importance)
-    metadata = output_metadata(model, plan, importance)
+    jobs = plan_jobs(model, plan, importance, curvatures)
+    metadata = output_metadata(model, plan, importance, curvatures)
     if max_file_bytes is not None:
         tensors = [encoded_tensor(job, threads=threads) for job in jobs]
         files = write_gguf(
             out, metadata, tensors, overwrite=overwrite, max_file_bytes=max_file_bytes, progress=progress
         )
         return _result(model, plan, files, 0, started)
-    journal = Journal(_journal_path(out), _work(model, plan, importance))
+    journal = Journal(_journal_path(out), _work(model, plan, importance, curvatures))
     done = journal.done() if resume and partial_path(out).exists() else 0
     if done:
         progress.say(f"{out}: {done} of {len(jobs)} tensors are there already; continuing.")
@@ -183,7 +189,9 @@ def check_work(model: Model, plan: Plan, importance: Importance | None, *, allow
         )
 
 
-def plan_jobs(model: Model, plan: Plan, importance: Importance | None) -> list[Job]:
+def plan_jobs(
+    model: Model, plan: Plan, importance: Importance | None, curvatures: Curvatures | None = None
+) -> list[Job]:
     """Return what to encode, in the order of the file.
 
     Raises:
@@ -192,13 +200,16 @@ def plan_jobs(model: Model, plan: Plan, importance: Importance | None) -> list[J
     jobs = []
     for name in file_order(model.tensors):
         tensor, target = model.tensors[name], block_type(plan.types[name])
-        uses = importance is not None and target.is_quantized and tensor.block_type != target
-        weights = importance.weights_for(tensor) if uses and importance else None
-        jobs.append(Job(tensor=tensor, target=target, importance=weights))
+        encodes = target.is_quantized and tensor.block_type != target
+        weights = importance.weights_for(tensor) if encodes and importance else None
+        encoder = curvatures.encoder(name, target) if encodes and curvatures else None
+        jobs.append(Job(tensor=tensor, target=target, importance=None if encoder else weights, encoder=encoder))
     return jobs
 
 
-def output_metadata(model: Model, plan: Plan, importance: Importance | None = None) -> dict[str, Value]:
+def output_metadata(
+    model: Model, plan: Plan, importance: Importance | None = None, curvatures: Curvatures | None = None
+) -> dict[str, Value]:
     """Return the metadata of the file, in upstream's order, with kvant's provenance at the end."""
     metadata = {k: v for k, v in model.metadata.items() if not k.startswith(("quantize.imatrix.", "split."))}
 
@@ -218,6 +229,10 @@ def output_metadata(model: Model, plan: Plan, importance: Importance | None = No
     put("kvant.version", string(__version__))
     put("kvant.preset", string(plan.preset))
     put("kvant.plan.sha256", string(plan.sha256))
+    if curvatures is not None:
+        put(CALIBRATION_HASH_KEY, string(curvatures.text_sha256))
+        put("kvant.calibration.tokens", u32(curvatures.n_tokens))
+        put("kvant.calibration.statistics.sha256", string(curvatures.sha256))
     put("kvant.source.name", string(model.path.name))
     put("kvant.source.size", Value(ValueType.UINT64, sum(file.stat().st_size for file in model.files)))
     return metadata
@@ -237,10 +252,11 @@ def _infos(model: Model, plan: Plan) -> list[TensorInfo]:
     ]
 
 
-def _work(model: Model, plan: Plan, importance: Importance | None) -> str:
+def _work(model: Model, plan: Plan, importance: Importance | None, curvatures: Curvatures | None) -> str:
     """Return a digest of all that decides the output's bytes; a journal of other work is not continued."""
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in model.files]
-    facts = (__version__, plan.sha256, stats, importance.sha256 if importance else None)
+    measured = (importance.sha256 if importance else None, curvatures.sha256 if curvatures else None)
+    facts = (__version__, plan.sha256, stats, measured)
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 

@@ -191,7 +191,7 @@ def _half_bits(columns: list[np.ndarray]) -> np.ndarray:
 
 
 class Rows:
-    """Rows being rounded, arrays [n, rows]: weights w, w less what earlier errors ask x, values v, levels t, gradients g."""
+    """Rows being rounded, arrays [n, rows]: weights w, the same less what earlier errors ask x, values v, levels t."""
 
     def __init__(
         self, kind: Type, weights: np.ndarray, hessian: np.ndarray, feedback: np.ndarray, cost: np.ndarray

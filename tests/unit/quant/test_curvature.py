@@ -1,0 +1,76 @@
+"""Encoding a stream of tensors under Hessians."""
+
+import numpy as np
+import pytest
+
+from kvant import kernels
+from kvant.dtypes import F32, block_type
+from kvant.errors import ValueRangeError
+from kvant.kernels.fitting import fit, prepare
+from kvant.quant.curvature import DAMPING, Curvatures
+from kvant.quant.stream import Job, encode_stream
+from kvant.tensors import array_tensor
+
+N, ROWS = 64, 70
+
+
+def matrix(seed: int = 0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal((ROWS, N)) * 0.1).astype(np.float32)
+
+
+def hessian(name: str) -> np.ndarray:
+    x = np.random.default_rng(len(name)).standard_normal((200, N)) @ np.random.default_rng(5).standard_normal((N, N))
+    return np.asarray(x.T @ x / 200)
+
+
+CURVATURES = Curvatures(names=["a.weight"], hessian=hessian, sha256="0")
+
+
+def encoded(x: np.ndarray, kind: str, *, threads: int, piece_weights: int) -> np.ndarray:
+    target = block_type(kind)
+    job = Job(tensor=array_tensor("a.weight", x, F32), target=target, encoder=CURVATURES.encoder("a.weight", target))
+    return np.concatenate([p.data for p in encode_stream([job], threads=threads, piece_weights=piece_weights)])
+
+
+@pytest.mark.parametrize("kind", ["Q4_1", "IQ4_NL"])
+def test_a_stream_encodes_as_the_fit_does_however_it_is_cut(kind: str) -> None:
+    x = matrix()
+    expected, _ = fit(x, kind, prepare(hessian("a.weight"), damping=DAMPING))
+    for threads, piece in ((1, 1 << 20), (3, 10 * N), (2, 1)):
+        np.testing.assert_array_equal(encoded(x, kind, threads=threads, piece_weights=piece), expected)
+
+
+def test_what_was_not_measured_or_cannot_be_fitted_has_no_encoder() -> None:
+    assert CURVATURES.encoder("b.weight", block_type("Q4_1")) is None
+    assert CURVATURES.encoder("a.weight", block_type("F16")) is None
+    assert CURVATURES.encoder("a.weight", block_type("IQ2_XS")) is None
+
+
+def test_a_released_encoder_starts_again() -> None:
+    encoder = CURVATURES.encoder("a.weight", block_type("Q5_0"))
+    assert encoder is not None
+    first = encoder(matrix())
+    encoder.release()
+    np.testing.assert_array_equal(encoder(matrix()), first)
+    assert kernels.decode(first, "Q5_0", N).shape == (ROWS, N)
+
+
+def test_a_weight_that_is_no_number_is_refused_by_name() -> None:
+    x = matrix()
+    x[3, 7] = np.nan
+    with pytest.raises(ValueRangeError, match="a.weight: row 3, column 7"):
+        encoded(x, "Q4_1", threads=1, piece_weights=1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.zeros((N, N)), "must be positive"),
+        (np.full((N, N), np.nan), "finite"),
+        (np.ones((N, N - 1)), "square"),
+        (np.diag([1.0] * (N - 1) + [-9.0]), "no positive pivot"),
+    ],
+)
+def test_a_hessian_that_is_none_is_refused(bad: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueRangeError, match=message):
+        prepare(bad, damping=0.01)

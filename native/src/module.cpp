@@ -85,6 +85,7 @@ void bind_strings(nanobind::module_& m);
 void bind_tables(nanobind::module_& m);
 void bind_transcode(nanobind::module_& m);
 void bind_fit(nanobind::module_& m);
+void bind_linalg(nanobind::module_& m);
 
 NB_MODULE(_ext, m) {
     m.doc() = "Native kernels of kvant.";
@@ -99,4 +100,5 @@ NB_MODULE(_ext, m) {
     bind_tables(m);
     bind_transcode(m);
     bind_fit(m);
+    bind_linalg(m);
 }

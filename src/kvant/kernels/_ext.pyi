@@ -66,3 +66,23 @@ def factor(isa: str, h: np.ndarray[Any, Any], diagonal: np.ndarray[Any, Any], th
 
 def fit_types() -> list[tuple[int, int, int]]:
     """(ggml id, weights per run, weights per block) of the types `fit` knows."""
+
+def matmul(
+    isa: str,
+    a: np.ndarray[Any, Any],
+    transpose_a: bool,
+    b: np.ndarray[Any, Any],
+    transpose_b: bool,
+    out: np.ndarray[Any, Any],
+    threads: int,
+) -> None:
+    """Write the product of two float32 matrices into `out`."""
+
+def gram32(isa: str, x: np.ndarray[Any, Any], out: np.ndarray[Any, Any], threads: int) -> None:
+    """Add x^T x to a symmetric float32 matrix."""
+
+def gram64(isa: str, x: np.ndarray[Any, Any], out: np.ndarray[Any, Any], threads: int) -> None:
+    """Add x^T x to a symmetric float64 matrix."""
+
+def cholesky(isa: str, h: np.ndarray[Any, Any], inverse: bool, threads: int) -> int:
+    """Factor a float64 matrix in place, or its factor's inverse; the column without a positive pivot, or -1."""

@@ -1,0 +1,127 @@
+// Bindings of matrix products and Cholesky factors: shapes are checked here, the work is joined from blocks.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "kvant/dispatch.h"
+#include "kvant/products.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace kvant {
+namespace {
+
+template <class T> using Matrix = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+LinearKernels find_linear(const std::string& isa) {
+    find_table(isa);  // refuses what this machine cannot run
+#if defined(__x86_64__) || defined(_M_X64)
+    if (isa == "avx512") return avx512::linear_kernels();
+    if (isa == "avx2") return avx2::linear_kernels();
+#endif
+    return baseline::linear_kernels();
+}
+
+void check(bool fits) {
+    if (!fits) throw std::invalid_argument("matrices do not fit one another");
+}
+
+// out = op(a) op(b), where op transposes what memory holds the other way round.
+void matmul(const std::string& isa, const Matrix<const float>& a, bool transpose_a, const Matrix<const float>& b,
+            bool transpose_b, const Matrix<float>& out, int threads) {
+    const LinearKernels kernels = find_linear(isa);
+    const int64_t m = a.shape(transpose_a), k = a.shape(!transpose_a), n = b.shape(!transpose_b);
+    check((int64_t)b.shape(transpose_b) == k && (int64_t)out.shape(0) == m && (int64_t)out.shape(1) == n);
+    Product<float, float> product{.a = {a.data(), transpose_a ? 1 : k, transpose_a ? m : 1},
+                                  .b = {b.data(), transpose_b ? k : 1, transpose_b ? 1 : n},
+                                  .m = m, .n = n, .k = k, .c = out.data(), .stride = n};
+    product.overwrite = true;
+    nb::gil_scoped_release unlocked;
+    multiply(kernels.single, product, threads);
+}
+
+template <class C>
+void gram(const std::string& isa, const Matrix<const float>& x, const Matrix<C>& out, int threads) {
+    const LinearKernels kernels = find_linear(isa);
+    const int64_t k = x.shape(0), n = x.shape(1);
+    check((int64_t)out.shape(0) == n && (int64_t)out.shape(1) == n);
+    Product<float, C> product{.a = {x.data(), 1, n}, .b = {x.data(), 1, n}, .m = n, .n = n, .k = k, .c = out.data(), .stride = n};
+    product.lower = product.mirror = true;
+    nb::gil_scoped_release unlocked;
+    if constexpr (std::is_same_v<C, float>) multiply(kernels.single, product, threads);
+    else multiply(kernels.widening, product, threads);
+}
+
+// h = L L^T in place, lower; zero above. Panels of columns: factor the diagonal block, solve the rows below it, take their
+// products out of what is left. Returns the column whose pivot is not positive, or -1.
+int64_t factor(const LinearKernels& kernels, double* h, int64_t n, int threads) {
+    std::vector<double> columns(factor_width * factor_width);
+    for (int64_t i = 0; i < n; ++i) std::fill(h + i * n + i + 1, h + (i + 1) * n, 0.0);
+    for (int64_t first = 0; first < n; first += factor_width) {
+        const int64_t width = std::min(factor_width, n - first), next = first + width, below = n - next;
+        double* block = h + first * n + first;
+        const int64_t bad = kernels.factors.cholesky(block, width, n);
+        if (bad >= 0) return first + bad;
+        for (int64_t i = 0; i < width; ++i)
+            for (int64_t j = 0; j <= i; ++j) columns[j * width + i] = block[i * n + j];
+        constexpr int64_t piece = 32;
+        over_items((below + piece - 1) / piece, threads, [&](int64_t item) {
+            const int64_t row = item * piece;
+            kernels.factors.solve(columns.data(), width, block + (width + row) * n, n, std::min(piece, below - row));
+        });
+        const Operand<double> solved{block + width * n, n, 1};
+        Product<double, double> product{.a = solved, .b = solved, .m = below, .n = below, .k = width,
+                                        .c = h + next * n + next, .stride = n};
+        product.subtract = product.lower = true;
+        multiply(kernels.wide, product, threads);
+    }
+    return -1;
+}
+
+// L becomes its inverse in place. Rows in blocks: of row block r what is stored left of the diagonal is the sum over block
+// columns c done so far of L[r][c] X[c]; when all are in, X[r] is -X[r][r] times it.
+void invert(const LinearKernels& kernels, double* l, int64_t n, int threads) {
+    for (int64_t first = 0; first < n; first += factor_width) {
+        const int64_t width = std::min(factor_width, n - first), next = first + width, below = n - next;
+        double *row = l + first * n, *block = row + first;
+        kernels.factors.invert(block, width, n);
+        Product<double, double> product{.a = {block, n, 1}, .b = {row, 1, n}, .m = width, .n = first, .k = width,
+                                        .c = row, .stride = n};
+        product.subtract = product.overwrite = true;
+        multiply(kernels.wide, product, threads);
+        const Operand<double> column{block + width * n, n, 1};
+        product = {.a = column, .b = {row, 1, n}, .m = below, .n = first, .k = width, .c = l + next * n, .stride = n};
+        multiply(kernels.wide, product, threads);
+        product = {.a = column, .b = {block, 1, n}, .m = below, .n = width, .k = width, .c = block + width * n, .stride = n};
+        product.overwrite = true;
+        multiply(kernels.wide, product, threads);
+    }
+}
+
+int64_t cholesky(const std::string& isa, const Matrix<double>& h, bool inverse, int threads) {
+    const LinearKernels kernels = find_linear(isa);
+    const int64_t n = h.shape(0);
+    check((int64_t)h.shape(1) == n);
+    nb::gil_scoped_release unlocked;
+    const int64_t bad = factor(kernels, h.data(), n, threads);
+    if (bad < 0 && inverse) invert(kernels, h.data(), n, threads);
+    return bad;
+}
+
+}  // namespace
+}  // namespace kvant
+
+void bind_linalg(nb::module_& m) {
+    m.def("matmul", &kvant::matmul, "isa"_a, "a"_a.noconvert(), "transpose_a"_a, "b"_a.noconvert(), "transpose_b"_a,
+          "out"_a.noconvert(), "threads"_a, "Write the product of two float32 matrices into `out`.");
+    m.def("gram32", &kvant::gram<float>, "isa"_a, "x"_a.noconvert(), "out"_a.noconvert(), "threads"_a,
+          "Add x^T x to a symmetric float32 matrix.");
+    m.def("gram64", &kvant::gram<double>, "isa"_a, "x"_a.noconvert(), "out"_a.noconvert(), "threads"_a,
+          "Add x^T x to a symmetric float64 matrix.");
+    m.def("cholesky", &kvant::cholesky, "isa"_a, "h"_a.noconvert(), "inverse"_a, "threads"_a,
+          "Factor a float64 matrix in place, or its factor's inverse; the column without a positive pivot, or -1.");
+}

@@ -1,0 +1,112 @@
+"""Matrix products and Cholesky factors whose bytes are the same on every machine, level and number of threads.
+
+What is measured and rounded with them can be rebuilt to the byte, which a BLAS does not promise: its order of summation
+changes with the processor and with the threads.
+
+Order of every sum: an element of a product is reduced over k in panels of `PANEL` steps. A panel is a float32 sum from
+zero in the order of k, each product and each sum rounded; the panels are added in their order. Nothing is fused. NaN
+stays NaN, but which one is not promised. Twins: kvant.kernels.reference.linalg; kernels: native/src/matmul.cpp.
+"""
+
+import numpy as np
+
+from kvant.errors import ValueRangeError
+from kvant.kernels import _ext, isa
+
+PANEL = 256
+"""Steps of k that are summed before they are added to the result."""
+
+
+def matmul(a: np.ndarray, b: np.ndarray, *, threads: int = 0) -> np.ndarray:
+    """Multiply float32 [m, k] by float32 [k, n] into float32 [m, n].
+
+    Args:
+        a: Left matrix.
+        b: Right matrix.
+        threads: Threads over tiles of the result; 0 for one per core.
+
+    Raises:
+        ValueRangeError: Not float32 matrices that fit one another.
+    """
+    return _product(a, b, threads)
+
+
+def matmul_nt(a: np.ndarray, b: np.ndarray, *, threads: int = 0) -> np.ndarray:
+    """Multiply float32 [m, k] by the transpose of float32 [n, k] into float32 [m, n]: a linear layer x @ W.T.
+
+    Args, Raises: As for `matmul`.
+    """
+    return _product(a, b, threads, transpose_b=True)
+
+
+def matmul_tn(a: np.ndarray, b: np.ndarray, *, threads: int = 0) -> np.ndarray:
+    """Multiply the transpose of float32 [k, m] by float32 [k, n] into float32 [m, n].
+
+    Args, Raises: As for `matmul`.
+    """
+    return _product(a, b, threads, transpose_a=True)
+
+
+def gram(x: np.ndarray, *, out: np.ndarray | None = None, threads: int = 0) -> np.ndarray:
+    """Add x.T @ x to a symmetric matrix: second moments over chunks of rows.
+
+    Panels of `PANEL` rows are summed in float32 and added to `out` in its own type: float64 keeps the error that of one
+    panel, however many rows come. Chunks of whole panels give the bytes of one call with all rows.
+
+    Args:
+        x: Rows, float32 [t, n].
+        out: Symmetric matrix that is added to in place, float64 or float32 [n, n]; only its lower triangle is read.
+            None for zeros in float64.
+        threads: Threads over tiles of the result; 0 for one per core.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueRangeError: The arrays are not of these types or shapes.
+    """
+    x = _matrix("x", x)
+    n = x.shape[1]
+    if out is None:
+        out = np.zeros((n, n))
+    if out.shape != (n, n) or out.dtype not in (np.float32, np.float64):
+        raise ValueRangeError(
+            f"out: {_found(out)} is not float64 or float32 [{n}, {n}]. Give x's columns squared, or None."
+        )
+    if not (out.flags.c_contiguous and out.flags.writeable):
+        raise ValueRangeError("out: not contiguous and writable, so it cannot be added to. Pass a copy of it.")
+    add = _ext.gram64 if out.dtype == np.float64 else _ext.gram32
+    add(isa.level(), x, out, _threads(threads))
+    return out
+
+
+def _product(
+    a: np.ndarray, b: np.ndarray, threads: int, *, transpose_a: bool = False, transpose_b: bool = False
+) -> np.ndarray:
+    a, b = _matrix("a", a), _matrix("b", b)
+    (m, k), (steps, n) = a.shape[:: -1 if transpose_a else 1], b.shape[:: -1 if transpose_b else 1]
+    if k != steps:
+        raise ValueRangeError(
+            f"a, b: sums over {k} and {steps} elements differ in length. Use the variant whose transposes fit: "
+            "matmul [m, k] [k, n], matmul_nt [m, k] [n, k], matmul_tn [k, m] [k, n]."
+        )
+    out = np.empty((m, n), np.float32)
+    _ext.matmul(isa.level(), a, transpose_a, b, transpose_b, out, _threads(threads))
+    return out
+
+
+def _matrix(name: str, x: np.ndarray) -> np.ndarray:
+    """`x` as a contiguous float32 matrix."""
+    if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 2:
+        raise ValueRangeError(f"{name}: {_found(x)} is not a float32 matrix. Convert it with astype and reshape.")
+    return np.ascontiguousarray(x)
+
+
+def _found(x: object) -> str:
+    return f"{x.dtype} [{', '.join(map(str, x.shape))}]" if isinstance(x, np.ndarray) else type(x).__name__
+
+
+def _threads(threads: int) -> int:
+    if threads < 0:
+        raise ValueRangeError(f"threads: {threads} is negative. Give a count, or 0 for one per core.")
+    return threads

@@ -1,0 +1,84 @@
+"""Sums over tokens of what each linear of one layer sees: its inputs, and its inputs weighted by its gradients."""
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kvant.files import atomic_write
+
+KINDS = ("hessian", "fisher", "curvature")
+
+
+def file_of(directory: Path, name: str, kind: str) -> Path:
+    """Return where one statistic of a tensor is stored; `hessian` under the first tensor that shares the input."""
+    return directory / f"{name}.{kind}.npy"
+
+
+class Sums:
+    """What is accumulated for one layer; pass `observe` and `on_output` to `Decoder.steps`, then go backward.
+
+    Attributes:
+        weights: Weight of each token of the batch that comes next, float32 [tokens]; all weights together sum to 1.
+    """
+
+    def __init__(self) -> None:
+        self.weights = torch.empty(0)
+        self._inputs: dict[str, torch.Tensor] = {}
+        self._hessians: dict[str, torch.Tensor] = {}
+        self._fishers: dict[str, torch.Tensor] = {}
+        self._curvatures: dict[str, float] = {}
+        self._groups: dict[str, str] = {}
+
+    def observe(self, names: tuple[str, ...], x: torch.Tensor) -> None:
+        """Add w x xᵀ to the group's second moment; x, float32 [..., n], is kept until the gradients are here."""
+        x = x.detach().flatten(0, -2)
+        _add(self._hessians, names[0], x, self.weights)
+        for name in names:
+            self._inputs[name], self._groups[name] = x, names[0]
+
+    def on_output(self, name: str, y: torch.Tensor) -> None:
+        """Wait for the gradient at a linear's output."""
+        y.register_hook(partial(self.gradient, name))  # type: ignore[no-untyped-call, unused-ignore]
+
+    def gradient(self, name: str, g: torch.Tensor) -> None:
+        """Add w ‖g‖² x xᵀ; g, float32 [..., rows], is the gradient at the linear's output."""
+        strength = self.weights * g.detach().flatten(0, -2).square().sum(1)
+        _add(self._fishers, name, self._inputs.pop(name), strength)
+        self._curvatures[name] = self._curvatures.get(name, 0.0) + float(strength.double().sum())
+
+    def write(self, directory: Path) -> None:
+        """Write every statistic of the layer; each file appears whole."""
+        for name, total in self._hessians.items():
+            _save(file_of(directory, name, "hessian"), _symmetric(total))
+        for name, group in self._groups.items():
+            curvature = self._curvatures[name]
+            # No gradient reached it (a matrix of zeros follows): its error is harmless in every direction alike.
+            fisher = self._fishers[name] / curvature if curvature > 0 else self._hessians[group]
+            _save(file_of(directory, name, "fisher"), _symmetric(fisher))
+            _save(file_of(directory, name, "curvature"), np.float64(curvature))
+
+
+def written(directory: Path, names: Iterable[str], groups: Iterable[str]) -> bool:
+    """Say whether a layer is finished: its files are all there."""
+    files = [file_of(directory, name, kind) for name in names for kind in ("fisher", "curvature")]
+    return all(path.exists() for path in [*files, *(file_of(directory, name, "hessian") for name in groups)])
+
+
+def _add(totals: dict[str, torch.Tensor], name: str, x: torch.Tensor, weights: torch.Tensor) -> None:
+    """Add Σ w x xᵀ over the rows of x, float32 [tokens, n]."""
+    if name not in totals:
+        totals[name] = torch.zeros(x.shape[1], x.shape[1])
+    x = x * weights.sqrt()[:, None]
+    totals[name].addmm_(x.T, x)
+
+
+def _symmetric(total: torch.Tensor) -> np.ndarray:
+    return ((total + total.T) / 2).numpy()
+
+
+def _save(path: Path, values: np.ndarray | np.float64) -> None:
+    with atomic_write(path) as file:
+        np.save(file, values)

@@ -60,7 +60,6 @@ void gram(const std::string& isa, const Matrix<const float>& x, const Matrix<C>&
 // products out of what is left. Returns the column whose pivot is not positive, or -1.
 int64_t factor(const LinearKernels& kernels, double* h, int64_t n, int threads) {
     std::vector<double> columns(factor_width * factor_width);
-    for (int64_t i = 0; i < n; ++i) std::fill(h + i * n + i + 1, h + (i + 1) * n, 0.0);
     for (int64_t first = 0; first < n; first += factor_width) {
         const int64_t width = std::min(factor_width, n - first), next = first + width, below = n - next;
         double* block = h + first * n + first;
@@ -79,6 +78,7 @@ int64_t factor(const LinearKernels& kernels, double* h, int64_t n, int threads) 
         product.subtract = product.lower = true;
         multiply(kernels.wide, product, threads);
     }
+    for (int64_t i = 0; i < n; ++i) std::fill(h + i * n + i + 1, h + (i + 1) * n, 0.0);
     return -1;
 }
 

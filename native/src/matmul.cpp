@@ -18,6 +18,14 @@ template <class T> constexpr int lanes = W * 4 / sizeof(T);
 template <class T> constexpr int NR = VECTORS * lanes<T>;
 static_assert(tile_size % MR == 0 && tile_size % NR<float> == 0 && tile_size % NR<double> == 0);
 
+// Has the compiler load a broadcast anew for every product: then it is an operand of the multiplication, which costs
+// nothing with AVX-512, where a broadcast of its own costs a quarter of the time (measured on Zen 4).
+#if defined(__AVX512F__)
+#define KVANT_LOAD_ANEW(pointer) asm("" : "+r"(pointer))
+#else
+#define KVANT_LOAD_ANEW(pointer) (void)0
+#endif
+
 // out = a b over k steps, from zero.
 template <class T>
 KVANT_INLINE void micro_tile(const T* a, const T* b, int64_t k, T* out) {
@@ -27,8 +35,10 @@ KVANT_INLINE void micro_tile(const T* a, const T* b, int64_t k, T* out) {
         v row[VECTORS];
         KVANT_UNROLL(4) for (int j = 0; j < VECTORS; ++j) memcpy(&row[j], b + j * lanes<T>, sizeof(v));
         KVANT_UNROLL(8) for (int i = 0; i < MR; ++i) {
-            const v by = a[i] - v{};
-            KVANT_UNROLL(4) for (int j = 0; j < VECTORS; ++j) sum[i][j] += by * row[j];
+            KVANT_UNROLL(4) for (int j = 0; j < VECTORS; ++j) {
+                KVANT_LOAD_ANEW(a);
+                sum[i][j] += (a[i] - v{}) * row[j];
+            }
         }
     }
     memcpy(out, sum, sizeof sum);

@@ -5,7 +5,8 @@ changes with the processor and with the threads.
 
 Order of every sum: an element of a product is reduced over k in panels of `PANEL` steps. A panel is a float32 sum from
 zero in the order of k, each product and each sum rounded; the panels are added in their order. Nothing is fused. NaN
-stays NaN, but which one is not promised. Twins: kvant.kernels.reference.linalg; kernels: native/src/matmul.cpp.
+stays NaN, but which one is not promised. Factors work in float64, in panels of `FACTOR_PANEL` columns. Twins:
+kvant.kernels.reference.linalg; kernels: native/src/matmul.cpp and cholesky.cpp.
 """
 
 import numpy as np
@@ -15,6 +16,9 @@ from kvant.kernels import _ext, isa
 
 PANEL = 256
 """Steps of k that are summed before they are added to the result."""
+
+FACTOR_PANEL = 192
+"""Columns of a Cholesky factor that are finished before their products are taken out of the columns behind them."""
 
 
 def matmul(a: np.ndarray, b: np.ndarray, *, threads: int = 0) -> np.ndarray:
@@ -80,6 +84,50 @@ def gram(x: np.ndarray, *, out: np.ndarray | None = None, threads: int = 0) -> n
     return out
 
 
+def cholesky(h: np.ndarray, *, threads: int = 0) -> np.ndarray:
+    """Factor a symmetric positive definite matrix: h = L L.T.
+
+    Args:
+        h: Float64 or float32 [n, n]; only its lower triangle is read.
+        threads: Threads over tiles; 0 for one per core.
+
+    Returns:
+        L, lower triangular, float64 [n, n].
+
+    Raises:
+        ValueRangeError: Not a square of these types, or not positive definite; the message names the first column whose
+            pivot is not positive.
+    """
+    factor = _square(h).astype(np.float64, order="C")
+    bad = _ext.cholesky(isa.level(), factor, False, _threads(threads))
+    if bad >= 0:
+        raise _indefinite(bad, factor[bad, bad])
+    return factor
+
+
+def inverse_cholesky_upper(h: np.ndarray, *, threads: int = 0) -> np.ndarray:
+    """Factor the inverse of a symmetric positive definite matrix: inv(h) = U.T U, as rounding with feedback needs it.
+
+    The inverse itself is never formed. With J the reversal of rows, J h J = L L.T; then h = R R.T with R = J L J upper
+    triangular, and U = inv(R) = J inv(L) J. Source: GPTQ, Frantar et al., arXiv 2210.17323, step 3.
+
+    Args:
+        h: Float64 or float32 [n, n]; only its upper triangle is read.
+        threads: Threads over tiles; 0 for one per core.
+
+    Returns:
+        U, upper triangular, float32 [n, n]; computed in float64.
+
+    Raises:
+        ValueRangeError: As for `cholesky`; columns come from the last to the first.
+    """
+    factor = _square(h)[::-1, ::-1].astype(np.float64, order="C")
+    bad = _ext.cholesky(isa.level(), factor, True, _threads(threads))
+    if bad >= 0:
+        raise _indefinite(len(h) - 1 - bad, factor[bad, bad])
+    return factor[::-1, ::-1].astype(np.float32, order="C")
+
+
 def _product(
     a: np.ndarray, b: np.ndarray, threads: int, *, transpose_a: bool = False, transpose_b: bool = False
 ) -> np.ndarray:
@@ -100,6 +148,22 @@ def _matrix(name: str, x: np.ndarray) -> np.ndarray:
     if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 2:
         raise ValueRangeError(f"{name}: {_found(x)} is not a float32 matrix. Convert it with astype and reshape.")
     return np.ascontiguousarray(x)
+
+
+def _square(h: np.ndarray) -> np.ndarray:
+    square = isinstance(h, np.ndarray) and h.ndim == 2 and h.shape[0] == h.shape[1]
+    if not square or h.dtype not in (np.float32, np.float64):
+        raise ValueRangeError(
+            f"h: {_found(h)} is not a square matrix of float64 or float32. Pass x.T @ x, or its mean."
+        )
+    return h
+
+
+def _indefinite(column: int, pivot: float) -> ValueRangeError:
+    return ValueRangeError(
+        f"h: column {column} has the pivot {pivot:g}, so the matrix is not positive definite. "
+        "Add more damping to its diagonal, or measure it over more text."
+    )
 
 
 def _found(x: object) -> str:

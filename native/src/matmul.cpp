@@ -76,8 +76,11 @@ void pack(const Operand<T>& rows, int64_t count, int64_t k, bool negate, T* out)
         if (rows.row_stride == 1) {
             for (int64_t s = first; s < end; ++s) {
                 const T* from = rows.data + s * rows.step_stride;
-                for (int64_t i = 0; i < count; ++i) out[s * R + i] = sign * from[i];
-                for (int64_t i = count; i < R; ++i) out[s * R + i] = 0;
+                if (count == R) {
+                    for (int64_t i = 0; i < R; ++i) out[s * R + i] = sign * from[i];
+                } else {
+                    for (int64_t i = 0; i < R; ++i) out[s * R + i] = i < count ? sign * from[i] : 0;
+                }
             }
             continue;
         }

@@ -16,16 +16,9 @@ using namespace nb::literals;
 
 namespace kvant {
 
-#define KVANT_FIT_LEVEL(name)                                                                                          \
-    namespace name {                                                                                                   \
-    const FitKernel* find_fit(int ggml_id);                                                                            \
-    int64_t factor_panel(double* h, int64_t n, int64_t first, int64_t end, double* diagonal);                          \
-    void factor_trailing(                                                                                              \
-        double* h, int64_t n, int64_t first, int64_t end, const double* diagonal, int64_t from, int64_t to);           \
-    }
-KVANT_FIT_LEVEL(baseline)
-KVANT_FIT_LEVEL(avx2)
-KVANT_FIT_LEVEL(avx512)
+namespace baseline { const FitKernel* find_fit(int ggml_id); }
+namespace avx2 { const FitKernel* find_fit(int ggml_id); }
+namespace avx512 { const FitKernel* find_fit(int ggml_id); }
 
 namespace {
 
@@ -34,37 +27,16 @@ template <class T> using Vector = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::
 
 struct FitLevel {
     const FitKernel* (*find)(int);
-    decltype(&baseline::factor_panel) panel;
-    decltype(&baseline::factor_trailing) trailing;
     int width;  // lanes
 };
 
 FitLevel find_level(const std::string& isa) {
     find_table(isa);  // refuses what this machine cannot run
 #if defined(__x86_64__) || defined(_M_X64)
-    if (isa == "avx512") return {avx512::find_fit, avx512::factor_panel, avx512::factor_trailing, 16};
-    if (isa == "avx2") return {avx2::find_fit, avx2::factor_panel, avx2::factor_trailing, 8};
+    if (isa == "avx512") return {avx512::find_fit, 16};
+    if (isa == "avx2") return {avx2::find_fit, 8};
 #endif
-    return {baseline::find_fit, baseline::factor_panel, baseline::factor_trailing, 4};
-}
-
-// Returns the column whose pivot is not positive, or -1.
-int64_t factor(const std::string& isa, const Matrix<double>& h, const Vector<double>& diagonal, int threads) {
-    constexpr int64_t panel = 64;
-    const FitLevel level = find_level(isa);
-    const int64_t n = h.shape(0);
-    if ((int64_t)h.shape(1) != n || (int64_t)diagonal.shape(0) != n) throw std::invalid_argument("not a square");
-    nb::gil_scoped_release unlocked;
-    for (int64_t end = n; end > 0;) {
-        const int64_t first = (end - 1) / panel * panel;
-        const int64_t bad = level.panel(h.data(), n, first, end, diagonal.data());
-        if (bad >= 0) return bad;
-        over_rows(first, n, threads, [&](int64_t from, int64_t to) {
-            level.trailing(h.data(), n, first, end, diagonal.data(), from, to);
-        });
-        end = first;
-    }
-    return -1;
+    return {baseline::find_fit, 4};
 }
 
 // (ggml id, weights per run, weights per block) of the types that can be rounded under a Hessian.
@@ -115,7 +87,5 @@ void bind_fit(nb::module_& m) {
           "feedback"_a.noconvert(), "curvature"_a.noconvert(), "sweeps"_a, "codes"_a.noconvert(), "scales"_a.noconvert(),
           "minimums"_a.noconvert(), "d"_a.noconvert(), "dmin"_a.noconvert(), "loss"_a.noconvert(), "threads"_a,
           "Round rows under a full Hessian; see kvant.kernels.fitting.");
-    m.def("factor", &kvant::factor, "isa"_a, "h"_a.noconvert(), "diagonal"_a.noconvert(), "threads"_a,
-          "Factor a symmetric matrix in place, h = U D U^T; the column whose pivot is not positive, or -1.");
     m.def("fit_types", &kvant::fit_types, "(ggml id, weights per run, weights per block) of the types `fit` knows.");
 }

@@ -9,7 +9,7 @@ struct FitProblem {
     int64_t n;               // weights per row, whole blocks
     const float* weights;    // [rows][n]
     const float* hessian;    // [n][n], symmetric positive definite
-    const float* feedback;   // [n][n], below the diagonal: what an error at column j asks of column i; see factor.cpp
+    const float* feedback;   // [n][n], below the diagonal: what an error at column j asks of column i; see kernels/fitting.py
     const float* curvature;  // [n], what an error at column j costs once all later columns have answered it
     int sweeps;              // passes of descent over all columns after the first rounding
 };

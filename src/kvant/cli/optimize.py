@@ -27,6 +27,7 @@ Text = Annotated[Path | None, typer.Option(help="UTF-8 file to measure on instea
 Chunks = Annotated[int, typer.Option(min=0, help="Windows of 512 tokens to measure on; 0 for all of the text.")]
 Candidates = Annotated[str | None, typer.Option(help="Presets to consider: Q4_K_M,Q5_K_M,...", show_default=False)]
 Imatrix = Annotated[Path | None, typer.Option(help="Importance file; allows I-quants.", show_default=False)]
+Calibrate = Annotated[str | None, typer.Option(help="Calibration text: bundled, or a file. Adds fitted variants; needs kvant\\[calibrate].", show_default=False)]  # noqa: E501
 All = Annotated[bool, typer.Option("--all", help="Measure every variant that fits, not only those that may win.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Variants at a time; more than one disturbs the speeds measured.")]
 Threads = Annotated[int, typer.Option(min=0, help="Threads in all; 0 for one per core.")]
@@ -49,6 +50,7 @@ def optimize(
     chunks: Chunks = 16,
     candidates: Candidates = None,
     imatrix: Imatrix = None,
+    calibrate: Calibrate = None,
     measure_all: All = False,
     jobs: Jobs = 1,
     threads: Threads = 0,
@@ -64,6 +66,7 @@ def optimize(
     \b
     Examples:
       kvant optimize SmolLM2-135M --max-size 100MB
+      kvant optimize SmolLM2-135M --max-size 90MB --calibrate bundled
       kvant optimize model.gguf --device phone-6gb --context 8192
       kvant optimize SmolLM2-135M --max-kld 0.02 --imatrix imatrix.gguf -o out
     """  # noqa: D301 - \b keeps the lines of the examples apart
@@ -79,7 +82,7 @@ def optimize(
     request = Request(
         source=model, budget=budget, out=out, context=context, corpus=corpus, text=text, chunks=chunks,
         presets=tuple(name.strip() for name in candidates.split(",") if name.strip()) if candidates else (),
-        imatrix=imatrix, measure_all=measure_all, jobs=jobs, threads=threads, overwrite=overwrite,
+        imatrix=imatrix, calibrate=calibrate, measure_all=measure_all, jobs=jobs, threads=threads, overwrite=overwrite,
     )  # fmt: skip
     with console.progress(quiet=json) as progress:
         report = run(request, progress=progress)

@@ -61,9 +61,6 @@ def fit(
 ) -> None:
     """Round rows under a full Hessian; see kvant.kernels.fitting."""
 
-def factor(isa: str, h: np.ndarray[Any, Any], diagonal: np.ndarray[Any, Any], threads: int) -> int:
-    """Factor a symmetric matrix in place, h = U D U^T; the column whose pivot is not positive, or -1."""
-
 def fit_types() -> list[tuple[int, int, int]]:
     """(ggml id, weights per run, weights per block) of the types `fit` knows."""
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from kvant.dtypes import BlockType, block_type
 from kvant.errors import BlockShapeError, UnsupportedFormatError, ValueRangeError
-from kvant.kernels import _ext, isa
+from kvant.kernels import _ext, isa, linalg
 from kvant.kernels.packing import PACKABLE, Parts, pack
 
 SWEEPS = 3
@@ -60,14 +60,13 @@ def prepare(hessian: np.ndarray, *, damping: float, threads: int = 0) -> Curvatu
         raise ValueRangeError(f"hessian, damping: mean {mean:g} and {damping:g} must be positive. Measure it again.")
     damped = hessian.astype(np.float64)
     damped[np.diag_indices(n)] += damping * mean
-    factor, cost = damped.copy(), np.empty(n)
-    bad = _ext.factor(isa.level(), factor, cost, threads)
-    if bad >= 0:
-        raise ValueRangeError(
-            f"hessian: column {bad} has no positive pivot at damping {damping:g}. Use more, or measure again."
-        )
+    # H = R Rᵀ with R upper triangular: the Cholesky factor of H with its columns in reverse order.
+    upper = linalg.cholesky(damped[::-1, ::-1], threads=threads)[::-1, ::-1]
+    scale = np.diag(upper)
     return Curvature(
-        hessian=damped.astype(np.float32), feedback=factor.astype(np.float32), cost=cost.astype(np.float32)
+        hessian=damped.astype(np.float32),
+        feedback=np.ascontiguousarray((upper / scale).T, dtype=np.float32),
+        cost=np.square(scale).astype(np.float32),
     )
 
 

@@ -45,6 +45,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
         ram: Memory it is predicted to take.
         speed_tok_s: Generation speed predicted, tokens per second.
         distortion: Expected distortion of its weights; orders candidates by quality.
+        is_fitted: Encoded under Hessians, not with importance.
+        predicted_kld: Mean KL divergence predicted from its rounding errors; None of presets.
     """
 
     preset: str
@@ -55,6 +57,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     ram: RamPrediction
     speed_tok_s: float
     distortion: float
+    is_fitted: bool = False
+    predicted_kld: float | None = None
 
 
 def make_candidates(
@@ -92,7 +96,9 @@ def make_candidates(
             continue
         plans.setdefault(tuple(sorted(plan.types.items())), []).append(plan)
     sizes = exact_sizes(model, [same[0] for same in plans.values()], importance)
-    found = [_candidate(model, same, size, profile, context) for same, size in zip(plans.values(), sizes, strict=True)]
+    found = [
+        make_candidate(model, same, size, profile, context) for same, size in zip(plans.values(), sizes, strict=True)
+    ]
     return sorted(found, key=lambda c: (c.size_bytes, c.distortion))
 
 
@@ -128,7 +134,8 @@ def exact_sizes(model: Model, plans: Sequence[Plan], importance: Importance | No
     return sizes
 
 
-def _candidate(model: Model, same: list[Plan], size: int, profile: Profile, context: int) -> Candidate:
+def make_candidate(model: Model, same: Sequence[Plan], size: int, profile: Profile, context: int) -> Candidate:
+    """Predict what the first of some plans, which come to the same types, needs and loses."""
     plan = same[0]
     types = {name: block_type(kind) for name, kind in plan.types.items()}
     shapes = {name: tensor.shape for name, tensor in model.tensors.items()}

@@ -3,7 +3,8 @@
 Measuring is what costs: a variant takes seconds to encode and minutes to score. So the most promising one goes first,
 and a candidate is left out once it cannot win any more. Two bounds say so:
 
-- *Finer everywhere.* If a measured variant stores every tensor at least as finely, a candidate's KLD is not below its.
+- *Finer everywhere.* If a measured variant stores every tensor at least as finely, a candidate's KLD is not below its,
+  unless the candidate alone is encoded under Hessians.
 - *Expected from what was measured.* Within one model KLD follows the distortion of the block types. The lowest ratio of
   the two seen so far, divided by `SLACK`, bounds a candidate from below.
 
@@ -82,7 +83,8 @@ def least_kld(candidate: Candidate, measured: Sequence[Variant]) -> float:
     """Lowest mean KLD that a candidate may still turn out to have, by the two bounds."""
     ratios = [v.kld / v.candidate.distortion for v in measured if v.candidate.distortion > 0]
     by_distortion = candidate.distortion * min(ratios, default=0.0) / SLACK
-    by_types = (v.kld - 2 * v.score.kld_se for v in measured if is_finer(v.candidate.plan, candidate.plan))
+    alike = [v for v in measured if v.candidate.is_fitted or not candidate.is_fitted]
+    by_types = (v.kld - 2 * v.score.kld_se for v in alike if is_finer(v.candidate.plan, candidate.plan))
     return max([by_distortion, *by_types])
 
 

@@ -22,6 +22,7 @@ from kvant.model import Model
 from kvant.quant.importance import Importance
 from kvant.recipes import variants
 from kvant.recipes.budget import Budget, Goal, megabytes, why_not
+from kvant.recipes.calibration import WINDOWS
 from kvant.recipes.candidates import Candidate
 from kvant.recipes.choose import Variant, explain, least_kld
 from kvant.recipes.evaluate import Floor
@@ -40,6 +41,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         out: Directory to write to, made if absent; by default one named after the model in the working directory.
         presets: Presets to consider; every sensible one if empty.
         imatrix: Importance file that variants are encoded with.
+        calibrate: Text to measure the model on, `bundled` or a file; adds candidates that are encoded under Hessians.
+        calibrate_windows: Most windows of 512 tokens of it.
         context: Tokens of context that memory is predicted for.
         corpus: Bundled text to measure on.
         text: A file to measure on instead.
@@ -55,6 +58,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     out: Path | None = None
     presets: tuple[str, ...] = ()
     imatrix: Path | None = None
+    calibrate: str | None = None
+    calibrate_windows: int = WINDOWS
     context: int = 4096
     corpus: str = "default"
     text: Path | None = None

@@ -1,6 +1,7 @@
 """The main job, top to bottom: from a model to the best small file for a budget, measured.
 
-    open the model ─► plan every preset, predict its size, memory and speed ─► keep what fits the budget
+    open the model ─► measure it on calibration text, if asked ─► weigh every block type for every tensor
+        ─► plan every preset and the best mixes, predict size, memory and speed ─► keep what fits the budget
         ─► encode and measure, most promising first, until nothing left can win
         ─► take the best ─► write it, with a report that says why
 
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import msgspec
 
@@ -22,21 +24,25 @@ from kvant.devices.detect import Machine, detect
 from kvant.devices.profiles import Profile, device_for
 from kvant.errors import BudgetError
 from kvant.evaluate.baselogits import BaseLogits
-from kvant.evaluate.corpora import CALIBRATION_NAME_KEY, check_unseen
+from kvant.evaluate.corpora import CALIBRATION_HASH_KEY, CALIBRATION_NAME_KEY, check_unseen
 from kvant.evaluate.score import score
 from kvant.formats.imatrix import read_imatrix
 from kvant.formats.open import open_model
 from kvant.metadata import string
 from kvant.model import Model
 from kvant.progress import SILENT, Prefixed, Progress
+from kvant.quant.curvature import Curvatures
 from kvant.quant.importance import Importance
 from kvant.recipes import variants
 from kvant.recipes.budget import Budget, Goal, affordable, goal_of, why_not
+from kvant.recipes.calibration import Calibration, calibrate
 from kvant.recipes.candidates import Candidate, make_candidates
 from kvant.recipes.choose import Variant, next_candidate, pick
 from kvant.recipes.delivery import Outcome, Request, deliver
 from kvant.recipes.evaluate import Floor, measure_floors, measured_text, prepare_base
+from kvant.recipes.fitted import fitted_candidates
 from kvant.recipes.report import Report
+from kvant.recipes.rounding import rounding_options
 
 WINDOW_TOKENS = 512
 
@@ -47,10 +53,24 @@ class Bench:
 
     model: Model
     importance: Importance | None
+    curvatures: Curvatures | None
     base: BaseLogits
     machine: Machine
     threads: int
     progress: Progress
+
+    def statistics(self, candidate: Candidate) -> "Encoding":
+        """Return what a candidate is encoded with: Hessians if it was planned for them, else importance."""
+        if candidate.is_fitted:
+            return {"importance": None, "curvatures": self.curvatures}
+        return {"importance": self.importance, "curvatures": None}
+
+
+class Encoding(TypedDict):
+    """What encoders know beyond the weights."""
+
+    importance: Importance | None
+    curvatures: Curvatures | None
 
 
 def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> Report:
@@ -73,13 +93,18 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     device = device_for(request.budget.device, machine)
     goal = goal_of(request.budget)
     model = open_model(request.source)
-    importance = read_imatrix(request.imatrix) if request.imatrix else None
+    calibration = None
+    if request.calibrate:
+        calibration = calibrate(model, request.calibrate, windows=request.calibrate_windows, progress=progress)
+    importance = read_imatrix(request.imatrix) if request.imatrix else calibration.importance if calibration else None
 
     candidates = make_candidates(model, device, context=request.context, presets=request.presets, importance=importance)
+    if calibration:
+        candidates += fitted(model, device, calibration, request, progress)
     fitting = affordable(candidates, request.budget, device)
     progress.say(f"{len(candidates)} different variants, {len(fitting)} keep the budget by prediction.")
 
-    bench, floors = set_up(request, model, importance, machine, progress)
+    bench, floors = set_up(request, model, importance, calibration, machine, progress)
     measured = measure_until_settled(fitting, request, goal, device, bench)
     keeping = [v for v in measured if keeps_speed(v, request.budget, device)]
     taken = take(keeping, measured, goal, request.budget)
@@ -88,16 +113,30 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
         model=model, importance=importance, base=bench.base, floors=floors, machine=machine, device=device, goal=goal,
         candidates=candidates, fitting=fitting, measured=measured, keeping=keeping, taken=taken, threads=bench.threads,
     )  # fmt: skip
-    file = variants.encoded(model, taken.candidate.plan, importance=importance, progress=progress)
+    file = variants.encoded(model, taken.candidate.plan, **bench.statistics(taken.candidate), progress=progress)
     return deliver(outcome, request, file)
 
 
+def fitted(
+    model: Model, device: Profile, calibration: Calibration, request: Request, progress: Progress
+) -> list[Candidate]:
+    """Weigh the block types of every tensor, and plan the best mix for each of some sizes."""
+    options = rounding_options(model, calibration, threads=request.threads, progress=progress)
+    return fitted_candidates(
+        model, device, options, calibration.curvatures,
+        context=request.context, max_size_bytes=request.budget.max_size_bytes,
+    )  # fmt: skip
+
+
 def set_up(
-    request: Request, model: Model, importance: Importance | None, machine: Machine, progress: Progress
-) -> tuple[Bench, list[Floor]]:
+    request: Request, model: Model, importance: Importance | None, calibration: Calibration | None, machine: Machine,
+    progress: Progress,
+) -> tuple[Bench, list[Floor]]:  # fmt: skip
     """Prepare the measurement: the text, and the full-precision model's logits on it."""
     threads = request.threads or machine.cores
     text = measured_text(request.text, request.corpus)
+    if calibration:
+        check_unseen(text, model.path, {CALIBRATION_HASH_KEY: string(calibration.text.sha256)})
     for dataset in importance.datasets if importance else ():
         check_unseen(text, request.imatrix or model.path, {CALIBRATION_NAME_KEY: string(dataset)})
     base_file, base = prepare_base(
@@ -105,7 +144,8 @@ def set_up(
     )
     floors = measure_floors(base_file, base, threads=threads, progress=progress)
     bench = Bench(
-        model=model, importance=importance, base=base, machine=machine,
+        model=model, importance=importance, curvatures=calibration.curvatures if calibration else None, base=base,
+        machine=machine,
         threads=max(1, threads // request.jobs), progress=progress,
     )  # fmt: skip
     return bench, floors
@@ -153,13 +193,12 @@ def next_batch(
 def make_and_measure(candidate: Candidate, bench: Bench) -> Variant:
     """Encode a variant and measure it against the full-precision model; both come from the cache if they can."""
     progress = Prefixed(bench.progress, candidate.preset)
-    variant = variants.variant_key(bench.model, candidate.plan, bench.importance)
+    known = bench.statistics(candidate)
+    variant = variants.variant_key(bench.model, candidate.plan, **known)
     key = variants.digest("score", __version__, variant, bench.base.key, bench.machine.cpu, bench.threads)
     found = variants.read_score(key)
     if found is None:
-        file = variants.encoded(
-            bench.model, candidate.plan, importance=bench.importance, threads=bench.threads, progress=progress
-        )
+        file = variants.encoded(bench.model, candidate.plan, **known, threads=bench.threads, progress=progress)
         found = score(file, bench.base, threads=bench.threads, progress=progress)
         found = msgspec.structs.replace(found, name=candidate.preset, path="")
         variants.write_score(key, found)
@@ -174,7 +213,7 @@ def forget_losers(measured: Sequence[Variant], goal: Goal, bench: Bench) -> None
     best = pick(measured, goal)
     for variant in measured:
         if variant is not best:
-            variants.forget(bench.model, variant.candidate.plan, bench.importance)
+            variants.forget(bench.model, variant.candidate.plan, **bench.statistics(variant.candidate))
 
 
 def speed_scale(measured: Sequence[Variant], device: Profile) -> float | None:

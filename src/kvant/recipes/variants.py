@@ -16,6 +16,7 @@ from kvant.evaluate.score import VariantScore
 from kvant.files import atomic_write, cache_dir, sync_directory
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
+from kvant.quant.curvature import Curvatures
 from kvant.quant.importance import Importance
 from kvant.quant.plan import Plan
 from kvant.recipes.quantize import quantize
@@ -34,9 +35,10 @@ def source_key(model: Model) -> str:
     return digest("source", stats)
 
 
-def variant_key(model: Model, plan: Plan, importance: Importance | None) -> str:
+def variant_key(model: Model, plan: Plan, importance: Importance | None, curvatures: Curvatures | None = None) -> str:
     """Digest of all that decides a variant's bytes."""
-    return digest("variant", __version__, source_key(model), plan.sha256, importance.sha256 if importance else "")
+    measured = [known.sha256 if known else "" for known in (importance, curvatures)]
+    return digest("variant", __version__, source_key(model), plan.sha256, *measured)
 
 
 def digest(*facts: object) -> str:
@@ -49,23 +51,34 @@ def encoded(
     plan: Plan,
     *,
     importance: Importance | None = None,
+    curvatures: Curvatures | None = None,
     threads: int = 0,
     progress: Progress = SILENT,
 ) -> Path:
     """Return a variant's file, encoding it unless it is in the cache; an interrupted one is continued."""
-    path = _path(model, plan, importance)
+    path = _path(model, plan, importance, curvatures)
     if _stamp(path) != _read_stamp(path):
         quantize(
-            model, plan, path, importance=importance, threads=threads, resume=True, overwrite=True, progress=progress
+            model,
+            plan,
+            path,
+            importance=importance,
+            curvatures=curvatures,
+            threads=threads,
+            resume=True,
+            overwrite=True,
+            progress=progress,
         )
         with atomic_write(_stamp_path(path)) as file:
             file.write(msgspec.json.encode(_stamp(path)))
     return path
 
 
-def forget(model: Model, plan: Plan, importance: Importance | None = None) -> None:
+def forget(
+    model: Model, plan: Plan, importance: Importance | None = None, curvatures: Curvatures | None = None
+) -> None:
     """Remove a variant's file from the cache; its score stays."""
-    path = _path(model, plan, importance)
+    path = _path(model, plan, importance, curvatures)
     _stamp_path(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
@@ -107,8 +120,8 @@ def _copy(path: Path, out: Path) -> None:
             target.write(chunk)
 
 
-def _path(model: Model, plan: Plan, importance: Importance | None) -> Path:
-    return cache_dir("variants") / f"{variant_key(model, plan, importance)}.gguf"
+def _path(model: Model, plan: Plan, importance: Importance | None, curvatures: Curvatures | None) -> Path:
+    return cache_dir("variants") / f"{variant_key(model, plan, importance, curvatures)}.gguf"
 
 
 def _stamp_path(path: Path) -> Path:

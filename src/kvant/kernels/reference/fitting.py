@@ -1,4 +1,4 @@
-"""Twin of native/src/fit.cpp and factor.cpp: rounding under a full Hessian, in the same order of float operations.
+"""Twin of native/src/fit.cpp: rounding under a full Hessian, in the same order of float operations.
 
 Arrays of columns come first, [n, rows], so that a line here is a line of the kernel, where rows are lanes.
 """
@@ -99,21 +99,6 @@ class State:
     g: np.ndarray
     change: np.ndarray
     grid: Grid
-
-
-def factor(h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """H = U D Uᵀ of float64 [n, n]: below the diagonal U transposed, ones on it; and D."""
-    h, n = h.copy(), len(h)
-    diagonal = np.empty(n)
-    for k in range(n - 1, -1, -1):
-        diagonal[k] = h[k, k]
-        if not diagonal[k] > 0:
-            raise ValueError(k)
-        h[k, :k] /= diagonal[k]
-        h[k, k] = 1
-        for j in range(k):
-            h[j, : j + 1] -= (diagonal[k] * h[k, j]) * h[k, : j + 1]
-    return h, diagonal
 
 
 def half(a: np.ndarray) -> np.ndarray:

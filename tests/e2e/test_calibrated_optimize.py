@@ -1,0 +1,104 @@
+"""The main job with calibration, on a tiny random model: statistics, allocation, fitting and the engine, all real."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from kvant.errors import FormatError, ValueRangeError
+from kvant.files import cache_dir, sha256_file
+from kvant.formats.open import open_model
+from kvant.quant.plan import Plan
+from kvant.recipes.budget import Budget
+from kvant.recipes.calibration import blend, calibrate
+from kvant.recipes.delivery import Request
+from kvant.recipes.pipeline import optimize
+from kvant.recipes.quantize import predict_size, quantize
+from kvant.recipes.rounding import predicted_kld, rounding_options, sample_rows
+from tiny_models import write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model("llama", tmp_path_factory.mktemp("tiny") / "little-llama")
+
+
+def request(tiny: Path, out: Path, **changes: object) -> Request:
+    asked = Request(
+        source=tiny, out=out, presets=("Q8_0", "Q4_K_M", "Q4_0"), chunks=1, threads=1,
+        calibrate="bundled", calibrate_windows=3, budget=Budget(max_size_bytes=2_000_000_000),
+    )  # fmt: skip
+    return msgspec.structs.replace(asked, **changes)
+
+
+def test_a_fitted_variant_keeps_the_budget_and_says_what_it_was_calibrated_on(tiny: Path, tmp_path: Path) -> None:
+    first = optimize(request(tiny, tmp_path / "all", measure_all=True))
+    fitted = [v for v in first.variants if v.preset.startswith("kvant-")]
+    assert len(fitted) > 3
+    limit = sorted(v.size_bytes for v in fitted)[2] + 5
+    report = optimize(request(tiny, tmp_path / "out", budget=Budget(max_size_bytes=limit), overwrite=True))
+    assert all(v.size_bytes <= limit for v in report.variants)
+    wanted = [v for v in report.variants if v.preset.startswith("kvant-")]
+    assert wanted
+    assert max(v.size_bytes for v in wanted) <= limit
+
+    model = open_model(tiny)
+    calibration = calibrate(model, "bundled", windows=3)
+    options = rounding_options(model, calibration, threads=1)
+    types = {name: kinds[0].kind for name, kinds in options.items()}
+    assert predicted_kld(options, types) > 0
+    plan = Plan(preset="custom", file_type=0, types={n: types.get(n, "F32") for n in model.tensors})
+    predicted = predict_size(model, plan, None, calibration.curvatures)
+    files = [tmp_path / f"{threads}.gguf" for threads in (1, 3)]
+    for threads, file in zip((1, 3), files, strict=True):
+        done = quantize(model, plan, file, curvatures=calibration.curvatures, threads=threads)
+        assert done.size_bytes == predicted
+    assert sha256_file(files[0]) == sha256_file(files[1])
+    written = open_model(files[0])
+    assert written.get("kvant.calibration.sha256") == calibration.text.sha256
+    assert written.get("kvant.calibration.statistics.sha256") == calibration.curvatures.sha256
+
+
+def test_statistics_and_weighed_types_are_kept(tiny: Path) -> None:
+    model = open_model(tiny)
+    found = calibrate(model, "bundled", windows=3)
+    costs = rounding_options(model, found, threads=1)
+    stamps = {path: path.stat().st_mtime_ns for path in found.directory.iterdir() if path.suffix != ".sha256"}
+    again = calibrate(model, "bundled", windows=3)
+    assert again.directory == found.directory
+    assert rounding_options(model, again, threads=1) == costs
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert found.directory.is_relative_to(cache_dir("statistics"))
+
+
+def test_finer_types_are_predicted_to_cost_less(tiny: Path) -> None:
+    model = open_model(tiny)
+    options = rounding_options(model, calibrate(model, "bundled", windows=3), threads=1)
+    for kinds in options.values():
+        cost = {option.kind: option.cost for option in kinds}
+        assert cost["Q8_0"] < cost["Q5_1"] < cost["Q4_1"]
+        assert all(option.n_bytes % 32 == 0 for option in kinds)
+
+
+def test_text_that_is_measured_on_is_refused_for_calibration(tiny: Path, tmp_path: Path) -> None:
+    text = tmp_path / "book.txt"
+    text.write_text("A line of a book that is long enough to be cut into windows.\n" * 400)
+    with pytest.raises(ValueRangeError, match="calibrated on"):
+        optimize(request(tiny, tmp_path / "out", calibrate=str(text), text=text))
+    with pytest.raises(FormatError, match="no such file"):
+        optimize(request(tiny, tmp_path / "out", calibrate=str(tmp_path / "absent.txt")))
+
+
+def test_a_blend_takes_equal_parts_and_refuses_nothing() -> None:
+    a, b = np.diag([1.0, 3.0]), np.diag([20.0, 20.0])
+    np.testing.assert_allclose(blend(a, b), np.diag([0.75, 1.25]))
+    with pytest.raises(ValueRangeError, match="nothing but zeros"):
+        blend(np.zeros((2, 2)), b)
+
+
+def test_sampled_rows_are_the_tensors_own(tiny: Path) -> None:
+    tensor = open_model(tiny).tensors["token_embd.weight"]
+    rows = sample_rows(tensor, count=5)
+    assert rows.shape == (5, tensor.shape[-1])
+    np.testing.assert_array_equal(rows[0], sample_rows(tensor, count=tensor.shape[0])[0])

@@ -25,7 +25,8 @@ GROUPS = (("attn_q", "attn_k", "attn_v"), ("attn_output",), ("ffn_gate", "ffn_up
 LINEARS = tuple(name for group in GROUPS for name in group)
 _REQUIRED = frozenset((*LINEARS, "attn_norm", "ffn_norm"))
 _OPTIONAL = frozenset({"attn_q_norm", "attn_k_norm"})
-_GLOBAL = frozenset({"token_embd.weight", "output_norm.weight", "output.weight", "rope_freqs.weight"})
+EMBEDDING = "token_embd.weight"
+_GLOBAL = frozenset({EMBEDDING, "output_norm.weight", "output.weight", "rope_freqs.weight"})
 
 Observe = Callable[[tuple[str, ...], torch.Tensor], None]
 """`observe(names, x)`: x, float32 [windows, tokens, n], is about to be multiplied with each tensor of `names`."""
@@ -60,7 +61,7 @@ class Decoder:
         self.n_heads = model.hyper("attention.head_count")
         self.n_kv_heads = model.hyper("attention.head_count_kv", self.n_heads)
         self.head_dim = model.hyper("attention.key_length", self.width // self.n_heads)
-        self.head_name = "output.weight" if "output.weight" in model.tensors else "token_embd.weight"
+        self.head_name = "output.weight" if "output.weight" in model.tensors else EMBEDDING
         self._eps = float(str(model.get(f"{model.architecture}.attention.layer_norm_rms_epsilon", 1e-5)))
         self._rates = _rotary_rates(model, self.head_dim)
 
@@ -84,7 +85,7 @@ class Decoder:
         Raises:
             ValueRangeError: A token is not in the vocabulary.
         """
-        table = self.model.tensors["token_embd.weight"]
+        table = self.model.tensors[EMBEDDING]
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < n_rows(table):
             raise ValueRangeError(
                 f"tokens: {tokens.min()} to {tokens.max()} leave the vocabulary of {n_rows(table)}. "
@@ -201,7 +202,7 @@ def _check(model: Model) -> None:
     stems = frozenset((*_REQUIRED, *_OPTIONAL))
     layers = range(model.hyper("block_count"))
     wanted = {f"blk.{layer}.{stem}.weight" for layer in layers for stem in _REQUIRED}
-    wanted |= {"token_embd.weight", "output_norm.weight"}
+    wanted |= {EMBEDDING, "output_norm.weight"}
     known = {f"blk.{n}.{stem}.{kind}" for n in layers for stem in stems for kind in ("weight", "bias")} | _GLOBAL
     odd = sorted(wanted - model.tensors.keys()) + sorted(model.tensors.keys() - known)
     if odd:

@@ -8,6 +8,12 @@ weights (sum 1):
 
     c = Σ w ‖g‖²        A = Σ w ‖g‖² x xᵀ / c        KLD per token ≈ 0.5 * c * trace(E A Eᵀ) / rows
 
+The token embedding is no linear: a token takes one row of it. With g the gradient at the first hidden state,
+
+    M = Σ w g gᵀ        KLD per token ≈ 0.5 * trace(E M Eᵀ) / rows
+
+if all tokens came equally often. An embedding that is also the output head does both harms.
+
 Source: Martens and Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate Curvature" (2015), here
 with the output side reduced to its trace, and that kept inside the average over inputs.
 """
@@ -20,8 +26,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kvant.calibrate.decoder import GROUPS, Decoder
-from kvant.calibrate.sums import Sums, file_of, written
+from kvant.calibrate.decoder import EMBEDDING, GROUPS, Decoder
+from kvant.calibrate.sums import Sums, add_outer, file_of, save, symmetric, written
 from kvant.errors import ValueRangeError
 from kvant.files import atomic_write
 from kvant.model import Model
@@ -31,6 +37,9 @@ from kvant.tensors import n_rows
 
 BATCH_TOKENS = 2048
 """Tokens that go through a layer at a time, but one window at least."""
+
+LOOKUP = "blk.0"
+"""Under whose name M is stored: it is measured with the first layer."""
 
 CHUNK_LOGITS = 1 << 23
 """Logits in memory at a time: 32 MiB, and twice that for their cumulative distribution."""
@@ -42,7 +51,7 @@ class Statistics:
 
     Attributes:
         directory: Where the files are.
-        groups: For every tensor that was measured, the tensor under whose name their common second moment is stored.
+        groups: For every linear, the tensor under whose name their common second moment is stored.
         n_windows: Windows that were run.
         n_tokens: Tokens per window.
     """
@@ -63,6 +72,29 @@ class Statistics:
     def curvature(self, name: str) -> float:
         """Return c, nats per token: predicted KLD of an error E [rows, n] is 0.5 * c * trace(E A Eᵀ) / rows."""
         return float(self._load(name, "curvature"))
+
+    def lookup(self) -> np.ndarray:
+        """Return M, float32 [n, n]: the mean of g gᵀ where rows of the token embedding enter; see the module."""
+        return self._load(LOOKUP, "lookup")
+
+    def risk(self, name: str) -> np.ndarray:
+        """Return Q, float32 [n, n]: predicted KLD of an error E [rows, n] in a tensor is 0.5 * trace(E Q Eᵀ) / rows."""
+        roles = []
+        if name in self.groups:
+            roles.append(np.float32(self.curvature(name)) * self.fisher(name))
+        if name == EMBEDDING:
+            roles.append(self.lookup())
+        return np.asarray(sum(roles[1:], start=roles[0]))
+
+    def moments(self, name: str) -> tuple[np.ndarray, ...]:
+        """Return all second moments, float32 [n, n], that say how errors in a tensor's columns act together."""
+        found = (self.hessian(name), self.fisher(name)) if name in self.groups else ()
+        return (*found, self.lookup()) if name == EMBEDDING else found
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Tensors that were measured, the token embedding first."""
+        return tuple(dict.fromkeys((EMBEDDING, *self.groups)))
 
     def importance(self, datasets: tuple[str, ...] = ()) -> Importance:
         """Return the importance matrix of all tensors inside the layers, as llama.cpp measures it: sums of x²."""
@@ -134,6 +166,8 @@ class _Run:
 
     def finished(self, layer: int) -> bool:
         """Say whether all files of a layer are there."""
+        if layer == 0 and not file_of(self.directory, LOOKUP, "lookup").exists():
+            return False
         return written(self.directory, self.decoder.names(layer), [group[0] for group in self.groups(layer)])
 
     def forward(self, progress: Progress) -> None:
@@ -162,10 +196,19 @@ class _Run:
                 self._write("gradient", layer, self._layer_backward(layer, sums))
             if sums is not None:
                 sums.write(self.directory)
+            if layer == 0:
+                self._write_lookup()
             if layer < last:
                 self._path("gradient", layer + 1).unlink()
             progress.advance("backward", 1)
         progress.finish("backward")
+
+    def _write_lookup(self) -> None:
+        """Measure the token embedding's look-up role, from the gradients at the first hidden state."""
+        gradient, total = self._read("gradient", 0), torch.zeros(self.decoder.width, self.decoder.width)
+        for rows in self.batches:
+            add_outer(total, _tensor(gradient[rows]).flatten(0, 1), self.weights[rows].flatten())
+        save(file_of(self.directory, LOOKUP, "lookup"), symmetric(total))
 
     def _layer_forward(self, boundary: int) -> Iterator[np.ndarray]:
         if boundary == 0:

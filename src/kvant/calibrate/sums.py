@@ -52,13 +52,13 @@ class Sums:
     def write(self, directory: Path) -> None:
         """Write every statistic of the layer; each file appears whole."""
         for name, total in self._hessians.items():
-            _save(file_of(directory, name, "hessian"), _symmetric(total))
+            save(file_of(directory, name, "hessian"), symmetric(total))
         for name, group in self._groups.items():
             curvature = self._curvatures[name]
             # No gradient reached it (a matrix of zeros follows): its error is harmless in every direction alike.
             fisher = self._fishers[name] / curvature if curvature > 0 else self._hessians[group]
-            _save(file_of(directory, name, "fisher"), _symmetric(fisher))
-            _save(file_of(directory, name, "curvature"), np.float64(curvature))
+            save(file_of(directory, name, "fisher"), symmetric(fisher))
+            save(file_of(directory, name, "curvature"), np.float64(curvature))
 
 
 def written(directory: Path, names: Iterable[str], groups: Iterable[str]) -> bool:
@@ -68,17 +68,24 @@ def written(directory: Path, names: Iterable[str], groups: Iterable[str]) -> boo
 
 
 def _add(totals: dict[str, torch.Tensor], name: str, x: torch.Tensor, weights: torch.Tensor) -> None:
-    """Add Σ w x xᵀ over the rows of x, float32 [tokens, n]."""
+    """Add Σ w x xᵀ to a tensor's total, which starts at 0."""
     if name not in totals:
         totals[name] = torch.zeros(x.shape[1], x.shape[1])
+    add_outer(totals[name], x, weights)
+
+
+def add_outer(total: torch.Tensor, x: torch.Tensor, weights: torch.Tensor) -> None:
+    """Add Σ w x xᵀ over the rows of x, float32 [tokens, n], to total, float32 [n, n]."""
     x = x * weights.sqrt()[:, None]
-    totals[name].addmm_(x.T, x)
+    total.addmm_(x.T, x)
 
 
-def _symmetric(total: torch.Tensor) -> np.ndarray:
+def symmetric(total: torch.Tensor) -> np.ndarray:
+    """Return a sum of outer products, float32 [n, n], without the rounding that makes it lopsided."""
     return ((total + total.T) / 2).numpy()
 
 
-def _save(path: Path, values: np.ndarray | np.float64) -> None:
+def save(path: Path, values: np.ndarray | np.float64) -> None:
+    """Write one statistic; the file appears whole."""
     with atomic_write(path) as file:
         np.save(file, values)

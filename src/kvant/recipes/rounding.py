@@ -1,7 +1,7 @@
 """What each block type would cost each tensor: real rounding errors of some rows, weighed by their Fisher curvature.
 
-The KL divergence that an error E [rows, n] in one matrix causes is about 0.5 * c * trace(E A Eᵀ) / rows, with the
-curvature c and the weighted second moment A of calibrate/statistics.py. E is what the encoder leaves of a sample of
+The KL divergence that an error E [rows, n] in one matrix causes is about 0.5 * trace(E Q Eᵀ) / rows, Q being its risk
+by calibrate/statistics.py. E is what the encoder leaves of a sample of
 rows; rows are alike enough for that, and encoding all of them at every type would take an hour for a large model.
 """
 
@@ -33,11 +33,8 @@ TYPES = tuple(name for name in BLOCK_TYPES if name in FITTABLE)
 class Moments(Protocol):
     """The part of calibrate's `Statistics` that is needed here."""
 
-    def fisher(self, name: str) -> np.ndarray:
-        """Weighted second moment A of a tensor's input, float32 [n, n]."""
-
-    def curvature(self, name: str) -> float:
-        """Curvature c, nats per token."""
+    def risk(self, name: str) -> np.ndarray:
+        """Q, float32 [n, n]."""
 
 
 def rounding_options(
@@ -88,14 +85,14 @@ def _costs(
     n = row_length(tensor)
     x = sample_rows(tensor)
     curvature = prepare(calibration.curvatures.hessian(tensor.name), damping=DAMPING, threads=threads)
-    fisher, strength = moments.fisher(tensor.name), moments.curvature(tensor.name)
+    risk = moments.risk(tensor.name)
     found = {}
     for kind in allowed_types(tensor.name, tensor.shape, TYPES, architecture=architecture):
         if kind not in FITTABLE:
             raise KvantError(f"{tensor.name}: no block type divides its rows of {n} weights. Leave out --calibrate.")
         blocks, _ = fit(x, kind, curvature, sweeps=SWEEPS, threads=threads)
         error = kernels.decode(blocks, kind, n, threads=threads) - x
-        found[kind] = 0.5 * strength * float(np.sum((error @ fisher) * error, dtype=np.float64)) / len(x)
+        found[kind] = 0.5 * float(np.sum((error @ risk) * error, dtype=np.float64)) / len(x)
     return found
 
 

@@ -19,6 +19,7 @@ from tiny_models import N_VOCAB, write_tiny_model
 TOKENS = np.random.default_rng(5).integers(3, N_VOCAB, (5, 24), dtype=np.int32)
 WEIGHTS = np.array([1.0, 2.0, 0.5, 0.0, 1.5])
 SEED = 7
+LOOKUP = "lookup"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -45,7 +46,10 @@ def found(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Statistics:
 
 
 def whole_model(model: Model, labels: np.ndarray) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Inputs and output gradients, float64 [tokens, ...], of every linear: one graph through the whole model."""
+    """Inputs and output gradients, float64 [tokens, ...], of every linear: one graph through the whole model.
+
+    The gradient at the first hidden state is under `LOOKUP`.
+    """
     decoder = Decoder(model)
     inputs: dict[str, torch.Tensor] = {}
     outputs: dict[str, torch.Tensor] = {}
@@ -53,7 +57,7 @@ def whole_model(model: Model, labels: np.ndarray) -> tuple[dict[str, torch.Tenso
     def observe(names: tuple[str, ...], x: torch.Tensor) -> None:
         inputs.update(dict.fromkeys(names, x))
 
-    hidden = decoder.embed(TOKENS).requires_grad_()
+    hidden = outputs[LOOKUP] = decoder.embed(TOKENS).requires_grad_()
     for layer in range(decoder.n_layers):
         hidden = decoder.steps(layer, hidden, decoder.weights(layer), observe, outputs.__setitem__)
     weights = decoder.weights(decoder.n_layers)
@@ -75,6 +79,7 @@ def test_statistics_are_those_of_one_graph_through_the_model(
     model = tiny(tmp_path / "model", family)
     found = collect(model, TOKENS, WEIGHTS, directory=tmp_path / "statistics", seed=SEED)
     inputs, gradients = whole_model(model, np.load(tmp_path / "statistics" / "labels.npy"))
+    g = gradients.pop(LOOKUP)
     assert found.groups.keys() == inputs.keys() == gradients.keys()
     weights = torch.from_numpy(np.repeat(WEIGHTS, 24) / WEIGHTS.sum() / 24)
     for name, x in inputs.items():
@@ -82,6 +87,8 @@ def test_statistics_are_those_of_one_graph_through_the_model(
         close(found.hessian(name), x.T @ (x * weights[:, None]))
         close(found.fisher(name), x.T @ (x * strength[:, None]) / strength.sum())
         assert found.curvature(name) == pytest.approx(float(strength.sum()), rel=1e-4)
+    close(found.lookup(), g.T @ (g * weights[:, None]))
+    assert found.names == tuple(dict.fromkeys(("token_embd.weight", *inputs)))
 
 
 def close(ours: np.ndarray, expected: torch.Tensor) -> None:
@@ -103,15 +110,36 @@ def test_curvature_predicts_the_divergence_of_an_error(model: Model, tmp_path: P
         changed = run(decoder, tokens, {name: weight + error})
         measured = float((base.exp() * (base - changed)).sum(-1).mean())
         e = error.double().numpy()
-        predicted = 0.5 * found.curvature(name) * np.sum((e @ found.fisher(name)) * e) / len(e)
+        q = found.curvature(name) * found.fisher(name)
+        predicted = 0.5 * np.sum((e @ q) * e) / len(e)
         limit = 1.1 if name == decoder.head_name else 2.0  # for the head nothing but the rows is approximated
         assert predicted / limit < measured < predicted * limit, name
 
 
-def run(decoder: Decoder, tokens: np.ndarray, changed: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Log-probabilities, float64, with some weights changed; the embedding keeps its own."""
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_risk_predicts_the_divergence_of_an_embedding_in_all_its_roles(tmp_path: Path, is_tied: bool) -> None:
+    model = tiny(tmp_path / "model", tie_word_embeddings=is_tied)
+    tokens = np.random.default_rng(1).integers(0, N_VOCAB, (24, 32), dtype=np.int32)
+    found = collect(model, tokens, np.ones(24), directory=tmp_path / "statistics", seed=1)
+    decoder = Decoder(model)
+    table = model.tensors["token_embd.weight"]
+    weight = torch.from_numpy(table.read_bytes(0, N_VOCAB).view(np.float32).reshape(table.shape).copy())
+    error = 0.02 * weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    changed = {"token_embd.weight": weight + error} if is_tied else {}
+    base, worse = run(decoder, tokens, {}), run(decoder, tokens, changed, weight + error)
+    measured = float((base.exp() * (base - worse)).sum(-1).mean())
+    e = error.double().numpy()
+    predicted = 0.5 * np.sum((e @ found.risk("token_embd.weight")) * e) / len(e)
+    assert len(found.moments("token_embd.weight")) == (3 if is_tied else 1)
+    assert predicted / 1.5 < measured < predicted * 1.5
+
+
+def run(
+    decoder: Decoder, tokens: np.ndarray, changed: Mapping[str, torch.Tensor], table: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Log-probabilities, float64, with some weights changed; tokens are looked up in `table` or the model's own."""
     with torch.no_grad():
-        hidden = decoder.embed(tokens)
+        hidden = decoder.embed(tokens) if table is None else table[torch.from_numpy(tokens).long()]
         for layer in range(decoder.n_layers):
             hidden = decoder.steps(layer, hidden, {**decoder.weights(layer), **changed})
         weights = {**decoder.weights(decoder.n_layers), **changed}

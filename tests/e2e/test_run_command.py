@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,7 @@ class Terminal:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.environ["TERM"] = "dumb"
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background inherits that it is ignored
             os.execv(command[0], command)
         self.seen = ""
 
@@ -88,19 +90,23 @@ class Terminal:
 
     def press_until(self, keys: str, text: str) -> None:
         """Press keys until a text comes; a signal that comes before an input line waits for keys can be lost."""
-        while text not in self.seen:
+        for _ in range(30):
+            if text in self.seen:
+                return
             self.send(keys)
             while text not in self.seen and select.select([self.fd], [], [], 10)[0]:  # it comes in parts
                 self.seen += os.read(self.fd, 4096).decode("utf-8", "replace")
+        raise AssertionError(f"{keys!r} brought {self.seen!r}, not {text!r}")
 
     def end(self) -> int:
         """Say goodbye until the program ends, for a line typed before it asks can be lost; return the exit status."""
         with contextlib.suppress(OSError):  # the program has ended
-            while True:
+            for _ in range(30):
                 self.send("/bye\n")
                 while select.select([self.fd], [], [], 10)[0]:
                     if not os.read(self.fd, 4096):
                         break
+            os.kill(self.pid, signal.SIGKILL)  # its status says so
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 

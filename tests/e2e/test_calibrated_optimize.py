@@ -102,3 +102,17 @@ def test_sampled_rows_are_the_tensors_own(tiny: Path) -> None:
     rows = sample_rows(tensor, count=5)
     assert rows.shape == (5, tensor.shape[-1])
     np.testing.assert_array_equal(rows[0], sample_rows(tensor, count=tensor.shape[0])[0])
+
+
+def test_predictions_are_corrected_by_what_was_measured(tiny: Path, tmp_path: Path) -> None:
+    ladder = optimize(request(tiny, tmp_path / "ladder", measure_all=True, refinements=0))
+    sizes = sorted(v.size_bytes for v in ladder.variants if v.preset.startswith("kvant-"))
+    limit = (sizes[2] + sizes[3]) // 2
+    budget = Budget(max_size_bytes=limit)
+    before = optimize(request(tiny, tmp_path / "before", budget=budget, refinements=0))
+    after = optimize(request(tiny, tmp_path / "after", budget=budget, refinements=3))
+    known = {v.preset for v in before.variants}
+    new = [v for v in after.variants if v.preset not in known]
+    assert 1 <= len(new) <= 3
+    assert len({v.preset for v in after.variants}) == len(after.variants) == len(known) + len(new)
+    assert all(v.preset.startswith("kvant-") and v.size_bytes <= limit for v in new)

@@ -28,6 +28,7 @@ Chunks = Annotated[int, typer.Option(min=0, help="Windows of 512 tokens to measu
 Candidates = Annotated[str | None, typer.Option(help="Presets to consider: Q4_K_M,Q5_K_M,...", show_default=False)]
 Imatrix = Annotated[Path | None, typer.Option(help="Importance file; allows I-quants.", show_default=False)]
 Calibrate = Annotated[str | None, typer.Option(help="Calibration text: bundled, or a file. Adds fitted variants; needs kvant\\[calibrate].", show_default=False)]  # noqa: E501
+Refine = Annotated[int, typer.Option(min=0, max=10, help="Fitted variants to measure after predictions are corrected.")]
 All = Annotated[bool, typer.Option("--all", help="Measure every variant that fits, not only those that may win.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Variants at a time; more than one disturbs the speeds measured.")]
 Threads = Annotated[int, typer.Option(min=0, help="Threads in all; 0 for one per core.")]
@@ -51,6 +52,7 @@ def optimize(
     candidates: Candidates = None,
     imatrix: Imatrix = None,
     calibrate: Calibrate = None,
+    refine: Refine = 4,
     measure_all: All = False,
     jobs: Jobs = 1,
     threads: Threads = 0,
@@ -82,7 +84,8 @@ def optimize(
     request = Request(
         source=model, budget=budget, out=out, context=context, corpus=corpus, text=text, chunks=chunks,
         presets=tuple(name.strip() for name in candidates.split(",") if name.strip()) if candidates else (),
-        imatrix=imatrix, calibrate=calibrate, measure_all=measure_all, jobs=jobs, threads=threads, overwrite=overwrite,
+        imatrix=imatrix, calibrate=calibrate, refinements=refine, measure_all=measure_all, jobs=jobs, threads=threads,
+        overwrite=overwrite,
     )  # fmt: skip
     with console.progress(quiet=json) as progress:
         report = run(request, progress=progress)

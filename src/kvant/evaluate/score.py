@@ -46,6 +46,7 @@ class VariantScore(msgspec.Struct, frozen=True, kw_only=True):
         kld_sampling_se: What the compact form of the base's logits adds to the error of `kld_mean`.
         n_positions: Positions scored.
         domains: Quality by domain.
+        windows: Mean KL divergence of each window of text, in its order: what pairs two variants of one base.
         load_s: Seconds to load and prepare a context.
         n_threads: Threads used.
         pp_tok_s: Prompt tokens per second; None if speed was not measured, like the three after it.
@@ -81,6 +82,7 @@ class VariantScore(msgspec.Struct, frozen=True, kw_only=True):
     n_positions: int
     n_threads: int
     domains: dict[str, DomainScore]
+    windows: tuple[float, ...] = ()
 
 
 def score(
@@ -158,6 +160,7 @@ def _assemble(
         load_s=opened.load_s,
         n_threads=threads,
         domains={name: _domain(windows, domains, name) for name in sorted(set(domains))},
+        windows=tuple(float(rows.kld.mean()) for rows in windows),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ and a candidate is left out once it cannot win any more. Two bounds say so:
 The first holds by construction, the second by experience; `--all` measures everything instead.
 """
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -29,6 +30,8 @@ from kvant.recipes.pareto import front
 SLACK = 1.5
 # A trade-off needs some points: so many are measured even if fewer settle the question.
 POINTS = 5
+# Windows of text that it takes to see how the differences of two variants vary.
+MIN_PAIRS = 8
 # Bits per weight that make a type finer than one of another family.
 FINER_BITS = 0.75
 
@@ -104,8 +107,20 @@ def pick(measured: Sequence[Variant], goal: Goal) -> Variant | None:
     if goal.is_strict or not measured:
         return None
     best = min(measured, key=lambda v: v.kld)
-    equal = [v for v in measured if v.kld - best.kld <= 2 * (v.score.kld_se**2 + best.score.kld_se**2) ** 0.5]
+    equal = [v for v in measured if v.kld - best.kld <= 2 * difference_se(v, best)]
     return min(equal, key=lambda v: (v.candidate.size_bytes, v.kld))
+
+
+def difference_se(a: Variant, b: Variant) -> float:
+    """Standard error of the difference of two variants' mean KLD, nats per token.
+
+    The two were measured on the same windows of text, where one is hard on both: their differences vary far less than
+    they do. With too few windows to see that, the two errors are taken as independent.
+    """
+    if len(a.score.windows) != len(b.score.windows) or len(a.score.windows) < MIN_PAIRS:
+        return math.hypot(a.score.kld_se, b.score.kld_se)
+    pairs = [x - y for x, y in zip(a.score.windows, b.score.windows, strict=True)]
+    return statistics.stdev(pairs) / math.sqrt(len(pairs))
 
 
 def explain(taken: Variant, measured: Sequence[Variant], goal: Goal, n_fitting: int, limit: str) -> str:

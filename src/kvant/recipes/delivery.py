@@ -43,6 +43,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         imatrix: Importance file that variants are encoded with.
         calibrate: Text to measure the model on, `bundled` or a file; adds candidates that are encoded under Hessians.
         calibrate_windows: Most windows of 512 tokens of it.
+        refinements: Most mixes to measure for the size asked beyond the predicted best, each after the predictions were
+            corrected by what was measured.
         context: Tokens of context that memory is predicted for.
         corpus: Bundled text to measure on.
         text: A file to measure on instead.
@@ -60,6 +62,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     imatrix: Path | None = None
     calibrate: str | None = None
     calibrate_windows: int = WINDOWS
+    refinements: int = 4
     context: int = 4096
     corpus: str = "default"
     text: Path | None = None

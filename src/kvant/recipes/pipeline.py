@@ -3,6 +3,7 @@
     open the model ─► measure it on calibration text, if asked ─► weigh every block type for every tensor
         ─► plan every preset and the best mixes, predict size, memory and speed ─► keep what fits the budget
         ─► encode and measure, most promising first, until nothing left can win
+        ─► correct the predictions by that, measure the mixes that are best then
         ─► take the best ─► write it, with a report that says why
 
 Every step is a call to the part of kvant that does it; read on there. Nothing is encoded that cannot fit, and what was
@@ -40,7 +41,7 @@ from kvant.recipes.candidates import Candidate, make_candidates
 from kvant.recipes.choose import Variant, next_candidate, pick
 from kvant.recipes.delivery import Outcome, Request, deliver
 from kvant.recipes.evaluate import Floor, measure_floors, measured_text, prepare_base
-from kvant.recipes.fitted import fitted_candidates
+from kvant.recipes.fitted import Mixes
 from kvant.recipes.report import Report
 from kvant.recipes.rounding import rounding_options
 
@@ -99,13 +100,19 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     importance = read_imatrix(request.imatrix) if request.imatrix else calibration.importance if calibration else None
 
     candidates = make_candidates(model, device, context=request.context, presets=request.presets, importance=importance)
+    mixes = None
     if calibration:
-        candidates += fitted(model, device, calibration, request, progress)
+        mixes = best_mixes(model, device, calibration, request, progress)
+        candidates += mixes.ladder(request.budget.max_size_bytes)
     fitting = affordable(candidates, request.budget, device)
     progress.say(f"{len(candidates)} different variants, {len(fitting)} keep the budget by prediction.")
 
     bench, floors = set_up(request, model, importance, calibration, machine, progress)
     measured = measure_until_settled(fitting, request, goal, device, bench)
+    if mixes:
+        more = refine(mixes, measured, request, goal, bench)
+        found = [v.candidate for v in more]
+        candidates, fitting, measured = [*candidates, *found], [*fitting, *found], [*measured, *more]
     keeping = [v for v in measured if keeps_speed(v, request.budget, device)]
     taken = take(keeping, measured, goal, request.budget)
 
@@ -117,15 +124,12 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     return deliver(outcome, request, file)
 
 
-def fitted(
-    model: Model, device: Profile, calibration: Calibration, request: Request, progress: Progress
-) -> list[Candidate]:
-    """Weigh the block types of every tensor, and plan the best mix for each of some sizes."""
+def best_mixes(model: Model, device: Profile, calibration: Calibration, request: Request, progress: Progress) -> Mixes:
+    """Weigh the block types of every tensor: what the best mix for any size is found from."""
     options = rounding_options(model, calibration, threads=request.threads, progress=progress)
-    return fitted_candidates(
-        model, device, options, calibration.curvatures,
-        context=request.context, max_size_bytes=request.budget.max_size_bytes,
-    )  # fmt: skip
+    return Mixes(
+        model=model, profile=device, options=options, curvatures=calibration.curvatures, context=request.context
+    )
 
 
 def set_up(
@@ -163,6 +167,16 @@ def measure_until_settled(
             measured += run(work, batch)
             forget_losers(measured, goal, bench)
     return measured
+
+
+def refine(mixes: Mixes, measured: Sequence[Variant], request: Request, goal: Goal, bench: Bench) -> list[Variant]:
+    """Correct what mixes were predicted to lose by what was measured, and measure the best by that."""
+    size = request.budget.max_size_bytes
+    if goal.kind != "quality" or size is None or not request.refinements:
+        return []
+    more = mixes.refine(measured, size, request.refinements, functools.partial(make_and_measure, bench=bench))
+    forget_losers([*measured, *more], goal, bench)
+    return more
 
 
 def next_batch(

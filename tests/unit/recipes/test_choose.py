@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,12 +36,14 @@ def candidate(name: str, size_mb: float, distortion: float, kind: str = "Q4_K", 
     )  # fmt: skip
 
 
-def measured(found: Candidate, kld: float, se: float = 0.0, speed: float = 50.0) -> Variant:
+def measured(
+    found: Candidate, kld: float, se: float = 0.0, speed: float = 50.0, windows: tuple[float, ...] = ()
+) -> Variant:
     score = VariantScore(
         name=found.preset, path="", size_bytes=found.size_bytes, bpw=4.5, kld_mean=kld, kld_se=se, kld_median=kld,
         kld_p95=kld, kld_p99=kld, kld_p999=kld, top1=0.9, rms_dp=0.1, ppl=20.0, ppl_ratio=1.02, pp_tok_s=100.0,
         tg_tok_s=speed, rss_bytes=1, rss_model_bytes=1, load_s=0.1, energy_j_per_token=None, energy_reason="none",
-        kld_sampling_se=0.0, n_positions=100, n_threads=2, domains={},
+        kld_sampling_se=0.0, n_positions=100, n_threads=2, domains={}, windows=windows,
     )  # fmt: skip
     return Variant(candidate=found, score=score)
 
@@ -90,6 +93,18 @@ def test_a_candidate_that_is_nowhere_finer_cannot_win() -> None:
 def test_finer_types(fine: str, coarse: str, expected: bool) -> None:
     a, b = candidate("a", 1, 0, fine), candidate("b", 1, 0, coarse)
     assert is_finer(a.plan, b.plan) is expected
+
+
+@pytest.mark.parametrize(("shift", "taken"), [(0.001, "large"), (0.0, "small")])
+def test_variants_are_told_apart_on_the_same_windows_of_text(shift: float, taken: str) -> None:
+    text = np.random.default_rng(1).uniform(0.01, 0.2, 32)
+    noise = np.random.default_rng(2).normal(0, 1e-4, 32)
+    klds = {"large": text, "small": text + shift + noise - noise.mean() + 1e-6}
+    done = [
+        measured(candidate(name, size, 0.004), float(kld.mean()), 0.01, windows=tuple(kld.tolist()))
+        for (name, kld), size in zip(klds.items(), (90, 89), strict=True)
+    ]
+    assert pick(done, QUALITY) is next(v for v in done if v.candidate.preset == taken)
 
 
 def test_quality_takes_the_smaller_of_equals() -> None:

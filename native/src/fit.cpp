@@ -4,15 +4,10 @@
 // answered by the columns to come (GPTQ, Frantar et al. 2022, in blocks); then runs are improved one at a time, all
 // others held: new scales are tried, for each the codes descend column by column, and the best is kept. A run never gets
 // worse, so neither does the row.
-#include "kvant/fit.h"
-
-#include "kvant/half.h"
-#include "kvant/simd.h"
+#include "kvant/fit_rows.h"
 
 namespace kvant::KVANT_NS {
 namespace {
-
-constexpr float huge = 1e30f;
 
 // Levels low .. high in steps of 1.
 template <int low_, int high_>
@@ -65,9 +60,6 @@ struct Grid {
     vf scale, offset, sc, mn;
 };
 
-KVANT_INLINE vf half_of(vf a) { return from_half(to_half(vmax(vmin(a, splat(65504.f)), splat(-65504.f)))); }
-// 1 / a, and 0 where that would be beyond all weights.
-KVANT_INLINE vf inverse(vf a) { return select(vabs(a) > 1e-30f, 1.f / a, vf{}); }
 KVANT_INLINE Grid choose(vi mask, const Grid& a, const Grid& b) {
     return {select(mask, a.scale, b.scale), select(mask, a.offset, b.offset), select(mask, a.sc, b.sc), select(mask, a.mn, b.mn)};
 }
@@ -160,25 +152,6 @@ struct Rows {
     Grid* grid;             // per run
     vf *d, *dmin;           // per block
 
-    // out[k] += sum over j of matrix[k][at + j] e[j], for k from `first` on.
-    static KVANT_MEMBER void answer(const float* matrix, int64_t n, int64_t first, int64_t end, int64_t at, const vf* e, int count, vf* out) {
-        int64_t k = first;
-        for (; k + 4 <= end; k += 4) {
-            const float* m = matrix + k * n + at;
-            vf a0 = out[k], a1 = out[k + 1], a2 = out[k + 2], a3 = out[k + 3];
-            for (int j = 0; j < count; ++j) {
-                const vf ej = e[j];
-                a0 += m[j] * ej;
-                a1 += m[n + j] * ej;
-                a2 += m[2 * n + j] * ej;
-                a3 += m[3 * n + j] * ej;
-            }
-            out[k] = a0; out[k + 1] = a1; out[k + 2] = a2; out[k + 3] = a3;
-        }
-        for (; k < end; ++k)
-            for (int j = 0; j < count; ++j) out[k] += matrix[k * n + at + j] * e[j];
-    }
-
     // Super-scales of a block from the scales its runs would like.
     void choose_super(int64_t block) {
         vf scale[T::runs], offset[T::runs];
@@ -213,15 +186,6 @@ struct Rows {
                 }
                 answer(p.feedback, p.n, at + R, p.n, at, e, R, x);
             }
-        }
-    }
-
-    void gradient() {
-        for (int64_t j = 0; j < p.n; ++j) g[j] = vf{};
-        vf e[16];
-        for (int64_t at = 0; at < p.n; at += 16) {
-            for (int j = 0; j < 16; ++j) e[j] = v[at + j] - w[at + j];
-            answer(p.hessian, p.n, 0, p.n, at, e, 16, g);
         }
     }
 
@@ -416,7 +380,7 @@ struct Rows {
     void run() {
         for (int64_t j = 0; j < p.n; ++j) x[j] = w[j];
         round_all();
-        gradient();
+        gradient(p, w, v, g);
         for (int sweep = 0; sweep < p.sweeps; ++sweep) {
             for (int64_t block = 0; block < p.n / T::length; ++block) {
                 for (int r = 0; r < T::runs; ++r) improve(block * T::length + r * R, 2);
@@ -468,10 +432,12 @@ constexpr FitKernel kernels[] = {
 
 }  // namespace
 
+const FitKernel* find_codebook_fit(int ggml_id);  // fit_codebook.cpp
+
 const FitKernel* find_fit(int ggml_id) {
     for (const FitKernel& k : kernels)
         if (k.ggml_id == ggml_id) return &k;
-    return nullptr;
+    return find_codebook_fit(ggml_id);
 }
 
 }  // namespace kvant::KVANT_NS

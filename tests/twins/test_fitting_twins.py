@@ -8,7 +8,10 @@ from kvant.dtypes import block_type
 from kvant.kernels import isa
 from kvant.kernels.fitting import FITTABLE, fit, prepare
 from kvant.kernels.packing import pack
-from kvant.kernels.reference import fitting as twin
+from kvant.kernels.reference import codebook_fitting, fitting
+
+F = np.float32
+CODEBOOKS = tuple(codebook_fitting.TYPES)
 
 
 def hessian_of(random: np.random.Generator, n: int, *, rank: int | None = None) -> np.ndarray:
@@ -27,16 +30,22 @@ def test_bytes_equal_the_twins(kind: str, monkeypatch: pytest.MonkeyPatch) -> No
     n = 2 * block_type(kind).block_length
     x, curvature = weights_of(random, 5, n), prepare(hessian_of(random, n), damping=0.03)
     x[0, :32], x[1] = 0, 0  # a run and a row of zeros
-    rows = twin.Rows(twin.TYPES[kind], x, curvature.hessian, curvature.feedback, curvature.cost)
-    rows.run(2)
+    matrices = x, curvature.hessian, curvature.feedback, curvature.cost
+    rows: fitting.Rows | codebook_fitting.Rows
+    if kind in CODEBOOKS:
+        rows = codebook_fitting.Rows(codebook_fitting.TYPES[kind], *matrices)
+    else:
+        rows = fitting.Rows(fitting.TYPES[kind], *matrices)
+    rows.run(1)
     expected = pack(rows.parts(), block_type(kind))
+    np.testing.assert_array_equal(kernels.decode(expected, kind, n), rows.v.T)
     for level in isa.levels():
         monkeypatch.setenv("KVANT_ISA", level)
-        found, _ = fit(x, kind, curvature, sweeps=2)
+        found, _ = fit(x, kind, curvature, sweeps=1)
         np.testing.assert_array_equal(found, expected, err_msg=level)
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q4_K", "IQ4_XS"])
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_K", "IQ4_XS", "IQ3_S", "IQ2_XXS"])
 def test_neither_threads_nor_neighbours_change_a_byte(kind: str) -> None:
     random = np.random.default_rng(3)
     x, curvature = weights_of(random, 1030, 256), prepare(hessian_of(random, 256), damping=0.03)
@@ -63,7 +72,7 @@ def test_the_factors_multiply_back(n: int) -> None:
 def test_the_error_is_what_decoding_gives_and_far_below_upstreams(kind: str) -> None:
     random = np.random.default_rng(11)
     n = 512
-    x, h = weights_of(random, 64, n), hessian_of(random, n, rank=200)
+    x, h = weights_of(random, 16 if kind in CODEBOOKS else 64, n), hessian_of(random, n, rank=200)
     curvature = prepare(h, damping=0.03)
 
     def error(blocks: np.ndarray) -> np.ndarray:
@@ -76,3 +85,24 @@ def test_the_error_is_what_decoding_gives_and_far_below_upstreams(kind: str) -> 
     assert error(blocks).sum() < 0.7 * error(upstream).sum()
     rounded, _ = fit(x, kind, curvature, sweeps=0)
     assert error(blocks).sum() < error(rounded).sum()
+
+
+@pytest.mark.parametrize("kind", sorted(FITTABLE))
+def test_descent_never_makes_a_row_worse_and_odd_rows_are_safe(kind: str) -> None:
+    random = np.random.default_rng(17)
+    n = 256
+    x, curvature = weights_of(random, 24, n), prepare(hessian_of(random, n, rank=60), damping=0.03)
+    x[0], x[1, 7], x[2], x[3], x[4], x[5, ::2] = 0, 1e3, 0.05, x[3] * F(1e-9), x[4] * F(1e6), 0
+    x[6], x[7, 3] = 0, 3e38
+    finite = np.delete(np.arange(24), 7)  # nothing can hold that weight's square
+    left = None
+    for sweeps in range(4):
+        blocks, loss = fit(x, kind, curvature, sweeps=sweeps)
+        values = kernels.decode(blocks, kind, n)
+        assert np.isfinite(values).all()
+        np.testing.assert_array_equal(values[0], 0)
+        e = (values - x)[finite].astype(np.float64)
+        error = np.einsum("ri,ij,rj->r", e, curvature.hessian.astype(np.float64), e)
+        np.testing.assert_allclose(loss[finite], error, rtol=2e-3, atol=1e-12)
+        assert left is None or (error <= left * (1 + 1e-4)).all()
+        left = error

@@ -16,7 +16,7 @@ struct FitProblem {
 
 // A rounded matrix as numbers; packing them is another's work. Runs are the parts of a block with a scale of their own.
 struct FitResult {
-    uint8_t* codes;     // [rows][n], from 0 on
+    uint8_t* codes;     // [rows][n], from 0 on; codebook types: the level's number, plus 128 where the weight is negative
     int8_t* scales;     // [rows][runs], integer scales; untouched where the block has a single run
     uint8_t* minimums;  // [rows][runs], integer minimums; likewise
     uint16_t* d;        // [rows][blocks], float16
@@ -25,7 +25,7 @@ struct FitResult {
 };
 
 // Floats of scratch memory that `fit` needs for rows of n weights.
-inline int64_t fit_scratch(int64_t n, int width) { return (5 * n + 4 * (n / 16 + 1) + 2 * (n / 32 + 1)) * width + 64; }
+inline int64_t fit_scratch(int64_t n, int width) { return (5 * n + 4 * (n / 16 + 1) + 2 * (n / 32 + 1)) * width + 24 * n + 64; }
 
 // Round rows [first, end).
 using FitFn = void (*)(const FitProblem& problem, int64_t first, int64_t end, float* scratch, const FitResult& result);

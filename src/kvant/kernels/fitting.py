@@ -6,7 +6,8 @@ be answered by its neighbours'.
 
 The blocks are the format's own; what is searched is which codes, scales and minimums they hold. Method: rounding with
 error feedback (GPTQ, Frantar et al., arXiv 2210.17323) inside blocks, then descent over codes, scales and super-scales
-with everything else held; native/src/fit.cpp says how. Bytes depend neither on threads nor on the instruction set.
+with everything else held: native/src/fit.cpp, and fit_codebook.cpp for points of codebooks.
+Bytes depend neither on threads nor on the instruction set.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ SWEEPS = 3
 """Passes of descent after the first rounding; the third still takes two per cent off the error, the eighth a half."""
 
 FITTABLE = PACKABLE
-"""Names of the block types that can be encoded under a Hessian: all whose codes are numbers on a grid."""
+"""Block types that can be encoded under a Hessian: numbers on a grid, or points of IQ2's and IQ3's codebooks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Put codes and scales into the bytes of a block, for encoders that find them by a search of their own.
 
-Source of the layouts: ggml-common.h `block_*`; parity in tests/unit/kernels/test_packing.py: what is packed decodes to
-scale times level plus offset.
+Source of the layouts: ggml-common.h `block_*`; parity in tests/twins/test_fitting_twins.py: what is packed decodes
+to scale times level plus offset.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvant.dtypes import BlockType
+from kvant.kernels import _ext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +18,8 @@ class Parts:
     """Blocks as numbers.
 
     Attributes:
-        codes: Levels counted from the lowest, uint8 [rows, n].
+        codes: Levels counted from the lowest, uint8 [rows, n]; codebook types: the magnitude's, plus 128 where the
+            weight is negative.
         d: Scale of a block, or the one its integer scales are multiplied with, float16 bits, uint16 [rows, blocks].
         dmin: Offset of a block (minimum, in types of one scale), or what its integer minimums are multiplied with,
             uint16 [rows, blocks]; unused where the type has none.
@@ -108,6 +110,63 @@ def _iq4_xs(q: np.ndarray, d: np.ndarray, _: np.ndarray, sc: np.ndarray, __: np.
     return [d, _bytes(high), low, _nibbles(q.reshape(-1, 8, 32)).reshape(-1, 128)]
 
 
+def _points(codes: np.ndarray, name: str, group: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices into a codebook, uint16 [blocks, 256 / group], and sign bits, uint8 [blocks, 32]."""
+    bits = 3 if group == 4 else 2
+    shifts = np.arange(0, bits * group, bits, dtype=np.uint16)
+    points = np.bitwise_or.reduce((codes & 127).reshape(len(codes), -1, group).astype(np.uint16) << shifts, axis=-1)
+    index = np.asarray(np.searchsorted(np.frombuffer(_CODEBOOKS[name], np.uint16), points)).astype(np.uint16)
+    return index, np.packbits(codes >> 7, axis=-1, bitorder="little")
+
+
+def _low(values: np.ndarray) -> np.ndarray:
+    """Low bytes of 16-bit values."""
+    return np.asarray((values & 255).astype(np.uint8))
+
+
+def _pairs(scales: np.ndarray) -> np.ndarray:
+    """Two four-bit scales a byte, neighbours together."""
+    return np.asarray(_planes(scales.view(np.uint8).reshape(len(scales), -1, 2, 1), 4)[..., 0])
+
+
+def _signs_and_scales(signs: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """32-bit words of four times seven sign bits and a scale, uint32 [blocks, 8]."""
+    shifts = np.array([0, 7, 14, 21], np.uint32)
+    packed = np.bitwise_or.reduce((signs & 127).reshape(-1, 8, 4).astype(np.uint32) << shifts, axis=-1)
+    return np.asarray(packed | scales.view(np.uint8).astype(np.uint32) << np.uint32(28))
+
+
+def _iq2_xxs(q: np.ndarray, d: np.ndarray, _: np.ndarray, sc: np.ndarray, __: np.ndarray) -> Fields:
+    index, signs = _points(q, "iq2xxs_codes", 8)
+    words = _signs_and_scales(signs, sc).astype("<u4").reshape(-1, 8, 1).view(np.uint8)
+    return [d, np.concatenate([_low(index).reshape(-1, 8, 4), words], axis=-1).reshape(-1, 64)]
+
+
+def _iq2_xs(q: np.ndarray, d: np.ndarray, _: np.ndarray, sc: np.ndarray, __: np.ndarray) -> Fields:
+    index, signs = _points(q, "iq2xs_codes", 8)
+    words = index | (signs & 127).astype(np.uint16) << np.uint16(9)
+    return [d, words.astype("<u2").view(np.uint8), _pairs(sc)]
+
+
+def _iq2_s(q: np.ndarray, d: np.ndarray, _: np.ndarray, sc: np.ndarray, __: np.ndarray) -> Fields:
+    index, signs = _points(q, "iq2s_codes", 8)
+    high = _planes(_low(index >> 8).reshape(-1, 8, 4, 1), 2)[..., 0]
+    return [d, _low(index), signs, high, _pairs(sc)]
+
+
+def _iq3_xxs(q: np.ndarray, d: np.ndarray, _: np.ndarray, sc: np.ndarray, __: np.ndarray) -> Fields:
+    index, signs = _points(q, "iq3xxs_codes", 4)
+    return [d, _low(index), _signs_and_scales(signs, sc).astype("<u4").view(np.uint8)]
+
+
+def _iq3_s(q: np.ndarray, d: np.ndarray, _: np.ndarray, sc: np.ndarray, __: np.ndarray) -> Fields:
+    index, signs = _points(q, "iq3s_codes", 4)
+    high = np.packbits(_low(index >> 8), axis=-1, bitorder="little")
+    return [d, _low(index), high, signs, _pairs(sc)]
+
+
+_CODEBOOKS: dict[str, bytes] = _ext.codebooks()
+
 _LAYOUTS: dict[str, Callable[..., Fields]] = {
     "Q4_0": lambda q, d, *_: [d, _nibbles(q)],
     "Q4_1": lambda q, d, dmin, *_: [d, dmin, _nibbles(q)],
@@ -116,6 +175,7 @@ _LAYOUTS: dict[str, Callable[..., Fields]] = {
     "Q8_0": lambda q, d, *_: [d, q ^ np.uint8(128)],
     "IQ4_NL": lambda q, d, *_: [d, _nibbles(q)],
     "Q2_K": _q2_k, "Q3_K": _q3_k, "Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k, "IQ4_XS": _iq4_xs,
+    "IQ2_XXS": _iq2_xxs, "IQ2_XS": _iq2_xs, "IQ2_S": _iq2_s, "IQ3_XXS": _iq3_xxs, "IQ3_S": _iq3_s,
 }  # fmt: skip
 
 PACKABLE = frozenset(_LAYOUTS)

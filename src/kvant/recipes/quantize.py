@@ -132,7 +132,7 @@ def quantize(
         model = open_model(model)
     if not isinstance(plan, Plan):
         plan = plan_preset(model, plan, has_importance=importance is not None)
-    check_work(model, plan, importance, allow_requantize=allow_requantize)
+    check_work(model, plan, importance, curvatures, allow_requantize=allow_requantize)
     check_output(out, overwrite=overwrite)
     jobs = plan_jobs(model, plan, importance, curvatures)
     metadata = output_metadata(model, plan, importance, curvatures)
@@ -161,20 +161,33 @@ def quantize(
     return _result(model, plan, (out,), done, started)
 
 
-def unmeasured(model: Model, plan: Plan, importance: Importance | None) -> list[str]:
-    """Return the tensors that need importance for this plan and have none."""
+def unmeasured(
+    model: Model, plan: Plan, importance: Importance | None, curvatures: Curvatures | None = None
+) -> list[str]:
+    """Return the tensors that need importance for this plan and have neither that nor a Hessian."""
     measured = importance.entries if importance else {}
-    return [name for name in needs_importance(plan, model) if name not in measured]
+
+    def is_fitted(name: str) -> bool:
+        return curvatures is not None and curvatures.encoder(name, block_type(plan.types[name])) is not None
+
+    return [name for name in needs_importance(plan, model) if name not in measured and not is_fitted(name)]
 
 
-def check_work(model: Model, plan: Plan, importance: Importance | None, *, allow_requantize: bool) -> None:
+def check_work(
+    model: Model,
+    plan: Plan,
+    importance: Importance | None,
+    curvatures: Curvatures | None = None,
+    *,
+    allow_requantize: bool,
+) -> None:
     """Check before any work that a plan can be carried out.
 
     Raises:
         PlanError: The plan does not fit the model, needs importance, or would quantize twice.
     """
     check_plan(plan, model)
-    missing = unmeasured(model, plan, importance)
+    missing = unmeasured(model, plan, importance, curvatures)
     if missing:
         raise PlanError(
             f"{missing[0]}: {plan.types[missing[0]]} without importance loses the model ({len(missing)} tensors). "

@@ -21,6 +21,7 @@ from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.curvature import DAMPING
 from kvant.recipes.calibration import Calibration
+from kvant.recipes.variants import digest
 from kvant.tensors import Tensor, n_rows, row_length
 
 SAMPLE_ROWS = 64
@@ -47,7 +48,7 @@ def rounding_options(
     Raises:
         ValueRangeError: A weight is NaN or infinite.
     """
-    path = calibration.directory / f"rounding-{SAMPLE_ROWS}-{SWEEPS}.json"
+    path = calibration.directory / f"rounding-{SAMPLE_ROWS}-{SWEEPS}-{digest(TYPES)[:8]}.json"
     names = [name for name in model.tensors if name in calibration.curvatures.names]
     try:
         costs = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, float]])

@@ -43,7 +43,7 @@ def test_a_stream_encodes_as_the_fit_does_however_it_is_cut(kind: str) -> None:
 def test_what_was_not_measured_or_cannot_be_fitted_has_no_encoder() -> None:
     assert CURVATURES.encoder("b.weight", block_type("Q4_1")) is None
     assert CURVATURES.encoder("a.weight", block_type("F16")) is None
-    assert CURVATURES.encoder("a.weight", block_type("IQ2_XS")) is None
+    assert CURVATURES.encoder("a.weight", block_type("IQ1_S")) is None
 
 
 def test_a_released_encoder_starts_again() -> None:

@@ -1,0 +1,369 @@
+// Rounding under a full Hessian for codebook types, whose groups of weights are points of a grid with signs: lane = row.
+//
+// As in fit.cpp: a first rounding with error feedback, then descent over runs with everything else held, never for the
+// worse. Where that takes weights one by one, this takes groups: of all points of the codebook, the nearest to what the
+// group's weights should be, in the metric of the group's own block of the matrix.
+#include "kvant/codebook_search.h"
+
+namespace kvant::KVANT_NS {
+namespace {
+
+// Work on W rows. Arrays of vectors are n long, or one per run or block.
+template <class T>
+struct Rows {
+    static constexpr int G = T::group, R = T::run, U = T::unit;
+    const FitProblem& p;
+    vf *w, *x, *v, *t, *g;  // weights; the same less what earlier errors ask; values; signed levels; H (v - w)
+    vf *sc, *d;             // 2 sc + 1 of each run; super-scale of each block
+    // Blocks along the diagonal, rows of G or U: what errors of a group or unit cost once later columns have answered
+    // them, and the inverse of a group's Hessian.
+    float *cost, *unit_cost, *inverted;
+
+    // sum over the unit's columns k >= i, j of U_ik D_k U_jk, where H = U D U^T.
+    void cost_of(int64_t at, int count, float* out) const {
+        for (int i = 0; i < count; ++i)
+            for (int j = 0; j < count; ++j) {
+                float sum = 0;
+                for (int k = i > j ? i : j; k < count; ++k) {
+                    const float* fk = p.feedback + (at + k) * p.n + at;
+                    sum += (i == k ? 1.f : fk[i]) * p.curvature[at + k] * (j == k ? 1.f : fk[j]);
+                }
+                out[i * count + j] = sum;
+            }
+    }
+
+    // Inverse of a block of the Hessian, by elimination in place; it is positive definite.
+    void invert(int64_t at, float* a) const {
+        for (int i = 0; i < G; ++i)
+            for (int j = 0; j < G; ++j) a[i * G + j] = p.hessian[(at + i) * p.n + at + j];
+        for (int k = 0; k < G; ++k) {
+            const float pivot = 1.f / a[k * G + k];
+            a[k * G + k] = 1.f;
+            for (int j = 0; j < G; ++j) a[k * G + j] *= pivot;
+            for (int i = 0; i < G; ++i) {
+                if (i == k) continue;
+                const float by = a[i * G + k];
+                a[i * G + k] = 0.f;
+                for (int j = 0; j < G; ++j) a[i * G + j] -= by * a[k * G + j];
+            }
+        }
+    }
+
+    void prepare() {
+        for (int64_t at = 0; at < p.n; at += G) {
+            cost_of(at, G, cost + at * G);
+            invert(at, inverted + at * G);
+        }
+        for (int64_t at = 0; at < p.n; at += U) cost_of(at, U, unit_cost + at * U);
+    }
+
+    // Columns of a unit as they would be if each could answer the errors of those before it. e: errors of the first few.
+    KVANT_MEMBER void targets(int64_t at, const vf* from, int first, const vf* known, vf* z) const {
+        vf e[U];
+        for (int k = 0; k < U; ++k) {
+            vf wanted = from[k];
+            for (int j = 0; j < k; ++j) wanted += p.feedback[(at + k) * p.n + at + j] * e[j];
+            z[k] = wanted;
+            e[k] = k < first ? known[k] : w[at + k] - wanted;
+        }
+    }
+
+    // Round a unit whose columns should be `from` before they answer each other; returns the error left.
+    KVANT_MEMBER vf round_unit(int64_t at, const vf* from, vf s, vf* to) const {
+        vf z[U], wanted[U], sign[U], e[U], error{};
+        targets(at, from, 0, e, wanted);
+        for (int pass = 0; pass < (T::even ? 2 : 1); ++pass) {
+            error = vf{};
+            for (int q = 0; q < U; q += G) {
+                targets(at, from, q, e, z);
+                for (int i = q; i < q + G; ++i) sign[i] = sign_of(pass ? to[i] : z[i]);
+                const float* m = cost + (at + q) * G;
+                vf found = nearest_point<T>(z + q, sign + q, m, G, s, to + q);
+                if constexpr (!T::even) turn_signs<T>(z + q, m, G, s, to + q, found);
+                error += found;
+                for (int i = q; i < q + G; ++i) e[i] = w[at + i] - s * to[i];
+            }
+            if (T::even && pass == 0) make_even<T>(wanted, unit_cost + at * U, s, to);
+        }
+        return error;
+    }
+
+    // Round a run; returns the error left.
+    KVANT_MEMBER vf round_run(int64_t at, vf s, vf* to) const {
+        vf from[R], e[U], error{};
+        for (int j = 0; j < R; ++j) from[j] = x[at + j];
+        for (int u = 0; u < R; u += U) {
+            error += round_unit(at + u, from + u, s, to + u);
+            for (int j = 0; j < U; ++j) e[j] = w[at + u + j] - s * to[u + j];
+            for (int k = u + U; k < R; ++k)
+                for (int j = 0; j < U; ++j) from[k] += p.feedback[(at + k) * p.n + at + u + j] * e[j];
+        }
+        return error;
+    }
+
+    // The scale of a run that plain rounding of its groups likes best.
+    vf search(int64_t at) const {
+        vf extreme{}, best = splat(huge), scale{};
+        for (int j = 0; j < R; ++j) extreme = vmax(extreme, vabs(x[at + j]));
+        const float top = T::values.at[T::levels - 1];
+        for (int step = 0; step <= 8; ++step) {
+            const vf s = extreme * ((0.6f + 0.1f * (float)step) / top);
+            vf error{}, sign[G], to[G];
+            for (int u = 0; u < R; u += G) {
+                for (int i = 0; i < G; ++i) sign[i] = sign_of(x[at + u + i]);
+                error += nearest_point<T>(x + at + u, sign, cost + (at + u) * G, G, s, to);
+            }
+            const vi better = error < best;
+            best = select(better, error, best);
+            scale = select(better, s, scale);
+        }
+        return scale;
+    }
+
+    // 2 sc + 1 nearest to a scale in units of d.
+    static KVANT_MEMBER vf nearest_odd(vf scale, vf d) {
+        return 2.f * nearest_clamped(0.5f * (scale * inverse(d * T::part) - 1.f), 0, 15) + 1.f;
+    }
+
+    // The first rounding, columns in order, each run's errors answered by all columns after it.
+    void round_all() {
+        vf scale[T::runs], to[R], e[R];
+        for (int64_t at = 0; at < p.n; at += R) {
+            const int64_t block = at / 256;
+            const int r = (int)(at % 256 / R);
+            if (r == 0) {
+                vf widest{};
+                for (int i = 0; i < T::runs; ++i) widest = vmax(widest, scale[i] = search(at + i * R));
+                d[block] = half_of(widest / (31.f * T::part));
+            }
+            vf best = splat(huge);
+            const vf first = nearest_odd(scale[r], d[block]);
+            sc[at / R] = first;
+            for (int step = -1; step <= 1; ++step) {
+                const vf odd = vmin(vmax(first + (float)(2 * step), splat(1.f)), splat(31.f));
+                const vf error = round_run(at, d[block] * T::part * odd, to);
+                const vi better = step < 0 ? splat(-1) : vi(error < best);
+                best = select(better, error, best);
+                sc[at / R] = select(better, odd, sc[at / R]);
+                for (int j = 0; j < R; ++j) t[at + j] = select(better, to[j], t[at + j]);
+            }
+            const vf s = d[block] * T::part * sc[at / R];
+            for (int j = 0; j < R; ++j) {
+                v[at + j] = s * t[at + j];
+                e[j] = w[at + j] - v[at + j];
+            }
+            answer(p.feedback, p.n, at + R, p.n, at, e, R, x);
+        }
+    }
+
+    // A run as it is being improved.
+    struct State {
+        vf t[R], v[R], g[R], change, sc;
+    };
+
+    // Take `step` in columns [q, q + count) of a run where that makes the error less; to: their new levels.
+    KVANT_MEMBER void advance(int64_t at, int q, int count, vf s, const vf* to, State& run) const {
+        vf step[span], change{};
+        for (int i = 0; i < count; ++i) step[i] = s * to[i] - run.v[q + i];
+        for (int i = 0; i < count; ++i) {
+            const float* h = p.hessian + (at + q + i) * p.n + at + q;
+            vf moved{};
+            for (int j = 0; j < count; ++j) moved += h[j] * step[j];
+            change += step[i] * (2.f * run.g[q + i] + moved);
+        }
+        const vi better = change < 0.f;
+        run.change += select(better, change, vf{});
+        for (int i = 0; i < count; ++i) {
+            step[i] = select(better, step[i], vf{});
+            run.t[q + i] = select(better, to[i], run.t[q + i]);
+            run.v[q + i] = s * run.t[q + i];
+        }
+        answer(p.hessian + at * p.n + at, p.n, 0, R, q, step, count, run.g);
+    }
+
+    // Turn the two signs of a unit that are best turned together.
+    KVANT_MEMBER void turn_pair(int64_t at, int q, vf s, State& run) const {
+        vf step[U], alone[U], least{}, to[U];
+        vi first = splat(-1), second = splat(-1);
+        for (int i = 0; i < U; ++i) {
+            const float* h = p.hessian + (at + q + i) * p.n + at + q;
+            step[i] = -2.f * run.v[q + i];
+            alone[i] = step[i] * (2.f * run.g[q + i] + h[i] * step[i]);
+            for (int j = 0; j < i; ++j) {
+                const vf change = alone[i] + alone[j] + (2.f * h[j]) * (step[i] * step[j]);
+                const vi better = change < least;
+                least = select(better, change, least);
+                first = select(better, splat(i), first);
+                second = select(better, splat(j), second);
+            }
+        }
+        for (int i = 0; i < U; ++i) to[i] = select((first == i) | (second == i), -run.t[q + i], run.t[q + i]);
+        if (any(first >= 0)) advance(at, q, U, s, to, run);
+    }
+
+    // Change of the error when a run goes over to another scale and its groups then descend.
+    KVANT_MEMBER void descend(int64_t at, vf odd, State& run) const {
+        const vf s = d[at / 256] * T::part * odd;
+        vf e[R], z[G], sign[G], to[G];
+        run.sc = odd;
+        for (int j = 0; j < R; ++j) {
+            run.t[j] = t[at + j];
+            run.v[j] = s * run.t[j];
+            run.g[j] = g[at + j];
+            e[j] = run.v[j] - v[at + j];
+        }
+        answer(p.hessian + at * p.n + at, p.n, 0, R, 0, e, R, run.g);
+        run.change = vf{};
+        for (int j = 0; j < R; ++j) run.change += e[j] * (g[at + j] + run.g[j]);
+        for (int q = 0; q < R; q += G) {
+            for (int i = 0; i < G; ++i) {
+                z[i] = run.v[q + i];
+                for (int j = 0; j < G; ++j) z[i] -= inverted[(at + q + i) * G + j] * run.g[q + j];
+                sign[i] = sign_of(T::even ? run.t[q + i] : z[i]);
+            }
+            const float* h = p.hessian + (at + q) * p.n + at + q;
+            vf found = nearest_point<T>(z, sign, h, p.n, s, to);
+            if constexpr (!T::even) turn_signs<T>(z, h, p.n, s, to, found);
+            advance(at, q, G, s, to, run);
+            if (T::even && (q + G) % U == 0) turn_pair(at, q + G - U, s, run);
+        }
+    }
+
+    // Scale that is best for the codes as they are, everything else held.
+    KVANT_MEMBER vf refit(int64_t at) const {
+        vf gt{}, tt{};
+        for (int k = 0; k < R; ++k) {
+            const float* hk = p.hessian + (at + k) * p.n + at;
+            vf ht{};
+            for (int j = 0; j < R; ++j) ht += hk[j] * t[at + j];
+            gt += g[at + k] * t[at + k];
+            tt += ht * t[at + k];
+        }
+        return d[at / 256] * T::part * sc[at / R] - gt * inverse(tt);
+    }
+
+    // Improve one run; the answer of all other columns' gradients follows.
+    void improve(int64_t at) {
+        const vf old = sc[at / R];
+        State best, next;
+        descend(at, old, best);
+        const vf guesses[3] = {nearest_odd(refit(at), d[at / 256]), vmax(old - 2.f, splat(1.f)), vmin(old + 2.f, splat(31.f))};
+        for (const vf& odd : guesses) {
+            if (!any(odd != old)) continue;
+            descend(at, odd, next);
+            const vi better = next.change < best.change;
+            if (!any(better)) continue;
+            best.change = select(better, next.change, best.change);
+            best.sc = select(better, next.sc, best.sc);
+            for (int j = 0; j < R; ++j) {
+                best.t[j] = select(better, next.t[j], best.t[j]);
+                best.v[j] = select(better, next.v[j], best.v[j]);
+            }
+        }
+        const vi better = best.change < 0.f;
+        if (!any(better)) return;
+        vf e[R];
+        for (int j = 0; j < R; ++j) {
+            e[j] = select(better, best.v[j] - v[at + j], vf{});
+            t[at + j] = select(better, best.t[j], t[at + j]);
+            v[at + j] = select(better, best.v[j], v[at + j]);
+        }
+        sc[at / R] = select(better, best.sc, old);
+        answer(p.hessian, p.n, 0, p.n, at, e, R, g);
+    }
+
+    // Refit the super-scale of a block to its points and scales.
+    void refit_super(int64_t block) {
+        constexpr int N = 256;
+        const int64_t from = block * N;
+        vf a[N], ha[N], e[N], ga{}, aa{}, change{};
+        for (int j = 0; j < N; ++j) {
+            a[j] = T::part * sc[(from + j) / R] * t[from + j];
+            ha[j] = vf{};
+        }
+        answer(p.hessian + from * p.n + from, p.n, 0, N, 0, a, N, ha);
+        for (int j = 0; j < N; ++j) {
+            ga += g[from + j] * a[j];
+            aa += ha[j] * a[j];
+        }
+        const vf to = half_of(vmax(d[block] - ga * inverse(aa), vf{}));
+        for (int j = 0; j < N; ++j) {
+            e[j] = to * T::part * sc[(from + j) / R] * t[from + j] - v[from + j];
+            ha[j] = g[from + j];
+        }
+        answer(p.hessian + from * p.n + from, p.n, 0, N, 0, e, N, ha);
+        for (int j = 0; j < N; ++j) change += e[j] * (g[from + j] + ha[j]);
+        const vi better = change < 0.f;
+        if (!any(better)) return;
+        d[block] = select(better, to, d[block]);
+        for (int j = 0; j < N; ++j) {
+            e[j] = select(better, e[j], vf{});
+            v[from + j] = d[block] * T::part * sc[(from + j) / R] * t[from + j];
+        }
+        answer(p.hessian, p.n, 0, p.n, from, e, N, g);
+    }
+
+    void run() {
+        for (int64_t j = 0; j < p.n; ++j) x[j] = w[j];
+        round_all();
+        gradient(p, w, v, g);
+        for (int sweep = 0; sweep < p.sweeps; ++sweep)
+            for (int64_t at = 0; at < p.n; at += R) {
+                improve(at);
+                if ((at + R) % 256 == 0) refit_super(at / 256);
+            }
+    }
+};
+
+template <class T>
+int level_code(float t) {
+    const float level = t < 0 ? -t : t;
+    int code = 0;
+    while (code < T::levels - 1 && (float)T::values.at[code] != level) ++code;
+    return code + (t < 0 ? 128 : 0);
+}
+
+template <class T>
+void fit(const FitProblem& p, int64_t first, int64_t end, float* scratch, const FitResult& out) {
+    const int64_t runs = p.n / T::run, blocks = p.n / 256;
+    vf* next = (vf*)scratch;
+    const auto take = [&](int64_t count) { vf* at = next; next += count; return at; };
+    Rows<T> rows{p, take(p.n), take(p.n), take(p.n), take(p.n), take(p.n), take(runs), take(blocks), {}, {}, {}};
+    rows.cost = (float*)next;
+    rows.unit_cost = rows.cost + T::group * p.n;
+    rows.inverted = rows.unit_cost + T::unit * p.n;
+    rows.prepare();
+    for (int64_t row = first; row < end; row += W) {
+        const int live = end - row < W ? (int)(end - row) : W;
+        for (int64_t j = 0; j < p.n; ++j)
+            for (int k = 0; k < W; ++k) rows.w[j][k] = p.weights[(row + (k < live ? k : live - 1)) * p.n + j];
+        rows.run();
+        for (int k = 0; k < live; ++k) {
+            const int64_t at = row + k;
+            double loss = 0;
+            for (int64_t j = 0; j < p.n; ++j) {
+                out.codes[at * p.n + j] = (uint8_t)level_code<T>(rows.t[j][k]);
+                loss += (double)(rows.v[j][k] - rows.w[j][k]) * rows.g[j][k];
+            }
+            out.loss[at] = (float)loss;
+            for (int64_t b = 0; b < blocks; ++b) out.d[at * blocks + b] = (uint16_t)to_half(rows.d[b])[k];
+            for (int64_t r = 0; r < runs; ++r) out.scales[at * runs + r] = (int8_t)((int)rows.sc[r][k] / 2);
+        }
+    }
+}
+
+template <class T>
+constexpr FitKernel kernel(int ggml_id) { return {ggml_id, T::run, 256, false, fit<T>}; }
+constexpr FitKernel kernels[] = {
+    kernel<IQ2_XXS>(16), kernel<IQ2_XS>(17), kernel<IQ3_XXS>(18), kernel<IQ3_S>(21), kernel<IQ2_S>(22),
+};
+
+}  // namespace
+
+const FitKernel* find_codebook_fit(int ggml_id) {
+    for (const FitKernel& k : kernels)
+        if (k.ggml_id == ggml_id) return &k;
+    return nullptr;
+}
+
+}  // namespace kvant::KVANT_NS

@@ -25,18 +25,15 @@ namespace {
 template <class T> using Matrix = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 template <class T> using Vector = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-struct FitLevel {
-    const FitKernel* (*find)(int);
-    int width;  // lanes
-};
+using FindFit = const FitKernel* (*)(int);
 
-FitLevel find_level(const std::string& isa) {
+FindFit find_level(const std::string& isa) {
     find_table(isa);  // refuses what this machine cannot run
 #if defined(__x86_64__) || defined(_M_X64)
-    if (isa == "avx512") return {avx512::find_fit, 16};
-    if (isa == "avx2") return {avx2::find_fit, 8};
+    if (isa == "avx512") return avx512::find_fit;
+    if (isa == "avx2") return avx2::find_fit;
 #endif
-    return {baseline::find_fit, 4};
+    return baseline::find_fit;
 }
 
 // (ggml id, weights per run, weights per block) of the types that can be rounded under a Hessian.
@@ -55,8 +52,7 @@ void fit(int ggml_id, const std::string& isa, const Matrix<const float>& weights
          const Matrix<const float>& feedback, const Vector<const float>& curvature, int sweeps,
          const Matrix<uint8_t>& codes, const Matrix<int8_t>& scales, const Matrix<uint8_t>& minimums,
          const Matrix<uint16_t>& d, const Matrix<uint16_t>& dmin, const Vector<float>& loss, int threads) {
-    const FitLevel level = find_level(isa);
-    const FitKernel* type = level.find(ggml_id);
+    const FitKernel* type = find_level(isa)(ggml_id);
     if (!type) throw std::invalid_argument("this type cannot be rounded under a Hessian");
     const int64_t rows = weights.shape(0), n = weights.shape(1);
     const auto has = [](const auto& array, int64_t a, int64_t b) {
@@ -71,9 +67,9 @@ void fit(int ggml_id, const std::string& isa, const Matrix<const float>& weights
         throw std::invalid_argument("arrays do not fit one another");
     const FitProblem problem{n, weights.data(), hessian.data(), feedback.data(), curvature.data(), sweeps};
     const FitResult result{codes.data(), scales.data(), minimums.data(), d.data(), dmin.data(), loss.data()};
-    const int64_t floats = fit_scratch(n, level.width);
+    const int64_t floats = fit_scratch(n), share = whole_vectors((rows + thread_count(threads) - 1) / thread_count(threads));
     nb::gil_scoped_release unlocked;
-    over_rows(rows, n, threads, [&](int64_t first, int64_t end) {
+    over_pieces(rows, std::clamp<int64_t>(share, 16, fit_rows), threads, [&](int64_t first, int64_t end) {
         const std::unique_ptr<float[], AlignedDelete> scratch(new (std::align_val_t(64)) float[floats]);
         type->fit(problem, first, end, scratch.get(), result);
     });

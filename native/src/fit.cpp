@@ -147,8 +147,9 @@ template <class T>
 struct Rows {
     using L = typename T::Levels;
     static constexpr int R = T::run;
-    const FitProblem& p;
+    FitProblem p;
     vf *w, *x, *v, *t, *g;  // weights; the same less what earlier errors ask; values; levels; H (v - w)
+    vf* e;                  // of a chunk: errors, then changes
     Grid* grid;             // per run
     vf *d, *dmin;           // per block
 
@@ -168,24 +169,22 @@ struct Rows {
     }
 
     // The first rounding, columns in order, each run's errors answered by all columns after it.
-    void round_all() {
-        for (int64_t block = 0; block < p.n / T::length; ++block) {
-            if constexpr (!T::direct) choose_super(block);
-            for (int r = 0; r < T::runs; ++r) {
-                const int64_t at = block * T::length + r * R;
-                vf scale, offset, e[R];
-                search<T>(x + at, p.curvature + at, scale, offset);
-                const Grid s = stored<T>(scale, offset, T::direct ? vf{} : d[block], T::direct ? vf{} : dmin[block]);
-                grid[at / R] = s;
-                const vf by = inverse(s.scale);
-                for (int j = 0; j < R; ++j) {
-                    t[at + j] = L::nearest_level((x[at + j] - s.offset) * by);
-                    v[at + j] = s.scale * t[at + j] + s.offset;
-                    e[j] = w[at + j] - v[at + j];
-                    for (int k = j + 1; k < R; ++k) x[at + k] += p.feedback[(at + k) * p.n + at + j] * e[j];
-                }
-                answer(p.feedback, p.n, at + R, p.n, at, e, R, x);
+    void round(Columns now) {
+        for (int64_t at = now.first; at < now.end; at += R) {
+            const int64_t block = at / T::length;
+            if (!T::direct && at % T::length == 0) choose_super(block);
+            vf scale, offset, *error = e + (at - now.first);
+            search<T>(x + at, p.curvature + at, scale, offset);
+            const Grid s = stored<T>(scale, offset, T::direct ? vf{} : d[block], T::direct ? vf{} : dmin[block]);
+            grid[at / R] = s;
+            const vf by = inverse(s.scale);
+            for (int j = 0; j < R; ++j) {
+                t[at + j] = L::nearest_level((x[at + j] - s.offset) * by);
+                v[at + j] = s.scale * t[at + j] + s.offset;
+                error[j] = w[at + j] - v[at + j];
+                for (int k = j + 1; k < R; ++k) x[at + k] += p.feedback[(at + k) * p.n + at + j] * error[j];
             }
+            answer(p.feedback, p.n, at + R, now.end, at, error, R, x);
         }
     }
 
@@ -260,8 +259,8 @@ struct Rows {
         }
     }
 
-    // Improve one run; the answer of all other columns' gradients follows.
-    void improve(int64_t at, int passes) {
+    // Improve one run.
+    void improve_run(int64_t at, int passes) {
         const int64_t block = at / T::length;
         const Grid old = grid[at / R];
         const vf db = T::direct ? vf{} : d[block], mb = T::direct ? vf{} : dmin[block];
@@ -308,7 +307,7 @@ struct Rows {
         take(at, best);
     }
 
-    // Store an improved run and let all gradients know.
+    // Store an improved run and let the gradients of its chunk know.
     KVANT_MEMBER void take(int64_t at, const State& s) {
         vf e[R];
         const vi better = s.change < 0.f;
@@ -319,7 +318,8 @@ struct Rows {
             v[at + j] = select(better, s.v[j], v[at + j]);
         }
         grid[at / R] = choose(better, s.grid, grid[at / R]);
-        answer(p.hessian, p.n, 0, p.n, at, e, R, g);
+        const Columns near = chunk_of(at, p.n);
+        answer(p.hessian, p.n, near.first, near.end, at, e, R, g);
     }
 
     // Refit d and dmin of a block to its codes and integer scales.
@@ -374,19 +374,13 @@ struct Rows {
             s.offset = T::has_offset ? -(dmin[block] * s.mn) : vf{};
             for (int j = 0; j < R; ++j) v[from + r * R + j] = s.scale * t[from + r * R + j] + s.offset;
         }
-        for (int j = 0; j < N; j += 16) answer(p.hessian, p.n, 0, p.n, from + j, e + j, 16, g);
+        for (int j = 0; j < N; j += 16) answer(p.hessian, p.n, from, from + N, from + j, e + j, 16, g);
     }
 
-    void run() {
-        for (int64_t j = 0; j < p.n; ++j) x[j] = w[j];
-        round_all();
-        gradient(p, w, v, g);
-        for (int sweep = 0; sweep < p.sweeps; ++sweep) {
-            for (int64_t block = 0; block < p.n / T::length; ++block) {
-                for (int r = 0; r < T::runs; ++r) improve(block * T::length + r * R, 2);
-                if constexpr (!T::direct) refit_super(block);
-            }
-        }
+    // Improve the runs of a chunk; blocks of several runs are as long as it is.
+    void improve(Columns now) {
+        for (int64_t at = now.first; at < now.end; at += R) improve_run(at, 2);
+        if constexpr (!T::direct) refit_super(now.first / T::length);
     }
 };
 
@@ -396,28 +390,32 @@ void fit(const FitProblem& p, int64_t first, int64_t end, float* scratch, const 
     const int64_t runs = p.n / R, blocks = p.n / T::length;
     vf* next = (vf*)scratch;
     const auto take = [&](int64_t count) { vf* at = next; next += count; return at; };
-    Rows<T> rows{p, take(p.n), take(p.n), take(p.n), take(p.n), take(p.n), (Grid*)take(4 * runs), take(blocks), take(blocks)};
+    Rows<T> rows[tiles];
+    int sets = 0;
     for (int64_t row = first; row < end; row += W) {
-        const int live = end - row < W ? (int)(end - row) : W;
-        for (int64_t j = 0; j < p.n; ++j)
-            for (int k = 0; k < W; ++k) rows.w[j][k] = p.weights[(row + (k < live ? k : live - 1)) * p.n + j];
-        rows.run();
-        for (int k = 0; k < live; ++k) {
+        Rows<T>& r = rows[sets++];
+        r = {p, take(p.n), take(p.n), take(p.n), take(p.n), take(p.n), take(chunk), (Grid*)take(4 * runs), take(blocks), take(blocks)};
+        load_rows(p, row, end, r);
+    }
+    round_and_improve(p, rows, sets);
+    for (int64_t row = first; row < end; row += W) {
+        const Rows<T>& r = rows[(row - first) / W];
+        for (int k = 0; k < W && row + k < end; ++k) {
             const int64_t at = row + k;
             double loss = 0;
             for (int64_t j = 0; j < p.n; ++j) {
-                out.codes[at * p.n + j] = (uint8_t)T::Levels::code(rows.t[j][k]);
-                loss += (double)(rows.v[j][k] - rows.w[j][k]) * rows.g[j][k];
+                out.codes[at * p.n + j] = (uint8_t)T::Levels::code(r.t[j][k]);
+                loss += (double)(r.v[j][k] - r.w[j][k]) * r.g[j][k];
             }
             out.loss[at] = (float)loss;
             for (int64_t b = 0; b < blocks; ++b) {
-                out.d[at * blocks + b] = (uint16_t)to_half(T::direct ? rows.grid[b].scale : rows.d[b])[k];
-                if (T::has_offset) out.dmin[at * blocks + b] = (uint16_t)to_half(T::direct ? rows.grid[b].offset : rows.dmin[b])[k];
+                out.d[at * blocks + b] = (uint16_t)to_half(T::direct ? r.grid[b].scale : r.d[b])[k];
+                if (T::has_offset) out.dmin[at * blocks + b] = (uint16_t)to_half(T::direct ? r.grid[b].offset : r.dmin[b])[k];
             }
             if (T::direct) continue;
-            for (int64_t r = 0; r < runs; ++r) {
-                out.scales[at * runs + r] = (int8_t)rows.grid[r].sc[k];
-                if (T::has_offset) out.minimums[at * runs + r] = (uint8_t)rows.grid[r].mn[k];
+            for (int64_t i = 0; i < runs; ++i) {
+                out.scales[at * runs + i] = (int8_t)r.grid[i].sc[k];
+                if (T::has_offset) out.minimums[at * runs + i] = (uint8_t)r.grid[i].mn[k];
             }
         }
     }

@@ -12,8 +12,9 @@ namespace {
 template <class T>
 struct Rows {
     static constexpr int G = T::group, R = T::run, U = T::unit;
-    const FitProblem& p;
+    FitProblem p;
     vf *w, *x, *v, *t, *g;  // weights; the same less what earlier errors ask; values; signed levels; H (v - w)
+    vf* e;                  // of a chunk: errors, then changes
     vf *sc, *d;             // 2 sc + 1 of each run; super-scale of each block
     // Blocks along the diagonal, rows of G or U: what errors of a group or unit cost once later columns have answered
     // them, and the inverse of a group's Hessian.
@@ -125,19 +126,15 @@ struct Rows {
         return 2.f * nearest_clamped(0.5f * (scale * inverse(d * T::part) - 1.f), 0, 15) + 1.f;
     }
 
-    // The first rounding, columns in order, each run's errors answered by all columns after it.
-    void round_all() {
-        vf scale[T::runs], to[R], e[R];
-        for (int64_t at = 0; at < p.n; at += R) {
-            const int64_t block = at / 256;
-            const int r = (int)(at % 256 / R);
-            if (r == 0) {
-                vf widest{};
-                for (int i = 0; i < T::runs; ++i) widest = vmax(widest, scale[i] = search(at + i * R));
-                d[block] = half_of(widest / (31.f * T::part));
-            }
+    // The first rounding of a block, columns in order, each run's errors answered by all columns after it.
+    void round(Columns now) {
+        const int64_t block = now.first / 256;
+        vf scale[T::runs], to[R], widest{};
+        for (int i = 0; i < T::runs; ++i) widest = vmax(widest, scale[i] = search(now.first + i * R));
+        d[block] = half_of(widest / (31.f * T::part));
+        for (int64_t at = now.first; at < now.end; at += R) {
             vf best = splat(huge);
-            const vf first = nearest_odd(scale[r], d[block]);
+            const vf first = nearest_odd(scale[(at - now.first) / R], d[block]);
             sc[at / R] = first;
             for (int step = -1; step <= 1; ++step) {
                 const vf odd = vmin(vmax(first + (float)(2 * step), splat(1.f)), splat(31.f));
@@ -148,11 +145,12 @@ struct Rows {
                 for (int j = 0; j < R; ++j) t[at + j] = select(better, to[j], t[at + j]);
             }
             const vf s = d[block] * T::part * sc[at / R];
+            vf* error = e + (at - now.first);
             for (int j = 0; j < R; ++j) {
                 v[at + j] = s * t[at + j];
-                e[j] = w[at + j] - v[at + j];
+                error[j] = w[at + j] - v[at + j];
             }
-            answer(p.feedback, p.n, at + R, p.n, at, e, R, x);
+            answer(p.feedback, p.n, at + R, now.end, at, error, R, x);
         }
     }
 
@@ -242,8 +240,8 @@ struct Rows {
         return d[at / 256] * T::part * sc[at / R] - gt * inverse(tt);
     }
 
-    // Improve one run; the answer of all other columns' gradients follows.
-    void improve(int64_t at) {
+    // Improve one run and let the gradients of its block know.
+    void improve_run(int64_t at) {
         const vf old = sc[at / R];
         State best, next;
         descend(at, old, best);
@@ -269,7 +267,7 @@ struct Rows {
             v[at + j] = select(better, best.v[j], v[at + j]);
         }
         sc[at / R] = select(better, best.sc, old);
-        answer(p.hessian, p.n, 0, p.n, at, e, R, g);
+        answer(p.hessian, p.n, at / 256 * 256, at / 256 * 256 + 256, at, e, R, g);
     }
 
     // Refit the super-scale of a block to its points and scales.
@@ -300,18 +298,13 @@ struct Rows {
             e[j] = select(better, e[j], vf{});
             v[from + j] = d[block] * T::part * sc[(from + j) / R] * t[from + j];
         }
-        answer(p.hessian, p.n, 0, p.n, from, e, N, g);
+        answer(p.hessian, p.n, from, from + N, from, e, N, g);
     }
 
-    void run() {
-        for (int64_t j = 0; j < p.n; ++j) x[j] = w[j];
-        round_all();
-        gradient(p, w, v, g);
-        for (int sweep = 0; sweep < p.sweeps; ++sweep)
-            for (int64_t at = 0; at < p.n; at += R) {
-                improve(at);
-                if ((at + R) % 256 == 0) refit_super(at / 256);
-            }
+    // Improve the runs of a block, then its super-scale.
+    void improve(Columns now) {
+        for (int64_t at = now.first; at < now.end; at += R) improve_run(at);
+        refit_super(now.first / 256);
     }
 };
 
@@ -328,26 +321,29 @@ void fit(const FitProblem& p, int64_t first, int64_t end, float* scratch, const 
     const int64_t runs = p.n / T::run, blocks = p.n / 256;
     vf* next = (vf*)scratch;
     const auto take = [&](int64_t count) { vf* at = next; next += count; return at; };
-    Rows<T> rows{p, take(p.n), take(p.n), take(p.n), take(p.n), take(p.n), take(runs), take(blocks), {}, {}, {}};
-    rows.cost = (float*)next;
-    rows.unit_cost = rows.cost + T::group * p.n;
-    rows.inverted = rows.unit_cost + T::unit * p.n;
-    rows.prepare();
+    Rows<T> rows[tiles];
+    int sets = 0;
     for (int64_t row = first; row < end; row += W) {
-        const int live = end - row < W ? (int)(end - row) : W;
-        for (int64_t j = 0; j < p.n; ++j)
-            for (int k = 0; k < W; ++k) rows.w[j][k] = p.weights[(row + (k < live ? k : live - 1)) * p.n + j];
-        rows.run();
-        for (int k = 0; k < live; ++k) {
+        Rows<T>& r = rows[sets++];
+        r = {p, take(p.n), take(p.n), take(p.n), take(p.n), take(p.n), take(chunk), take(runs), take(blocks), {}, {}, {}};
+        load_rows(p, row, end, r);
+    }
+    float* cost = (float*)next;
+    for (Rows<T>& r : rows) r.cost = cost, r.unit_cost = cost + T::group * p.n, r.inverted = r.unit_cost + T::unit * p.n;
+    rows[0].prepare();
+    round_and_improve(p, rows, sets);
+    for (int64_t row = first; row < end; row += W) {
+        const Rows<T>& r = rows[(row - first) / W];
+        for (int k = 0; k < W && row + k < end; ++k) {
             const int64_t at = row + k;
             double loss = 0;
             for (int64_t j = 0; j < p.n; ++j) {
-                out.codes[at * p.n + j] = (uint8_t)level_code<T>(rows.t[j][k]);
-                loss += (double)(rows.v[j][k] - rows.w[j][k]) * rows.g[j][k];
+                out.codes[at * p.n + j] = (uint8_t)level_code<T>(r.t[j][k]);
+                loss += (double)(r.v[j][k] - r.w[j][k]) * r.g[j][k];
             }
             out.loss[at] = (float)loss;
-            for (int64_t b = 0; b < blocks; ++b) out.d[at * blocks + b] = (uint16_t)to_half(rows.d[b])[k];
-            for (int64_t r = 0; r < runs; ++r) out.scales[at * runs + r] = (int8_t)((int)rows.sc[r][k] / 2);
+            for (int64_t b = 0; b < blocks; ++b) out.d[at * blocks + b] = (uint16_t)to_half(r.d[b])[k];
+            for (int64_t i = 0; i < runs; ++i) out.scales[at * runs + i] = (int8_t)((int)r.sc[i][k] / 2);
         }
     }
 }

@@ -45,15 +45,16 @@ inline const TypeKernels& find(const Table& table, int ggml_id) {
 
 inline const TypeKernels& find(const std::string& isa, int ggml_id) { return find(find_table(isa), ggml_id); }
 
-// Run work(first_row, end_row) over all rows, in pieces of whole vectors of rows, on up to `threads` threads (0: one per core).
+inline int64_t thread_count(int threads) { return threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency()); }
+
+// Smallest multiple of the lanes of any level that is at least `rows`.
+inline int64_t whole_vectors(int64_t rows) { return (rows + 15) / 16 * 16; }
+
+// Run work(first_row, end_row) over all rows, `piece` at a time, on up to `threads` threads (0: one per core).
 template <class F>
-void over_rows(int64_t rows, int64_t n, int threads, F work) {
-    constexpr int64_t lanes = 16, piece_weights = 1 << 17;
-    int64_t piece = std::max<int64_t>(1, piece_weights / std::max<int64_t>(n, 1));
-    piece = (piece + lanes - 1) / lanes * lanes;
+void over_pieces(int64_t rows, int64_t piece, int threads, F work) {
     const int64_t pieces = (rows + piece - 1) / piece;
-    int64_t count = threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
-    count = std::min(count, pieces);
+    const int64_t count = std::min(thread_count(threads), pieces);
     std::atomic<int64_t> next{0};
     const auto loop = [&] {
         for (int64_t i; (i = next.fetch_add(1)) < pieces;) work(i * piece, std::min(rows, (i + 1) * piece));
@@ -66,6 +67,13 @@ void over_rows(int64_t rows, int64_t n, int threads, F work) {
     }
     loop();
     for (std::thread& helper : helpers) helper.join();
+}
+
+// The same in pieces of whole vectors of rows that keep a thread busy for a while.
+template <class F>
+void over_rows(int64_t rows, int64_t n, int threads, F work) {
+    constexpr int64_t piece_weights = 1 << 17;
+    over_pieces(rows, whole_vectors(std::max<int64_t>(1, piece_weights / std::max<int64_t>(n, 1))), threads, work);
 }
 
 }  // namespace kvant

@@ -24,10 +24,13 @@ struct FitResult {
     float* loss;        // [rows], the error that is left
 };
 
-// Floats of scratch memory that `fit` needs for rows of n weights.
-inline int64_t fit_scratch(int64_t n, int width) { return (5 * n + 4 * (n / 16 + 1) + 2 * (n / 32 + 1)) * width + 24 * n + 64; }
+// Rows that are worked on together: a piece of work has no more of them.
+constexpr int64_t fit_rows = 64;
 
-// Round rows [first, end).
+// Floats of scratch memory that `fit` needs for rows of n weights.
+inline int64_t fit_scratch(int64_t n) { return (5 * n + 256 + 4 * (n / 16 + 1) + 2 * (n / 32 + 1)) * fit_rows + 24 * n + 64; }
+
+// Round rows [first, end), `fit_rows` at most.
 using FitFn = void (*)(const FitProblem& problem, int64_t first, int64_t end, float* scratch, const FitResult& result);
 
 struct FitKernel {

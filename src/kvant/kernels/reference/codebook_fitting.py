@@ -10,7 +10,7 @@ import numpy as np
 
 from kvant.kernels.packing import Parts
 from kvant.kernels.reference import tables
-from kvant.kernels.reference.fitting import HUGE, F, half, inverse
+from kvant.kernels.reference.fitting import CHUNK, HUGE, F, half, inverse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +172,17 @@ class Rows:
         for j in range(len(e)):
             out[first:] += matrix[first:, at + j, None] * e[j]
 
+    def answer_chunk(self, at: int, e: np.ndarray) -> None:
+        """Let the gradients of a chunk know what changed in columns `at` on."""
+        near = slice(at // CHUNK * CHUNK, at // CHUNK * CHUNK + CHUNK)
+        self.answer(self.h[near, at : at + len(e)], self.g[near], 0, 0, e)
+
+    def answer_others(self, first: int, e: np.ndarray) -> None:
+        """Let all other gradients know what changed in the chunk from `first` on."""
+        now = slice(first, first + len(e))
+        self.answer(self.h[:first, now], self.g[:first], 0, 0, e)
+        self.answer(self.h[now.stop :, now], self.g[now.stop :], 0, 0, e)
+
     def targets(self, at: int, start: np.ndarray, known: list[np.ndarray]) -> np.ndarray:
         """Columns of a unit as they would be if each could answer the errors of those before it, the first known."""
         z, e = np.empty_like(start), np.empty_like(start)
@@ -324,7 +335,7 @@ class Rows:
         return np.asarray(self.d[at // 256] * self.kind.part * self.sc[at // self.kind.run] - gt * inverse(tt))
 
     def improve(self, at: int) -> None:
-        """Improve one run and let all gradients know."""
+        """Improve one run and let the gradients of its chunk know."""
         here, number = slice(at, at + self.kind.run), at // self.kind.run
         old = self.sc[number]
         best = self.descend(at, old)
@@ -339,7 +350,7 @@ class Rows:
         e = np.where(better, best.v - self.v[here], F(0))
         self.t[here], self.v[here] = np.where(better, best.t, self.t[here]), np.where(better, best.v, self.v[here])
         self.sc[number] = np.where(better, best.sc, old)
-        self.answer(self.h, self.g, 0, at, e)
+        self.answer_chunk(at, e)
 
     def refit_super(self, block: int) -> None:
         """Refit the super-scale of a block to its points and scales."""
@@ -359,17 +370,19 @@ class Rows:
         better = change < 0
         self.d[block] = np.where(better, to, self.d[block])
         self.v[span] = self.d[block] * self.kind.part * scales * self.t[span]
-        self.answer(self.h, self.g, 0, span.start, np.where(better, e, F(0)))
+        self.answer_chunk(span.start, np.where(better, e, F(0)))
 
     def run(self, sweeps: int) -> None:
         """Round, then improve."""
         self.round_all()
         self.answer(self.h, self.g, 0, 0, self.v - self.w)
         for _ in range(sweeps):
-            for at in range(0, self.n, self.kind.run):
-                self.improve(at)
-                if (at + self.kind.run) % 256 == 0:
-                    self.refit_super(at // 256)
+            for first in range(0, self.n, CHUNK):
+                before = self.v[first : first + CHUNK].copy()
+                for at in range(first, first + CHUNK, self.kind.run):
+                    self.improve(at)
+                self.refit_super(first // CHUNK)
+                self.answer_others(first, self.v[first : first + CHUNK] - before)
 
     def parts(self) -> Parts:
         """The blocks as numbers."""

@@ -13,6 +13,8 @@ from kvant.kernels.reference.tables import IQ4NL_VALUES
 
 F = np.float32
 HUGE = F(1e30)
+CHUNK = 256
+"""Columns that know of each other's changes at once; the others are told when all of them are done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +198,17 @@ class Rows:
         for j in range(len(e)):
             out[first:] += matrix[first:, at + j, None] * e[j]
 
+    def answer_chunk(self, at: int, e: np.ndarray) -> None:
+        """Let the gradients of a chunk know what changed in columns `at` on."""
+        near = slice(at // CHUNK * CHUNK, at // CHUNK * CHUNK + CHUNK)
+        self.answer(self.h[near, at : at + len(e)], self.g[near], 0, 0, e)
+
+    def answer_others(self, first: int, e: np.ndarray) -> None:
+        """Let all other gradients know what changed in the chunk from `first` on."""
+        now = slice(first, first + len(e))
+        self.answer(self.h[:first, now], self.g[:first], 0, 0, e)
+        self.answer(self.h[now.stop :, now], self.g[now.stop :], 0, 0, e)
+
     def round_all(self) -> None:
         """Round the columns in order, each run's errors answered by all columns after it."""
         kind = self.kind
@@ -292,7 +305,7 @@ class Rows:
         return found
 
     def improve(self, at: int) -> None:
-        """Improve one run and let all gradients know."""
+        """Improve one run and let the gradients of its chunk know."""
         run, number = slice(at, at + self.kind.run), at // self.kind.run
         best = self.descend(at, self.grid[number])
         for grid in self.guesses(at):
@@ -306,7 +319,7 @@ class Rows:
         e = np.where(better, best.v - self.v[run], F(0))
         self.t[run], self.v[run] = np.where(better, best.t, self.t[run]), np.where(better, best.v, self.v[run])
         self.grid[number] = best.grid.where(better, self.grid[number])
-        self.answer(self.h, self.g, 0, at, e)
+        self.answer_chunk(at, e)
 
     def refit_super(self, block: int) -> None:
         """Refit d and dmin of a block to its codes and integer scales."""
@@ -347,18 +360,20 @@ class Rows:
             scale, offset = self.d[block] * s.sc, -(self.dmin[block] * s.mn)
             self.grid[block * kind.runs + r] = Grid(scale, offset, s.sc, s.mn)
             self.v[run] = np.where(better, scale * self.t[run] + offset, self.v[run])
-        self.answer(self.h, self.g, 0, span.start, np.where(better, e, F(0)))
+        self.answer_chunk(span.start, np.where(better, e, F(0)))
 
     def run(self, sweeps: int) -> None:
         """Round, then improve."""
         self.round_all()
         self.answer(self.h, self.g, 0, 0, self.v - self.w)
         for _ in range(sweeps):
-            for block in range(len(self.d)):
-                for r in range(self.kind.runs):
-                    self.improve((block * self.kind.runs + r) * self.kind.run)
+            for first in range(0, self.n, CHUNK):
+                before = self.v[first : first + CHUNK].copy()
+                for at in range(first, first + len(before), self.kind.run):
+                    self.improve(at)
                 if not self.kind.is_direct:
-                    self.refit_super(block)
+                    self.refit_super(first // CHUNK)
+                self.answer_others(first, self.v[first : first + CHUNK] - before)
 
     def parts(self) -> Parts:
         """The blocks as numbers."""

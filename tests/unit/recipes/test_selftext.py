@@ -57,9 +57,16 @@ class Heard(Silent):
         self.said.append(message)
 
 
-def write(model: Model, count: int, *, seed: int = 1, progress: Silent | None = None) -> np.ndarray:
+def write(model: Model, count: int, *, seed: int = 1, threads: int = 1, progress: Silent | None = None) -> np.ndarray:
     text, windows = self_windows(
-        model, model.path, "identity", context=CONTEXT, count=count, seed=seed, threads=1, progress=progress or Silent()
+        model,
+        model.path,
+        "identity",
+        context=CONTEXT,
+        count=count,
+        seed=seed,
+        threads=threads,
+        progress=progress or Silent(),
     )
     assert text.label == f"kvant:self:seed-{seed}"
     assert text.sha256 == hashlib.sha256(windows.tokens.tobytes()).hexdigest()
@@ -83,7 +90,7 @@ def test_windows_are_the_same_for_a_seed_and_kept(
     assert more.total == 2 * CONTEXT  # the first group of three was there
     assert (write(model, 4, seed=2) != four).any()
     monkeypatch.setenv("KVANT_HOME", str(tmp_path))
-    np.testing.assert_array_equal(write(model, 4), four)
+    np.testing.assert_array_equal(write(model, 4, threads=2), four)
 
 
 def test_an_interrupted_run_keeps_the_groups_it_finished(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,3 +116,17 @@ def test_predictions_are_corrected_by_what_was_measured(tiny: Path, tmp_path: Pa
     assert 1 <= len(new) <= 3
     assert len({v.preset for v in after.variants}) == len(after.variants) == len(known) + len(new)
     assert all(v.preset.startswith("kvant-") and v.size_bytes <= limit for v in new)
+
+
+def test_a_model_can_write_its_own_calibration_text(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvant.recipes.calibration.WINDOW_TOKENS", 64)
+    model = open_model(tiny)
+    found = calibrate(model, "self", windows=3)
+    assert found.text.label == "kvant:self:seed-1"
+    assert [part.domain for part in found.text.parts] == ["chat", "plain"]
+    types = {name: "Q4_0" if name.startswith("blk.0.ffn") else "F32" for name in model.tensors}
+    plan = Plan(preset="custom", file_type=0, types={**types, "blk.0.ffn_norm.weight": "F32"})
+    quantize(model, plan, tmp_path / "out.gguf", curvatures=found.curvatures)
+    assert open_model(tmp_path / "out.gguf").get("kvant.calibration.sha256") == found.text.sha256

@@ -10,6 +10,7 @@ import typer
 from kvant._version import __version__
 from kvant.cli import console
 from kvant.cli.advise import advise
+from kvant.cli.calibrate import calibrate
 from kvant.cli.convert import convert
 from kvant.cli.evaluate import evaluate
 from kvant.cli.inspect import inspect
@@ -69,7 +70,7 @@ def options(
 
 
 # In alphabetical order; a command's name is its function's, its help its docstring.
-COMMANDS: tuple[Callable[..., Any], ...] = (advise, convert, evaluate, inspect, optimize, quantize, run)
+COMMANDS: tuple[Callable[..., Any], ...] = (advise, calibrate, convert, evaluate, inspect, optimize, quantize, run)
 for _command in COMMANDS:
     app.command()(guarded(_command))
 

@@ -27,7 +27,7 @@ Text = Annotated[Path | None, typer.Option(help="UTF-8 file to measure on instea
 Chunks = Annotated[int, typer.Option(min=0, help="Windows of 512 tokens to measure on; 0 for all of the text.")]
 Candidates = Annotated[str | None, typer.Option(help="Presets to consider: Q4_K_M,Q5_K_M,...", show_default=False)]
 Imatrix = Annotated[Path | None, typer.Option(help="Importance file; allows I-quants.", show_default=False)]
-Calibrate = Annotated[str | None, typer.Option(help="Calibration text: bundled, or a file. Adds fitted variants; needs kvant\\[calibrate].", show_default=False)]  # noqa: E501
+Calibrate = Annotated[str | None, typer.Option(help="Calibration text: bundled, self (the model writes it), or a file. Adds fitted variants; needs kvant\\[calibrate].", show_default=False)]  # noqa: E501
 Refine = Annotated[int, typer.Option(min=0, max=10, help="Fitted variants to measure after predictions are corrected.")]
 All = Annotated[bool, typer.Option("--all", help="Measure every variant that fits, not only those that may win.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Variants at a time; more than one disturbs the speeds measured.")]
@@ -69,6 +69,7 @@ def optimize(
     Examples:
       kvant optimize SmolLM2-135M --max-size 100MB
       kvant optimize SmolLM2-135M --max-size 90MB --calibrate bundled
+      kvant optimize SmolLM2-135M --max-size 90MB --calibrate self
       kvant optimize model.gguf --device phone-6gb --context 8192
       kvant optimize SmolLM2-135M --max-kld 0.02 --imatrix imatrix.gguf -o out
     """  # noqa: D301 - \b keeps the lines of the examples apart

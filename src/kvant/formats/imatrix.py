@@ -1,8 +1,9 @@
 """Importance files, "imatrix": llama.cpp's old binary layout and its present one inside GGUF.
 
 Old layout, little-endian: int32 entries; per entry int32 length, name, int32 calls, int32 values, float32 values (mean
-of x² times calls); then, optionally, int32 chunks, int32 length, name of the text. In GGUF: two F32 tensors per
-entry, `<name>.in_sum2` and `<name>.counts`, and the keys `imatrix.datasets`, `.chunk_count` and `.chunk_size`.
+of x² times calls); then, optionally, int32 chunks, int32 length, name of the text. Calls are chunks, rounded up. In
+GGUF: two F32 tensors per entry, `<name>.in_sum2` and `<name>.counts`, and the keys `imatrix.datasets`, `.chunk_count`
+and `.chunk_size`.
 
 Source: llama.cpp b11434 `common/imatrix-loader.cpp`, `tools/imatrix`; parity in tests/unit/formats/test_imatrix.py.
 """
@@ -14,6 +15,7 @@ import numpy as np
 
 from kvant.dtypes import F32
 from kvant.errors import FormatError, KvantError, LimitError
+from kvant.files import atomic_write
 from kvant.formats.gguf.reader import read_gguf
 from kvant.formats.gguf.writer import write_gguf
 from kvant.metadata import Value, ValueType, array, string, u32
@@ -47,11 +49,17 @@ def read_imatrix(path: Path) -> Importance:
 
 
 def write_imatrix(path: Path, importance: Importance, *, overwrite: bool = False) -> None:
-    """Write an importance file in the GGUF layout, as llama.cpp reads it.
+    """Write an importance file as llama.cpp reads it: the old layout if its name ends in `.dat`, else GGUF.
+
+    The old layout has room for one text, the last, and none for the tokens per chunk.
 
     Raises:
         OutputExistsError: The file exists and `overwrite` is false.
     """
+    if path.suffix.lower() == ".dat":
+        with atomic_write(path, overwrite=overwrite) as file:
+            file.write(_legacy(importance))
+        return
     metadata = {
         "general.type": string("imatrix"),
         "imatrix.datasets": array(ValueType.STRING, list(importance.datasets)),
@@ -64,6 +72,23 @@ def write_imatrix(path: Path, importance: Importance, *, overwrite: bool = False
         tensors.append(array_tensor(f"{name}.in_sum2", entry.sums.astype(np.float32), F32))
         tensors.append(array_tensor(f"{name}.counts", entry.counts.astype(np.float32).reshape(-1, 1), F32))
     write_gguf(path, metadata, tensors, overwrite=overwrite)
+
+
+def _legacy(importance: Importance) -> bytes:
+    """Return the old layout, tensors in order of name; those that were never called are left out, as upstream does."""
+    called = {name: entry for name, entry in sorted(importance.entries.items()) if entry.counts.max() > 0}
+    parts = [struct.pack("<i", len(called))]
+    for name, entry in called.items():
+        calls = int(np.ceil(entry.counts.max() / max(importance.chunk_size, 1)))
+        values = (entry.weights() * np.float32(calls)).astype("<f4")
+        parts += [_text(name), struct.pack("<ii", calls, values.size), values.tobytes()]
+    parts += [struct.pack("<i", importance.n_chunks), _text(importance.datasets[-1] if importance.datasets else "")]
+    return b"".join(parts)
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("<i", len(data)) + data
 
 
 def _from_gguf(path: Path) -> Importance:

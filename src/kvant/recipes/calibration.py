@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from kvant._version import __version__
+from kvant.devices.limits import cores
 from kvant.errors import ValueRangeError
 from kvant.evaluate.corpora import Corpus, corpus, text_file
 from kvant.evaluate.windows import Windows, cut
@@ -22,9 +23,10 @@ from kvant.quant.curvature import Curvatures
 from kvant.quant.importance import Importance
 from kvant.recipes import variants
 from kvant.recipes.evaluate import f32_file
+from kvant.recipes.selftext import self_windows
 from kvant.runtime.process import EngineProcess
 
-BUNDLED = "bundled"
+BUNDLED, SELF = "bundled", "self"
 WINDOW_TOKENS = 512
 WINDOWS = 64
 SEED = 1
@@ -56,9 +58,10 @@ def calibrate(
 
     Args:
         model: The full-precision model.
-        source: `bundled` for kvant's own calibration text, or the path of a UTF-8 file.
+        source: `bundled` for kvant's own calibration text, `self` for text that the model writes itself, or the path of
+            a UTF-8 file.
         windows: Most windows of 512 tokens.
-        seed: Of the labels that are drawn from the model's own predictions.
+        seed: Of the labels that are drawn from the model's own predictions, and of the text it writes.
         progress: Told of layers.
 
     Raises:
@@ -69,11 +72,7 @@ def calibrate(
     """
     from kvant.calibrate import statistics  # needs torch, which a base install does without
 
-    text = corpus("default", "calibration") if source == BUNDLED else text_file(Path(source))
-    base_file, base = f32_file(model.path, progress=progress)
-    with EngineProcess() as engine:
-        engine.open(base_file, n_ctx=WINDOW_TOKENS, n_threads=1, vocab_only=True)
-        cuts = cut(engine, text, context=WINDOW_TOKENS, chunks=windows)
+    base, text, cuts = read_text(model, source, windows=windows, seed=seed, progress=progress)
     key = variants.digest("statistics", __version__, base, cuts.tokens.tobytes(), cuts.domains, seed)
     directory = cache_dir("statistics") / key[:32]
     found = statistics.collect(
@@ -89,6 +88,22 @@ def calibrate(
         statistics=found,
         text=text,
     )  # fmt: skip
+
+
+def read_text(
+    model: Model, source: str, *, windows: int, seed: int = SEED, progress: Progress = SILENT
+) -> tuple[str, Corpus, Windows]:
+    """Return a model's identity, a calibration text and its first windows; see `calibrate`."""
+    if source == SELF:
+        base_file, base = f32_file(model.path, progress=progress)
+        return base, *self_windows(
+            model, base_file, base, context=WINDOW_TOKENS, count=windows, seed=seed, threads=cores(), progress=progress
+        )
+    text = corpus("default", "calibration") if source == BUNDLED else text_file(Path(source))
+    base_file, base = f32_file(model.path, progress=progress)
+    with EngineProcess() as engine:
+        engine.open(base_file, n_ctx=WINDOW_TOKENS, n_threads=1, vocab_only=True)
+        return base, text, cut(engine, text, context=WINDOW_TOKENS, chunks=windows)
 
 
 def domain_weights(windows: Windows) -> np.ndarray:

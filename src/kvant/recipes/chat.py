@@ -19,6 +19,7 @@ from kvant.errors import ValueRangeError
 from kvant.files import cache_dir
 from kvant.formats.base import sniff
 from kvant.formats.gguf.reader import read_gguf
+from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes.convert import convert
 from kvant.runtime.process import EngineProcess
@@ -123,10 +124,7 @@ class Chat:
         self._read: list[int] = []
         template = model.get("tokenizer.chat_template")
         self.template = template if isinstance(template, str) and not raw else None
-        tokens = model.get("tokenizer.ggml.tokens")
-        self._names = {
-            role: _token_text(tokens, model.get(f"tokenizer.ggml.{role}_token_id")) for role in ("bos", "eos")
-        }
+        self._names = {role: special_text(model, role) for role in ("bos", "eos")}
         self._engine = EngineProcess()
         try:
             self._engine.open(path, n_ctx=self.context, n_threads=threads)
@@ -253,8 +251,9 @@ def _same(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _token_text(tokens: object, number: object) -> str:
-    """Return the text of a token, or nothing where there is none."""
+def special_text(model: Model, role: str) -> str:
+    """Return the text of a model's `bos` or `eos` token, or nothing where there is none."""
+    tokens, number = model.get("tokenizer.ggml.tokens"), model.get(f"tokenizer.ggml.{role}_token_id")
     if isinstance(number, int) and hasattr(tokens, "__getitem__") and hasattr(tokens, "__len__"):
         return str(tokens[number]) if 0 <= number < len(tokens) else ""
     return ""

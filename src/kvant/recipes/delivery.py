@@ -41,7 +41,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         out: Directory to write to, made if absent; by default one named after the model in the working directory.
         presets: Presets to consider; every sensible one if empty.
         imatrix: Importance file that variants are encoded with.
-        calibrate: Text to measure the model on, `bundled` or a file; adds candidates that are encoded under Hessians.
+        calibrate: Text to measure the model on, `bundled`, `self` for what it writes itself, or a file; adds
+            candidates that are encoded under Hessians.
         calibrate_windows: Most windows of 512 tokens of it.
         refinements: Most mixes to measure for the size asked beyond the predicted best, each after the predictions were
             corrected by what was measured.

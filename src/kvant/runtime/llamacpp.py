@@ -26,12 +26,13 @@ class LlamaCpp:
 
     Args:
         path: A GGUF file; the first one if it is split.
-        n_ctx: Tokens that fit the context.
+        n_ctx: Tokens that fit the context; with several sequences, each of them.
         n_threads: Threads for prompts and for generation.
         all_logits: Reserve buffers for the logits of every position of a context, not only of the last one.
         use_mmap: Map the file; otherwise read it into memory.
         repack: Let the engine keep some weights in a second, faster layout.
         vocab_only: Load the tokenizer and no weights; nothing can be decoded.
+        n_seq: Sequences that `extend` reads side by side; all other calls use the first.
 
     Attributes:
         n_vocab: Tokens in the vocabulary.
@@ -56,11 +57,13 @@ class LlamaCpp:
         use_mmap: bool = True,
         repack: bool = True,
         vocab_only: bool = False,
+        n_seq: int = 1,
     ) -> None:
         self._lib = capi.load()
         self._model: int | None = None
         self._context: int | None = None
         self._held: list[int] = []
+        self._lengths = np.zeros(n_seq, np.int32)
         self.path, self.n_ctx = path, n_ctx
         start = time.perf_counter()
         try:
@@ -96,10 +99,11 @@ class LlamaCpp:
 
     def _open_context(self, n_threads: int, *, all_logits: bool) -> int:
         params = self._lib.llama_context_default_params()
-        params.n_ctx = params.n_batch = self.n_ctx
-        params.n_ubatch = min(self.n_ctx, MAX_UBATCH)
+        params.n_seq_max = len(self._lengths)
+        params.n_ctx = params.n_batch = self.n_ctx * params.n_seq_max
+        params.n_ubatch = min(params.n_ctx, MAX_UBATCH)
         params.n_threads = params.n_threads_batch = n_threads
-        params.n_outputs_max = 0 if all_logits else 1
+        params.n_outputs_max = 0 if all_logits else params.n_seq_max
         params.flash_attn_type = capi.FLASH_ATTENTION_ON
         params.type_k = params.type_v = capi.TYPE_F16
         context = self._lib.llama_init_from_model(self._model, params)
@@ -249,6 +253,36 @@ class LlamaCpp:
         self._held += text[kept:]
         return self._last_logits()
 
+    def extend(self, parts: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
+        """Append tokens to sequences side by side and return logits of what follows those that grew.
+
+        One pass over the weights serves all sequences, which is what generation waits for.
+
+        Args:
+            parts: Token ids for each of the `n_seq` sequences; may be none. They start empty and after `clear`.
+
+        Returns:
+            Logits, float32 [parts that are not empty, n_vocab], valid until the next call.
+
+        Raises:
+            ValueRangeError: Another number of parts, all of them empty, or more tokens than a sequence can hold.
+            EngineError: The engine failed.
+        """
+        counts = np.array([len(part) for part in parts], np.int32)
+        if counts.shape != self._lengths.shape or not counts.any():
+            raise ValueRangeError(
+                f"parts: {len(parts)} with {counts.sum()} tokens are not one for each of {len(self._lengths)} "
+                "sequences, of which one grows. Open it with the right n_seq."
+            )
+        sequences = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        ends = np.cumsum(counts)
+        places = np.arange(len(sequences), dtype=np.int32) - (ends - counts - self._lengths)[sequences].astype(np.int32)
+        wanted = np.isin(np.arange(len(sequences)), ends[counts > 0] - 1)
+        self._run(np.concatenate([np.asarray(part, np.int32) for part in parts]), places, wanted, sequences)
+        self._lengths += counts
+        pointer = self._lib.llama_get_logits(self._context)
+        return np.ctypeslib.as_array(pointer, shape=(int(wanted.sum()), self.n_vocab))
+
     def time_prompt(self, tokens: np.ndarray) -> float:
         """Read a prompt into an empty context, logits of its last token alone; return the seconds it took."""
         self.clear()
@@ -270,6 +304,7 @@ class LlamaCpp:
         """Forget the context's tokens."""
         self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
         self._held = []
+        self._lengths[:] = 0
 
     def _keep_common_prefix(self, prompt: list[int]) -> int:
         """Drop from the context what differs from a prompt; return how many of its tokens are still held."""
@@ -291,22 +326,31 @@ class LlamaCpp:
 
     def _decode(self, tokens: Sequence[int] | np.ndarray, position: int, first_output: int) -> None:
         """Feed tokens at `position`; logits are kept from index `first_output` on."""
+        places = np.arange(position, position + len(tokens), dtype=np.int32)
+        self._run(np.ascontiguousarray(tokens, np.int32), places, np.arange(len(tokens)) >= first_output)
+
+    def _run(
+        self, ids: np.ndarray, places: np.ndarray, wanted: np.ndarray, sequences: np.ndarray | None = None
+    ) -> None:
+        """Feed a batch: ids, their positions and sequences (the first if None), int32 [n], and whose logits to keep."""
         if self._context is None:
             raise EngineError(f"{self.path}: was opened without weights. Open it without vocab_only.")
-        self._check_tokens(tokens)
-        n = len(tokens)
-        if position + n > self.n_ctx:
+        self._check_tokens(ids)
+        n = len(ids)
+        if n and places.max() >= self.n_ctx:
             raise ValueRangeError(
-                f"tokens: {position + n} break the context of {self.n_ctx}. Open it with a larger n_ctx."
+                f"tokens: {places.max() + 1} break the context of {self.n_ctx}. Open it with a larger n_ctx."
             )
-        ids = np.ascontiguousarray(tokens, np.int32)
-        places = np.arange(position, position + n, dtype=np.int32)
-        wanted = (np.arange(n) >= first_output).astype(np.int8)
-        int_p = c.POINTER(c.c_int32)
+        flags, int_p = wanted.astype(np.int8), c.POINTER(c.c_int32)
         batch = capi.Batch(
             n_tokens=n, token=ids.ctypes.data_as(int_p), pos=places.ctypes.data_as(int_p),
-            logits=wanted.ctypes.data_as(c.POINTER(c.c_int8)),
+            logits=flags.ctypes.data_as(c.POINTER(c.c_int8)),
         )  # fmt: skip
+        if sequences is not None:
+            ones = np.ones(n, np.int32)
+            addresses = sequences.ctypes.data + sequences.itemsize * np.arange(n, dtype=np.uintp)
+            batch.n_seq_id = ones.ctypes.data_as(int_p)
+            batch.seq_id = addresses.ctypes.data_as(c.POINTER(int_p))
         capi.clear_log()
         status = int(self._lib.llama_decode(self._context, batch))
         if status != 0:

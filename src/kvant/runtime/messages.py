@@ -20,6 +20,7 @@ class Open(msgspec.Struct, tag=True, frozen=True):
     all_logits: bool = False
     repack: bool = True
     vocab_only: bool = False
+    n_seq: int = 1
 
 
 class Tokenize(msgspec.Struct, tag=True, frozen=True):
@@ -42,6 +43,12 @@ class Next(msgspec.Struct, tag=True, frozen=True):
     """Read a text, of which the context may hold the start; put float32 logits of what follows into shared memory."""
 
     tokens: bytes
+
+
+class Extend(msgspec.Struct, tag=True, frozen=True):
+    """Append tokens to sequences side by side; put float32 logits of what follows into shared memory."""
+
+    parts: list[bytes]
 
 
 class Pieces(msgspec.Struct, tag=True, frozen=True):
@@ -128,7 +135,7 @@ class Measured(msgspec.Struct, tag=True, frozen=True):
     energy_reason: str | None
 
 
-Request = Open | Tokenize | Logits | Next | Pieces | Ends | Speed
+Request = Open | Tokenize | Logits | Next | Extend | Pieces | Ends | Speed
 Reply = Opened | Tokens | Bytes | Wrote | Measured | Failed
 
 

@@ -48,7 +48,7 @@ class EngineProcess:
 
     def open(
         self, path: Path, *, n_ctx: int, n_threads: int, all_logits: bool = False, repack: bool = True,
-        vocab_only: bool = False,
+        vocab_only: bool = False, n_seq: int = 1,
     ) -> messages.Opened:  # fmt: skip
         """Load a model in place of the one that was open.
 
@@ -56,7 +56,7 @@ class EngineProcess:
             EngineError: llama.cpp cannot load it, or crashed over it.
         """
         self.path = str(path)
-        request = messages.Open(str(path), n_ctx, n_threads, all_logits, repack, vocab_only)
+        request = messages.Open(str(path), n_ctx, n_threads, all_logits, repack, vocab_only, n_seq)
         self.opened = self._ask(request, messages.Opened)
         return self.opened
 
@@ -72,6 +72,14 @@ class EngineProcess:
         self._send(messages.Next(np.asarray(tokens, "<i4").tobytes()))
         row: np.ndarray = self._receive_rows(0, self.opened.n_vocab)[0]
         return row
+
+    def extend(self, parts: Sequence[Sequence[int]]) -> np.ndarray:
+        """Append tokens to sequences side by side; see `LlamaCpp.extend`."""
+        assert self.opened is not None, "open comes first"
+        grown = sum(map(bool, parts))
+        self._reserve(self.opened.n_vocab * 4 * max(grown, SLOTS))
+        self._send(messages.Extend([np.asarray(part, "<i4").tobytes() for part in parts]))
+        return self._receive_rows(0, self.opened.n_vocab)
 
     def pieces(self, ids: Sequence[int]) -> list[bytes]:
         """Return the bytes that tokens stand for; a special token stands for none."""

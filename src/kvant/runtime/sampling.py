@@ -70,6 +70,21 @@ def choose(logits: np.ndarray, recent: Sequence[int], sampling: Sampling, chance
     return int(chance.choice(tokens, p=weights / weights.sum()))
 
 
+def draw(logits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """Draw a token for each row from the model's own distribution: temperature 1, nothing cut off.
+
+    Args:
+        logits: float32 [rows, n_vocab].
+        uniform: Draws from [0, 1), float64 [rows].
+
+    Returns:
+        Token ids, int64 [rows], by inverse cumulative distribution.
+    """
+    cumulative = np.cumsum(np.exp(logits - logits.max(1, keepdims=True)), axis=1, dtype=np.float64)
+    found = [np.searchsorted(row, u * row[-1], side="right") for row, u in zip(cumulative, uniform, strict=True)]
+    return np.array(found, np.int64).clip(max=logits.shape[1] - 1)
+
+
 def likeliest(scores: np.ndarray, sampling: Sampling) -> tuple[np.ndarray, np.ndarray]:
     """Return the tokens that top-k, top-p and min-p leave, likeliest first, with weights.
 

@@ -48,6 +48,8 @@ class Worker:
             return self._logits(self._model, request)
         if isinstance(request, messages.Next):
             return self._write(self._model.next_logits(np.frombuffer(request.tokens, "<i4"))[None], 0)
+        if isinstance(request, messages.Extend):
+            return self._write(self._model.extend([np.frombuffer(part, "<i4") for part in request.parts]), 0)
         if isinstance(request, messages.Pieces):
             return messages.Bytes([self._model.token_bytes(token) for token in request.ids])
         if isinstance(request, messages.Ends):
@@ -70,7 +72,7 @@ class Worker:
 
     def _write(self, rows: np.ndarray, offset: int) -> messages.Wrote:
         """Put rows of logits into the shared memory."""
-        if self._shared is None:
+        if self._shared is None or len(self._shared) < offset + rows.nbytes:  # its owner makes it longer
             self._shared = mmap.mmap(self._shared_fd, 0)
         room = np.frombuffer(self._shared, np.float32, count=rows.size, offset=offset)
         room.reshape(rows.shape)[:] = rows

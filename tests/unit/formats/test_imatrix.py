@@ -1,3 +1,4 @@
+import dataclasses
 import struct
 from pathlib import Path
 
@@ -62,6 +63,42 @@ def test_the_official_reader_finds_what_upstream_writes(tmp_path: Path) -> None:
     assert reader.fields["general.type"].contents() == "imatrix"
     assert reader.fields["imatrix.chunk_count"].contents() == 9
     assert reader.fields["imatrix.datasets"].contents() == ["prose.txt", "code.txt"]
+
+
+def test_the_old_layout_is_written_byte_by_byte(tmp_path: Path) -> None:
+    entries = {
+        "blk.1.ffn_down_exps.weight": Entry(
+            sums=np.array([[6, 3], [5, 5]], np.float32), counts=np.array([600, 0], np.float32)
+        ),
+        "blk.0.attn_q.weight": Entry(sums=np.array([[256, 1024]], np.float32), counts=np.array([1024], np.float32)),
+        "blk.2.never": Entry(sums=np.zeros((1, 2), np.float32), counts=np.zeros(1, np.float32)),
+    }
+    path = tmp_path / "imatrix.dat"
+    write_imatrix(path, dataclasses.replace(IMPORTANCE, entries=entries, n_chunks=2))
+    # 1024 tokens are 2 calls of 512, 600 are rounded up to 2; an expert that was never called counts 1 per call.
+    assert path.read_bytes() == b"".join(
+        (
+            bytes.fromhex("02000000"),
+            bytes.fromhex("13000000") + b"blk.0.attn_q.weight" + bytes.fromhex("02000000 02000000 0000003f 00000040"),
+            bytes.fromhex("1a000000") + b"blk.1.ffn_down_exps.weight" + bytes.fromhex("02000000 04000000"),
+            np.array([np.float32(6) / np.float32(600) * 2, np.float32(3) / np.float32(600) * 2, 2, 2], "<f4").tobytes(),
+            bytes.fromhex("02000000 08000000") + b"code.txt",
+        )
+    )
+    with pytest.raises(OutputExistsError):
+        write_imatrix(path, IMPORTANCE)
+
+
+def test_the_old_layout_comes_back_with_the_same_weights(tmp_path: Path) -> None:
+    entry = Entry(sums=np.array([[1, 40, 1e6, 1e-6]], np.float32), counts=np.array([1536], np.float32))
+    importance = dataclasses.replace(IMPORTANCE, entries={"blk.0.ffn_up.weight": entry}, n_chunks=3)
+    write_imatrix(tmp_path / "i.dat", importance)
+    found = read_imatrix(tmp_path / "i.dat")
+    assert (found.datasets, found.n_chunks, found.chunk_size) == (("code.txt",), 3, 0)
+    assert found.entries["blk.0.ffn_up.weight"].counts == 3
+    np.testing.assert_allclose(found.entries["blk.0.ffn_up.weight"].weights(), entry.weights(), rtol=2e-7)
+    write_imatrix(tmp_path / "again.DAT", found)
+    assert (tmp_path / "again.DAT").read_bytes() == (tmp_path / "i.dat").read_bytes()
 
 
 @pytest.mark.parametrize(

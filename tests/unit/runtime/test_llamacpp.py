@@ -99,6 +99,28 @@ def test_arguments_outside_their_range(engine: LlamaCpp) -> None:
         engine.generate(np.zeros(60, np.int32), 5)
 
 
+def test_sequences_side_by_side_are_what_each_is_alone(engine: LlamaCpp, tiny_file: Path) -> None:
+    # Another batch shape, another order of sums, and the cache is F16.
+    parts = [TOKENS[:9], TOKENS[20:25], TOKENS[3:4]]
+    with LlamaCpp(tiny_file, n_ctx=32, n_threads=1, n_seq=3) as several:
+        for _ in range(2):
+            first = several.extend(parts).copy()
+            assert first.shape == (3, N_VOCAB)
+            for row, part in zip(first, parts, strict=True):
+                np.testing.assert_allclose(row, engine.logits(part)[-1], atol=2e-3)
+            second = several.extend([TOKENS[9:12], [], TOKENS[4:5]])
+            for row, part in zip(second, (TOKENS[:12], TOKENS[3:5]), strict=True):
+                np.testing.assert_allclose(row, engine.logits(part)[-1], atol=2e-3)
+            several.clear()
+        several.extend([TOKENS, [], []])
+        with pytest.raises(ValueRangeError, match="33 break the context of 32"):
+            several.extend([TOKENS[:1], [], []])
+        none: list[list[int]] = [[], [], []]
+        for wrong in ([TOKENS], none):
+            with pytest.raises(ValueRangeError, match="not one for each of 3"):
+                several.extend(wrong)
+
+
 def test_a_vocabulary_alone_decodes_nothing(tiny_file: Path) -> None:
     with LlamaCpp(tiny_file, vocab_only=True) as engine:
         assert engine.tokenize("rain").size

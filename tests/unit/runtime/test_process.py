@@ -37,6 +37,15 @@ def test_the_child_gives_what_the_library_gives(engine: EngineProcess, tiny_file
             np.testing.assert_array_equal(rows, here.logits(window, first=16))
 
 
+def test_sequences_side_by_side(engine: EngineProcess, tiny_file: Path) -> None:
+    engine.next_logits([3])  # two rows are shared now; what follows needs more
+    engine.open(tiny_file, n_ctx=32, n_threads=1, n_seq=4)
+    parts = [window[:8].tolist() for window in WINDOWS[:4]]
+    with LlamaCpp(tiny_file, n_ctx=32, n_threads=1, n_seq=4) as here:
+        np.testing.assert_array_equal(engine.extend(parts), here.extend(parts))
+        np.testing.assert_array_equal(engine.extend([[], [5], [], []]), here.extend([[], [5], [], []]))
+
+
 def test_one_window_and_none(engine: EngineProcess) -> None:
     assert [rows.shape for rows in engine.logits(WINDOWS[:1], first=0)] == [(32, N_VOCAB)]
     assert list(engine.logits(WINDOWS[:0], first=0)) == []

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kvant.errors import ValueRangeError
-from kvant.runtime.sampling import Sampling, choose, generator, likeliest
+from kvant.runtime.sampling import Sampling, choose, draw, generator, likeliest
 
 LOGITS = np.log(np.array([0.5, 0.25, 0.15, 0.1], np.float32))
 EVERYTHING = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
@@ -11,6 +11,14 @@ EVERYTHING = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
 def kept(**options: float) -> list[int]:
     sampling = Sampling(**{"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, **options})  # type: ignore[arg-type]
     return list(map(int, likeliest(LOGITS.astype(np.float64), sampling)[0]))
+
+
+def test_draws_follow_the_models_own_distribution() -> None:
+    uniform = (np.arange(1000) + 0.5) / 1000
+    drawn = draw(np.tile(LOGITS[::-1], (1000, 1)) + 50, uniform)
+    assert np.bincount(drawn).tolist() == [100, 150, 250, 500]
+    assert draw(LOGITS[None], np.array([np.nextafter(1.0, 0.0)])).tolist() == [3]
+    assert draw(np.array([[-np.inf, 0.0]], np.float32), np.array([0.0])).tolist() == [1]
 
 
 def test_temperature_zero_takes_the_likeliest() -> None:

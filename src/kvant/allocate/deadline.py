@@ -5,7 +5,7 @@ choice is fast enough (Lagrangian relaxation). Prices reach only the convex part
 exchanges that still keep both budgets follow.
 
 Memory is bytes, with the types that the engine copies counted twice. A limit on it that is the tighter one takes the
-place of the limit on bytes, exactly: what keeps it keeps the other. Otherwise copies get a price as time does.
+place of the limit on bytes, exactly: what keeps it keeps the other. Otherwise it gets a price as time does.
 
 Source: Everett, "Generalized Lagrange multiplier method for solving problems of optimum allocation of resources",
 Operations Research 11 (1963).
@@ -27,7 +27,7 @@ Options = Mapping[str, Sequence[Option]]
 # The price is first sought with few states, then, around what was found, with all of them.
 COARSE_STATES, COARSE_ROUNDS, FINE_ROUNDS = 1 << 13, 16, 5
 FINE_BRACKET = 1.2
-# Prices above this are beyond all that costs and amounts can be; rounds of bisecting the price of copies.
+# Prices above this are beyond all that costs and amounts can be; rounds of bisecting that of memory.
 HIGHEST_PRICE, MEMORY_ROUNDS = 1e30, 12
 # Room for the rounding of sums.
 SLACK = 1e-12
@@ -56,16 +56,16 @@ def solve_within(
     if max_resident_bytes is None:
         return _within_time(options, max_bytes, max_seconds)
     if max_resident_bytes <= max_bytes:
-        counted = _repriced(options, lambda o: replace(o, n_bytes=o.n_bytes + o.copy_bytes))
+        counted = _repriced(options, lambda o: replace(o, n_bytes=o.resident_bytes))
         return _originals(_within_time(counted, max_resident_bytes, max_seconds), options)
     return _within_memory(options, max_bytes, max_seconds, max_resident_bytes)
 
 
 def _within_memory(options: Options, max_bytes: int, max_seconds: float | None, max_resident: int) -> Choice:
-    """Keep a budget of memory above that of bytes: bisect the price of a copied byte, then raise it for time's sake."""
+    """Keep a budget of memory above that of bytes: bisect the price of a byte in memory; raise it if time asks."""
 
     def at(nats_per_byte: float, seconds: float | None) -> Choice:
-        priced = _repriced(options, lambda o: replace(o, cost=o.cost + nats_per_byte * o.copy_bytes))
+        priced = _repriced(options, lambda o: replace(o, cost=o.cost + nats_per_byte * o.resident_bytes))
         return _originals(_within_time(priced, max_bytes, seconds), options)
 
     def fits(choice: Choice) -> bool:
@@ -74,7 +74,7 @@ def _within_memory(options: Options, max_bytes: int, max_seconds: float | None, 
     found = at(0.0, max_seconds)
     if fits(found):
         return found
-    low, high = 0.0, _typical_price(options, "copy_bytes")
+    low, high = 0.0, _typical_price(options, "resident_bytes")
     while not fits(at(high, None)) and high < HIGHEST_PRICE:
         low, high = high, 8 * high
     for _ in range(MEMORY_ROUNDS):
@@ -86,8 +86,8 @@ def _within_memory(options: Options, max_bytes: int, max_seconds: float | None, 
         if high > HIGHEST_PRICE:
             least = resident_bytes(found.values())
             raise BudgetError(
-                f"budget: {max_resident} bytes of memory for tensors are fewer than the {least} of the choice with the "
-                f"fewest copies that keeps the other limits. Allow more memory, or lift another limit."
+                f"budget: {max_resident} bytes of memory for tensors are fewer than the {least} of the choice that "
+                f"takes least and keeps the other limits. Allow more memory, or lift another limit."
             )
     return _exchanged(found, options, max_bytes, max_seconds, max_resident)
 
@@ -156,7 +156,7 @@ def _by_price(options: Options, max_bytes: int, max_seconds: float) -> list[Choi
 
 
 def _typical_price(options: Options, what: str) -> float:
-    """A price at which costs and amounts of `seconds` or `copy_bytes` weigh the same, in nats per unit."""
+    """A price at which costs and amounts of `seconds` or `resident_bytes` weigh the same, in nats per unit."""
     cost = sum(max(option.cost for option in kinds) for kinds in options.values())
     amount = sum(max(getattr(option, what) for option in kinds) for kinds in options.values())
     return float(cost / amount) if cost and amount else 1.0
@@ -175,7 +175,7 @@ def _exchanged(
     limits = [
         (np.array([option.n_bytes for _, option in every], np.int64), max_bytes),
         (np.array([option.seconds for _, option in every]), (max_seconds or 0.0) * (1 + SLACK)),
-        (np.array([option.n_bytes + option.copy_bytes for _, option in every], np.int64), max_resident or 0),
+        (np.array([option.resident_bytes for _, option in every], np.int64), max_resident or 0),
     ]
     limits = [
         pair for pair, asked in zip(limits, (max_bytes, max_seconds, max_resident), strict=True) if asked is not None

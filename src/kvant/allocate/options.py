@@ -39,6 +39,11 @@ class Option:
             if not (math.isfinite(value) and value >= 0):
                 raise ValueRangeError(f"{self.kind}: {name} {value} is not a number from 0 up. Correct its estimate.")
 
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of memory: as mapped, and as copied."""
+        return self.n_bytes + self.copy_bytes
+
 
 def allowed_types(
     name: str, shape: tuple[int, ...], candidates: Iterable[str], *, architecture: str = ""
@@ -102,8 +107,8 @@ def total_seconds(chosen: Iterable[Option]) -> float:
 
 
 def resident_bytes(chosen: Iterable[Option]) -> int:
-    """Bytes of memory that a choice takes: as mapped, and as copied."""
-    return sum(option.n_bytes + option.copy_bytes for option in chosen)
+    """Bytes of memory that a choice takes."""
+    return sum(option.resident_bytes for option in chosen)
 
 
 def picked(options: Sequence[Option], kind: str) -> Option:

@@ -65,7 +65,7 @@ def evaluate(
             for s in result.scores
         ]
         console.table("KLD by domain", ("variant", *domains), rows)
-    for line in _notes(result):
+    for line in notes(result):
         console.say(line)
 
 
@@ -88,7 +88,8 @@ def _row(score: "VariantScore") -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _notes(result: "Comparison") -> list[str]:
+def notes(result: "Comparison") -> list[str]:
+    """Return what is said below the table: the cost of degraded variants, floors, energy, what it was measured with."""
     from kvant.recipes.sample import as_lines
     from kvant.recipes.words import cost_in_words, is_degraded
 

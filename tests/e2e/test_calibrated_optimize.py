@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from kvant.errors import BudgetError, FormatError, ValueRangeError
+from kvant.errors import FormatError, ValueRangeError
 from kvant.files import cache_dir, sha256_file
 from kvant.formats.open import open_model
 from kvant.quant.plan import Plan
@@ -116,55 +116,3 @@ def test_predictions_are_corrected_by_what_was_measured(tiny: Path, tmp_path: Pa
     assert 1 <= len(new) <= 3
     assert len({v.preset for v in after.variants}) == len(after.variants) == len(known) + len(new)
     assert all(v.preset.startswith("kvant-") and v.size_bytes <= limit for v in new)
-
-
-def test_a_bound_on_kld_is_met_by_a_smaller_mix_than_the_ladders(tiny: Path, tmp_path: Path) -> None:
-    """The bound lies between two rungs of the ladder; what lies between them in size is found."""
-    ladder = optimize(request(tiny, tmp_path / "ladder", measure_all=True, refinements=0))
-    fitted = [v for v in ladder.variants if v.preset.startswith("kvant-")]
-    small, large = fitted[-4], fitted[-3]
-    assert small.score.kld_mean > large.score.kld_mean
-    budget = Budget(max_kld=(small.score.kld_mean * large.score.kld_mean) ** 0.5)
-    report = optimize(request(tiny, tmp_path / "out", budget=budget, refinements=4))
-    pick = next(v for v in report.variants if v.is_pick)
-    assert pick.score.kld_mean <= budget.max_kld
-    assert pick.size_bytes < large.size_bytes
-    assert pick.preset not in {v.preset for v in ladder.variants}
-    sizes, klds = zip(*((point.size_bytes, point.kld) for point in report.curve), strict=True)
-    assert list(sizes) == sorted(set(sizes))
-    assert list(klds) == sorted(klds, reverse=True)
-    assert sizes[0] <= min(v.size_bytes for v in fitted) <= max(v.size_bytes for v in fitted) <= sizes[-1]
-
-
-def test_memory_is_a_budget_of_the_mixes(tiny: Path, tmp_path: Path) -> None:
-    every = optimize(request(tiny, tmp_path / "all", measure_all=True, refinements=0))
-    fitted = [v for v in every.variants if v.preset.startswith("kvant-")]
-    size, ram = fitted[3].size_bytes, fitted[3].ram.total_bytes - fitted[3].ram.repacked_bytes + 5000
-    budget = Budget(max_size_bytes=size + 5000, max_ram_bytes=ram)
-    report = optimize(request(tiny, tmp_path / "out", budget=budget, refinements=1))
-    assert report.pick.startswith("kvant-")
-    pick = next(v for v in report.variants if v.is_pick)
-    assert pick.ram.total_bytes <= ram
-    assert pick.size_bytes <= size + 5000
-    # What the engine would copy is hardly used: its bytes count twice.
-    assert pick.ram.repacked_bytes <= 5000
-
-
-def test_a_speed_is_kept_by_types_that_were_timed_here(tiny: Path, tmp_path: Path) -> None:
-    budget = Budget(max_size_bytes=2_000_000, min_speed_tok_s=1.0)
-    report = optimize(request(tiny, tmp_path / "out", budget=budget, presets=("Q4_0",), refinements=1))
-    assert report.pick.startswith("kvant-")
-    assert all(v.score.tg_tok_s and v.score.tg_tok_s >= 1 and v.predicted_tok_s > 1 for v in report.variants)
-    assert list(cache_dir("decode").glob("*.json"))
-    with pytest.raises(BudgetError, match="fastest is predicted at"):
-        optimize(request(tiny, tmp_path / "no", budget=Budget(min_speed_tok_s=1e7), presets=("Q4_0",)))
-
-
-def test_another_device_is_promised_what_its_prediction_allows(tiny: Path, tmp_path: Path) -> None:
-    every = optimize(request(tiny, tmp_path / "all", refinements=0, budget=Budget(device="phone-4gb", max_kld=9.0)))
-    speeds = sorted(v.predicted_tok_s for v in every.variants)
-    budget = Budget(device="phone-4gb", min_speed_tok_s=speeds[len(speeds) // 2])
-    report = optimize(request(tiny, tmp_path / "out", budget=budget, refinements=1))
-    pick = next(v for v in report.variants if v.is_pick)
-    assert pick.predicted_tok_s >= 0.5 * budget.min_speed_tok_s
-    assert not list(cache_dir("decode").iterdir())

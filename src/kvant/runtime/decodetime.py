@@ -52,6 +52,9 @@ class Effort(msgspec.Struct, frozen=True, kw_only=True):
     round_s: float = 0.3
 
 
+DEFAULT_EFFORT = Effort()
+
+
 def measure_weight_seconds(
     kinds: Iterable[str], *, threads: int, effort: Effort | None = None, progress: Progress = SILENT
 ) -> dict[str, float]:
@@ -71,7 +74,7 @@ def measure_weight_seconds(
         EngineError: The engine fails on a type.
         KvantError: The disk is full.
     """
-    effort = effort or Effort()
+    effort = effort or DEFAULT_EFFORT
     names = list(dict.fromkeys(block_type(kind).name for kind in kinds))
     fastest: dict[str, float] = {}
     weights: dict[str, int] = {}

@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from kvant.cli import evaluate as cli_evaluate
 from kvant.cli.main import app
 from kvant.errors import EngineError, FormatError, ValueRangeError
 from kvant.evaluate import baselogits
@@ -16,8 +18,10 @@ from kvant.files import cache_dir
 from kvant.formats.gguf.writer import write_gguf
 from kvant.formats.open import open_model
 from kvant.metadata import string
+from kvant.quant.presets import plan_preset
 from kvant.recipes.convert import convert
-from kvant.recipes.evaluate import evaluate
+from kvant.recipes.evaluate import Comparison, evaluate
+from kvant.recipes.quantize import quantize
 from tiny_models import write_tiny_model
 
 runner = CliRunner()
@@ -111,6 +115,23 @@ def test_table_for_people(tiny: dict[str, Path]) -> None:
     assert result.exit_code == 0, result.output
     for part in ("tiny-Q8_0", "KLD by domain", "Floor F32: KLD 0.000000", "Energy per token: not measured", "SHA-256"):
         assert part in result.stdout
+
+
+def test_a_degraded_variant_says_what_it_lost_beside_the_original(tiny: dict[str, Path], tmp_path: Path) -> None:
+    model = open_model(tiny["F32"])
+    low = tmp_path / "ternary.gguf"
+    quantize(model, plan_preset(model, "TQ1_0"), low)
+    arguments = [str(tiny["Q8_0"]), str(low), "--against", str(tiny["F32"]), "--context", "64", "--chunks", "4"]
+    result = runner.invoke(app, ["evaluate", *arguments, "--threads", "1", "--no-speed", "--no-floors", "--json"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["scores"][1]["kld_mean"] >= 0.15
+    assert document["samples"]["original"]
+    assert [sample["name"] for sample in document["samples"]["variants"]] == ["ternary"]
+    lines = cli_evaluate.notes(msgspec.json.decode(result.stdout, type=Comparison))
+    assert lines[0].startswith("ternary is ")
+    assert "nats per token" in lines[0]
+    assert any(line.startswith("  original: ") for line in lines)
 
 
 def test_calibration_text_is_refused(tiny: dict[str, Path], tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from kvant.recipes.budget import Budget
 from kvant.recipes.delivery import Request
 from kvant.recipes.pipeline import optimize
 from kvant.recipes.report import Report, render
+from kvant.recipes.sample import Sample, Samples
 from tiny_models import write_tiny_model
 
 runner = CliRunner()
@@ -121,6 +122,17 @@ def test_the_reason_and_how_to_repeat_it(found: tuple[Report, Path]) -> None:
     assert len(report.text.sha256) == 64
 
 
+def test_original_and_pick_continue_the_same_prompt(found: tuple[Report, Path]) -> None:
+    report, out = found
+    assert report.samples is not None
+    assert report.samples.variants[0].name == report.pick
+    page = (out / "report.html").read_text()
+    assert "The same prompt, continued" in page
+    degraded = {v.preset for v in report.variants if v.score.kld_mean >= 0.15}
+    assert {v.preset for v in report.variants if v.cost} == degraded
+    assert degraded <= {sample.name for sample in report.samples.variants}
+
+
 def test_the_page_is_self_contained_and_its_style_is_allowed(found: tuple[Report, Path]) -> None:
     page = (found[1] / "report.html").read_text()
     style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)
@@ -160,6 +172,10 @@ def test_hostile_names_stay_text(found: tuple[Report, Path]) -> None:
         model=msgspec.structs.replace(report.model, name=attack, architecture=attack, path=attack),
         tensors=tuple(msgspec.structs.replace(t, name=attack) for t in report.tensors),
         commands=(attack,), reason=attack, fallbacks=attack, file=attack,
+        samples=Samples(
+            prompt=attack, tokens=48, original=attack, variants=(Sample(name=report.variants[0].preset, text=attack),)
+        ),
+        variants=tuple(msgspec.structs.replace(v, cost=attack) for v in report.variants),
     )  # fmt: skip
     parser = Tags()
     page = render(hostile)

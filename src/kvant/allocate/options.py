@@ -23,19 +23,26 @@ class Option:
         n_bytes: Bytes in the file, padded to its alignment.
         cost: Predicted KL divergence that it adds, in nats per token; at least 0.
         seconds: Time per generated token that it takes to read and decode.
+        copy_bytes: Bytes that the engine keeps of it a second time, in a layout for its fastest kernels.
     """
 
     kind: str
     n_bytes: int
     cost: float
     seconds: float = 0.0
+    copy_bytes: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be added up."""
-        for name in ("n_bytes", "cost", "seconds"):
+        for name in ("n_bytes", "cost", "seconds", "copy_bytes"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueRangeError(f"{self.kind}: {name} {value} is not a number from 0 up. Correct its estimate.")
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of memory: as mapped, and as copied."""
+        return self.n_bytes + self.copy_bytes
 
 
 def allowed_types(
@@ -68,7 +75,7 @@ def stored_bytes(name: str, shape: tuple[int, ...], kind: str, alignment: int = 
 
 
 def undominated(options: Iterable[Option], *, seconds_matter: bool = True) -> tuple[Option, ...]:
-    """Drop the options that another one beats or equals in bytes, cost and time.
+    """Drop the options that another one beats or equals in bytes, cost and time; copies do not count.
 
     Args:
         options: Of one tensor, in any order.
@@ -97,6 +104,11 @@ def total_cost(chosen: Iterable[Option]) -> float:
 def total_seconds(chosen: Iterable[Option]) -> float:
     """Decode time per token of a choice, rounded once."""
     return math.fsum(option.seconds for option in chosen)
+
+
+def resident_bytes(chosen: Iterable[Option]) -> int:
+    """Bytes of memory that a choice takes."""
+    return sum(option.resident_bytes for option in chosen)
 
 
 def picked(options: Sequence[Option], kind: str) -> Option:

@@ -6,11 +6,12 @@ the budget, moves those tensors which that factor decides, and teaches the facto
 doubt were right comes first.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from kvant.allocate.correct import DEFAULT_NOISE, Belief, Measurement, correct
+from kvant.allocate.correct import DEFAULT_NOISE, Belief, Measurement, Options, correct
 from kvant.allocate.deadline import solve_within
 from kvant.allocate.options import Option
 from kvant.errors import ValueRangeError
@@ -63,6 +64,7 @@ def search(
     *,
     runs: int = MAX_RUNS,
     max_seconds: float | None = None,
+    max_resident_bytes: int | None = None,
     floor: float = 0.0,
     noise: float = DEFAULT_NOISE,
     known: Sequence[Measurement] = (),
@@ -75,6 +77,7 @@ def search(
         measure: Makes the plan given (block type by tensor name) and returns its mean KLD, nats per token.
         runs: Most measurements, 1 to 10.
         max_seconds: Budget of decode time per token; None for any.
+        max_resident_bytes: Budget of bytes and the engine's copies together; None for any.
         floor: KLD of a file that loses nothing.
         noise: Relative standard deviation of a measured KLD against another on the same text; smaller gains are none.
         known: Earlier measurements of other plans of the same options; they teach, but cannot win.
@@ -88,14 +91,17 @@ def search(
     """
     if not 1 <= runs <= MAX_RUNS:
         raise ValueRangeError(f"runs: {runs} is not 1 to {MAX_RUNS}. Choose a number between.")
+    within = functools.partial(
+        solve_within, max_bytes=budget, max_seconds=max_seconds, max_resident_bytes=max_resident_bytes
+    )
     steps: list[Step] = []
     belief = correct(options, known, floor=floor, noise=noise)
     while len(steps) < runs:
-        proposal = next(_proposals(belief, steps, budget, max_seconds, noise), None)
+        proposal = next(_proposals(belief, steps, within, noise), None)
         if proposal is None:
             break
         why, chosen = proposal
-        types = _types(chosen)
+        types = types_of(chosen)
         kld = measure(dict(types))
         size = sum(option.n_bytes for option in chosen.values())
         steps.append(Step(why=why, types=types, n_bytes=size, predicted=belief.predict(types), kld=kld))
@@ -106,29 +112,30 @@ def search(
 
 
 def _proposals(
-    belief: Belief, steps: Sequence[Step], budget: int, max_seconds: float | None, noise: float
+    belief: Belief, steps: Sequence[Step], within: Callable[[Options], dict[str, Option]], noise: float
 ) -> Iterator[tuple[str, dict[str, Option]]]:
     """Plans worth measuring next, the most promising first."""
-    optimum = solve_within(belief.corrected(), max_bytes=budget, max_seconds=max_seconds)
+    optimum = within(belief.corrected())
     if not steps:
         yield "optimum", optimum
         return
     best, measured = min(steps, key=lambda step: step.kld).types, [step.types for step in steps]
-    if _types(optimum) not in measured and _gain(belief, best, _types(optimum)) > noise:
+    if types_of(optimum) not in measured and _gain(belief, best, types_of(optimum)) > noise:
         yield "optimum", optimum
     neighbours = []
     for group in belief.groups[1:]:
         for sign, move in (("+", MOVE), ("-", -MOVE)):
             other = belief.shifted(group, move)
-            neighbour = solve_within(other.corrected(), max_bytes=budget, max_seconds=max_seconds)
-            hope = _gain(other, best, _types(neighbour))
-            if _types(neighbour) not in measured and hope > noise:
+            neighbour = within(other.corrected())
+            hope = _gain(other, best, types_of(neighbour))
+            if types_of(neighbour) not in measured and hope > noise:
                 neighbours.append((hope, f"neighbour: {group} {sign}", neighbour))
     for _, why, neighbour in sorted(neighbours, key=lambda found: (-found[0], found[1])):
         yield why, neighbour
 
 
-def _types(chosen: Mapping[str, Option]) -> dict[str, str]:
+def types_of(chosen: Mapping[str, Option]) -> dict[str, str]:
+    """Return a choice as block type by tensor name."""
     return {name: option.kind for name, option in chosen.items()}
 
 

@@ -65,7 +65,7 @@ def evaluate(
             for s in result.scores
         ]
         console.table("KLD by domain", ("variant", *domains), rows)
-    for line in _notes(result):
+    for line in notes(result):
         console.say(line)
 
 
@@ -88,8 +88,14 @@ def _row(score: "VariantScore") -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _notes(result: "Comparison") -> list[str]:
-    lines = [
+def notes(result: "Comparison") -> list[str]:
+    """Return what is said below the table: the cost of degraded variants, floors, energy, what it was measured with."""
+    from kvant.recipes.sample import as_lines
+    from kvant.recipes.words import cost_in_words, is_degraded
+
+    lines = [f"{s.name} is {cost_in_words(s)}." for s in result.scores if is_degraded(s.kld_mean)]
+    lines += as_lines(result.samples) if result.samples else []
+    lines += [
         f"Floor {f.name}: KLD {f.kld_mean:.6f} ± {f.kld_se:.6f}, top-1 {100 * f.top1:.2f} % ({f.n_positions} tokens)"
         for f in result.floors
     ]

@@ -98,6 +98,8 @@ def optimize(
 
 def show(report: "Report") -> None:
     """Print what was measured, what was taken and why."""
+    from kvant.recipes.sample import as_lines
+
     console.table(
         f"{report.model.name}: {len(report.variants)} measured on {report.text.tokens} tokens of {report.text.name}",
         COLUMNS,
@@ -107,6 +109,11 @@ def show(report: "Report") -> None:
         console.say(
             f"Not measured: {len(report.skipped)} variants that do not fit or cannot win; report.html says why."
         )
+    for variant in report.variants:
+        if variant.cost:
+            console.say(f"{variant.preset} is {variant.cost}.")
+    for line in as_lines(report.samples) if report.samples else ():
+        console.say(line)
     console.say(f"Pick: {report.reason}")
     if report.fallbacks:
         console.say(f"Fallbacks: {report.fallbacks}")

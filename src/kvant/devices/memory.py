@@ -140,15 +140,20 @@ def repacked_bytes(
     Returns:
         Bytes of all copies; a tied embedding is copied too, as the output head it also is.
     """
-    repacked = REPACKED_TYPES.get(_canonical(architecture), frozenset())
-    tied = OUTPUT not in types
-    total = 0
-    for name, kind in types.items():
-        shape = shapes[name]
-        is_matrix = len(shape) == 2 and (name != EMBEDDING or tied)
-        if is_matrix and kind.name in repacked and shape[0] % REPACK_ROWS == 0:
-            total += shape[0] * kind.row_bytes(shape[1])
-    return total
+    is_tied = OUTPUT not in types
+    return sum(
+        copied_bytes(name, kind, shapes[name], is_tied=is_tied, architecture=architecture)
+        for name, kind in types.items()
+    )
+
+
+def copied_bytes(
+    name: str, kind: BlockType, shape: tuple[int, ...], *, is_tied: bool, architecture: str = "x86_64"
+) -> int:
+    """Bytes of the copy that the engine makes of one tensor, see `repacked_bytes`; 0 if it makes none."""
+    is_matrix = len(shape) == 2 and (name != EMBEDDING or is_tied)
+    is_copied = kind.name in REPACKED_TYPES.get(_canonical(architecture), frozenset())
+    return shape[0] * kind.row_bytes(shape[1]) if is_matrix and is_copied and shape[0] % REPACK_ROWS == 0 else 0
 
 
 def _canonical(architecture: str) -> str:

@@ -51,3 +51,12 @@ def predict_speed(touched: Mapping[Family, int], *, bandwidth_bytes_s: float, co
     from_memory = sum(touched.values()) / bandwidth_bytes_s
     from_cores = sum(size / CORE_BYTES_S[family] for family, size in touched.items()) / (cores * core_scale)
     return 1 / max(from_memory, from_cores, 1e-9)
+
+
+def weight_seconds(kind: BlockType, *, bandwidth_bytes_s: float, cores: int, core_scale: float) -> float:
+    """Predict the seconds per generated token that one weight takes: the larger of both bounds.
+
+    Summed over weights it is at least what `predict_speed` gives, since that takes the larger of two sums.
+    """
+    size = kind.block_bytes / kind.block_length
+    return max(size / bandwidth_bytes_s, size / (CORE_BYTES_S[kind.family] * cores * core_scale))

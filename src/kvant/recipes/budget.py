@@ -98,13 +98,15 @@ def why_not(candidate: Candidate, budget: Budget, profile: Profile, *, speed_sca
     return ""
 
 
-def affordable(candidates: Sequence[Candidate], budget: Budget, profile: Profile) -> list[Candidate]:
-    """Return the candidates that keep the limits, by prediction.
+def affordable(
+    candidates: Sequence[Candidate], budget: Budget, profile: Profile, *, speed_scale: float | None = None
+) -> list[Candidate]:
+    """Return the candidates that keep the limits, by prediction; `speed_scale` as for `why_not`.
 
     Raises:
         BudgetError: None does.
     """
-    fitting = [c for c in candidates if not why_not(c, budget, profile)]
+    fitting = [c for c in candidates if not why_not(c, budget, profile, speed_scale=speed_scale)]
     if not fitting:
         raise BudgetError(_impossible(candidates, budget, profile))
     return fitting

@@ -27,8 +27,10 @@ from kvant.recipes.candidates import Candidate
 from kvant.recipes.choose import Variant, explain, least_kld
 from kvant.recipes.evaluate import Floor
 from kvant.recipes.pareto import front
-from kvant.recipes.report import MeasuredVariant, ModelFacts, Report, Skipped, TextFacts, write_report
+from kvant.recipes.report import CurvePoint, MeasuredVariant, ModelFacts, Report, Skipped, TextFacts, write_report
+from kvant.recipes.sample import Samples
 from kvant.recipes.strip import TensorType
+from kvant.recipes.words import cost_in_words, is_degraded
 from kvant.tensors import n_rows, row_length
 
 
@@ -91,6 +93,8 @@ class Outcome:
     keeping: Sequence[Variant]
     taken: Variant
     threads: int
+    curve: Sequence[tuple[int, float]] = ()
+    samples: Samples | None = None
 
 
 class Passport(msgspec.Struct, frozen=True, kw_only=True):
@@ -216,6 +220,8 @@ def make_report(outcome: Outcome, request: Request, out: Path, digest: str) -> R
         tensors=tensor_types(outcome.model, best),
         fallbacks=fallbacks_in_words(best),
         commands=commands(request, outcome, out),
+        curve=tuple(CurvePoint(size_bytes=size, kld=kld) for size, kld in outcome.curve),
+        samples=outcome.samples,
     )
 
 
@@ -246,6 +252,7 @@ def measured_variants(outcome: Outcome) -> tuple[MeasuredVariant, ...]:
             on_front=v in line,
             is_pick=v is outcome.taken,
             score=v.score,
+            cost=cost_in_words(v.score) if is_degraded(v.kld) else "",
         )
         for v in sorted(outcome.measured, key=lambda v: v.candidate.size_bytes)
     )

@@ -27,6 +27,8 @@ from kvant.files import atomic_write, cache_dir
 from kvant.formats.open import open_model
 from kvant.progress import SILENT, Progress
 from kvant.recipes.convert import convert
+from kvant.recipes.sample import PROMPT, TOKENS, Sample, Samples, continuation, generate
+from kvant.recipes.words import is_degraded
 from kvant.runtime.process import EngineProcess
 from kvant.tensors import Tensor
 
@@ -69,6 +71,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         versions: Of kvant, engine, Python and NumPy.
         floors: Sanity floors.
         scores: One per variant, in the order given.
+        samples: The same prompt continued by the original and by the variants that are degraded; None if none is.
     """
 
     base: str
@@ -84,6 +87,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     floors: list[Floor]
     scores: list[VariantScore]
+    samples: Samples | None = None
 
 
 def evaluate(
@@ -131,7 +135,25 @@ def evaluate(
         score(model.files[0], base, files=model.files, threads=threads, speed=speed, progress=progress)
         for model in opened
     ]
-    return compare(against, base, scores, floors=found_floors, threads=threads)
+    samples = degraded_samples(base_file, base, scores, threads=threads)
+    return msgspec.structs.replace(
+        compare(against, base, scores, floors=found_floors, threads=threads), samples=samples
+    )
+
+
+def degraded_samples(
+    base_file: Path, base: BaseLogits, scores: Sequence[VariantScore], *, threads: int
+) -> Samples | None:
+    """Let the original and every degraded variant continue a prompt; None if no variant is degraded."""
+    degraded = [score for score in scores if is_degraded(score.kld_mean)]
+    if not degraded:
+        return None
+    return Samples(
+        prompt=PROMPT,
+        tokens=TOKENS,
+        original=continuation(base_file, base.header.base, threads=threads),
+        variants=tuple(Sample(name=s.name, text=generate(Path(s.path), threads=threads)) for s in degraded),
+    )
 
 
 def measured_text(text: Path | None, name: str = "default") -> Corpus:

@@ -1,6 +1,7 @@
 """The main job, top to bottom: from a model to the best small file for a budget, measured.
 
     open the model ─► measure it on calibration text, if asked ─► weigh every block type for every tensor
+        ─► time block types in the engine, if a speed is asked for here
         ─► plan every preset and the best mixes, predict size, memory and speed ─► keep what fits the budget
         ─► encode and measure, most promising first, until nothing left can win
         ─► correct the predictions by that, measure the mixes that are best then
@@ -21,6 +22,7 @@ from typing import TypedDict
 import msgspec
 
 from kvant._version import __version__
+from kvant.allocate.correct import Options
 from kvant.devices.detect import Machine, detect
 from kvant.devices.profiles import Profile, device_for
 from kvant.errors import BudgetError
@@ -42,8 +44,12 @@ from kvant.recipes.choose import Variant, next_candidate, pick
 from kvant.recipes.delivery import Outcome, Request, deliver
 from kvant.recipes.evaluate import Floor, measure_floors, measured_text, prepare_base
 from kvant.recipes.fitted import Mixes
+from kvant.recipes.limits import Limits, limits_of, on_device
+from kvant.recipes.pace import Pace, matrix_types, pace_for, paced
 from kvant.recipes.report import Report
 from kvant.recipes.rounding import rounding_options
+from kvant.recipes.sample import PROMPT, TOKENS, Sample, Samples, continuation, kept
+from kvant.recipes.words import is_degraded
 
 WINDOW_TOKENS = 512
 
@@ -56,6 +62,7 @@ class Bench:
     importance: Importance | None
     curvatures: Curvatures | None
     base: BaseLogits
+    base_file: Path
     machine: Machine
     threads: int
     progress: Progress
@@ -100,36 +107,63 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     importance = read_imatrix(request.imatrix) if request.imatrix else calibration.importance if calibration else None
 
     candidates = make_candidates(model, device, context=request.context, presets=request.presets, importance=importance)
+    options = {}
+    if calibration:
+        options = rounding_options(model, calibration, threads=request.threads, progress=progress)
+    pace = find_pace(model, device, machine, candidates, options, request, progress)
     mixes = None
     if calibration:
-        mixes = best_mixes(model, device, calibration, request, progress)
-        candidates += mixes.ladder(request.budget.max_size_bytes)
-    fitting = affordable(candidates, request.budget, device)
+        mixes = best_mixes(model, device, calibration, options, pace, request)
+        candidates += mixes.ladder()
+    fitting = affordable(candidates, request.budget, device, speed_scale=1.0 if pace and pace.is_measured else None)
     progress.say(f"{len(candidates)} different variants, {len(fitting)} keep the budget by prediction.")
 
     bench, floors = set_up(request, model, importance, calibration, machine, progress)
     measured = measure_until_settled(fitting, request, goal, device, bench)
     if mixes:
-        more = refine(mixes, measured, request, goal, bench)
+        more = refine(mixes, measured, request, goal, device, bench)
         found = [v.candidate for v in more]
         candidates, fitting, measured = [*candidates, *found], [*fitting, *found], [*measured, *more]
     keeping = [v for v in measured if keeps_speed(v, request.budget, device)]
     taken = take(keeping, measured, goal, request.budget)
 
+    file = variants.encoded(model, taken.candidate.plan, **bench.statistics(taken.candidate), progress=progress)
     outcome = Outcome(
         model=model, importance=importance, base=bench.base, floors=floors, machine=machine, device=device, goal=goal,
         candidates=candidates, fitting=fitting, measured=measured, keeping=keeping, taken=taken, threads=bench.threads,
+        curve=mixes.curve(measured) if mixes else (), samples=make_samples(taken, file, measured, bench),
     )  # fmt: skip
-    file = variants.encoded(model, taken.candidate.plan, **bench.statistics(taken.candidate), progress=progress)
     return deliver(outcome, request, file)
 
 
-def best_mixes(model: Model, device: Profile, calibration: Calibration, request: Request, progress: Progress) -> Mixes:
-    """Weigh the block types of every tensor: what the best mix for any size is found from."""
-    options = rounding_options(model, calibration, threads=request.threads, progress=progress)
+def find_pace(
+    model: Model, device: Profile, machine: Machine, candidates: list[Candidate], options: Options, request: Request,
+    progress: Progress,
+) -> Pace | None:  # fmt: skip
+    """Find out how long block types take, if a speed is asked for; presets are then predicted by it, too."""
+    if not request.budget.min_speed_tok_s:
+        return None
+    kinds = {option.kind for every in options.values() for option in every}
+    kinds |= {kind for candidate in candidates for kind in matrix_types(model, candidate.plan)}
+    pace = pace_for(model, device, machine, kinds, threads=threads_each(request, machine), progress=progress)
+    candidates[:] = paced(candidates, model, pace)
+    return pace
+
+
+def threads_each(request: Request, machine: Machine) -> int:
+    """Threads that each variant is made and measured with."""
+    return max(1, (request.threads or machine.cores) // request.jobs)
+
+
+def best_mixes(
+    model: Model, device: Profile, calibration: Calibration, options: Options, pace: Pace | None, request: Request
+) -> Mixes:
+    """Weigh the block types of every tensor: what the best mix for any limit is found from."""
     return Mixes(
-        model=model, profile=device, options=options, curvatures=calibration.curvatures, context=request.context
-    )
+        model=model, profile=device, options=on_device(options, model, device, pace),
+        curvatures=calibration.curvatures, context=request.context,
+        limits=limits_of(request.budget, device, model, request.context, pace), pace=pace,
+    )  # fmt: skip
 
 
 def set_up(
@@ -149,8 +183,8 @@ def set_up(
     floors = measure_floors(base_file, base, threads=threads, progress=progress)
     bench = Bench(
         model=model, importance=importance, curvatures=calibration.curvatures if calibration else None, base=base,
-        machine=machine,
-        threads=max(1, threads // request.jobs), progress=progress,
+        base_file=base_file, machine=machine,
+        threads=threads_each(request, machine), progress=progress,
     )  # fmt: skip
     return bench, floors
 
@@ -169,12 +203,15 @@ def measure_until_settled(
     return measured
 
 
-def refine(mixes: Mixes, measured: Sequence[Variant], request: Request, goal: Goal, bench: Bench) -> list[Variant]:
+def refine(
+    mixes: Mixes, measured: Sequence[Variant], request: Request, goal: Goal, device: Profile, bench: Bench
+) -> list[Variant]:
     """Correct what mixes were predicted to lose by what was measured, and measure the best by that."""
-    size = request.budget.max_size_bytes
-    if goal.kind != "quality" or size is None or not request.refinements:
+    if (mixes.limits == Limits() and goal.kind == "quality") or not request.refinements:
         return []
-    more = mixes.refine(measured, size, request.refinements, functools.partial(make_and_measure, bench=bench))
+    work = functools.partial(make_and_measure, bench=bench)
+    late_s = lateness(measured) if device.is_here else 0.0
+    more = mixes.refine(measured, goal, request.refinements, work, late_s=late_s)
     forget_losers([*measured, *more], goal, bench)
     return more
 
@@ -215,11 +252,30 @@ def make_and_measure(candidate: Candidate, bench: Bench) -> Variant:
         file = variants.encoded(bench.model, candidate.plan, **known, threads=bench.threads, progress=progress)
         found = score(file, bench.base, threads=bench.threads, progress=progress)
         found = msgspec.structs.replace(found, name=candidate.preset, path="")
+        if is_degraded(found.kld_mean):
+            continuation(file, variant, threads=bench.threads)  # now that the file is there
         variants.write_score(key, found)
     bench.progress.say(
         f"{candidate.preset}: {candidate.size_bytes / 1e6:.1f} MB, mean KLD {found.kld_mean:.4f} ± {found.kld_se:.4f}"
     )
     return Variant(candidate=candidate, score=found)
+
+
+def make_samples(taken: Variant, file: Path, measured: Sequence[Variant], bench: Bench) -> Samples:
+    """Let the original and the pick continue a prompt; with what degraded variants said when they were measured."""
+    keys = {
+        v.candidate.preset: variants.variant_key(bench.model, v.candidate.plan, **bench.statistics(v.candidate))
+        for v in sorted(measured, key=lambda v: v.candidate.size_bytes, reverse=True)
+    }
+    pick_name = taken.candidate.preset
+    texts = {pick_name: continuation(file, keys[pick_name], threads=bench.threads)}
+    texts |= {name: text for name, key in keys.items() if name != pick_name and (text := kept(key)) is not None}
+    return Samples(
+        prompt=PROMPT,
+        tokens=TOKENS,
+        original=continuation(bench.base_file, bench.base.header.base, threads=bench.threads),
+        variants=tuple(Sample(name=name, text=text) for name, text in texts.items()),
+    )
 
 
 def forget_losers(measured: Sequence[Variant], goal: Goal, bench: Bench) -> None:
@@ -235,6 +291,16 @@ def speed_scale(measured: Sequence[Variant], device: Profile) -> float | None:
     pairs = [(v.score.tg_tok_s, v.candidate.speed_tok_s) for v in measured]
     ratios = [real / predicted for real, predicted in pairs if real and predicted]
     return statistics.median(ratios) if ratios and device.is_here else None
+
+
+def lateness(measured: Sequence[Variant]) -> float:
+    """Seconds per token that fitted variants took beyond their prediction, the median; 0 if none was timed."""
+    late = [
+        1 / v.score.tg_tok_s - 1 / v.candidate.speed_tok_s
+        for v in measured
+        if v.candidate.is_fitted and v.score.tg_tok_s
+    ]
+    return statistics.median(late) if late else 0.0
 
 
 def keeps_speed(variant: Variant, budget: Budget, device: Profile) -> bool:

@@ -71,6 +71,7 @@ class Plot(msgspec.Struct, frozen=True, kw_only=True):
     size_ticks: tuple[Tick, ...]
     loss_ticks: tuple[Tick, ...]
     front_path: str
+    curve_path: str
     limit_x: float | None
     limit_y: float | None
 
@@ -79,15 +80,17 @@ Box = tuple[float, float, float, float]
 
 
 def layout(
-    points: Sequence[Point], frame: Frame, *, size_limit: float | None = None, loss_limit: float | None = None
-) -> Plot:
-    """Place points by size (linear) and loss (logarithmic), with ticks, labels and the front's line.
+    points: Sequence[Point], frame: Frame, *, size_limit: float | None = None, loss_limit: float | None = None,
+    curve: Sequence[tuple[float, float]] = (),
+) -> Plot:  # fmt: skip
+    """Place points by size (linear) and loss (logarithmic), with ticks, labels, the front's line and a curve.
 
     Args:
         points: What to plot; sizes in bytes.
         frame: Size and margins.
         size_limit: A budget to draw as a vertical line.
         loss_limit: A bound to draw as a horizontal line.
+        curve: Sizes and losses to draw as a line, by rising size; what lies outside the points' range is left out.
     """
     sizes = [p.size for p in points] + ([size_limit] if size_limit else [])
     low, high = _padded(min(sizes), max(sizes))
@@ -108,7 +111,10 @@ def layout(
         points=tuple(_placed(places, front, frame)),
         size_ticks=tuple(Tick(at=x_of(v), text=_size_text(v, high)) for v in _linear_ticks(low, high, frame)),
         loss_ticks=tuple(Tick(at=y_of(v), text=f"{v:g}") for v in _log_ticks(bottom, top)),
-        front_path=" ".join(f"{'L' if i else 'M'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(front)),
+        front_path=_path(front),
+        curve_path=_path(
+            [(x_of(size), y_of(loss)) for size, loss in curve if low <= size <= high and 10**bottom <= loss <= 10**top]
+        ),
         limit_x=x_of(size_limit) if size_limit else None,
         limit_y=y_of(loss_limit) if loss_limit else None,
     )
@@ -189,6 +195,11 @@ def _outside(box: Box, frame: Frame) -> float:
     left, right = max(0.0, frame.left + 2 - box[0]), max(0.0, box[2] - frame.width + 4)
     above, below = max(0.0, frame.top - box[1]), max(0.0, box[3] - (frame.height - frame.bottom) + 2)
     return (left + right) * LINE_HEIGHT + (above + below) * 40
+
+
+def _path(corners: Sequence[tuple[float, float]]) -> str:
+    """An SVG path from corner to corner."""
+    return " ".join(f"{'L' if i else 'M'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(corners))
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from kvant.files import atomic_write
 from kvant.recipes.budget import Budget, Goal, megabytes
 from kvant.recipes.evaluate import Floor
 from kvant.recipes.plot import Frame, Point, layout
+from kvant.recipes.sample import Samples
 from kvant.recipes.strip import TensorType, strip
 
 WIDE = Frame(width=860, height=440)
@@ -44,7 +45,7 @@ class TextFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MeasuredVariant(msgspec.Struct, frozen=True, kw_only=True):
-    """A variant that was made and measured."""
+    """A variant that was made and measured; `cost` says in words what a degraded one lost, and is empty of others."""
 
     preset: str
     aliases: tuple[str, ...]
@@ -56,6 +57,14 @@ class MeasuredVariant(msgspec.Struct, frozen=True, kw_only=True):
     on_front: bool
     is_pick: bool
     score: VariantScore
+    cost: str = ""
+
+
+class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
+    """The least mean KLD that is predicted at a size, corrected by what was measured."""
+
+    size_bytes: int
+    kld: float
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +93,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         tensors: Types of the pick.
         fallbacks: What the pick's preset could not give, in a sentence.
         commands: How to repeat it.
+        curve: The best trade-off that any mix of block types is predicted to reach; empty without calibration.
+        samples: What the original and variants say to the same prompt.
     """
 
     created: str
@@ -108,6 +119,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     tensors: tuple[TensorType, ...]
     fallbacks: str
     commands: tuple[str, ...]
+    curve: tuple[CurvePoint, ...] = ()
+    samples: Samples | None = None
 
 
 def write_report(report: Report, directory: Path) -> None:
@@ -131,9 +144,12 @@ def render(report: Report) -> str:
     points, shades = _points(report.variants)
     loss_limit = report.goal.max_kld if report.goal.kind == "size" else None
     wide, narrow = (
-        layout(points, frame, size_limit=report.budget.max_size_bytes, loss_limit=loss_limit)
+        layout(
+            points, frame, size_limit=report.budget.max_size_bytes, loss_limit=loss_limit,
+            curve=[(point.size_bytes, point.kld) for point in report.curve],
+        )
         for frame in (WIDE, NARROW)
-    )
+    )  # fmt: skip
     return page.render(
         report=report,
         wide=wide,

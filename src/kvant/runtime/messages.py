@@ -113,6 +113,7 @@ class Measured(msgspec.Struct, tag=True, frozen=True):
     Attributes:
         pp_tok_s: Prompt tokens per second, median of the runs.
         tg_tok_s: Generated tokens per second, median of the runs.
+        fastest_s: Seconds of the fastest token generated: the one that other programs disturbed least.
         n_threads: Threads used.
         n_prompt: Tokens in the prompt.
         n_generate: Tokens made per run.
@@ -125,6 +126,7 @@ class Measured(msgspec.Struct, tag=True, frozen=True):
 
     pp_tok_s: float
     tg_tok_s: float
+    fastest_s: float
     n_threads: int
     n_prompt: int
     n_generate: int

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from allocation_cases import many
 from kvant.allocate.deadline import solve_within
-from kvant.allocate.options import Option, total_bytes, total_cost, total_seconds
+from kvant.allocate.options import Option, resident_bytes, total_bytes, total_cost, total_seconds
 from kvant.allocate.solver import solve
 from kvant.errors import BudgetError
 
@@ -59,3 +61,60 @@ def test_a_choice_off_the_convex_part_is_found_by_exchanges() -> None:
               Option(kind="Q8_0", n_bytes=1, cost=0, seconds=10)]
     }  # fmt: skip
     assert solve_within(options, max_bytes=1, max_seconds=9)["a"].kind == "Q5_0"
+
+
+COPYING = {
+    name: [replace(o, copy_bytes=o.n_bytes if o.kind == "Q4_0" else 0) for o in kinds]
+    for name, kinds in OPTIONS.items()
+}
+FREE_RESIDENT = resident_bytes(solve(COPYING, BUDGET).at(BUDGET).values())
+
+
+def test_memory_that_suffices_changes_nothing() -> None:
+    chosen = solve_within(COPYING, max_bytes=BUDGET, max_resident_bytes=FREE_RESIDENT)
+    assert resident_bytes(chosen.values()) == FREE_RESIDENT
+    assert total_cost(chosen.values()) == total_cost(FREE.values())
+
+
+def test_memory_below_the_bytes_takes_their_place_exactly() -> None:
+    room = int(0.9 * BUDGET)
+    chosen = solve_within(COPYING, max_bytes=BUDGET, max_resident_bytes=room)
+    counted = {n: [replace(o, n_bytes=o.n_bytes + o.copy_bytes, copy_bytes=0) for o in k] for n, k in COPYING.items()}
+    assert total_cost(chosen.values()) == total_cost(solve(counted, room).at(room).values())
+    assert resident_bytes(chosen.values()) <= room
+    assert all(chosen[name] in COPYING[name] for name in COPYING)
+
+
+@pytest.mark.parametrize("share", [0.98, 0.9])
+def test_memory_between_bytes_and_what_is_free(share: float) -> None:
+    room = int(BUDGET + share * (FREE_RESIDENT - BUDGET))
+    chosen = solve_within(COPYING, max_bytes=BUDGET, max_resident_bytes=room).values()
+    assert total_bytes(chosen) <= BUDGET
+    assert resident_bytes(chosen) <= room
+    # No choice that keeps both costs less: weak duality over prices of memory.
+    bound = 0.0
+    for exponent in range(-12, 13):
+        price = total_cost(FREE.values()) / FREE_RESIDENT * 1.5**exponent
+        priced = {n: [replace(o, cost=o.cost + price * o.resident_bytes) for o in k] for n, k in COPYING.items()}
+        cost = total_cost(solve(priced, BUDGET).at(BUDGET).values())
+        bound = max(bound, cost - price * room)
+    assert bound <= total_cost(chosen) * (1 + 1e-9)
+    assert total_cost(chosen) <= 1.05 * bound
+
+
+def test_all_three_budgets_are_kept() -> None:
+    room, seconds = int(BUDGET + 0.95 * (FREE_RESIDENT - BUDGET)), 0.97 * FREE_SECONDS
+    chosen = solve_within(COPYING, max_bytes=BUDGET, max_seconds=seconds, max_resident_bytes=room).values()
+    assert total_bytes(chosen) <= BUDGET
+    assert total_seconds(chosen) <= seconds
+    assert resident_bytes(chosen) <= room
+
+
+def test_memory_that_cannot_suffice_is_refused() -> None:
+    copied = Option(kind="Q4_0", n_bytes=20, cost=1, copy_bytes=20)
+    options = {"a": [copied, Option(kind="Q5_0", n_bytes=30, cost=2)]}
+    assert solve_within(options, max_bytes=30, max_resident_bytes=35)["a"].kind == "Q5_0"
+    with pytest.raises(BudgetError, match="fewer than the 30 of the smallest"):
+        solve_within(options, max_bytes=30, max_resident_bytes=29)
+    with pytest.raises(BudgetError, match="35 bytes of memory for tensors are fewer than the 40"):
+        solve_within({"a": [copied]}, max_bytes=30, max_resident_bytes=35)

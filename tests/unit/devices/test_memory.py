@@ -6,6 +6,7 @@ import pytest
 from kvant.devices.memory import (
     ENGINE_BYTES,
     compute_bytes,
+    copied_bytes,
     engine_bytes,
     kv_cache_bytes,
     predict_ram,
@@ -103,3 +104,15 @@ def test_repacked_copies() -> None:
         16 * 2 * 18 + 64 * 34
     )
     assert repacked_bytes(types, shapes, "wasm32") == 0
+
+
+def test_copies_of_single_tensors_add_up() -> None:
+    types = {"token_embd.weight": "Q4_0", "blk.0.attn_q.weight": "IQ4_NL", "blk.0.attn_k.weight": "Q5_1"}
+    shapes = {"token_embd.weight": (64, 32), "blk.0.attn_q.weight": (32, 32), "blk.0.attn_k.weight": (8, 32)}
+    for head in ({}, {"output.weight": "Q4_0"}):
+        kinds = {name: BLOCK_TYPES[kind] for name, kind in {**types, **head}.items()}
+        sizes = {**shapes, "output.weight": (64, 32)}
+        single = {n: copied_bytes(n, kind, sizes[n], is_tied=not head) for n, kind in kinds.items()}
+        assert sum(single.values()) == repacked_bytes(kinds, sizes)
+        assert single["blk.0.attn_k.weight"] == 0
+        assert bool(single["token_embd.weight"]) is not bool(head)

@@ -1,7 +1,7 @@
 import pytest
 
 from kvant.devices.bandwidth import read_bandwidth
-from kvant.devices.speed import CORE_BYTES_S, bytes_per_token, predict_speed
+from kvant.devices.speed import CORE_BYTES_S, bytes_per_token, predict_speed, weight_seconds
 from kvant.dtypes import BLOCK_TYPES, Family
 
 Q8, F32 = BLOCK_TYPES["Q8_0"], BLOCK_TYPES["F32"]
@@ -30,3 +30,21 @@ def test_every_family_has_a_rate() -> None:
 
 def test_bandwidth_is_positive() -> None:
     assert read_bandwidth(1, bytes_per_thread=1 << 16) > 0
+
+
+def test_seconds_of_weights_add_up_to_no_less_than_what_is_predicted() -> None:
+    counts = {"Q8_0": 3_000_000, "IQ2_S": 5_120_000}
+    touched = {BLOCK_TYPES[name].family: BLOCK_TYPES[name].row_bytes(n) for name, n in counts.items()}
+    for bandwidth in (1e9, 9e9, 1e11):
+        seconds = sum(
+            n * weight_seconds(BLOCK_TYPES[name], bandwidth_bytes_s=bandwidth, cores=2, core_scale=0.7)
+            for name, n in counts.items()
+        )
+        assert 1 / seconds <= predict_speed(touched, bandwidth_bytes_s=bandwidth, cores=2, core_scale=0.7) * (1 + 1e-9)
+
+
+def test_one_family_takes_what_is_predicted() -> None:
+    q8 = BLOCK_TYPES["Q8_0"]
+    speed = predict_speed({Family.LEGACY: 34_000_000}, bandwidth_bytes_s=9e9, cores=2, core_scale=1.0)
+    seconds = 32_000_000 * weight_seconds(q8, bandwidth_bytes_s=9e9, cores=2, core_scale=1.0)
+    assert seconds == pytest.approx(1 / speed)

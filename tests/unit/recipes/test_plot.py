@@ -85,3 +85,14 @@ def test_shades_rise_with_the_bits() -> None:
 def test_a_hostile_number_of_layers_draws_a_bounded_picture() -> None:
     drawn = strip([TensorType(name=f"blk.{i}.attn_q.weight", type="F16", size_bytes=2) for i in range(2000)])
     assert len(drawn.rows[0].cells) == 512
+
+
+def test_a_curve_is_drawn_inside_the_points_range_alone() -> None:
+    points = [point("a", 1e6, 0.1), point("b", 2e6, 0.01)]
+    curve = [(5e5, 3.0), (1e6, 0.1), (1.5e6, 0.03), (2e6, 0.01), (9e6, 1e-7)]
+    plot = layout(points, WIDE, curve=curve)
+    a, b = plot.points
+    assert plot.curve_path.startswith(f"M{a.x:.1f} {a.y:.1f} L")
+    assert plot.curve_path.endswith(f"L{b.x:.1f} {b.y:.1f}")
+    assert plot.curve_path.count("L") == 2
+    assert layout(points, WIDE).curve_path == ""

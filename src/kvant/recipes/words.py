@@ -1,0 +1,23 @@
+"""What a damaged variant costs, in words: a mean KL divergence alone means little to most readers."""
+
+import itertools
+
+from kvant.evaluate.score import VariantScore
+from kvant.recipes.distortion import BANDS, quality_band
+
+DEGRADED_FROM = next(lower for (lower, _), (_, words) in itertools.pairwise(BANDS) if words == "degraded")
+"""Mean KLD from which a variant counts as degraded."""
+
+
+def is_degraded(kld: float) -> bool:
+    """Whether a mean KLD lies in the band `degraded` or worse."""
+    return kld >= DEGRADED_FROM
+
+
+def cost_in_words(score: VariantScore) -> str:
+    """Say what a variant lost: its band, mean KLD, agreement on the first choice, and perplexity."""
+    others = 100 * (1 - score.top1)
+    return (
+        f"{quality_band(score.kld_mean)}: mean KLD {score.kld_mean:.3f} nats per token; its first choice of a token "
+        f"differs from the original's in {others:.0f} of 100 places; perplexity is {score.ppl_ratio:.2f} times as high"
+    )

@@ -19,7 +19,7 @@ def linear(
 ) -> torch.Tensor:
     """Return x Wᵀ + bias, float32 [..., rows], of x, float32 [..., n], and W, float32 [rows, n]."""
     y: torch.Tensor = _Linear.apply(x.flatten(0, -2), weight, bias, threads)  # type: ignore[no-untyped-call]
-    return y.unflatten(0, x.shape[:-1])
+    return y.reshape(*x.shape[:-1], len(weight))
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float, *, threads: int = 0) -> torch.Tensor:
@@ -68,7 +68,7 @@ def _tensor(x: np.ndarray, like: torch.Tensor) -> torch.Tensor:
 
 def _column_sums(g: np.ndarray, threads: int) -> np.ndarray:
     """Sum over rows, float32 [rows, n] -> [n]: a product with ones."""
-    return linalg.matmul(np.ones((1, len(g)), np.float32), g, threads=threads)[0]
+    return linalg.matmul(np.ones((1, len(g)), np.float32), g, threads=threads).reshape(-1)
 
 
 class _Linear(torch.autograd.Function):

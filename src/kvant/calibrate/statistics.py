@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from kvant.calibrate.decoder import EMBEDDING, GROUPS, Decoder
-from kvant.calibrate.sums import Sums, add_outer, file_of, save, written
+from kvant.calibrate.sums import Sums, add_outer, digest_of, file_of, save, written
 from kvant.errors import ValueRangeError
 from kvant.files import atomic_write
 from kvant.kernels import linalg, rowwise
@@ -55,12 +55,14 @@ class Statistics:
         groups: For every linear, the tensor under whose name their common second moment is stored.
         n_windows: Windows that were run.
         n_tokens: Tokens per window.
+        sha256: Digest of all statistics' bytes.
     """
 
     directory: Path
     groups: Mapping[str, str]
     n_windows: int
     n_tokens: int
+    sha256: str
 
     def hessian(self, name: str) -> np.ndarray:
         """Return the weighted mean of x xᵀ, float32 [n, n], x being a tensor's input."""
@@ -144,7 +146,10 @@ def collect(
     for path in [*directory.glob("hidden-*.npy"), *directory.glob("gradient-*.npy")]:
         path.unlink()
     groups = {name: group[0] for layer in range(decoder.n_layers + 1) for group in run.groups(layer) for name in group}
-    return Statistics(directory=directory, groups=groups, n_windows=tokens.shape[0], n_tokens=tokens.shape[1])
+    return Statistics(
+        directory=directory, groups=groups, n_windows=tokens.shape[0], n_tokens=tokens.shape[1],
+        sha256=digest_of(directory, is_new=bool(waiting)),
+    )  # fmt: skip
 
 
 class _Run:

@@ -1,5 +1,6 @@
 """Sums over tokens of what each linear of one layer sees: its inputs, and its inputs weighted by its gradients."""
 
+import hashlib
 import math
 from collections.abc import Iterable
 from functools import partial
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 
 from kvant.calibrate.operators import squares
-from kvant.files import atomic_write
+from kvant.files import atomic_write, sha256_file
 from kvant.kernels import linalg
 
 KINDS = ("hessian", "fisher", "curvature")
@@ -75,6 +76,18 @@ def written(directory: Path, names: Iterable[str], groups: Iterable[str]) -> boo
     """Say whether a layer is finished: its files are all there."""
     files = [file_of(directory, name, kind) for name in names for kind in ("fisher", "curvature")]
     return all(path.exists() for path in [*files, *(file_of(directory, name, "hessian") for name in groups)])
+
+
+def digest_of(directory: Path, *, is_new: bool) -> str:
+    """Return the SHA-256 over all statistics and labels in a directory; kept there, made again if they are new."""
+    kept = directory / "statistics.sha256"
+    if is_new or not kept.exists():
+        digest = hashlib.sha256()
+        for path in sorted([*directory.glob("*.*.npy"), directory / "labels.npy"]):
+            digest.update(f"{path.name} {sha256_file(path)}\n".encode())
+        with atomic_write(kept) as file:
+            file.write(digest.hexdigest().encode())
+    return kept.read_text()
 
 
 def add_outer(total: np.ndarray, x: torch.Tensor, weights: torch.Tensor, *, threads: int = 0) -> None:

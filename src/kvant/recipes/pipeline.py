@@ -44,6 +44,7 @@ from kvant.recipes.evaluate import Floor, measure_floors, measured_text, prepare
 from kvant.recipes.fitted import Mixes
 from kvant.recipes.report import Report
 from kvant.recipes.rounding import rounding_options
+from kvant.recipes.schema import RECIPE_FILE, write_recipe
 
 WINDOW_TOKENS = 512
 
@@ -96,7 +97,10 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     model = open_model(request.source)
     calibration = None
     if request.calibrate:
-        calibration = calibrate(model, request.calibrate, windows=request.calibrate_windows, progress=progress)
+        calibration = calibrate(
+            model, request.calibrate, windows=request.calibrate_windows, seed=request.calibrate_seed,
+            threads=request.threads, progress=progress,
+        )  # fmt: skip
     importance = read_imatrix(request.imatrix) if request.imatrix else calibration.importance if calibration else None
 
     candidates = make_candidates(model, device, context=request.context, presets=request.presets, importance=importance)
@@ -117,11 +121,14 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     taken = take(keeping, measured, goal, request.budget)
 
     outcome = Outcome(
-        model=model, importance=importance, base=bench.base, floors=floors, machine=machine, device=device, goal=goal,
-        candidates=candidates, fitting=fitting, measured=measured, keeping=keeping, taken=taken, threads=bench.threads,
+        model=model, importance=importance, calibration=calibration, base=bench.base, floors=floors, machine=machine,
+        device=device, goal=goal, candidates=candidates, fitting=fitting, measured=measured, keeping=keeping,
+        taken=taken, threads=bench.threads,
     )  # fmt: skip
     file = variants.encoded(model, taken.candidate.plan, **bench.statistics(taken.candidate), progress=progress)
-    return deliver(outcome, request, file)
+    report = deliver(outcome, request, file)
+    write_recipe(Path(report.path).with_name(RECIPE_FILE), request)
+    return report
 
 
 def best_mixes(model: Model, device: Profile, calibration: Calibration, request: Request, progress: Progress) -> Mixes:

@@ -110,7 +110,7 @@ def test_a_preset_with_the_importance_of_a_calibration(tiny: Path, moved: Path, 
     found = calibrate(model, str(book), windows=2)
     plan = plan_preset(model, "Q4_K_M", has_importance=True)
     lock = made(tiny, tmp_path / "first.gguf", plan, found, found.importance)
-    assert lock.encoder is lock.importance is None
+    assert (lock.encoder, lock.importance) == (None, None)
     text = tmp_path / "renamed.txt"
     shutil.copy(book, text)
     rebuild(lock, moved, out=tmp_path / "again.gguf", text=text)

@@ -15,6 +15,7 @@ using namespace nb::literals;
 namespace kvant {
 namespace {
 
+template <class T> using Stack = nb::ndarray<T, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 template <class T> using Matrix = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 LinearKernels find_linear(const std::string& isa) {
@@ -30,18 +31,23 @@ void check(bool fits) {
     if (!fits) throw std::invalid_argument("matrices do not fit one another");
 }
 
-// out = op(a) op(b), where op transposes what memory holds the other way round.
-void matmul(const std::string& isa, const Matrix<const float>& a, bool transpose_a, const Matrix<const float>& b,
-            bool transpose_b, const Matrix<float>& out, int threads) {
+// out = op(a) op(b) for every pair of a stack, where op transposes what memory holds the other way round.
+void matmul(const std::string& isa, const Stack<const float>& a, bool transpose_a, const Stack<const float>& b,
+            bool transpose_b, const Stack<float>& out, int threads) {
     const LinearKernels kernels = find_linear(isa);
-    const int64_t m = a.shape(transpose_a), k = a.shape(!transpose_a), n = b.shape(!transpose_b);
-    check((int64_t)b.shape(transpose_b) == k && (int64_t)out.shape(0) == m && (int64_t)out.shape(1) == n);
-    Product<float, float> product{.a = {a.data(), transpose_a ? 1 : k, transpose_a ? m : 1},
-                                  .b = {b.data(), transpose_b ? k : 1, transpose_b ? 1 : n},
-                                  .m = m, .n = n, .k = k, .c = out.data(), .stride = n};
-    product.overwrite = true;
+    const int64_t count = a.shape(0), m = a.shape(1 + transpose_a), k = a.shape(2 - transpose_a), n = b.shape(2 - transpose_b);
+    check((int64_t)b.shape(1 + transpose_b) == k && (int64_t)out.shape(1) == m && (int64_t)out.shape(2) == n);
+    check((int64_t)b.shape(0) == count && (int64_t)out.shape(0) == count);
     nb::gil_scoped_release unlocked;
-    multiply(kernels.single, product, threads);
+    const auto one = [&](int64_t i, int workers) {
+        Product<float, float> product{.a = {a.data() + i * m * k, transpose_a ? 1 : k, transpose_a ? m : 1},
+                                      .b = {b.data() + i * k * n, transpose_b ? k : 1, transpose_b ? 1 : n},
+                                      .m = m, .n = n, .k = k, .c = out.data() + i * m * n, .stride = n};
+        product.overwrite = true;
+        multiply(kernels.single, product, workers);
+    };
+    if (count == 1) return one(0, threads);
+    over_items(count, threads, [&](int64_t i) { one(i, 1); });
 }
 
 template <class C>
@@ -117,7 +123,7 @@ int64_t cholesky(const std::string& isa, const Matrix<double>& h, bool inverse, 
 
 void bind_linalg(nb::module_& m) {
     m.def("matmul", &kvant::matmul, "isa"_a, "a"_a.noconvert(), "transpose_a"_a, "b"_a.noconvert(), "transpose_b"_a,
-          "out"_a.noconvert(), "threads"_a, "Write the product of two float32 matrices into `out`.");
+          "out"_a.noconvert(), "threads"_a, "Write the products of two stacks of float32 matrices into `out`.");
     m.def("gram32", &kvant::gram<float>, "isa"_a, "x"_a.noconvert(), "out"_a.noconvert(), "threads"_a,
           "Add x^T x to a symmetric float32 matrix.");
     m.def("gram64", &kvant::gram<double>, "isa"_a, "x"_a.noconvert(), "out"_a.noconvert(), "threads"_a,

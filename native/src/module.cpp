@@ -86,6 +86,7 @@ void bind_tables(nanobind::module_& m);
 void bind_transcode(nanobind::module_& m);
 void bind_fit(nanobind::module_& m);
 void bind_linalg(nanobind::module_& m);
+void bind_rowwise(nanobind::module_& m);
 
 NB_MODULE(_ext, m) {
     m.doc() = "Native kernels of kvant.";
@@ -101,4 +102,5 @@ NB_MODULE(_ext, m) {
     bind_transcode(m);
     bind_fit(m);
     bind_linalg(m);
+    bind_rowwise(m);
 }

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kvant.recipes.inspect import inspect as inspect
     from kvant.recipes.pipeline import optimize as optimize
     from kvant.recipes.quantize import quantize as quantize
+    from kvant.recipes.rebuild import rebuild as rebuild
 
 _HOMES = {
     "Budget": "kvant.recipes.budget",
@@ -35,11 +36,12 @@ _HOMES = {
     "open_model": "kvant.formats.open",
     "optimize": "kvant.recipes.pipeline",
     "quantize": "kvant.recipes.quantize",
+    "rebuild": "kvant.recipes.rebuild",
 }
 
 __all__ = [
     "Budget", "KvantError", "Request", "__version__", "advise", "convert", "decode", "encode", "evaluate", "inspect",
-    "open_model", "optimize", "quantize",
+    "open_model", "optimize", "quantize", "rebuild",
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ A message reads `<subject>: <value found> <breaks which limit>. <What to do>.`
     ├── BlockShapeError (ValueError)      a row length that a block type cannot hold
     ├── ValueRangeError (ValueError)      NaN, infinity or an argument outside its range
     ├── PlanError (ValueError)            a plan or override that does not fit the model
+    ├── LockError (ValueError)            what a file is to be made again from is not what its lock says
     ├── BudgetError (ValueError)          nothing fits the size, RAM, speed or quality asked for
     ├── EngineError (RuntimeError)        the inference engine failed or is not the version expected
     ├── MissingDependencyError (ImportError) an extra that is not installed
@@ -47,6 +48,10 @@ class ValueRangeError(KvantError, ValueError):
 
 class PlanError(KvantError, ValueError):
     """A plan or override that does not fit the model."""
+
+
+class LockError(KvantError, ValueError):
+    """What a file is to be made again from, or what comes out, is not what its lock says."""
 
 
 class BudgetError(KvantError, ValueError):

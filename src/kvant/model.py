@@ -21,12 +21,14 @@ class Model:
             formats/huggingface translates both ways.
         path: Where it was read from.
         files: Every file that holds a part of it.
+        known_as: Name that goes into the metadata of what is made from it: its directory's or file's, if empty.
     """
 
     metadata: Mapping[str, Value]
     tensors: Mapping[str, Tensor]
     path: Path
     files: tuple[Path, ...]
+    known_as: str = ""
 
     @property
     def architecture(self) -> str:

@@ -91,7 +91,9 @@ def test_it_writes_the_pick_a_passport_and_reports(found: tuple[Report, Path]) -
     report, out = found
     names = {p.name for p in out.iterdir()}
     stem = f"little-llama-{report.pick}"
-    assert names == {f"{stem}.gguf", f"{stem}.passport.json", "report.html", "report.json"}
+    assert names == {
+        f"{stem}.gguf", f"{stem}.lock.json", f"{stem}.passport.json", "recipe.yaml", "report.html", "report.json"
+    }  # fmt: skip
     assert open_model(out / report.file).get("kvant.preset") == report.pick
     assert sha256_file(out / report.file) == report.sha256
     passport = json.loads((out / f"{stem}.passport.json").read_bytes())

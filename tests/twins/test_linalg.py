@@ -57,6 +57,21 @@ def test_products_equal_their_twin(shape: tuple[int, int, int]) -> None:
         assert same(linalg.matmul_tn(a_t, b, threads=threads), expected)
 
 
+@pytest.mark.parametrize("count", [0, 1, 5])
+@pytest.mark.usefixtures("level")
+def test_stacks_hold_the_products_of_their_matrices(count: int) -> None:
+    a, b = normal(count, 30, 300), normal(count, 300, 50, seed=1)
+    a_t, b_t = (np.ascontiguousarray(x.transpose(0, 2, 1)) for x in (a, b))
+    for threads in THREADS:
+        for found in (
+            linalg.matmul(a, b, threads=threads),
+            linalg.matmul_nt(a, b_t, threads=threads),
+            linalg.matmul_tn(a_t, b, threads=threads),
+        ):
+            assert found.shape == (count, 30, 50)
+            assert all(same(x, linalg.matmul(*pair)) for x, *pair in zip(found, a, b, strict=True))
+
+
 @pytest.mark.parametrize(("m", "n", "k"), [(61, 67, 71), (100, 30, 1000), (64, 64, 3000)])
 def test_products_are_within_rounding_of_float64(m: int, n: int, k: int) -> None:
     a, b = normal(m, k), normal(k, n, seed=1)
@@ -169,6 +184,9 @@ def test_a_matrix_that_is_not_positive_definite_is_refused(column: int, pivot: f
         (lambda: linalg.matmul(np.zeros((2, 3)), normal(3, 2)), r"a: float64 \[2, 3\] is not a float32 matrix"),
         (lambda: linalg.matmul(normal(2, 3), normal(3)), r"b: float32 \[3\] is not a float32 matrix"),
         (lambda: linalg.matmul(normal(2, 3), normal(2, 3)), "sums over 3 and 2 elements differ.*matmul_nt"),
+        (lambda: linalg.matmul(normal(2, 2, 3), normal(1, 3, 2)), "stacks of 2 and 1 matrices"),
+        (lambda: linalg.matmul(normal(2, 2, 3), np.zeros((2, 3, 2))), r"a, b: float64 \[2, 3, 2\] is not a stack"),
+        (lambda: linalg.matmul(normal(2, 2, 3), normal(3, 2)), r"a: float32 \[2, 2, 3\] is not a float32 matrix"),
         (lambda: linalg.matmul_nt(normal(2, 3), normal(3, 2)), "sums over 3 and 2 elements"),
         (lambda: linalg.matmul_tn(normal(2, 3), normal(3, 2)), "sums over 2 and 3 elements"),
         (lambda: linalg.matmul(normal(2, 3), normal(3, 2), threads=-1), "threads: -1 is negative"),

@@ -1,21 +1,20 @@
 """A differentiable float32 forward pass, layer by layer, from kvant's own tensors; any stored type is decoded.
 
-It exists for statistics that need gradients or the inputs of every matrix; llama.cpp measures quality.
+It exists for statistics that need gradients or the inputs of every matrix; llama.cpp measures quality. Its bytes are
+the same on every machine: operators.py.
 """
 
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from torch import nn
 
+from kvant.calibrate import operators
+from kvant.calibrate.rotary import NEIGHBOURS, cos_sin, rotary_rates, rotate
 from kvant.errors import UnsupportedFormatError, ValueRangeError
 from kvant.kernels import decode
 from kvant.model import Model
 from kvant.tensors import Tensor, n_rows, row_length
-
-NEIGHBOURS = frozenset({"llama"})
-"""Architectures whose rotary pairs are neighbouring channels (2i, 2i + 1); for the others, channels of two halves."""
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 
@@ -44,6 +43,7 @@ class Decoder:
 
     Args:
         model: Llama, Qwen2 or Qwen3 (dense) under canonical names, any block types.
+        threads: Threads of the kernels; 0 for one per core. Their number does not change a bit.
 
     Attributes:
         n_layers: Layers.
@@ -54,16 +54,17 @@ class Decoder:
         UnsupportedFormatError: Another architecture, rotary scaling or set of tensors.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, threads: int = 0) -> None:
         _check(model)
-        self.model = model
+        self.model, self.threads = model, threads
         self.n_layers, self.width = model.hyper("block_count"), model.hyper("embedding_length")
         self.n_heads = model.hyper("attention.head_count")
         self.n_kv_heads = model.hyper("attention.head_count_kv", self.n_heads)
         self.head_dim = model.hyper("attention.key_length", self.width // self.n_heads)
         self.head_name = "output.weight" if "output.weight" in model.tensors else EMBEDDING
         self._eps = float(str(model.get(f"{model.architecture}.attention.layer_norm_rms_epsilon", 1e-5)))
-        self._rates = _rotary_rates(model, self.head_dim)
+        self._rates = rotary_rates(model, self.head_dim)
+        self._turns: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def names(self, layer: int) -> tuple[str, ...]:
         """Return the linears of a layer in the order they run; those of layer `n_layers` are the head's."""
@@ -116,7 +117,7 @@ class Decoder:
         def linear(group: int, x: torch.Tensor) -> list[torch.Tensor]:
             names = tuple(f"blk.{layer}.{name}" for name in GROUPS[group])
             observe(tuple(f"{name}.weight" for name in names), x)
-            found = [nn.functional.linear(x, weights[f"{n}.weight"], weights.get(f"{n}.bias")) for n in names]
+            found = [self.linear(x, weights[f"{n}.weight"], weights.get(f"{n}.bias")) for n in names]
             for name, y in zip(names, found, strict=True):
                 on_output(f"{name}.weight", y)
             return found
@@ -127,12 +128,10 @@ class Decoder:
             self._rotate(self._norm(y, weights[name]) if name in weights else y)
             for y, name in ((q, f"blk.{layer}.attn_q_norm.weight"), (k, f"blk.{layer}.attn_k_norm.weight"))
         )
-        repeats = self.n_heads // self.n_kv_heads
-        k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        mixed = operators.attention(q, k, v, threads=self.threads)
         hidden = hidden + linear(1, mixed.transpose(1, 2).flatten(2))[0]
         gate, up = linear(2, self._norm(hidden, weights[f"blk.{layer}.ffn_norm.weight"]))
-        return hidden + linear(3, nn.functional.silu(gate) * up)[0]
+        return hidden + linear(3, operators.gated(gate, up, threads=self.threads))[0]
 
     def final_norm(self, hidden: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return what the head is multiplied with, float32 like `hidden`; weights are those of layer `n_layers`."""
@@ -141,7 +140,11 @@ class Decoder:
     def head(self, hidden: torch.Tensor, weights: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
         """Return logits, float32 [..., n_vocab], of hidden states after the last layer, float32 [..., width]."""
         weights = self.weights(self.n_layers) if weights is None else weights
-        return nn.functional.linear(self.final_norm(hidden, weights), weights[self.head_name])
+        return self.linear(self.final_norm(hidden, weights), weights[self.head_name])
+
+    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """Return x Wᵀ + bias, float32 [..., rows], of x, float32 [..., n], and W, float32 [rows, n]."""
+        return operators.linear(x, weight, bias, threads=self.threads)
 
     def logits(self, tokens: np.ndarray) -> torch.Tensor:
         """Return logits of whole windows, float32 [windows, tokens, n_vocab], of tokens, int32 [windows, tokens]."""
@@ -152,17 +155,15 @@ class Decoder:
 
     def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Return x / rms(x) * weight, over the last axis."""
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self._eps) * weight
+        return operators.rms_norm(x, weight, self._eps, threads=self.threads)
 
     def _rotate(self, x: torch.Tensor) -> torch.Tensor:
         """Turn each pair of channels of x, float32 [windows, heads, tokens, head_dim], by position times its rate."""
-        angles = torch.outer(torch.arange(x.shape[2], dtype=torch.float64), self._rates)
-        cos, sin = angles.cos().float(), angles.sin().float()
-        if self.model.architecture in NEIGHBOURS:
-            a, b = x[..., 0::2], x[..., 1::2]
-            return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
-        a, b = x.chunk(2, dim=-1)
-        return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+        tokens = x.shape[2]
+        if tokens not in self._turns:
+            cos, sin = cos_sin(np.arange(tokens, dtype=np.float64)[:, None] * self._rates)
+            self._turns = {tokens: (torch.from_numpy(cos), torch.from_numpy(sin))}
+        return rotate(x, *self._turns[tokens], neighbours=self.model.architecture in NEIGHBOURS)
 
 
 def _heads(y: torch.Tensor, head_dim: int) -> torch.Tensor:
@@ -173,16 +174,6 @@ def _heads(y: torch.Tensor, head_dim: int) -> torch.Tensor:
 def _decoded(tensor: Tensor) -> torch.Tensor:
     raw = tensor.read_bytes(0, n_rows(tensor))
     return torch.from_numpy(decode(raw, tensor.block_type, row_length(tensor)).reshape(tensor.shape))
-
-
-def _rotary_rates(model: Model, head_dim: int) -> torch.Tensor:
-    """Radians per position by pair of channels, float64 [head_dim / 2]: base^(-2i / head_dim) / (factor * factor_i)."""
-    base = float(str(model.get(f"{model.architecture}.rope.freq_base", 10000.0)))
-    rates = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-    factors = model.tensors.get("rope_freqs.weight")
-    if factors is not None:
-        rates = rates / _decoded(factors).double()
-    return rates / float(str(model.get(f"{model.architecture}.rope.scaling.factor", 1.0)))
 
 
 def _check(model: Model) -> None:

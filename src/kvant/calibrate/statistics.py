@@ -27,9 +27,10 @@ import numpy as np
 import torch
 
 from kvant.calibrate.decoder import EMBEDDING, GROUPS, Decoder
-from kvant.calibrate.sums import Sums, add_outer, file_of, save, symmetric, written
+from kvant.calibrate.sums import Sums, add_outer, digest_of, file_of, save, written
 from kvant.errors import ValueRangeError
 from kvant.files import atomic_write
+from kvant.kernels import linalg, rowwise
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.importance import Entry, Importance
@@ -54,12 +55,14 @@ class Statistics:
         groups: For every linear, the tensor under whose name their common second moment is stored.
         n_windows: Windows that were run.
         n_tokens: Tokens per window.
+        sha256: Digest of all statistics' bytes.
     """
 
     directory: Path
     groups: Mapping[str, str]
     n_windows: int
     n_tokens: int
+    sha256: str
 
     def hessian(self, name: str) -> np.ndarray:
         """Return the weighted mean of x xᵀ, float32 [n, n], x being a tensor's input."""
@@ -109,7 +112,7 @@ class Statistics:
 
 def collect(
     model: Model, tokens: np.ndarray, window_weights: np.ndarray, *, directory: Path, seed: int = 0,
-    progress: Progress = SILENT,
+    threads: int = 0, progress: Progress = SILENT,
 ) -> Statistics:  # fmt: skip
     """Run a model forward and backward over windows of tokens and sum up what every matrix sees.
 
@@ -123,6 +126,7 @@ def collect(
         window_weights: How much each window counts, float64 [windows], not negative.
         directory: Where the statistics go; made if absent. `labels.npy` there holds the labels drawn.
         seed: Seed of the labels.
+        threads: Threads; 0 for one per core. Their number does not change a bit.
         progress: Told of layers.
 
     Raises:
@@ -131,7 +135,7 @@ def collect(
         KvantError: The disk is full.
     """
     _check(tokens, window_weights)
-    decoder = Decoder(model)
+    decoder = Decoder(model, threads=threads)
     directory.mkdir(parents=True, exist_ok=True)
     _claim(directory, _digest(model, tokens, window_weights, seed))
     run = _Run(decoder, tokens, window_weights, directory, seed)
@@ -142,7 +146,10 @@ def collect(
     for path in [*directory.glob("hidden-*.npy"), *directory.glob("gradient-*.npy")]:
         path.unlink()
     groups = {name: group[0] for layer in range(decoder.n_layers + 1) for group in run.groups(layer) for name in group}
-    return Statistics(directory=directory, groups=groups, n_windows=tokens.shape[0], n_tokens=tokens.shape[1])
+    return Statistics(
+        directory=directory, groups=groups, n_windows=tokens.shape[0], n_tokens=tokens.shape[1],
+        sha256=digest_of(directory, is_new=bool(waiting)),
+    )  # fmt: skip
 
 
 class _Run:
@@ -186,7 +193,7 @@ class _Run:
         layers = range(left[0] - 1 if left else last, waiting[0] - 1, -1)
         progress.start("backward", len(layers), "layers")
         for layer in layers:
-            sums = Sums() if layer in waiting else None
+            sums = Sums(self.decoder.threads) if layer in waiting else None
             if layer == last:
                 labels = np.empty(self.tokens.shape, np.int32)
                 self._write("gradient", last, self._head_backward(sums, labels))
@@ -205,10 +212,11 @@ class _Run:
 
     def _write_lookup(self) -> None:
         """Measure the token embedding's look-up role, from the gradients at the first hidden state."""
-        gradient, total = self._read("gradient", 0), torch.zeros(self.decoder.width, self.decoder.width)
+        gradient, total = self._read("gradient", 0), np.zeros((self.decoder.width, self.decoder.width), np.float32)
         for rows in self.batches:
-            add_outer(total, _tensor(gradient[rows]).flatten(0, 1), self.weights[rows].flatten())
-        save(file_of(self.directory, LOOKUP, "lookup"), symmetric(total))
+            x = _tensor(gradient[rows]).flatten(0, 1)
+            add_outer(total, x, self.weights[rows].flatten(), threads=self.decoder.threads)
+        save(file_of(self.directory, LOOKUP, "lookup"), total)
 
     def _layer_forward(self, boundary: int) -> Iterator[np.ndarray]:
         if boundary == 0:
@@ -235,7 +243,7 @@ class _Run:
     def _head_backward(self, sums: Sums | None, labels: np.ndarray) -> Iterator[np.ndarray]:
         """Draw labels, window by window, and yield the gradients of -log p(label) at the last hidden state."""
         name, weights = self.decoder.head_name, self.decoder.weights(self.decoder.n_layers)
-        hidden = self._read("hidden", self.decoder.n_layers)
+        hidden, threads = self._read("hidden", self.decoder.n_layers), self.decoder.threads
         step = max(1, CHUNK_LOGITS // len(weights[name]))
         for window in range(len(self.tokens)):
             draws = torch.from_numpy(np.random.default_rng([self.seed, window]).random(self.tokens.shape[1]))
@@ -244,14 +252,16 @@ class _Run:
                 part = slice(at, at + step)
                 h = _tensor(hidden[window, part]).requires_grad_()
                 x = self.decoder.final_norm(h, weights)
-                g = torch.softmax(x.detach() @ weights[name].T, -1)
+                g = self.decoder.linear(x.detach(), weights[name])
+                rowwise.softmax(g.numpy(), threads=threads)
                 drawn = draw(g, draws[part])
                 g[torch.arange(len(g)), drawn] -= 1
                 if sums is not None:
                     sums.weights = self.weights[window, part]
                     sums.observe((name,), x)
                     sums.gradient(name, g)
-                found[0, part] = torch.autograd.grad(x, h, g @ weights[name])[0].numpy()
+                back = torch.from_numpy(linalg.matmul(g.numpy(), weights[name].numpy(), threads=threads))
+                found[0, part] = torch.autograd.grad(x, h, back)[0].numpy()
                 labels[window, part] = drawn.numpy()
             yield found
 

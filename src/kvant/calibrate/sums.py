@@ -1,5 +1,7 @@
 """Sums over tokens of what each linear of one layer sees: its inputs, and its inputs weighted by its gradients."""
 
+import hashlib
+import math
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -7,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kvant.files import atomic_write
+from kvant.calibrate.operators import squares
+from kvant.files import atomic_write, sha256_file
+from kvant.kernels import linalg
 
 KINDS = ("hessian", "fisher", "curvature")
 
@@ -22,20 +26,21 @@ class Sums:
 
     Attributes:
         weights: Weight of each token of the batch that comes next, float32 [tokens]; all weights together sum to 1.
+        threads: Threads of the kernels; 0 for one per core.
     """
 
-    def __init__(self) -> None:
-        self.weights = torch.empty(0)
+    def __init__(self, threads: int = 0) -> None:
+        self.weights, self.threads = torch.empty(0), threads
         self._inputs: dict[str, torch.Tensor] = {}
-        self._hessians: dict[str, torch.Tensor] = {}
-        self._fishers: dict[str, torch.Tensor] = {}
+        self._hessians: dict[str, np.ndarray] = {}
+        self._fishers: dict[str, np.ndarray] = {}
         self._curvatures: dict[str, float] = {}
         self._groups: dict[str, str] = {}
 
     def observe(self, names: tuple[str, ...], x: torch.Tensor) -> None:
         """Add w x xᵀ to the group's second moment; x, float32 [..., n], is kept until the gradients are here."""
         x = x.detach().flatten(0, -2)
-        _add(self._hessians, names[0], x, self.weights)
+        self._add(self._hessians, names[0], x, self.weights)
         for name in names:
             self._inputs[name], self._groups[name] = x, names[0]
 
@@ -45,20 +50,26 @@ class Sums:
 
     def gradient(self, name: str, g: torch.Tensor) -> None:
         """Add w ‖g‖² x xᵀ; g, float32 [..., rows], is the gradient at the linear's output."""
-        strength = self.weights * g.detach().flatten(0, -2).square().sum(1)
-        _add(self._fishers, name, self._inputs.pop(name), strength)
-        self._curvatures[name] = self._curvatures.get(name, 0.0) + float(strength.double().sum())
+        strength = self.weights * squares(g.flatten(0, -2), threads=self.threads)
+        self._add(self._fishers, name, self._inputs.pop(name), strength)
+        self._curvatures[name] = self._curvatures.get(name, 0.0) + math.fsum(strength.tolist())
 
     def write(self, directory: Path) -> None:
         """Write every statistic of the layer; each file appears whole."""
         for name, total in self._hessians.items():
-            save(file_of(directory, name, "hessian"), symmetric(total))
+            save(file_of(directory, name, "hessian"), total)
         for name, group in self._groups.items():
             curvature = self._curvatures[name]
             # No gradient reached it (a matrix of zeros follows): its error is harmless in every direction alike.
             fisher = self._fishers[name] / curvature if curvature > 0 else self._hessians[group]
-            save(file_of(directory, name, "fisher"), symmetric(fisher))
+            save(file_of(directory, name, "fisher"), fisher)
             save(file_of(directory, name, "curvature"), np.float64(curvature))
+
+    def _add(self, totals: dict[str, np.ndarray], name: str, x: torch.Tensor, weights: torch.Tensor) -> None:
+        """Add Σ w x xᵀ to a tensor's total, which starts at 0."""
+        if name not in totals:
+            totals[name] = np.zeros((x.shape[1], x.shape[1]), np.float32)
+        add_outer(totals[name], x, weights, threads=self.threads)
 
 
 def written(directory: Path, names: Iterable[str], groups: Iterable[str]) -> bool:
@@ -67,22 +78,21 @@ def written(directory: Path, names: Iterable[str], groups: Iterable[str]) -> boo
     return all(path.exists() for path in [*files, *(file_of(directory, name, "hessian") for name in groups)])
 
 
-def _add(totals: dict[str, torch.Tensor], name: str, x: torch.Tensor, weights: torch.Tensor) -> None:
-    """Add Σ w x xᵀ to a tensor's total, which starts at 0."""
-    if name not in totals:
-        totals[name] = torch.zeros(x.shape[1], x.shape[1])
-    add_outer(totals[name], x, weights)
+def digest_of(directory: Path, *, is_new: bool) -> str:
+    """Return the SHA-256 over all statistics and labels in a directory; kept there, made again if they are new."""
+    kept = directory / "statistics.sha256"
+    if is_new or not kept.exists():
+        digest = hashlib.sha256()
+        for path in sorted([*directory.glob("*.*.npy"), directory / "labels.npy"]):
+            digest.update(f"{path.name} {sha256_file(path)}\n".encode())
+        with atomic_write(kept) as file:
+            file.write(digest.hexdigest().encode())
+    return kept.read_text()
 
 
-def add_outer(total: torch.Tensor, x: torch.Tensor, weights: torch.Tensor) -> None:
-    """Add Σ w x xᵀ over the rows of x, float32 [tokens, n], to total, float32 [n, n]."""
-    x = x * weights.sqrt()[:, None]
-    total.addmm_(x.T, x)
-
-
-def symmetric(total: torch.Tensor) -> np.ndarray:
-    """Return a sum of outer products, float32 [n, n], without the rounding that makes it lopsided."""
-    return ((total + total.T) / 2).numpy()
+def add_outer(total: np.ndarray, x: torch.Tensor, weights: torch.Tensor, *, threads: int = 0) -> None:
+    """Add Σ w x xᵀ over the rows of x, float32 [tokens, n], to total, float32 [n, n], symmetric."""
+    linalg.gram(x.numpy() * np.sqrt(weights.numpy())[:, None], out=total, threads=threads)
 
 
 def save(path: Path, values: np.ndarray | np.float64) -> None:

@@ -16,6 +16,7 @@ from kvant.cli.evaluate import evaluate
 from kvant.cli.inspect import inspect
 from kvant.cli.optimize import optimize
 from kvant.cli.quantize import quantize
+from kvant.cli.rebuild import rebuild
 from kvant.cli.run import run
 from kvant.errors import KvantError
 
@@ -70,7 +71,9 @@ def options(
 
 
 # In alphabetical order; a command's name is its function's, its help its docstring.
-COMMANDS: tuple[Callable[..., Any], ...] = (advise, calibrate, convert, evaluate, inspect, optimize, quantize, run)
+COMMANDS: tuple[Callable[..., Any], ...] = (
+    advise, calibrate, convert, evaluate, inspect, optimize, quantize, rebuild, run,
+)  # fmt: skip
 for _command in COMMANDS:
     app.command()(guarded(_command))
 

@@ -9,12 +9,14 @@ from kvant.cli import console
 from kvant.cli.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
+    from kvant.recipes.delivery import Request
     from kvant.recipes.report import MeasuredVariant, Report
 
 COLUMNS = ("variant", "size", "bpw", "mean KLD", "± SE", "99 % KLD", "top-1 %", "ppl ratio", "gen tok/s", "RAM", "")
 
 # fmt: off
-Source = Annotated[Path, typer.Argument(help="Hugging Face directory, or GGUF of F32, BF16, F16.", show_default=False)]
+Source = Annotated[Path | None, typer.Argument(help="Hugging Face directory, or GGUF of F32, BF16, F16.", show_default=False)]  # noqa: E501
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="YAML file that says all but MODEL, -o, jobs and threads.", show_default=False)]  # noqa: E501
 MaxSize = Annotated[str | None, typer.Option(help="Largest file: 100MB, 1.5GiB.", show_default=False)]
 MaxRam = Annotated[str | None, typer.Option(help="Most memory while running, at --context.", show_default=False)]
 MinSpeed = Annotated[float | None, typer.Option(help="Slowest generation, tokens per second.", show_default=False)]
@@ -38,7 +40,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 
 
 def optimize(
-    model: Source,
+    options: typer.Context,
+    model: Source = None,
+    recipe: RecipeFile = None,
     max_size: MaxSize = None,
     max_ram: MaxRam = None,
     min_speed: MinSpeed = None,
@@ -63,7 +67,8 @@ def optimize(
 
     A limit on size, memory or speed asks for the best quality that keeps it. A limit on KLD asks for the smallest file
     that keeps it. Without any limit, or with a device alone, the smallest file with a mean KLD of at most 0.05 is
-    taken. It is written with report.html and report.json. An interrupted run takes up where it stopped.
+    taken. It is written with report.html and report.json, a recipe of the search and a lock that `kvant rebuild` makes
+    the same bytes from. An interrupted run takes up where it stopped.
 
     \b
     Examples:
@@ -72,28 +77,56 @@ def optimize(
       kvant optimize SmolLM2-135M --max-size 90MB --calibrate self
       kvant optimize model.gguf --device phone-6gb --context 8192
       kvant optimize SmolLM2-135M --max-kld 0.02 --imatrix imatrix.gguf -o out
+      kvant optimize --recipe recipe.yaml -o out
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.recipes.budget import Budget
     from kvant.recipes.delivery import Request
     from kvant.recipes.pipeline import optimize as run
 
+    if model is None and recipe is None:
+        raise typer.BadParameter("give a model, or a recipe that names one (--recipe FILE).")
     budget = Budget(
         max_size_bytes=parse_bytes(max_size) if max_size else None,
         max_ram_bytes=parse_bytes(max_ram) if max_ram else None,
         min_speed_tok_s=min_speed, max_kld=max_kld, device=device,
     )  # fmt: skip
     request = Request(
-        source=model, budget=budget, out=out, context=context, corpus=corpus, text=text, chunks=chunks,
+        source=model or Path(), budget=budget, out=out, context=context, corpus=corpus, text=text, chunks=chunks,
         presets=tuple(name.strip() for name in candidates.split(",") if name.strip()) if candidates else (),
         imatrix=imatrix, calibrate=calibrate, refinements=refine, measure_all=measure_all, jobs=jobs, threads=threads,
         overwrite=overwrite,
     )  # fmt: skip
+    if recipe is not None:
+        request = _from_recipe(recipe, model, request, options)
     with console.progress(quiet=json) as progress:
         report = run(request, progress=progress)
     if json:
         console.print_json(report)
         return
     show(report)
+
+
+def _from_recipe(path: Path, model: Path | None, given: "Request", options: typer.Context) -> "Request":
+    """Return what a recipe asks for; the command line says only what belongs to one machine or one run.
+
+    A recipe that options changed silently would not be what was run, so other options are refused.
+    """
+    import msgspec
+
+    from kvant.recipes.schema import read_recipe, request_of
+
+    theirs = {"model", "recipe", "out", "jobs", "threads", "overwrite", "json"}
+    for name in options.params.keys() - theirs:
+        source = options.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = "--all" if name == "measure_all" else f"--{name.replace('_', '-')}"
+            raise typer.BadParameter(
+                f"{option} is the recipe's to say. Write it into {path.name}, or leave --recipe out."
+            )
+    asked = request_of(read_recipe(path), path.parent, model)
+    return msgspec.structs.replace(
+        asked, out=given.out, jobs=given.jobs, threads=given.threads, overwrite=given.overwrite
+    )
 
 
 def show(report: "Report") -> None:
@@ -117,7 +150,7 @@ def show(report: "Report") -> None:
     console.say(f"Pick: {report.reason}")
     if report.fallbacks:
         console.say(f"Fallbacks: {report.fallbacks}")
-    console.say(f"Written: {report.path}, with report.html and report.json beside it.")
+    console.say(f"Written: {report.path}, with report.html, report.json, its lock and the recipe beside it.")
 
 
 def _row(v: "MeasuredVariant") -> tuple[str, ...]:

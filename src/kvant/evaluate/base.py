@@ -22,11 +22,12 @@ def identity(files: tuple[Path, ...]) -> str:
     """Return a hash over the content of files, SHA-256 hex; unchanged files are not read again."""
     digest = hashlib.sha256()
     for file in sorted(files):
-        digest.update(f"{file.name} {_file_hash(file)}\n".encode())
+        digest.update(f"{file.name} {file_hash(file)}\n".encode())
     return digest.hexdigest()
 
 
-def _file_hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file as hex, from memory while its size and time of change stay."""
     memo_path = cache_dir("logits") / "hashes.json"
     memo = _read_memo(memo_path)
     status, name = path.stat(), str(path.resolve())

@@ -108,7 +108,7 @@ def _from_gguf(path: Path) -> Importance:
         datasets=tuple(str(name) for name in datasets) if not isinstance(datasets, str | int | float) else (),  # type: ignore[attr-defined]
         n_chunks=_count(model, "imatrix.chunk_count"),
         chunk_size=_count(model, "imatrix.chunk_size"),
-        source=str(path),
+        source=path.name,
     )
 
 
@@ -171,4 +171,4 @@ def _from_legacy(path: Path, data: bytes) -> Importance:
         chunks = max(0, fields.int32())
         if fields.position < len(data):
             dataset = fields.take(fields.int32()).decode("utf-8", "replace")
-    return Importance(entries=entries, datasets=(dataset,) if dataset else (), n_chunks=chunks, source=str(path))
+    return Importance(entries=entries, datasets=(dataset,) if dataset else (), n_chunks=chunks, source=path.name)

@@ -73,7 +73,7 @@ def matmul(
     out: np.ndarray[Any, Any],
     threads: int,
 ) -> None:
-    """Write the product of two float32 matrices into `out`."""
+    """Write the products of two stacks of float32 matrices into `out`."""
 
 def gram32(isa: str, x: np.ndarray[Any, Any], out: np.ndarray[Any, Any], threads: int) -> None:
     """Add x^T x to a symmetric float32 matrix."""
@@ -83,3 +83,14 @@ def gram64(isa: str, x: np.ndarray[Any, Any], out: np.ndarray[Any, Any], threads
 
 def cholesky(isa: str, h: np.ndarray[Any, Any], inverse: bool, threads: int) -> int:
     """Factor a float64 matrix in place, or its factor's inverse; the column without a positive pivot, or -1."""
+
+def row_dot(
+    isa: str, a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], out: np.ndarray[Any, Any], threads: int
+) -> None:
+    """Write the scalar product of each row of a with the same row of b, float64, into `out`."""
+
+def softmax(isa: str, x: np.ndarray[Any, Any], period: int, threads: int) -> None:
+    """Turn rows into probabilities in place; see kvant.kernels.rowwise."""
+
+def sigmoid(isa: str, x: np.ndarray[Any, Any], out: np.ndarray[Any, Any], threads: int) -> None:
+    """Write 1 / (1 + exp(-x)) into `out`."""

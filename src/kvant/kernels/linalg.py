@@ -25,12 +25,12 @@ def matmul(a: np.ndarray, b: np.ndarray, *, threads: int = 0) -> np.ndarray:
     """Multiply float32 [m, k] by float32 [k, n] into float32 [m, n].
 
     Args:
-        a: Left matrix.
-        b: Right matrix.
-        threads: Threads over tiles of the result; 0 for one per core.
+        a: Left matrix; or a stack of them, [count, m, k].
+        b: Right matrix; or a stack of as many.
+        threads: Threads over tiles of the result, or over the matrices of a stack; 0 for one per core.
 
     Raises:
-        ValueRangeError: Not float32 matrices that fit one another.
+        ValueRangeError: Not float32 matrices or stacks that fit one another.
     """
     return _product(a, b, threads)
 
@@ -131,22 +131,37 @@ def inverse_cholesky_upper(h: np.ndarray, *, threads: int = 0) -> np.ndarray:
 def _product(
     a: np.ndarray, b: np.ndarray, threads: int, *, transpose_a: bool = False, transpose_b: bool = False
 ) -> np.ndarray:
-    a, b = _matrix("a", a), _matrix("b", b)
-    (m, k), (steps, n) = a.shape[:: -1 if transpose_a else 1], b.shape[:: -1 if transpose_b else 1]
+    if np.ndim(a) == np.ndim(b) == 3:
+        if len(a) != len(b):
+            raise ValueRangeError(f"a, b: stacks of {len(a)} and {len(b)} matrices. Give as many of each.")
+        stacks = [_contiguous(x) for x in (a, b)]
+    else:
+        stacks = [_matrix(name, x)[None] for name, x in (("a", a), ("b", b))]
+    (m, k), (steps, n) = (
+        x.shape[:0:-1] if transposed else x.shape[1:]
+        for x, transposed in zip(stacks, (transpose_a, transpose_b), strict=True)
+    )
     if k != steps:
         raise ValueRangeError(
             f"a, b: sums over {k} and {steps} elements differ in length. Use the variant whose transposes fit: "
             "matmul [m, k] [k, n], matmul_nt [m, k] [n, k], matmul_tn [k, m] [k, n]."
         )
-    out = np.empty((m, n), np.float32)
-    _ext.matmul(isa.level(), a, transpose_a, b, transpose_b, out, _threads(threads))
-    return out
+    out = np.empty((len(stacks[0]), m, n), np.float32)
+    _ext.matmul(isa.level(), stacks[0], transpose_a, stacks[1], transpose_b, out, _threads(threads))
+    return out if a.ndim == 3 else out[0]
 
 
 def _matrix(name: str, x: np.ndarray) -> np.ndarray:
     """`x` as a contiguous float32 matrix."""
     if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 2:
         raise ValueRangeError(f"{name}: {_found(x)} is not a float32 matrix. Convert it with astype and reshape.")
+    return np.ascontiguousarray(x)
+
+
+def _contiguous(x: np.ndarray) -> np.ndarray:
+    """`x` as a contiguous stack of float32 matrices."""
+    if x.dtype != np.float32:
+        raise ValueRangeError(f"a, b: {_found(x)} is not a stack of float32 matrices. Convert it with astype.")
     return np.ascontiguousarray(x)
 
 

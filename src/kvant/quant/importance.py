@@ -43,7 +43,7 @@ class Importance:
         datasets: Names of the texts it was measured on.
         n_chunks: Chunks of text that were run.
         chunk_size: Tokens per chunk; 0 if unknown.
-        source: The file it came from; empty if it was measured here.
+        source: Name of the file it came from, without its directory; empty if it was measured here.
     """
 
     entries: Mapping[str, Entry]

@@ -18,7 +18,7 @@ UNMEASURED_SPEED_MARGIN = 0.5
 MEASURED_SPEED_MARGIN = 0.9
 
 
-class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Limits; None where there is none.
 
     Attributes:

@@ -31,6 +31,9 @@ WINDOW_TOKENS = 512
 WINDOWS = 64
 SEED = 1
 
+STATISTICS_FORMAT = 2
+"""Raised when the same inputs give other statistics than before, so that older ones in the cache are left alone."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
@@ -42,6 +45,9 @@ class Calibration:
         curvatures: Hessians that encoders minimise the error under.
         statistics: All of it; `kvant.calibrate.statistics.Statistics`, whose module needs torch.
         text: The text.
+        n_windows: Most windows of it that were asked for.
+        seed: Of the labels drawn.
+        sha256: Digest of the statistics' bytes.
     """
 
     directory: Path
@@ -49,19 +55,24 @@ class Calibration:
     curvatures: Curvatures
     statistics: object
     text: Corpus
+    n_windows: int
+    seed: int
+    sha256: str
 
 
 def calibrate(
-    model: Model, source: str, *, windows: int = WINDOWS, seed: int = SEED, progress: Progress = SILENT
-) -> Calibration:
+    model: Model, source: str | Corpus, *, windows: int = WINDOWS, seed: int = SEED, threads: int = 0,
+    progress: Progress = SILENT,
+) -> Calibration:  # fmt: skip
     """Measure a model on calibration text, or take what was measured before from the cache.
 
     Args:
         model: The full-precision model.
-        source: `bundled` for kvant's own calibration text, `self` for text that the model writes itself, or the path of
-            a UTF-8 file.
+        source: `bundled` for kvant's own calibration text, `self` for text that the model writes itself, the path of a
+            UTF-8 file, or a text.
         windows: Most windows of 512 tokens.
         seed: Of the labels that are drawn from the model's own predictions, and of the text it writes.
+        threads: Threads; 0 for one per core. Their number does not change a bit of the statistics.
         progress: Told of layers.
 
     Raises:
@@ -72,38 +83,55 @@ def calibrate(
     """
     from kvant.calibrate import statistics  # needs torch, which a base install does without
 
-    base, text, cuts = read_text(model, source, windows=windows, seed=seed, progress=progress)
-    key = variants.digest("statistics", __version__, base, cuts.tokens.tobytes(), cuts.domains, seed)
+    base, text, cuts = read_text(model, source, windows=windows, seed=seed, threads=threads, progress=progress)
+    key = variants.digest("statistics", STATISTICS_FORMAT, __version__, base, cuts.tokens.tobytes(), cuts.domains, seed)
     directory = cache_dir("statistics") / key[:32]
     found = statistics.collect(
-        model, cuts.tokens, domain_weights(cuts), directory=directory, seed=seed, progress=progress
+        model,
+        cuts.tokens,
+        domain_weights(cuts),
+        directory=directory,
+        seed=seed,
+        threads=threads,
+        progress=progress,
     )
     return Calibration(
         directory=directory,
         importance=found.importance((text.label,)),
         curvatures=Curvatures(
             names=found.names, hessian=lambda name: blend(*found.moments(name)),
-            sha256=key, text_sha256=text.sha256, n_tokens=int(cuts.tokens.size),
+            sha256=found.sha256, text_sha256=text.sha256, n_tokens=int(cuts.tokens.size),
         ),
         statistics=found,
-        text=text,
+        text=text, n_windows=windows, seed=seed, sha256=found.sha256,
     )  # fmt: skip
 
 
 def read_text(
-    model: Model, source: str, *, windows: int, seed: int = SEED, progress: Progress = SILENT
-) -> tuple[str, Corpus, Windows]:
+    model: Model, source: str | Corpus, *, windows: int, seed: int = SEED, threads: int = 0,
+    progress: Progress = SILENT,
+) -> tuple[str, Corpus, Windows]:  # fmt: skip
     """Return a model's identity, a calibration text and its first windows; see `calibrate`."""
     if source == SELF:
         base_file, base = f32_file(model.path, progress=progress)
         return base, *self_windows(
-            model, base_file, base, context=WINDOW_TOKENS, count=windows, seed=seed, threads=cores(), progress=progress
-        )
-    text = corpus("default", "calibration") if source == BUNDLED else text_file(Path(source))
+            model, base_file, base, context=WINDOW_TOKENS, count=windows, seed=seed, threads=threads or cores(),
+            progress=progress,
+        )  # fmt: skip
+    text = calibration_text(source) if isinstance(source, str) else source
     base_file, base = f32_file(model.path, progress=progress)
     with EngineProcess() as engine:
         engine.open(base_file, n_ctx=WINDOW_TOKENS, n_threads=1, vocab_only=True)
         return base, text, cut(engine, text, context=WINDOW_TOKENS, chunks=windows)
+
+
+def calibration_text(source: str) -> Corpus:
+    """Return the text that `bundled` or a path stands for.
+
+    Raises:
+        FormatError: The file is absent, empty or not UTF-8.
+    """
+    return corpus("default", "calibration") if source == BUNDLED else text_file(Path(source))
 
 
 def domain_weights(windows: Windows) -> np.ndarray:

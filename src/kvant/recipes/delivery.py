@@ -22,10 +22,11 @@ from kvant.model import Model
 from kvant.quant.importance import Importance
 from kvant.recipes import variants
 from kvant.recipes.budget import Budget, Goal, megabytes, why_not
-from kvant.recipes.calibration import WINDOWS
+from kvant.recipes.calibration import BUNDLED, SEED, WINDOWS, Calibration
 from kvant.recipes.candidates import Candidate
 from kvant.recipes.choose import Variant, explain, least_kld
 from kvant.recipes.evaluate import Floor
+from kvant.recipes.lock import LOCK_SUFFIX, LockedOutput, make_lock, write_lock
 from kvant.recipes.pareto import front
 from kvant.recipes.report import CurvePoint, MeasuredVariant, ModelFacts, Report, Skipped, TextFacts, write_report
 from kvant.recipes.sample import Samples
@@ -46,6 +47,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         calibrate: Text to measure the model on, `bundled`, `self` for what it writes itself, or a file; adds
             candidates that are encoded under Hessians.
         calibrate_windows: Most windows of 512 tokens of it.
+        calibrate_seed: Of the labels drawn from the model's own predictions.
         refinements: Most mixes to measure for the size asked beyond the predicted best, each after the predictions were
             corrected by what was measured.
         context: Tokens of context that memory is predicted for.
@@ -65,6 +67,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     imatrix: Path | None = None
     calibrate: str | None = None
     calibrate_windows: int = WINDOWS
+    calibrate_seed: int = SEED
     refinements: int = 4
     context: int = 4096
     corpus: str = "default"
@@ -82,6 +85,7 @@ class Outcome:
 
     model: Model
     importance: Importance | None
+    calibration: Calibration | None
     base: BaseLogits
     floors: Sequence[Floor]
     machine: Machine
@@ -128,7 +132,7 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def deliver(outcome: Outcome, request: Request, file: Path) -> Report:
-    """Write the file, its passport and the report, in this order; each appears whole or not at all.
+    """Write the file, its lock, its passport and the report, in this order; each appears whole or not at all.
 
     Raises:
         OutputExistsError: A file of that name with other content exists, and overwriting was not asked for.
@@ -143,6 +147,12 @@ def deliver(outcome: Outcome, request: Request, file: Path) -> Report:
             f"{out}: exists with other content. Choose another directory with -o or pass --overwrite."
         )
     variants.deliver(file, out)
+    lock = make_lock(
+        outcome.model, outcome.taken.candidate.plan, outcome.calibration, outcome.importance,
+        LockedOutput(file=out.name, size_bytes=file.stat().st_size, sha256=digest),
+        is_fitted=outcome.taken.candidate.is_fitted,
+    )  # fmt: skip
+    write_lock(out.with_suffix(LOCK_SUFFIX), lock)
     report = make_report(outcome, request, out, digest)
     with atomic_write(out.with_suffix(".passport.json")) as passport:
         passport.write(msgspec.json.format(msgspec.json.encode(make_passport(outcome, report)), indent=2) + b"\n")
@@ -321,6 +331,11 @@ def limits_in_words(budget: Budget, context: int) -> str:
     return " and ".join(words)
 
 
+def own_text(request: Request) -> list[str]:
+    """Name the calibration text where it is no bundled one."""
+    return ["--text", request.calibrate] if request.calibrate not in (None, BUNDLED) else []
+
+
 def commands(request: Request, outcome: Outcome, out: Path) -> tuple[str, ...]:
     """Write the commands that repeat the search, the file and the measurement."""
     budget, preset = request.budget, outcome.taken.candidate.preset
@@ -335,6 +350,10 @@ def commands(request: Request, outcome: Outcome, out: Path) -> tuple[str, ...]:
     search += ["--context", str(request.context), *text, "--chunks", str(request.chunks), *imatrix]
     search += ["--candidates", ",".join(request.presets)] if request.presets else []
     search += ["--all"] if request.measure_all else []
+    search += ["--calibrate", request.calibrate] if request.calibrate else []
     make = ["kvant", "quantize", str(request.source), "-t", preset, "-o", out.name, *imatrix]
+    if outcome.calibration:
+        lock = out.with_suffix(LOCK_SUFFIX).name
+        make = ["kvant", "rebuild", lock, "--source", str(request.source), *own_text(request)]
     check = ["kvant", "evaluate", out.name, "--against", str(request.source), *text, "--chunks", str(request.chunks)]
     return tuple(shlex.join(words) for words in (search, make, check))

@@ -50,6 +50,7 @@ from kvant.recipes.report import Report
 from kvant.recipes.rounding import rounding_options
 from kvant.recipes.sample import PROMPT, TOKENS, Sample, Samples, continuation, kept
 from kvant.recipes.words import is_degraded
+from kvant.recipes.schema import RECIPE_FILE, write_recipe
 
 WINDOW_TOKENS = 512
 
@@ -103,7 +104,10 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     model = open_model(request.source)
     calibration = None
     if request.calibrate:
-        calibration = calibrate(model, request.calibrate, windows=request.calibrate_windows, progress=progress)
+        calibration = calibrate(
+            model, request.calibrate, windows=request.calibrate_windows, seed=request.calibrate_seed,
+            threads=request.threads, progress=progress,
+        )  # fmt: skip
     importance = read_imatrix(request.imatrix) if request.imatrix else calibration.importance if calibration else None
 
     candidates = make_candidates(model, device, context=request.context, presets=request.presets, importance=importance)
@@ -129,11 +133,14 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
 
     file = variants.encoded(model, taken.candidate.plan, **bench.statistics(taken.candidate), progress=progress)
     outcome = Outcome(
-        model=model, importance=importance, base=bench.base, floors=floors, machine=machine, device=device, goal=goal,
-        candidates=candidates, fitting=fitting, measured=measured, keeping=keeping, taken=taken, threads=bench.threads,
-        curve=mixes.curve(measured) if mixes else (), samples=make_samples(taken, file, measured, bench),
+        model=model, importance=importance, calibration=calibration, base=bench.base, floors=floors, machine=machine,
+        device=device, goal=goal, candidates=candidates, fitting=fitting, measured=measured, keeping=keeping,
+        taken=taken, threads=bench.threads, curve=mixes.curve(measured) if mixes else (),
+        samples=make_samples(taken, file, measured, bench),
     )  # fmt: skip
-    return deliver(outcome, request, file)
+    report = deliver(outcome, request, file)
+    write_recipe(Path(report.path).with_name(RECIPE_FILE), request)
+    return report
 
 
 def find_pace(

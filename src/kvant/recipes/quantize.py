@@ -246,7 +246,7 @@ def output_metadata(
         put(CALIBRATION_HASH_KEY, string(curvatures.text_sha256))
         put("kvant.calibration.tokens", u32(curvatures.n_tokens))
         put("kvant.calibration.statistics.sha256", string(curvatures.sha256))
-    put("kvant.source.name", string(model.path.name))
+    put("kvant.source.name", string(model.known_as or model.path.name))
     put("kvant.source.size", Value(ValueType.UINT64, sum(file.stat().st_size for file in model.files)))
     return metadata
 

@@ -254,7 +254,7 @@ def test_a_linear_that_no_gradient_reaches_gets_the_second_moment(tmp_path: Path
     sums.gradient("blk.0.attn_k.weight", torch.tensor([[0.0, 2.0], [0.0, 0.0]]))
     sums.write(tmp_path)
     groups = dict.fromkeys(("blk.0.attn_q.weight", "blk.0.attn_k.weight"), "blk.0.attn_q.weight")
-    found = Statistics(directory=tmp_path, groups=groups, n_windows=1, n_tokens=2)
+    found = Statistics(directory=tmp_path, groups=groups, n_windows=1, n_tokens=2, sha256="")
     np.testing.assert_array_equal(found.hessian("blk.0.attn_k.weight"), [[9.25, -2.5], [-2.5, 2.0]])
     np.testing.assert_array_equal(found.fisher("blk.0.attn_q.weight"), found.hessian("blk.0.attn_q.weight"))
     np.testing.assert_array_equal(found.fisher("blk.0.attn_k.weight"), [[1.0, 2.0], [2.0, 4.0]])

@@ -29,7 +29,9 @@ NAMES = ("name", "author", "version", "organization", "finetune", "basename", "d
 _HUB_URL = re.compile(r"https?://huggingface\.co/([^/]+/[^/]+)")
 
 
-def general_metadata(directory: Path, config: Mapping[str, Any], n_weights: int) -> dict[str, Value]:
+def general_metadata(
+    directory: Path, config: Mapping[str, Any], n_weights: int, *, known_as: str = ""
+) -> dict[str, Value]:
     """Collect the `general.*` keys that come from files and names.
 
     Names come from the model card, then from `_name_or_path` in config.json, then from the directory's name.
@@ -38,11 +40,13 @@ def general_metadata(directory: Path, config: Mapping[str, Any], n_weights: int)
         directory: The model directory.
         config: Its config.json.
         n_weights: Weights in all tensors, for the size label.
+        known_as: Name to take in place of the directory's.
     """
+    known_as = known_as or directory_identifier(directory)
     card = read_card(directory / "README.md")
     return {
         **_sampling(directory),
-        **_names(directory, config, card, n_weights),
+        **_names(known_as, config, card, n_weights),
         **_licence(card),
         **_lineage(card, "base_model", ("base_model", "base_models", "base_model_sources"), n_weights),
         **_lineage(card, "dataset", ("datasets", "dataset", "dataset_sources"), n_weights),
@@ -64,7 +68,7 @@ def _sampling(directory: Path) -> dict[str, Value]:
     return found
 
 
-def _names(directory: Path, config: Mapping[str, Any], card: Mapping[str, Any], n_weights: int) -> dict[str, Value]:
+def _names(known_as: str, config: Mapping[str, Any], card: Mapping[str, Any], n_weights: int) -> dict[str, Value]:
     found: dict[str, str] = {}
     for key in NAMES:
         value = card.get(key, card.get(f"model_{key}"))
@@ -73,7 +77,7 @@ def _names(directory: Path, config: Mapping[str, Any], card: Mapping[str, Any], 
     for key, entry in (("author", "model_creator"), ("basename", "model_type")):
         if key not in found and isinstance(card.get(entry), str):
             found[key] = card[entry]
-    for identifier in (config.get("_name_or_path"), directory_identifier(directory)):
+    for identifier in (config.get("_name_or_path"), known_as):
         if not isinstance(identifier, str) or not identifier or identifier.count("/") > 1:
             continue
         parts = parse_name(identifier, n_weights)
@@ -83,7 +87,7 @@ def _names(directory: Path, config: Mapping[str, Any], card: Mapping[str, Any], 
                 found.setdefault(key, title(value) if key == "organization" else value)
         if parts.name:
             found.setdefault("name", title(parts.name))
-    found.setdefault("name", directory_identifier(directory))
+    found.setdefault("name", known_as)
     if n_weights:
         found.setdefault("size_label", size_label(n_weights))
     # A lone surrogate is valid JSON, but no text.

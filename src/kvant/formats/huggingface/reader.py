@@ -12,6 +12,7 @@ from kvant.formats.huggingface.architectures.shapes import check_tensors
 from kvant.formats.huggingface.config import Config, architecture_name, read_config, read_optional_json, shown
 from kvant.formats.huggingface.general import general_metadata
 from kvant.formats.huggingface.lazy import as_float32, renamed
+from kvant.formats.huggingface.naming import directory_identifier
 from kvant.formats.huggingface.tokenizer import tokenizer_metadata
 from kvant.formats.safetensors.reader import read_sharded, weight_files
 from kvant.metadata import Value, string, u32
@@ -28,7 +29,7 @@ INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-def read_huggingface(directory: Path) -> Model:
+def read_huggingface(directory: Path, *, known_as: str = "") -> Model:
     """Open a model directory with `config.json`, `*.safetensors` and a tokenizer.
 
     Matrices keep their type (BF16 stays BF16); vectors are F32, as llama.cpp wants them. Query and key rows, norms and
@@ -36,6 +37,7 @@ def read_huggingface(directory: Path) -> Model:
 
     Args:
         directory: The model directory.
+        known_as: Name that goes into metadata in place of the directory's.
 
     Raises:
         FormatError: A file is missing, malformed, or does not fit the configuration.
@@ -43,6 +45,7 @@ def read_huggingface(directory: Path) -> Model:
         UnsupportedModelError: The architecture or tokenizer is not supported, or the model needs its own code.
     """
     directory = Path(directory)
+    known_as = known_as or directory_identifier(directory)
     path = directory / "config.json"
     raw = read_config(directory)
     family = family_of_class(architecture_name(raw, path), path)
@@ -56,13 +59,13 @@ def read_huggingface(directory: Path) -> Model:
     metadata = {
         "general.architecture": string(family.architecture),
         "general.type": string("model"),
-        **general_metadata(directory, raw, sum(n_weights(t) for t in tensors.values())),
+        **general_metadata(directory, raw, sum(n_weights(t) for t in tensors.values()), known_as=known_as),
         **family.metadata(config),
         "general.file_type": u32(_file_type(tensors.values())),
         "general.quantization_version": u32(2),
         **tokenizer,
     }
-    return Model(metadata=metadata, tensors=tensors, path=directory, files=_files(directory))
+    return Model(metadata=metadata, tensors=tensors, path=directory, files=_files(directory), known_as=known_as)
 
 
 def complete_config(raw: Mapping[str, Any], family: Family, path: Path) -> Config:

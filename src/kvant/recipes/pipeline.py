@@ -49,8 +49,8 @@ from kvant.recipes.pace import Pace, matrix_types, pace_for, paced
 from kvant.recipes.report import Report
 from kvant.recipes.rounding import rounding_options
 from kvant.recipes.sample import PROMPT, TOKENS, Sample, Samples, continuation, kept
-from kvant.recipes.words import is_degraded
 from kvant.recipes.schema import RECIPE_FILE, write_recipe
+from kvant.recipes.words import is_degraded
 
 WINDOW_TOKENS = 512
 

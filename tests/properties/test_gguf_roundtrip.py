@@ -109,7 +109,8 @@ def test_gguf(tmp_path: Path, metadata: dict[str, Value], given_tensors: list[La
 @given(METADATA, tensors(), st.integers(0, 2000))
 def test_split_gguf(tmp_path: Path, metadata: dict[str, Value], given_tensors: list[LazyTensor], spare: int) -> None:
     infos = [TensorInfo(t.name, t.shape, t.block_type) for t in given_tensors]
-    largest = max((file_layout(metadata, [info]).total_bytes for info in infos), default=0) + 200
+    bare = file_layout(metadata, []).total_bytes  # the first part holds all metadata, with or without tensors
+    largest = max((file_layout(metadata, [info]).total_bytes for info in infos), default=bare) + 200
     for old in tmp_path.iterdir():
         old.unlink()
     paths = write_gguf(tmp_path / "m.gguf", metadata, given_tensors, max_file_bytes=largest + spare)

@@ -177,6 +177,8 @@ def _items(kind: ValueType, items: object) -> bytes:
     if kind is ValueType.STRING:
         return b"".join(_string(s if isinstance(s, bytes) else s.encode()) for s in items)  # type: ignore[attr-defined]
     found = np.asarray(items)
+    if isinstance(items, list | tuple) and kind is ValueType.UINT64 and found.dtype.kind == "f":
+        found = np.array(items, object)  # NumPy makes float64, which drops bits, of integers on both sides of 2^63
     exact = found.astype(NUMPY_DTYPES[kind])
     if found.dtype.kind in "iu" and exact.dtype.kind in "iu" and not np.array_equal(found, exact):
         raise OverflowError(f"an item is outside the range of {kind.name}")

@@ -150,3 +150,9 @@ def test_a_name_twice_is_refused() -> None:
 def test_longest_name_that_llama_cpp_takes() -> None:
     header = file_layout({}, [TensorInfo("n" * 63, (1,), F32)]).header
     assert struct.pack("<Q", 63) + b"n" * 63 in header
+
+
+def test_large_and_small_unsigned_integers_of_one_list_keep_every_bit() -> None:
+    numbers = [1, 2**64 - 1, 2**63 + 1]
+    header = file_layout({"a": Value(ValueType.ARRAY, numbers, ValueType.UINT64)}, []).header
+    assert b"".join(number.to_bytes(8, "little") for number in numbers) in header

@@ -6,19 +6,23 @@ import sys
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from kvant.cli.main import app
+from kvant.errors import FormatError, LockError
 from kvant.files import sha256_file
 from kvant.formats.open import open_model
 from kvant.kernels import isa
 from kvant.quant.presets import plan_preset
 from kvant.recipes.budget import Budget
+from kvant.recipes.calibration import calibrate
 from kvant.recipes.delivery import Request
 from kvant.recipes.lock import read_lock
 from kvant.recipes.pipeline import optimize
 from kvant.recipes.quantize import predict_size
+from kvant.recipes.rebuild import rebuild
 from kvant.recipes.schema import read_recipe
 from tiny_models import write_tiny_model
 
@@ -85,3 +89,39 @@ def test_options_beside_a_recipe_are_refused_and_a_model_is_needed(tmp_path: Pat
         assert words in " ".join(result.stderr.replace("│", " ").split())
     result = CliRunner().invoke(app, ["optimize", "--recipe", str(recipe)])
     assert (result.exit_code, "names no source" in result.stderr) == (1, True)
+
+
+def test_a_text_that_the_model_wrote_is_kept_as_tokens_beside_the_lock(tiny: Path, tmp_path: Path) -> None:
+    asked = Request(
+        source=tiny, out=tmp_path / "out", presets=("Q8_0",), chunks=1, calibrate="self", calibrate_windows=2,
+        refinements=0, measure_all=True, threads=1, budget=Budget(max_kld=9.0),
+    )  # fmt: skip
+    report = optimize(asked)
+    made = tmp_path / "out" / report.file
+    lock_path = made.with_suffix(".lock.json")
+    lock, tokens = read_lock(lock_path), made.with_suffix(".tokens.npz")
+    assert lock.calibration is not None
+    assert lock.calibration.text == tokens.name
+    again = rebuild(lock_path, tiny, out=tmp_path / "again.gguf", threads=1)
+    assert again.sha256 == sha256_file(made)
+    found = calibrate(open_model(tiny), str(tokens))
+    assert found.sha256 == lock.calibration.statistics_sha256
+    with np.load(tokens) as kept:
+        other = {**kept, "tokens": kept["tokens"][::-1]}
+    np.savez(tmp_path / "other.npz", **other)
+    with pytest.raises(LockError, match="is not that of the lock's calibration text"):
+        rebuild(lock_path, tiny, out=tmp_path / "other.gguf", text=tmp_path / "other.npz")
+    for name, damaged in {
+        "large": {**other, "tokens": kept_plus(other["tokens"])}, "short": {**other, "tokens": other["tokens"][:1]},
+    }.items():  # fmt: skip
+        np.savez(tmp_path / f"{name}.npz", **damaged)
+        with pytest.raises(FormatError, match=r"the model they are of|with a domain each"):
+            calibrate(open_model(tiny), str(tmp_path / f"{name}.npz"))
+    (tmp_path / "text.npz").write_text("no archive")
+    with pytest.raises(FormatError, match="no token file"):
+        calibrate(open_model(tiny), str(tmp_path / "text.npz"))
+
+
+def kept_plus(tokens: np.ndarray) -> np.ndarray:
+    """Tokens of a larger vocabulary."""
+    return np.asarray(tokens + np.int32(1_000_000))

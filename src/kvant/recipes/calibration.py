@@ -23,10 +23,11 @@ from kvant.quant.curvature import Curvatures
 from kvant.quant.importance import Importance
 from kvant.recipes import variants
 from kvant.recipes.evaluate import f32_file
-from kvant.recipes.selftext import self_windows
+from kvant.recipes.selftext import read_tokens, self_windows
 from kvant.runtime.process import EngineProcess
 
 BUNDLED, SELF = "bundled", "self"
+TOKENS_SUFFIX = ".npz"
 WINDOW_TOKENS = 512
 WINDOWS = 64
 SEED = 1
@@ -45,6 +46,7 @@ class Calibration:
         curvatures: Hessians that encoders minimise the error under.
         statistics: All of it; `kvant.calibrate.statistics.Statistics`, whose module needs torch.
         text: The text.
+        windows: Its windows.
         n_windows: Most windows of it that were asked for.
         seed: Of the labels drawn.
         sha256: Digest of the statistics' bytes.
@@ -55,6 +57,7 @@ class Calibration:
     curvatures: Curvatures
     statistics: object
     text: Corpus
+    windows: Windows
     n_windows: int
     seed: int
     sha256: str
@@ -69,7 +72,7 @@ def calibrate(
     Args:
         model: The full-precision model.
         source: `bundled` for kvant's own calibration text, `self` for text that the model writes itself, the path of a
-            UTF-8 file, or a text.
+            UTF-8 file or of a token file (selftext.py), or a text.
         windows: Most windows of 512 tokens.
         seed: Of the labels that are drawn from the model's own predictions, and of the text it writes.
         threads: Threads; 0 for one per core. Their number does not change a bit of the statistics.
@@ -103,7 +106,7 @@ def calibrate(
             sha256=found.sha256, text_sha256=text.sha256, n_tokens=int(cuts.tokens.size),
         ),
         statistics=found,
-        text=text, n_windows=windows, seed=seed, sha256=found.sha256,
+        text=text, windows=cuts, n_windows=windows, seed=seed, sha256=found.sha256,
     )  # fmt: skip
 
 
@@ -118,10 +121,13 @@ def read_text(
             model, base_file, base, context=WINDOW_TOKENS, count=windows, seed=seed, threads=threads or cores(),
             progress=progress,
         )  # fmt: skip
-    text = calibration_text(source) if isinstance(source, str) else source
+    is_text = isinstance(source, str) and not source.endswith(TOKENS_SUFFIX)
+    text = calibration_text(source) if isinstance(source, str) and is_text else source
     base_file, base = f32_file(model.path, progress=progress)
     with EngineProcess() as engine:
         engine.open(base_file, n_ctx=WINDOW_TOKENS, n_threads=1, vocab_only=True)
+        if not isinstance(text, Corpus):
+            return base, *read_tokens(Path(text), engine, context=WINDOW_TOKENS)
         return base, text, cut(engine, text, context=WINDOW_TOKENS, chunks=windows)
 
 

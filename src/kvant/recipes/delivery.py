@@ -22,14 +22,15 @@ from kvant.model import Model
 from kvant.quant.importance import Importance
 from kvant.recipes import variants
 from kvant.recipes.budget import Budget, Goal, megabytes, why_not
-from kvant.recipes.calibration import BUNDLED, SEED, WINDOWS, Calibration
+from kvant.recipes.calibration import BUNDLED, SEED, SELF, WINDOWS, Calibration
 from kvant.recipes.candidates import Candidate
 from kvant.recipes.choose import Variant, explain, least_kld
 from kvant.recipes.evaluate import Floor
-from kvant.recipes.lock import LOCK_SUFFIX, LockedOutput, make_lock, write_lock
+from kvant.recipes.lock import LOCK_SUFFIX, LockedOutput, is_written_by_model, make_lock, token_file, write_lock
 from kvant.recipes.pareto import front
 from kvant.recipes.report import CurvePoint, MeasuredVariant, ModelFacts, Report, Skipped, TextFacts, write_report
 from kvant.recipes.sample import Samples
+from kvant.recipes.selftext import write_tokens
 from kvant.recipes.strip import TensorType
 from kvant.recipes.words import cost_in_words, is_degraded
 from kvant.tensors import n_rows, row_length
@@ -134,6 +135,8 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True):
 def deliver(outcome: Outcome, request: Request, file: Path) -> Report:
     """Write the file, its lock, its passport and the report, in this order; each appears whole or not at all.
 
+    Where the model wrote its calibration text, its tokens come before the lock.
+
     Raises:
         OutputExistsError: A file of that name with other content exists, and overwriting was not asked for.
     """
@@ -152,6 +155,8 @@ def deliver(outcome: Outcome, request: Request, file: Path) -> Report:
         LockedOutput(file=out.name, size_bytes=file.stat().st_size, sha256=digest),
         is_fitted=outcome.taken.candidate.is_fitted,
     )  # fmt: skip
+    if lock.calibration and outcome.calibration and is_written_by_model(outcome.calibration):
+        write_tokens(out.with_name(token_file(out.name)), outcome.calibration.text, outcome.calibration.windows)
     write_lock(out.with_suffix(LOCK_SUFFIX), lock)
     report = make_report(outcome, request, out, digest)
     with atomic_write(out.with_suffix(".passport.json")) as passport:
@@ -333,7 +338,7 @@ def limits_in_words(budget: Budget, context: int) -> str:
 
 def own_text(request: Request) -> list[str]:
     """Name the calibration text where it is no bundled one."""
-    return ["--text", request.calibrate] if request.calibrate not in (None, BUNDLED) else []
+    return ["--text", request.calibrate] if request.calibrate not in (None, BUNDLED, SELF) else []
 
 
 def commands(request: Request, outcome: Outcome, out: Path) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from kvant.model import Model
 from kvant.quant.curvature import DAMPING
 from kvant.quant.importance import Importance
 from kvant.quant.plan import Plan
-from kvant.recipes.calibration import Calibration
+from kvant.recipes.calibration import SELF, TOKENS_SUFFIX, Calibration
 
 FORMAT = 1
 LOCK_SUFFIX = ".lock.json"
@@ -51,7 +51,7 @@ class LockedCalibration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     """The text that statistics were measured on, and their digest.
 
     Attributes:
-        text: Name of the file; None for kvant's own text.
+        text: Name of the file, or of the token file beside the lock; None for kvant's own text.
         text_sha256: Hash of the text.
         windows: Most windows of it.
         seed: Of the labels drawn.
@@ -167,7 +167,7 @@ def make_lock(
         kvant=__version__,
         versions=versions(),
         source=locked_source(model),
-        calibration=locked_calibration(measured) if measured else None,
+        calibration=locked_calibration(measured, output) if measured else None,
         importance=LockedImportance(file=from_file.source, sha256=from_file.sha256) if from_file else None,
         encoder=present_encoder() if is_fitted else None,
         plan=LockedPlan(preset=plan.preset, file_type=plan.file_type, types=plan.types),
@@ -185,13 +185,24 @@ def locked_source(model: Model) -> LockedSource:
     return LockedSource(name=model.known_as or model.path.name, files=files, metadata_sha256=metadata)
 
 
-def locked_calibration(calibration: Calibration) -> LockedCalibration:
+def locked_calibration(calibration: Calibration, output: LockedOutput) -> LockedCalibration:
     """Write down what was measured."""
     text = calibration.text
+    own = token_file(output.file) if is_written_by_model(calibration) else None
     return LockedCalibration(
-        text=None if text.split else text.name, text_sha256=text.sha256, windows=calibration.n_windows,
+        text=own or (None if text.split else text.name), text_sha256=text.sha256, windows=calibration.n_windows,
         seed=calibration.seed, statistics_sha256=calibration.sha256,
     )  # fmt: skip
+
+
+def is_written_by_model(calibration: Calibration) -> bool:
+    """Whether the model wrote the text, so that only its tokens can give it again."""
+    return calibration.text.name == SELF and bool(calibration.text.split)
+
+
+def token_file(output: str) -> str:
+    """Name of the token file beside an output."""
+    return str(Path(output).with_suffix(f".tokens{TOKENS_SUFFIX}"))
 
 
 def present_encoder() -> LockedEncoder:

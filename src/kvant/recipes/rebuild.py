@@ -25,9 +25,10 @@ from kvant.progress import SILENT, Progress
 from kvant.quant.curvature import Curvatures
 from kvant.quant.importance import Importance
 from kvant.recipes import lock as locks
-from kvant.recipes.calibration import BUNDLED, Calibration, calibrate, calibration_text
+from kvant.recipes.calibration import BUNDLED, TOKENS_SUFFIX, Calibration, calibrate, calibration_text
 from kvant.recipes.lock import Lock, LockedCalibration, LockedImportance, present_encoder
 from kvant.recipes.quantize import quantize
+from kvant.recipes.selftext import load_tokens, token_hash
 
 
 class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +59,7 @@ def rebuild(
         lock: The lock, or the path of one.
         source: The full-precision model, whatever its directory is called.
         out: File to write; by default the lock's name in the working directory.
-        text: The calibration text, if it was a file.
+        text: The calibration text, if it was a file; of tokens that the model wrote, by default those beside the lock.
         imatrix: The importance file, if one was used.
         threads: Threads; 0 for one per core. Their number does not change a bit.
         overwrite: Replace an existing file.
@@ -70,7 +71,9 @@ def rebuild(
         KvantError: The lock, the model or the text cannot be read; see `open_model` and `calibrate`.
     """
     started = time.monotonic()
-    lock = locks.read_lock(lock) if isinstance(lock, Path) else lock
+    beside, lock = (lock.parent, locks.read_lock(lock)) if isinstance(lock, Path) else (Path(), lock)
+    if text is None and lock.calibration and (lock.calibration.text or "").endswith(TOKENS_SUFFIX):
+        text = beside / str(lock.calibration.text)
     out = out or Path(lock.output.file)
     check_output(out, overwrite=overwrite)
     check_version(lock)
@@ -162,21 +165,25 @@ def locked_statistics(
     return found
 
 
-def locked_text(section: LockedCalibration, path: Path | None) -> Corpus:
-    """Return the calibration text of the lock.
+def locked_text(section: LockedCalibration, path: Path | None) -> Corpus | str:
+    """Return the calibration text of the lock, or the path of the token file that holds it.
 
     Raises:
         LockError: No file was given, or another.
     """
     if section.text is not None and path is None:
         raise LockError(f"text: the lock's file was calibrated on {section.text}. Pass it with --text FILE.")
-    text = calibration_text(BUNDLED if section.text is None else str(path))
-    if text.sha256 != section.text_sha256:
+    is_tokens = section.text is not None and section.text.endswith(TOKENS_SUFFIX)
+    text = str(path) if is_tokens else calibration_text(BUNDLED if section.text is None else str(path))
+    digest = token_hash(load_tokens(Path(text))[0]) if isinstance(text, str) else text.sha256
+    if digest != section.text_sha256:
         raise LockError(
-            f"{path or 'bundled text'}: SHA-256 {text.sha256} is not that of the lock's calibration text "
+            f"{path or 'bundled text'}: SHA-256 {digest} is not that of the lock's calibration text "
             f"{section.text or ''} ({section.text_sha256}). Give that text."
         )
-    return text if section.text is None else dataclasses.replace(text, name=section.text)
+    if isinstance(text, str) or section.text is None:
+        return text
+    return dataclasses.replace(text, name=section.text)
 
 
 def write_checked(

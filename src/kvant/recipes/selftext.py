@@ -9,12 +9,15 @@ why the token ids are kept and not a text: tokenizing the text again may merge o
 measure the model on inputs that it never produced.
 
 The same model, engine and seed give the same windows on the same machine. Another processor adds floats in another
-order and in time draws other tokens, so what is recorded is the hash of the tokens that were used.
+order and in time draws other tokens, so what is recorded is the hash of the tokens that were used, and `optimize`
+writes them beside its output: a token file, `.npz`, which stands for them wherever a calibration text is asked for.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -189,8 +192,55 @@ def text_of(engine: EngineProcess, windows: Windows, seed: int) -> Corpus:
         parts.append(Part(domain=domain, text=text, sha256=hashlib.sha256(rows.tobytes()).hexdigest()))
     return Corpus(
         name="self", split=f"seed-{seed}", text="\n".join(part.text for part in parts),
-        sha256=hashlib.sha256(windows.tokens.tobytes()).hexdigest(), parts=tuple(parts),
+        sha256=token_hash(windows), parts=tuple(parts),
     )  # fmt: skip
+
+
+def write_tokens(path: Path, text: Corpus, windows: Windows) -> None:
+    """Write windows as a token file: int32 tokens [windows, context], their domains, and what the text is called."""
+    with atomic_write(path) as file:
+        np.savez(file, tokens=windows.tokens, domains=np.array(windows.domains), name=text.name, split=text.split)
+
+
+def read_tokens(path: Path, engine: EngineProcess, *, context: int) -> tuple[Corpus, Windows]:
+    """Read a token file as `self_windows` gave it; `engine` has the model open whose tokens they are.
+
+    Raises:
+        FormatError: It is absent, damaged, or of another model or context.
+    """
+    assert engine.opened is not None, "open comes first"
+    windows, name, split = load_tokens(path)
+    if windows.context != context or windows.tokens.min() < 0 or windows.tokens.max() >= engine.opened.n_vocab:
+        raise FormatError(
+            f"{path}: windows of {windows.context} tokens up to {windows.tokens.max()} do not fit windows of {context} "
+            f"and a vocabulary of {engine.opened.n_vocab}. Give the model they are of."
+        )
+    return dataclasses.replace(text_of(engine, windows, 0), name=name, split=split), windows
+
+
+def load_tokens(path: Path) -> tuple[Windows, str, str]:
+    """Read windows, name and split of a token file.
+
+    Raises:
+        FormatError: It is absent or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            tokens, domains = found["tokens"], tuple(map(str, found["domains"].tolist()))
+            name, split = str(found["name"]), str(found["split"])
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
+        raise FormatError(f"{path}: is no token file ({error}). Give a .npz that kvant wrote.") from error
+    if tokens.dtype != np.int32 or tokens.ndim != 2 or not tokens.size or len(tokens) != len(domains):
+        raise FormatError(
+            f"{path}: {tokens.dtype} {list(tokens.shape)} with {len(domains)} domains is not int32 [windows, tokens] "
+            "with a domain each. Give a .npz that kvant wrote."
+        )
+    return Windows(tokens=tokens, domains=domains), name, split
+
+
+def token_hash(windows: Windows) -> str:
+    """Return the hash that stands for windows in locks and files: SHA-256 of their tokens as int32."""
+    return hashlib.sha256(windows.tokens.tobytes()).hexdigest()
 
 
 def _read(path: Path, context: int) -> np.ndarray:

@@ -102,7 +102,8 @@ class Statistics:
     def importance(self, datasets: tuple[str, ...] = ()) -> Importance:
         """Return the importance matrix of all tensors inside the layers, as llama.cpp measures it: sums of x²."""
         count = np.array([self.n_windows * self.n_tokens], np.float32)
-        means = {name: self.hessian(name).diagonal() for name in self.groups if name.startswith("blk.")}
+        # Copied: a view would keep every matrix in memory.
+        means = {name: self.hessian(name).diagonal().copy() for name in self.groups if name.startswith("blk.")}
         entries = {name: Entry(sums=mean[None] * count[:, None], counts=count) for name, mean in means.items()}
         return Importance(entries=entries, datasets=datasets, n_chunks=self.n_windows, chunk_size=self.n_tokens)
 

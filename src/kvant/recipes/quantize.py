@@ -134,7 +134,7 @@ def quantize(
         plan = plan_preset(model, plan, has_importance=importance is not None)
     check_work(model, plan, importance, curvatures, allow_requantize=allow_requantize)
     check_output(out, overwrite=overwrite)
-    jobs = plan_jobs(model, plan, importance, curvatures)
+    jobs = plan_jobs(model, plan, importance, curvatures, threads=threads)
     metadata = output_metadata(model, plan, importance, curvatures)
     if max_file_bytes is not None:
         tensors = [encoded_tensor(job, threads=threads) for job in jobs]
@@ -203,9 +203,9 @@ def check_work(
 
 
 def plan_jobs(
-    model: Model, plan: Plan, importance: Importance | None, curvatures: Curvatures | None = None
+    model: Model, plan: Plan, importance: Importance | None, curvatures: Curvatures | None = None, *, threads: int = 0
 ) -> list[Job]:
-    """Return what to encode, in the order of the file.
+    """Return what to encode, in the order of the file; `threads` factor each Hessian.
 
     Raises:
         PlanError: The importance was measured on another model.
@@ -215,7 +215,7 @@ def plan_jobs(
         tensor, target = model.tensors[name], block_type(plan.types[name])
         encodes = target.is_quantized and tensor.block_type != target
         weights = importance.weights_for(tensor) if encodes and importance else None
-        encoder = curvatures.encoder(name, target) if encodes and curvatures else None
+        encoder = curvatures.encoder(name, target, threads=threads) if encodes and curvatures else None
         jobs.append(Job(tensor=tensor, target=target, importance=None if encoder else weights, encoder=encoder))
     return jobs
 

@@ -16,10 +16,10 @@ from kvant.allocate.options import Option, allowed_types, stored_bytes
 from kvant.dtypes import BLOCK_TYPES, block_type
 from kvant.errors import KvantError
 from kvant.files import atomic_write
-from kvant.kernels.fitting import FITTABLE, fit, prepare
+from kvant.kernels.fitting import FITTABLE, fit
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
-from kvant.quant.curvature import DAMPING
+from kvant.quant.curvature import DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING
 from kvant.recipes.calibration import Calibration
 from kvant.recipes.variants import digest
 from kvant.tensors import Tensor, n_rows, row_length
@@ -48,7 +48,8 @@ def rounding_options(
     Raises:
         ValueRangeError: A weight is NaN or infinite.
     """
-    path = calibration.directory / f"rounding-{SAMPLE_ROWS}-{SWEEPS}-{digest(TYPES)[:8]}.json"
+    key = digest(SAMPLE_ROWS, SWEEPS, TYPES, DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING)
+    path = calibration.directory / f"rounding-{key[:16]}.json"
     names = [name for name in model.tensors if name in calibration.curvatures.names]
     try:
         costs = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, float]])
@@ -85,7 +86,7 @@ def _costs(
     """Predicted KL divergence by block type of one tensor."""
     n = row_length(tensor)
     x = sample_rows(tensor)
-    curvature = prepare(calibration.curvatures.hessian(tensor.name), damping=DAMPING, threads=threads)
+    curvature = calibration.curvatures.ready(tensor.name, threads=threads)
     risk = moments.risk(tensor.name)
     found = {}
     for kind in allowed_types(tensor.name, tensor.shape, TYPES, architecture=architecture):

@@ -7,7 +7,7 @@ from kvant import kernels
 from kvant.dtypes import F32, block_type
 from kvant.errors import ValueRangeError
 from kvant.kernels.fitting import fit, prepare
-from kvant.quant.curvature import DAMPING, Curvatures
+from kvant.quant.curvature import DAMPING, EMBEDDING_DAMPING, Curvatures
 from kvant.quant.stream import Job, encode_stream
 from kvant.tensors import array_tensor
 
@@ -38,6 +38,14 @@ def test_a_stream_encodes_as_the_fit_does_however_it_is_cut(kind: str) -> None:
     expected, _ = fit(x, kind, prepare(hessian("a.weight"), damping=DAMPING))
     for threads, piece in ((1, 1 << 20), (3, 10 * N), (2, 1)):
         np.testing.assert_array_equal(encoded(x, kind, threads=threads, piece_weights=piece), expected)
+
+
+def test_a_hessian_of_few_tokens_is_damped_more_and_the_embedding_always_least() -> None:
+    assert CURVATURES.damping("a.weight", N) == DAMPING
+    many, few = (Curvatures(names=(), hessian=hessian, sha256="0", n_tokens=tokens) for tokens in (1 << 20, N))
+    assert DAMPING < many.damping("a.weight", N) < DAMPING * 1.01
+    assert few.damping("a.weight", N) == DAMPING + 1
+    assert few.damping("token_embd.weight", N) == EMBEDDING_DAMPING
 
 
 def test_what_was_not_measured_or_cannot_be_fitted_has_no_encoder() -> None:

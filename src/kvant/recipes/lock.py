@@ -19,7 +19,7 @@ from kvant.files import atomic_write
 from kvant.formats.gguf.layout import file_layout
 from kvant.kernels.fitting import SWEEPS
 from kvant.model import Model
-from kvant.quant.curvature import DAMPING
+from kvant.quant.curvature import DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING
 from kvant.quant.importance import Importance
 from kvant.quant.plan import Plan
 from kvant.recipes.calibration import SELF, TOKENS_SUFFIX, Calibration
@@ -82,10 +82,14 @@ class LockedEncoder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     Attributes:
         damping: Share of the mean diagonal added to a Hessian.
+        damping_by_columns: What a Hessian of as many columns as tokens gets on top.
+        embedding_damping: Share added to the token embedding's.
         sweeps: Passes of descent.
     """
 
     damping: float
+    damping_by_columns: float
+    embedding_damping: float
     sweeps: Count
 
 
@@ -207,7 +211,9 @@ def token_file(output: str) -> str:
 
 def present_encoder() -> LockedEncoder:
     """Return the settings of this version."""
-    return LockedEncoder(damping=DAMPING, sweeps=SWEEPS)
+    return LockedEncoder(
+        damping=DAMPING, damping_by_columns=DAMPING_BY_COLUMNS, embedding_damping=EMBEDDING_DAMPING, sweeps=SWEEPS
+    )
 
 
 def versions() -> dict[str, str]:

@@ -13,6 +13,10 @@ A message reads `<subject>: <value found> <breaks which limit>. <What to do>.`
     ├── LockError (ValueError)            what a file is to be made again from is not what its lock says
     ├── BudgetError (ValueError)          nothing fits the size, RAM, speed or quality asked for
     ├── EngineError (RuntimeError)        the inference engine failed or is not the version expected
+    ├── ModelfileError (ValueError)       a Modelfile or template of one that cannot be followed
+    ├── SourceError (ValueError)          a source of models that is not understood or does not hold what is asked
+    ├── TransferError (ConnectionError)   a download that failed, or whose bytes are not what they should be
+    ├── LicenceError (PermissionError)    a licence that the policy does not allow
     ├── MissingDependencyError (ImportError) an extra that is not installed
     └── OutputExistsError (FileExistsError) an output that would be overwritten
 """
@@ -60,6 +64,22 @@ class BudgetError(KvantError, ValueError):
 
 class EngineError(KvantError, RuntimeError):
     """The inference engine failed or is not the version expected."""
+
+
+class ModelfileError(KvantError, ValueError):
+    """A Modelfile, or a template of one, that cannot be followed."""
+
+
+class SourceError(KvantError, ValueError):
+    """A source of models that is not understood, or does not hold what is asked."""
+
+
+class TransferError(KvantError, ConnectionError):
+    """A download that failed, or whose bytes are not what they should be."""
+
+
+class LicenceError(KvantError, PermissionError):
+    """A licence that the policy does not allow, or that must be accepted first."""
 
 
 class MissingDependencyError(KvantError, ImportError):

@@ -1,0 +1,1 @@
+"""Where models come from: the Hugging Face hub, addresses and files."""

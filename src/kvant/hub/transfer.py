@@ -47,7 +47,7 @@ class Remote(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         url: Its address.
         sha256: Hash of its bytes as hex; None if it is not known.
-        git_sha1: Git's name of its content (SHA-1 over `blob LENGTH\\0` and the bytes); None if it is not known.
+        git_sha1: Git's name of its content (SHA-1 over `blob`, length and bytes); None if it is not known.
         size_bytes: Its length; None if it is not known.
         headers: Sent to the address's own host and to no other.
     """

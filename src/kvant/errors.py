@@ -14,6 +14,10 @@ A message reads `<subject>: <value found> <breaks which limit>. <What to do>.`
     ├── BudgetError (ValueError)          nothing fits the size, RAM, speed or quality asked for
     ├── EngineError (RuntimeError)        the inference engine failed or is not the version expected
     ├── MissingDependencyError (ImportError) an extra that is not installed
+    ├── ModelNameError (ValueError)       a model name that is malformed, or one too many
+    ├── ModelNotFoundError (LookupError)  no model of that name in the store
+    ├── StoreError (RuntimeError)         the store holds something else than it promised
+    │   └── QuotaError                    the store would grow beyond its quota
     └── OutputExistsError (FileExistsError) an output that would be overwritten
 """
 
@@ -64,6 +68,22 @@ class EngineError(KvantError, RuntimeError):
 
 class MissingDependencyError(KvantError, ImportError):
     """An optional dependency that is not installed."""
+
+
+class ModelNameError(KvantError, ValueError):
+    """A model name that is malformed, or that only differs in case from one that is there."""
+
+
+class ModelNotFoundError(KvantError, LookupError):
+    """No model of that name, or none with that digest, in the store."""
+
+
+class StoreError(KvantError, RuntimeError):
+    """The store holds something else than it promised: damaged, incomplete, or from another version."""
+
+
+class QuotaError(StoreError):
+    """The store would grow beyond its quota."""
 
 
 class OutputExistsError(KvantError, FileExistsError):

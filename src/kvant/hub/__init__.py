@@ -1,0 +1,1 @@
+"""The local store of models, their names and where they come from."""

@@ -18,6 +18,10 @@ A message reads `<subject>: <value found> <breaks which limit>. <What to do>.`
     ├── TransferError (ConnectionError)   a download that failed, or whose bytes are not what they should be
     ├── LicenceError (PermissionError)    a licence that the policy does not allow
     ├── MissingDependencyError (ImportError) an extra that is not installed
+    ├── ModelNameError (ValueError)       a model name that is malformed, or one too many
+    ├── ModelNotFoundError (LookupError)  no model of that name in the store
+    ├── StoreError (RuntimeError)         the store holds something else than it promised
+    │   └── QuotaError                    the store would grow beyond its quota
     └── OutputExistsError (FileExistsError) an output that would be overwritten
 """
 
@@ -84,6 +88,22 @@ class LicenceError(KvantError, PermissionError):
 
 class MissingDependencyError(KvantError, ImportError):
     """An optional dependency that is not installed."""
+
+
+class ModelNameError(KvantError, ValueError):
+    """A model name that is malformed, or that only differs in case from one that is there."""
+
+
+class ModelNotFoundError(KvantError, LookupError):
+    """No model of that name, or none with that digest, in the store."""
+
+
+class StoreError(KvantError, RuntimeError):
+    """The store holds something else than it promised: damaged, incomplete, or from another version."""
+
+
+class QuotaError(StoreError):
+    """The store would grow beyond its quota."""
 
 
 class OutputExistsError(KvantError, FileExistsError):

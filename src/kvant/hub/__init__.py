@@ -1,1 +1,1 @@
-"""Models by name: the local store, where they come from, and how they are described."""
+"""The local store of models, their names and where they come from."""

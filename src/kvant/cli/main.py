@@ -15,9 +15,11 @@ from kvant.cli.convert import convert
 from kvant.cli.evaluate import evaluate
 from kvant.cli.inspect import inspect
 from kvant.cli.optimize import optimize
+from kvant.cli.pull import pull
 from kvant.cli.quantize import quantize
 from kvant.cli.rebuild import rebuild
 from kvant.cli.run import run
+from kvant.cli.search import search
 from kvant.errors import KvantError
 
 app = typer.Typer(
@@ -72,7 +74,7 @@ def options(
 
 # In alphabetical order; a command's name is its function's, its help its docstring.
 COMMANDS: tuple[Callable[..., Any], ...] = (
-    advise, calibrate, convert, evaluate, inspect, optimize, quantize, rebuild, run,
+    advise, calibrate, convert, evaluate, inspect, optimize, pull, quantize, rebuild, run, search,
 )  # fmt: skip
 for _command in COMMANDS:
     app.command()(guarded(_command))

@@ -189,9 +189,9 @@ class _Writer:
             if self._in_range:
                 raise _refusal("one range inside another is not understood")
             self._in_range = True
-            body = self.write(node.branches[0][1])
+            inner = self.write(node.branches[0][1])
             self._in_range = False
-            return f"{{%- for message in messages -%}}{body}{{%- endfor -%}}"
+            return f"{{%- for message in messages -%}}{inner}{{%- endfor -%}}"
         parts = []
         for number, (condition, body) in enumerate(node.branches):
             word = "if" if number == 0 else "elif"

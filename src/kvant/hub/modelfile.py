@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from kvant.errors import ModelfileError
+from kvant.hub.manifest import Message
 
 MAX_CHARACTERS = 4 << 20
 """Of a whole file; licences are the longest part of one."""
@@ -47,13 +48,6 @@ _REFUSED = {
 _COMMANDS = ("FROM", "PARAMETER", "TEMPLATE", "SYSTEM", "ADAPTER", "LICENSE", "MESSAGE", "REQUIRES", *_REFUSED)
 
 
-class ModelfileMessage(msgspec.Struct, frozen=True):
-    """A message of the conversation that a model starts with; `role` is one of ROLES."""
-
-    role: str
-    content: str
-
-
 class Modelfile(msgspec.Struct, frozen=True, kw_only=True):
     """A Modelfile, read.
 
@@ -74,7 +68,7 @@ class Modelfile(msgspec.Struct, frozen=True, kw_only=True):
     system: str | None = None
     adapters: tuple[str, ...] = ()
     licenses: tuple[str, ...] = ()
-    messages: tuple[ModelfileMessage, ...] = ()
+    messages: tuple[Message, ...] = ()
     ignored: tuple[str, ...] = ()
 
 
@@ -94,7 +88,7 @@ def parse_modelfile(text: str, *, subject: str = "Modelfile") -> Modelfile:
     single: dict[str, str] = {}
     many: dict[str, list[str]] = {"ADAPTER": [], "LICENSE": []}
     parameters: dict[str, ParameterValue] = {}
-    messages: list[ModelfileMessage] = []
+    messages: list[Message] = []
     ignored: list[str] = []
     for number, (line, command, value) in enumerate(_instructions(text.replace("\r\n", "\n"), subject), 1):
         where = f"{subject}, line {line}"
@@ -271,8 +265,8 @@ def _typed(kind: type, raw: str) -> Scalar:
     return value
 
 
-def _message(value: str, where: str) -> ModelfileMessage:
+def _message(value: str, where: str) -> Message:
     role, _, content = value.partition(" ")
     if role.lower() not in ROLES:
         raise ModelfileError(f"{where}: the role {role[:40]!r} is not one of {', '.join(ROLES)}. Correct it.")
-    return ModelfileMessage(role=role.lower(), content=_unquoted(content.strip(" \t")))
+    return Message(role=role.lower(), content=_unquoted(content.strip(" \t")))

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvant.errors import ModelfileError
+from kvant.hub.manifest import Message
 from kvant.hub.modelfile import (
     PARAMETERS,
     ROLES,
     Modelfile,
-    ModelfileMessage,
     check_parameters,
     parse_modelfile,
     write_modelfile,
@@ -44,8 +44,8 @@ def test_an_example() -> None:
         template="{{ if .System }}{{ .System }}\n{{ end }}{{ .Prompt }}",
         system="You are a pirate.",
         messages=(
-            ModelfileMessage("user", "Who are you?"),
-            ModelfileMessage("assistant", "I be\nCaptain Kvant."),
+            Message("user", "Who are you?"),
+            Message("assistant", "I be\nCaptain Kvant."),
         ),
         licenses=("\nApache License\n", "MIT"),
     )
@@ -98,7 +98,14 @@ def test_parameters_from_json_are_typed() -> None:
     assert check_parameters({"num_ctx": 4096, "temperature": 1, "stop": ["a", "b c"], "mirostat": 1}) == {
         "num_ctx": 4096, "temperature": 1.0, "stop": ["a", "b c"],
     }  # fmt: skip
-    for bad in ({"num_ctx": "x"}, {"nope": 1}, {"temperature": None}, {"stop": [{}]}, {"num_ctx": 1.5}):
+    wrong: list[dict[str, object]] = [
+        {"num_ctx": "x"},
+        {"nope": 1},
+        {"temperature": None},
+        {"stop": [{}]},
+        {"num_ctx": 1.5},
+    ]
+    for bad in wrong:
         with pytest.raises(ModelfileError):
             check_parameters(bad)
 
@@ -125,7 +132,7 @@ modelfiles = st.builds(
     system=st.none() | texts,
     adapters=st.lists(texts, max_size=2).map(tuple),
     licenses=st.lists(texts, max_size=2).map(tuple),
-    messages=st.lists(st.builds(ModelfileMessage, st.sampled_from(ROLES), texts), max_size=3).map(tuple),
+    messages=st.lists(st.builds(Message, st.sampled_from(ROLES), texts), max_size=3).map(tuple),
 )
 
 

@@ -1,0 +1,184 @@
+"""Which variant of a repository suits a device: by what was measured where passports say it, else by prediction.
+
+Only the header of a candidate is downloaded; its hyperparameters and block types give the memory it will take.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kvant.devices.memory import RamPrediction, predict_ram, repacked_bytes
+from kvant.devices.profiles import Profile
+from kvant.errors import BudgetError, FormatError, SourceError
+from kvant.formats.gguf.header import Header, read_header
+from kvant.hub.sources.huggingface import HuggingFace, Repository
+from kvant.hub.sources.variants import RemoteVariant
+from kvant.hub.transfer import Remote, read_range
+from kvant.model import Model
+
+if TYPE_CHECKING:
+    import httpx2
+
+FIRST_BYTES, MOST_BYTES = 1 << 20, 64 << 20
+"""Of a header: asked for at first, and at most."""
+
+MAX_PASSPORT_BYTES = 4 << 20
+ORIGINALS = frozenset({"F32", "F16", "BF16"})
+
+
+class Fit(msgspec.Struct, frozen=True, kw_only=True):
+    """The variant for a device, and why.
+
+    Attributes:
+        variant: Its name.
+        reason: In one sentence.
+        ram: Memory it is predicted to take.
+        usable_bytes: Memory that models may take there.
+        kld: Mean KL divergence that its passport says; None without one.
+    """
+
+    variant: str
+    reason: str
+    ram: RamPrediction
+    usable_bytes: int
+    kld: float | None = None
+
+
+class Passport(msgspec.Struct, frozen=True):
+    """What is read of a passport beside a file: whose it is and how good."""
+
+    sha256: str
+    score: "Score"
+
+
+class Score(msgspec.Struct, frozen=True):
+    """What was measured."""
+
+    kld_mean: float
+
+
+def fit_variant(
+    hub: HuggingFace,
+    client: "httpx2.Client",
+    repository: Repository,
+    variants: Sequence[RemoteVariant],
+    *,
+    device: Profile,
+    context: int,
+) -> Fit:
+    """Choose the variant that loses least among those that fit a device.
+
+    Passports beside the files decide where there are any; without, more bytes lose less. Full precision is taken only
+    where there is nothing else: beside Q8_0 it shows no difference and takes twice the memory.
+
+    Raises:
+        BudgetError: None fits.
+        TransferError: The hub fails.
+    """
+    usable = device.usable_bytes
+    small = [v for v in variants if v.preset not in ORIGINALS] or list(variants)
+    possible = [v for v in small if v.size_bytes < min(usable, device.max_file_bytes or usable)]
+    known = read_passports(hub, client, repository, possible)
+    order = sorted(possible, key=lambda v: (known.get(v.name, float("inf")), -v.size_bytes))
+    least: int | None = None
+    for variant in order:
+        ram = predict(hub, client, repository, variant, context, device.architecture)
+        if ram.total_bytes <= usable:
+            return Fit(
+                variant=variant.name, ram=ram, usable_bytes=usable, kld=known.get(variant.name),
+                reason=_reason(variant, ram, usable, known, device, len(variants)),
+            )  # fmt: skip
+        least = min(least or ram.total_bytes, ram.total_bytes)
+    smallest = min((v.size_bytes for v in small), default=0)
+    raise BudgetError(
+        f"hf:{repository.id}: no variant fits {device.title}: {_mb(usable)} are usable and the smallest takes "
+        f"{_mb(least or smallest)}{f' at a context of {context}' if least else ''}. Use a smaller model or --context."
+    )
+
+
+def predict(
+    hub: HuggingFace,
+    client: "httpx2.Client",
+    repository: Repository,
+    variant: RemoteVariant,
+    context: int,
+    architecture: str,
+) -> RamPrediction:
+    """Predict the memory a remote variant will take, from its header alone.
+
+    Raises:
+        SourceError: Its header is damaged.
+        TransferError: The hub fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="kvant-header-", ignore_cleanup_errors=True) as directory:
+        remote = hub.remote(repository, variant.files[0])
+        header = remote_header(client, remote, Path(directory) / "header.gguf")
+        model = Model(metadata=header.metadata, tensors={}, path=Path(variant.name), files=())
+        copies = repacked_bytes(
+            {t.name: t.block_type for t in header.tensors}, {t.name: t.shape for t in header.tensors}, architecture
+        )
+        trained = model.hyper("context_length", context)
+        return predict_ram(model, variant.size_bytes, min(context, trained), repacked=copies)
+
+
+def remote_header(client: "httpx2.Client", remote: Remote, place: Path) -> Header:
+    """Read the header of a remote file; `place` becomes a file of its length that holds nothing but that.
+
+    Raises:
+        SourceError: It is damaged, or longer than MOST_BYTES.
+        TransferError: The server refuses or fails.
+    """
+    wanted = FIRST_BYTES
+    while True:
+        start = read_range(client, remote, wanted)
+        is_all = len(start) < wanted or len(start) == remote.size_bytes
+        with place.open("wb") as file:  # sparse: what was not read is a hole
+            file.write(start)
+            file.truncate(max(remote.size_bytes or 0, len(start)))
+        try:
+            header = read_header(place)
+            if is_all or min((t.offset for t in header.tensors), default=0) <= len(start):
+                return header
+            problem: FormatError | None = None
+        except FormatError as error:
+            problem = error
+        if is_all or wanted >= MOST_BYTES:
+            why = str(problem).partition(": ")[2] if problem else f"its header is longer than {MOST_BYTES} bytes."
+            raise SourceError(f"{remote.url.rpartition('/')[2]}: {why}") from problem
+        wanted *= 4
+
+
+def read_passports(
+    hub: HuggingFace, client: "httpx2.Client", repository: Repository, variants: Sequence[RemoteVariant]
+) -> dict[str, float]:
+    """Return the measured mean KL divergence of each variant that has a passport of its very bytes beside it."""
+    files = {file.path: file for file in repository.files}
+    found = {}
+    for variant in variants:
+        file = files.get(variant.files[0].path.removesuffix(".gguf") + ".passport.json")
+        if file is None or file.size_bytes > MAX_PASSPORT_BYTES:
+            continue
+        raw = read_range(client, hub.remote(repository, file), MAX_PASSPORT_BYTES)
+        try:
+            passport = msgspec.json.decode(raw, type=Passport)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            continue
+        if passport.sha256 == variant.files[0].sha256 and 0 <= passport.score.kld_mean < float("inf"):
+            found[variant.name] = passport.score.kld_mean
+    return found
+
+
+def _reason(
+    variant: RemoteVariant, ram: RamPrediction, usable: int, known: dict[str, float], device: Profile, n: int
+) -> str:
+    memory = f"{_mb(ram.total_bytes)} of {_mb(usable)} usable memory at a context of {ram.context}"
+    if variant.name in known:
+        return f"{variant.name} has the least measured KL divergence, {known[variant.name]:.4f}, and takes {memory}."
+    return f"{variant.name} is the largest of {n} variants that fits {device.title}: {memory}."
+
+
+def _mb(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"

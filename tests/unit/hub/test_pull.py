@@ -1,0 +1,270 @@
+"""Pulling from a hub on loopback through the hub's real client, from addresses and from files."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hub_server import Fault, Hub, Repo
+from kvant.devices import detect as detection
+from kvant.devices.limits import Memory
+from kvant.errors import (
+    BudgetError,
+    FormatError,
+    LicenceError,
+    ModelNotFoundError,
+    SourceError,
+    TransferError,
+)
+from kvant.files import home, sha256_file
+from kvant.formats.gguf.reader import read_gguf
+from kvant.formats.open import open_model
+from kvant.hub.pull import Wish, pull
+from kvant.hub.store import Store
+
+pytestmark = pytest.mark.usefixtures("hub")
+
+REPO = "hf:kv/tiny-GGUF"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def passport(path: Path, kld: float) -> bytes:
+    return json.dumps({"sha256": sha256_file(path), "score": {"kld_mean": kld}, "preset": "x"}).encode()
+
+
+def test_a_variant_comes_into_the_store_with_its_source(hub: Hub, tiny: Path) -> None:
+    got = pull(f"{REPO}:Q8_0")
+    assert (got.kind, got.name, got.licence, got.was_here) == ("model", "hf.co/kv/tiny-GGUF:Q8_0", "apache-2.0", False)
+    stored = Store.open().find("hf.co/kv/tiny-GGUF:Q8_0")
+    assert stored.path.read_bytes() == (tiny / "tiny-Q8_0.gguf").read_bytes()
+    assert stored.settings.source == f"{REPO}@{COMMIT}:tiny-Q8_0.gguf"
+    assert stored.settings.license == ["apache-2.0"]
+    assert not any((home() / "downloads").iterdir())
+    asked = len(hub.ranges("tiny-Q8_0.gguf"))
+    assert pull(f"{REPO}:Q8_0").was_here
+    assert len(hub.ranges("tiny-Q8_0.gguf")) == asked
+
+
+def test_without_a_variant_the_usual_one_comes_and_that_is_said() -> None:
+    got = pull(REPO)
+    assert got.variant == "Q4_K_M"
+    assert "usual one of 3" in got.reason
+
+
+@pytest.mark.parametrize("choice", ["tiny-Q8_0.gguf", "q8_0", "tiny-q8_0.GGUF"])
+def test_a_variant_by_file_or_preset(choice: str) -> None:
+    assert pull(f"{REPO}@main:{choice}", Wish(name="mine")).name == "mine"
+
+
+def test_the_web_address_of_a_repository_is_understood() -> None:
+    assert pull("https://huggingface.co/kv/tiny-GGUF").variant == "Q4_K_M"
+    assert pull("hf.co/kv/tiny-GGUF:Q8_0").variant == "Q8_0"
+
+
+def test_shards_are_one_variant(hub: Hub, tiny: Path) -> None:
+    shards = {p.name: p.read_bytes() for p in sorted(tiny.glob("split-*.gguf"))}
+    assert len(shards) > 1
+    hub.repos["kv/split"] = Repo(shards)
+    got = pull("hf:kv/split")
+    assert got.variant == "Q8_0"
+    assert read_gguf(Path(got.path)).n_weights == read_gguf(tiny / "tiny-Q8_0.gguf").n_weights
+    del shards[sorted(shards)[0]]
+    hub.repos["kv/broken"] = Repo(shards)
+    with pytest.raises(SourceError, match="neither GGUF"):
+        pull("hf:kv/broken")
+
+
+def test_what_is_asked_and_is_not_there() -> None:
+    with pytest.raises(SourceError, match="Use one of Q4_K_M, Q8_0, F16"):
+        pull(f"{REPO}:Q2_K")
+    with pytest.raises(SourceError, match="no such repository"):
+        pull("hf:kv/nothing")
+    with pytest.raises(SourceError, match="no such revision"):
+        pull(f"{REPO}@v9")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["hf:kv", "hf:../x/y", "hf:a/b/c", "hf:a/..", "hf:kv/x:../../etc", "hf:kv/x@../y:z", "hf:kv/x:a\nb", "hf:",
+     "hf:a/b:/c", "https://example.com/x.gguf", "https://example.com/x.gguf#sha256=12", "https://e.com/x.zip#sha256=" + "0" * 64],
+)  # fmt: skip
+def test_sources_that_are_not_understood(text: str) -> None:
+    with pytest.raises(SourceError):
+        pull(text)
+
+
+def test_wrong_bytes_are_not_stored(hub: Hub) -> None:
+    hub.faults["tiny-Q8_0.gguf"] = Fault("corrupt")
+    with pytest.raises(TransferError, match="SHA-256"):
+        pull(f"{REPO}:Q8_0")
+    with pytest.raises(ModelNotFoundError):
+        Store.open().find("hf.co/kv/tiny-GGUF:Q8_0")
+
+
+def test_a_hostile_list_of_files(hub: Hub) -> None:
+    hub.repos["kv/evil"] = Repo({"../../evil.gguf": b"x"})
+    with pytest.raises(SourceError, match="no plain path"):
+        pull("hf:kv/evil")
+    hub.repos["kv/zeros"] = Repo({"zeros.gguf": b"GGUF" + bytes(1000)})
+    with pytest.raises(FormatError):
+        pull("hf:kv/zeros")
+
+
+def test_the_token_goes_to_the_hub_alone(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    hub.token = "hf_secret"
+    hub.repos["kv/tiny-GGUF"].gated = "auto"
+    with pytest.raises(LicenceError, match="asks for agreement"):
+        pull(REPO)
+    pull(REPO, Wish(accepted=["apache-2.0"]))
+    seen = {("storage" in a.path, a.authorization) for a in hub.asked}
+    assert seen == {(False, "Bearer hf_secret"), (True, "")}
+
+
+def test_licences_gate(hub: Hub) -> None:
+    hub.repos["kv/tiny-GGUF"].license = "llama3.2"
+    with pytest.raises(LicenceError, match=r"llama3\.2, which is not on the allow-list.*--accept-licence llama3\.2"):
+        pull(REPO)
+    assert not any("resolve" in a.path for a in hub.asked)
+    assert pull(REPO, Wish(accepted=["llama3.2"])).licence == "llama3.2"
+    hub.repos["kv/tiny-GGUF"].license = None
+    with pytest.raises(LicenceError, match="--accept-licence unknown"):
+        pull(REPO, Wish(name="other"))
+
+
+# -- offline
+
+
+def test_offline_gives_what_is_here_and_asks_nobody(hub: Hub) -> None:
+    with pytest.raises(TransferError, match="without --offline"):
+        pull(REPO, Wish(offline=True))
+    assert hub.asked == []
+    pull(f"{REPO}:Q8_0")
+    hub.asked.clear()
+    assert pull(REPO, Wish(offline=True)).variant == "Q8_0"
+    assert pull(f"{REPO}:tiny-Q8_0.gguf", Wish(offline=True)).was_here
+    assert hub.asked == []
+    with pytest.raises(TransferError):
+        pull(f"{REPO}:Q4_K_M", Wish(offline=True))
+
+
+# -- directories
+
+
+def hf_repo(tiny: Path) -> Repo:
+    files = {path.name: path.read_bytes() for path in (tiny / "tiny").iterdir()}
+    more = {"README.md": b"---\nlicense: mit\n---\n", "modeling_x.py": b"import os", "pytorch_model.bin": b"x"}
+    return Repo({**files, **more}, tags=("safetensors",), license="mit")
+
+
+def test_a_directory_comes_whole_and_without_code(hub: Hub, tiny: Path) -> None:
+    hub.repos["kv/tiny"] = hf_repo(tiny)
+    got = pull("hf:kv/tiny")
+    assert got.kind == "directory"
+    assert got.next == f"kvant optimize {got.path}"
+    names = {p.name for p in Path(got.path).iterdir()}
+    assert names == {p.name for p in (tiny / "tiny").iterdir()} | {"README.md"}
+    assert open_model(got.path).n_weights > 0
+    assert pull("hf:kv/tiny").was_here
+    assert pull("hf:kv/tiny", Wish(offline=True)).path == got.path
+
+
+def test_a_directory_with_one_wrong_file_does_not_appear(hub: Hub, tiny: Path) -> None:
+    hub.repos["kv/tiny"] = hf_repo(tiny)
+    hub.faults["tokenizer.json"] = Fault("corrupt")
+    with pytest.raises(TransferError, match="git hash"):
+        pull("hf:kv/tiny")
+    assert not (home() / "models").exists()
+    assert Path(pull("hf:kv/tiny").path).is_dir()
+
+
+def test_formats_that_are_not_run_here(hub: Hub) -> None:
+    hub.repos["kv/onnx"] = Repo({"model.onnx": b"x", "config.json": b"{}"}, tags=("onnx",))
+    with pytest.raises(SourceError, match=r"holds neither GGUF files nor a model in safetensors, but json, onnx"):
+        pull("hf:kv/onnx")
+
+
+# -- addresses and files
+
+
+def test_an_address_with_its_hash(hub: Hub, tiny: Path) -> None:
+    data = (tiny / "tiny-Q8_0.gguf").read_bytes()
+    hub.plain["x.gguf"] = data
+    url = f"{hub.endpoint}/plain/x.gguf#sha256={hashlib.sha256(data).hexdigest()}"
+    with pytest.raises(LicenceError):
+        pull(url)
+    got = pull(url, Wish(name="mine:v1", accepted=["unknown"]))
+    assert got.name == "mine:v1"
+    assert Store.open().find("mine:v1").settings.source == url
+    assert pull(url, Wish(name="mine:v1", offline=True)).was_here
+    wrong = f"{hub.endpoint}/plain/x.gguf#sha256={'0' * 64}"
+    with pytest.raises(TransferError, match="SHA-256"):
+        pull(wrong, Wish(accepted=["unknown"]))
+
+
+def test_a_file_and_a_directory_here(tiny: Path) -> None:
+    got = pull(str(tiny / "tiny-Q8_0.gguf"))
+    assert got.name == "tiny-Q8_0"
+    assert (tiny / "tiny-Q8_0.gguf").exists()
+    with pytest.raises(SourceError, match="kvant optimize"):
+        pull(str(tiny / "tiny"))
+
+
+# -- what fits
+
+
+def memory_of(monkeypatch: pytest.MonkeyPatch, available: int) -> None:
+    monkeypatch.setattr(detection, "memory", lambda: Memory(total_bytes=available, available_bytes=available))
+
+
+def test_the_largest_that_fits_is_taken_by_its_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory_of(monkeypatch, 10**9)
+    got = pull(REPO, Wish(fit=True))
+    assert got.variant == "Q8_0"  # full precision would fit too, and shows no difference
+    assert "largest of 3 variants" in got.reason
+    memory_of(monkeypatch, 10_000_000)
+    with pytest.raises(BudgetError, match="no variant fits this machine"):
+        pull(REPO, Wish(fit=True))
+
+
+def test_passports_decide_where_there_are_any(hub: Hub, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory_of(monkeypatch, 10**9)
+    repo = hub.repos["kv/tiny-GGUF"]
+    repo.files["tiny-Q4_K_M.passport.json"] = passport(tiny / "tiny-Q4_K_M.gguf", 0.01)
+    repo.files["tiny-Q8_0.passport.json"] = passport(tiny / "tiny-F16.gguf", 0.0)  # of other bytes: says nothing
+    got = pull(REPO, Wish(fit=True))
+    assert got.variant == "Q4_K_M"
+    assert "least measured KL divergence, 0.0100" in got.reason
+    stored = Store.open().find(got.name)
+    assert stored.settings.passport is not None
+    assert stored.settings.passport["score"] == {"kld_mean": 0.01}
+
+
+def test_a_variant_and_fit_contradict() -> None:
+    with pytest.raises(SourceError, match="Leave one of the two out"):
+        pull(f"{REPO}:Q8_0", Wish(fit=True))
+
+
+# -- killed
+
+
+def test_a_pull_that_was_killed_continues(hub: Hub, tiny: Path) -> None:
+    hub.faults["tiny-Q8_0.gguf"] = Fault("hold", after=500_000)
+    command = [sys.executable, "-m", "kvant.cli.main", "pull", f"{REPO}:Q8_0", "--json"]
+    with subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        assert hub.held.wait(60)  # half of the file is sent and the rest is not coming
+        child.send_signal(signal.SIGKILL)
+    hub.release.set()
+    assert Store.open().list() == []
+    partial = next((home() / "downloads").glob("*/*.partial"))
+    kept = partial.stat().st_size
+    done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["name"] == "hf.co/kv/tiny-GGUF:Q8_0"
+    assert hub.ranges("tiny-Q8_0.gguf")[-1] == f"bytes={kept}-"
+    assert kept > 0
+    assert Store.open().find("hf.co/kv/tiny-GGUF:Q8_0").path.read_bytes() == (tiny / "tiny-Q8_0.gguf").read_bytes()

@@ -50,7 +50,8 @@ def test_the_environment_lists_what_is_allowed(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    "text", ["allow: mit", "permit: [mit]", "[", "- a", "!!python/object/apply:os.system [id]", "unknown: maybe", "[" * 5000]
+    "text",
+    ["allow: mit", "permit: [mit]", "[", "- a", "!!python/object/apply:os.system [id]", "unknown: maybe", "[" * 5000]
 )  # fmt: skip
 def test_a_policy_that_cannot_be_read_allows_nothing(text: str) -> None:
     policy_path().write_text(text)

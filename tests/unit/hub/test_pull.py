@@ -91,7 +91,8 @@ def test_what_is_asked_and_is_not_there() -> None:
 @pytest.mark.parametrize(
     "text",
     ["hf:kv", "hf:../x/y", "hf:a/b/c", "hf:a/..", "hf:kv/x:../../etc", "hf:kv/x@../y:z", "hf:kv/x:a\nb", "hf:",
-     "hf:a/b:/c", "https://example.com/x.gguf", "https://example.com/x.gguf#sha256=12", "https://e.com/x.zip#sha256=" + "0" * 64],
+     "hf:a/b:/c", "https://e.com/x.gguf", "https://e.com/x.gguf#sha256=12",
+     "https://e.com/x.zip#sha256=" + "0" * 64],
 )  # fmt: skip
 def test_sources_that_are_not_understood(text: str) -> None:
     with pytest.raises(SourceError):

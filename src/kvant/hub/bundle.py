@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 
 from kvant.errors import FormatError, ModelNameError, OutputExistsError, StoreError
-from kvant.files import atomic_write, disk_errors
+from kvant.files import CHUNK_BYTES, atomic_write, disk_errors
 from kvant.hub.disk import LAYOUT
 from kvant.hub.manifest import (
     MANIFEST_TYPE,
@@ -95,7 +95,10 @@ def export(
         objects = {layer.digest.removeprefix("sha256:"): layer.size for m in manifests.values() for layer in m.layers}
         task = f"Exporting {path.name}"
         progress.start(task, sum(objects.values()), "B")
-        with atomic_write(path, overwrite=overwrite) as out, tarfile.open(fileobj=out, mode="w|") as tar:
+        with (
+            atomic_write(path, overwrite=overwrite) as out,
+            tarfile.TarFile(fileobj=out, mode="w", copybufsize=CHUNK_BYTES) as tar,
+        ):
             _add(tar, "oci-layout", len(LAYOUT), [LAYOUT])
             raw = msgspec.json.encode(index)
             _add(tar, "index.json", len(raw), [raw])

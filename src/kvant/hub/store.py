@@ -129,6 +129,14 @@ class Store:
                 self._make_readable(self.row(name))
         return model
 
+    def has(self, name: str | ModelName) -> bool:
+        """Tell whether a model is there, with the digest in the name if it has one."""
+        try:
+            self.row(name)
+        except ModelNotFoundError:
+            return False
+        return True
+
     def import_file(
         self,
         path: Path,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvant.cli import console
+from kvant.cli.stored import complete_model, model_path
 from kvant.cli.units import format_bytes
 
 if TYPE_CHECKING:
@@ -19,7 +20,12 @@ COLUMNS = (
 
 
 def evaluate(
-    variants: Annotated[list[Path], typer.Argument(help="GGUF files to measure.", show_default=False)],
+    variants: Annotated[
+        list[Path],
+        typer.Argument(
+            help="GGUF files or stored models to measure.", autocompletion=complete_model, show_default=False
+        ),
+    ],
     against: Annotated[
         Path,
         typer.Option(
@@ -51,7 +57,8 @@ def evaluate(
 
     with console.progress(quiet=json) as progress:
         result = run(
-            variants, against=against, text=text, corpus=corpus, context=context, chunks=chunks, threads=threads,
+            [model_path(v) for v in variants], against=model_path(against),
+            text=text, corpus=corpus, context=context, chunks=chunks, threads=threads,
             speed=not no_speed, floors=not no_floors, progress=progress,
         )  # fmt: skip
     if json:

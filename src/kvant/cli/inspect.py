@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvant.cli import console
+from kvant.cli.stored import complete_model, model_path
 from kvant.cli.units import format_bytes
 
 if TYPE_CHECKING:
@@ -15,7 +16,13 @@ _WIDTH = 100
 
 
 def inspect(
-    model: Annotated[Path, typer.Argument(help="A GGUF file, any shard of one, or a Hugging Face directory.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A GGUF file, any shard of one, a Hugging Face directory, or a stored model.",
+            autocompletion=complete_model,
+        ),
+    ],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     metadata: Annotated[bool, typer.Option("--metadata", help="List every metadata key.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
@@ -32,7 +39,7 @@ def inspect(
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.recipes.inspect import inspect as run
 
-    found = run(model)
+    found = run(model_path(model))
     if as_json:
         console.print_json(found)
         return

@@ -12,14 +12,22 @@ from kvant.cli import console
 from kvant.cli.advise import advise
 from kvant.cli.calibrate import calibrate
 from kvant.cli.convert import convert
+from kvant.cli.copy import copy
 from kvant.cli.evaluate import evaluate
+from kvant.cli.export import export
+from kvant.cli.fsck import fsck
+from kvant.cli.gc import gc
+from kvant.cli.import_ import import_
 from kvant.cli.inspect import inspect
+from kvant.cli.list import list_
 from kvant.cli.optimize import optimize
 from kvant.cli.pull import pull
 from kvant.cli.quantize import quantize
 from kvant.cli.rebuild import rebuild
+from kvant.cli.rm import rm
 from kvant.cli.run import run
 from kvant.cli.search import search
+from kvant.cli.show import show
 from kvant.errors import KvantError
 
 app = typer.Typer(
@@ -74,10 +82,11 @@ def options(
 
 # In alphabetical order; a command's name is its function's, its help its docstring.
 COMMANDS: tuple[Callable[..., Any], ...] = (
-    advise, calibrate, convert, evaluate, inspect, optimize, pull, quantize, rebuild, run, search,
+    advise, calibrate, convert, copy, evaluate, export, fsck, gc, import_, inspect, list_, optimize, pull,
+    quantize, rebuild, rm, run, search, show,
 )  # fmt: skip
 for _command in COMMANDS:
-    app.command()(guarded(_command))
+    app.command(_command.__name__.rstrip("_"))(guarded(_command))
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kvant.cli import console
+from kvant.cli.stored import complete_model, model_path
 from kvant.errors import KvantError, ValueRangeError
 
 if TYPE_CHECKING:
@@ -26,7 +27,14 @@ Ctrl-C stops an answer; a second one quits."""
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="A GGUF file or a Hugging Face directory.", show_default=False)],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A GGUF file, a Hugging Face directory, or a stored model.",
+            autocompletion=complete_model,
+            show_default=False,
+        ),
+    ],
     prompt: Annotated[
         str | None, typer.Argument(help="Ask this once and end; `-` reads standard input.", show_default=False)
     ] = None,
@@ -56,6 +64,7 @@ def run(
       kvant run model-Q4_K_M.gguf
       kvant run model-Q4_K_M.gguf "What is the capital of France?" --temperature 0
       git diff | kvant run model-Q4_K_M.gguf --system "Write a commit message."
+      kvant run smollm2:q4_k_m "What is the capital of France?"
       kvant run base-model.gguf "Once upon a time" --raw --max-tokens 100 --seed 1
     """  # noqa: D301 - \b keeps the lines of the examples apart
     import os
@@ -71,7 +80,7 @@ def run(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repeat_penalty=repeat_penalty, seed=seed
     )
     with console.progress() as progress:
-        path = chat_file(model, progress=progress)
+        path = chat_file(model_path(model), progress=progress)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = threads or cores or 1
     with Chat(

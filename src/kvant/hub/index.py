@@ -1,12 +1,13 @@
 """What the store holds, as tables: a cache that is made again from the names and manifests whenever they differ.
 
-SQLite in WAL mode: readers of other processes do not wait. Every operation opens a connection of its own, so threads
-and forked processes share nothing.
+SQLite in WAL mode: readers of other processes do not wait. Every operation opens a connection of its own, or has its
+thread's of a `session`, so threads and forked processes share nothing.
 """
 
 import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -62,10 +63,25 @@ class Index:
     """The tables in one file."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._thread = path, threading.local()
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[None]:
+        """Use one connection for all operations of this thread while the block runs."""
+        with self._open() as database:
+            before = getattr(self._thread, "database", None)
+            self._thread.database = database
+            try:
+                yield
+            finally:
+                self._thread.database = before
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
+        shared = getattr(self._thread, "database", None)
+        if shared is not None:
+            yield shared
+            return
         with contextlib.closing(sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None)) as database:
             if database.execute("PRAGMA user_version").fetchone()[0] != VERSION:
                 database.execute("PRAGMA journal_mode = WAL")
@@ -100,7 +116,17 @@ class Index:
         return None if row is None else str(row[0])
 
     def replace(self, models: Iterable[tuple[Row, list[Layout]]], mark: str) -> None:
-        """Make the tables again."""
+        """Make the tables again; a file that is no database any more is made again, too."""
+        models = list(models)
+        try:
+            self._replace(models, mark)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:
+            self.remove()
+            self._replace(models, mark)
+
+    def _replace(self, models: list[tuple[Row, list[Layout]]], mark: str) -> None:
         with self._change() as database:
             for table in ("names", "files", "places"):
                 database.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names of tables
@@ -149,6 +175,12 @@ class Index:
         with self._open() as database:
             query = "SELECT file, offset FROM places WHERE object = ? ORDER BY file, offset"
             return [(file, offset) for file, offset in database.execute(query, (digest,))]
+
+    def is_document(self, digest: str) -> bool:
+        """Tell whether an object is a manifest or a configuration of a name."""
+        with self._open() as database:
+            query = "SELECT EXISTS (SELECT 1 FROM names WHERE manifest = ? OR config = ?)"
+            return bool(database.execute(query, (digest, digest)).fetchone()[0])
 
     def all_places(self) -> dict[str, list[tuple[str, int]]]:
         """Return `places` of every object."""

@@ -52,7 +52,7 @@ class ModelName:
         _check(self.tag, "tag", _PART, MAX_TAG)
         if _SHARD.fullmatch(self.tag):
             raise ModelNameError(f"tag: {self.tag!r} looks like a shard of a file. Choose another tag.")
-        if self.digest is not None and not _DIGEST.fullmatch(self.digest):
+        if self.digest is not None and not is_digest(self.digest):
             raise ModelNameError(f"digest: {self.digest[:80]!r} is not 64 hexadecimal digits. {_HINT}")
 
     @classmethod
@@ -124,6 +124,11 @@ class ModelName:
 
     def _digest(self) -> str:
         return "" if self.digest is None else f"@sha256:{self.digest}"
+
+
+def is_digest(text: str) -> bool:
+    """Tell whether a text is 64 hexadecimal digits in lower case."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def _check(text: str, what: str, form: re.Pattern[str], limit: int) -> None:

@@ -14,7 +14,7 @@ from kvant.files import disk_errors, sync_directory
 from kvant.hub.disk import Disk, sync_file
 from kvant.hub.index import Index
 from kvant.hub.manifest import Layout, Manifest, Piece, file_layouts, read_manifest
-from kvant.hub.pieces import read_range
+from kvant.hub.pieces import read_open, read_range
 
 SHARE = 0.1
 
@@ -127,26 +127,36 @@ class Objects:
                 self._disk.blob(layout.sha256).unlink(missing_ok=True)
         for digest in {piece.digest for layout in layouts for piece in layout.pieces}:
             path = self._disk.blob(digest)
-            if not path.exists() or self._index.users(digest) or self._is_document(digest):
+            if not path.exists() or self._index.users(digest) or self._index.is_document(digest):
                 continue
             if not self._index.places(digest) or self.locate(digest, without=(digest,)) is not None:
                 path.unlink(missing_ok=True)
 
-    def _is_document(self, digest: str) -> bool:
-        return any(digest in (row.manifest, row.config) for row in self._index.rows())
-
-    def missing(self, layout: Layout) -> list[Piece]:
-        """Return the objects of a file that are nowhere; none if the whole file is there."""
-        if self._disk.blob(layout.sha256).exists():
+    def missing(self, layout: Layout, *, without: Collection[str] = ()) -> list[Piece]:
+        """Return the objects of a file that are nowhere else than in files `without`."""
+        if layout.sha256 not in without and self._disk.blob(layout.sha256).exists():
             return []
-        return [piece for piece in layout.pieces if self.locate(piece.digest) is None]
+        return [piece for piece in layout.pieces if self.locate(piece.digest, without=without) is None]
 
 
-def hash_join(layout: Layout, place: Callable[[str], Place]) -> str:
-    """Return the SHA-256 that the objects of a file have together."""
-    whole = hashlib.sha256()
-    for piece in layout.pieces:
-        for chunk in read_range(*place(piece.digest), piece.size):
-            whole.update(chunk)
-        whole.update(bytes(piece.zeros))
-    return whole.hexdigest()
+def check_file(path: Path, layout: Layout, on_bytes: Callable[[int], object]) -> tuple[bool, list[Piece]]:
+    """Hash a whole file and its objects in one pass.
+
+    Returns:
+        Whether the whole is what its digest says, and the pieces that are what theirs say.
+    """
+    whole, good = hashlib.sha256(), []
+    with path.open("rb") as file:
+        for piece in layout.pieces:
+            digest = hashlib.sha256()
+            for chunk in read_open(file, piece.size):
+                whole.update(chunk)
+                digest.update(chunk)
+                on_bytes(len(chunk))
+            if digest.hexdigest() == piece.digest:
+                good.append(piece)
+            for chunk in read_open(file, piece.zeros):
+                whole.update(chunk)
+                on_bytes(len(chunk))
+        whole.update(file.read(1))
+    return whole.hexdigest() == layout.sha256, good

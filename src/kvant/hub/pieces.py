@@ -147,9 +147,16 @@ def read_range(path: Path, offset: int, size: int) -> Iterator[bytes]:
     """
     with path.open("rb") as file:
         file.seek(offset)
-        while size:
-            chunk = file.read(min(CHUNK_BYTES, size))
-            if not chunk:
-                raise StoreError(f"{path}: ends {size} bytes too early. Run: kvant fsck --repair")
-            size -= len(chunk)
+        got = 0
+        for chunk in read_open(file, size):
+            got += len(chunk)
             yield chunk
+    if got != size:
+        raise StoreError(f"{path}: ends {size - got} bytes too early. Run: kvant fsck --repair")
+
+
+def read_open(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Give the next bytes of an open file in chunks, fewer if it ends."""
+    while size and (chunk := file.read(min(CHUNK_BYTES, size))):
+        size -= len(chunk)
+        yield chunk

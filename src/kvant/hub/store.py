@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
@@ -29,10 +29,14 @@ from kvant.hub.manifest import (
     make_manifest,
     read_settings,
 )
-from kvant.hub.names import ModelName
+from kvant.hub.names import ModelName, is_digest
 from kvant.hub.objects import SHARE, Objects
 from kvant.hub.pieces import join, scan
 from kvant.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from kvant.hub.check import Check
+    from kvant.hub.collect import Collected
 
 __all__ = ["ModelSettings", "Store", "StoredModel"]
 
@@ -97,9 +101,13 @@ class Store:
         return cls(disk)
 
     def list(self) -> Sequence[StoredModel]:
-        """Return all models, by name."""
+        """Return all models, by name; those whose settings cannot be read are left to `fsck`."""
         self.refresh()
-        return [self.model(row) for row in self.index.rows()]
+        found = []
+        for row in self.index.rows():
+            with contextlib.suppress(StoreError):
+                found.append(self.model(row))
+        return found
 
     def find(self, name: str | ModelName, *, readable: bool = True) -> StoredModel:
         """Return a model, and see to it that its file can be read.
@@ -120,6 +128,14 @@ class Store:
             with self.changing(f"open {row.name}"):
                 self._make_readable(self.row(name))
         return model
+
+    def has(self, name: str | ModelName) -> bool:
+        """Tell whether a model is there, with the digest in the name if it has one."""
+        try:
+            self.row(name)
+        except ModelNotFoundError:
+            return False
+        return True
 
     def import_file(
         self,
@@ -156,7 +172,7 @@ class Store:
             ]
             config = msgspec.json.encode(settings, order="sorted")
             with self.changing(f"import {name}"):
-                manifest = make_manifest([(layout, titles) for layout, titles, _ in scanned], self._config(config))
+                manifest = make_manifest([(layout, titles) for layout, titles, _ in scanned], self.config(config))
                 going = self._going(name, [layout for layout, _, _ in scanned])
                 for layout, _, partial in scanned:
                     self._keep(layout, partial, going)
@@ -178,7 +194,7 @@ class Store:
             row = self.row(base.name.undigested)
             if row.manifest != base.digest:
                 raise ModelNotFoundError(f"{base.name}: changed meanwhile. Try again.")
-            config = self._config(msgspec.json.encode(settings, order="sorted"))
+            config = self.config(msgspec.json.encode(settings, order="sorted"))
             return self.set_name(name, msgspec.structs.replace(self.objects.manifest(row.manifest), config=config))
 
     def copy(self, source: str | ModelName, target: str | ModelName) -> StoredModel:
@@ -205,6 +221,39 @@ class Store:
             self.index.drop(row.key, fingerprint(self.disk.names))
             self._retire(row, layouts)
             return model
+
+    def export(
+        self, names: Sequence[str | ModelName], file: Path, progress: Progress = SILENT, *, overwrite: bool = False
+    ) -> None:
+        """Write models and all they need to one file that `import_bundle` reads; see `bundle.export`."""
+        from kvant.hub.bundle import export
+
+        export(self, names, file, progress, overwrite=overwrite)
+
+    def import_bundle(
+        self, file: Path, progress: Progress = SILENT, *, name: str | None = None, overwrite: bool = False
+    ) -> Sequence[StoredModel]:
+        """Take in what `export` wrote; see `bundle.import_bundle`."""
+        from kvant.hub.bundle import import_bundle
+
+        return import_bundle(self, file, progress, name=name, overwrite=overwrite)
+
+    def fsck(self, repair: bool = False, progress: Progress = SILENT) -> "Check":
+        """Hash everything, and repair what can be repaired; see `check.fsck`."""
+        from kvant.hub.check import fsck
+
+        return fsck(self, repair=repair, progress=progress)
+
+    def gc(self, *, pack: bool = False) -> "Collected":
+        """Remove what no name needs; see `collect.gc`."""
+        from kvant.hub.collect import gc
+
+        return gc(self, pack=pack)
+
+    def file(self, sha256: str) -> Path | None:
+        """Return the object of that digest if it is a file of its own: a whole GGUF file, say."""
+        path = self.disk.blob(sha256)
+        return path if is_digest(sha256) and path.exists() else None
 
     @property
     def quota(self) -> int | None:
@@ -235,7 +284,8 @@ class Store:
                 self.recover()
             self.refresh(locked=True)
             self.disk.write(self.disk.journal, what.encode())
-            yield
+            with self.index.session():
+                yield
             self.disk.journal.unlink()
 
     def recover(self) -> None:
@@ -382,6 +432,10 @@ class Store:
         """Tell whether a file is kept in parts because others hold enough of it."""
         return self.objects.shared(layout, without=going) >= SHARE * layout.size
 
+    def keep_file(self, name: ModelName, layout: Layout, partial: Path) -> None:
+        """Take a checked file in that `name` is going to mean."""
+        self._keep(layout, partial, self._going(name, [layout]))
+
     def _keep(self, layout: Layout, partial: Path, going: Digests) -> None:
         """Take a scanned file in, whole or in parts; of the files `going` nothing is used."""
         if self.disk.blob(layout.sha256).exists():
@@ -394,7 +448,8 @@ class Store:
         self.check_room(layout.size, layout.sha256[:12])
         self.disk.keep(partial, layout.sha256)
 
-    def _config(self, raw: bytes) -> Descriptor:
+    def config(self, raw: bytes) -> Descriptor:
+        """Keep a configuration and describe it."""
         return Descriptor(media_type=CONFIG_TYPE, digest=f"sha256:{self.disk.put(raw)}", size=len(raw))
 
     def _going(self, name: ModelName, layouts: Layouts) -> Digests:

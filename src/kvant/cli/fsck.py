@@ -1,0 +1,46 @@
+"""`kvant fsck`: check and repair the store."""
+
+from typing import Annotated
+
+import typer
+
+from kvant.cli import console
+from kvant.cli.units import format_bytes
+
+
+def fsck(
+    repair: Annotated[bool, typer.Option("--repair", help="Repair what can be repaired.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Hash every byte of the store and say what is wrong; exit status 1 if something is and stays so.
+
+    Repair keeps every complete object: what is broken goes to the store's `quarantine`, and a model whose bytes are
+    lost keeps its name until it is imported or pulled again, or removed.
+
+    \b
+    Examples:
+      kvant fsck
+      kvant fsck --repair
+    """  # noqa: D301 - \b keeps the lines of the examples apart
+    from kvant.hub.store import Store
+
+    with console.progress(quiet=as_json) as progress:
+        check = Store.open().fsck(repair, progress)
+    if as_json:
+        console.print_json(check)
+    else:
+        if check.interrupted:
+            console.say(f"Put right what was interrupted: {check.interrupted}")
+        if check.findings:
+            rows = [(f.kind, f.what, f.detail, "yes" if f.repaired else "no") for f in check.findings]
+            console.table("", ("kind", "what", "detail", "repaired"), rows, left=4)
+        for name in check.lost:
+            console.say(f"Lost: {name}")
+        state = "clean" if check.is_clean else "damaged"
+        console.say(f"{state}: {check.models} models, {check.objects} objects, {format_bytes(check.bytes)} hashed.")
+        if check.garbage_bytes:
+            console.say(f"kvant gc would free {format_bytes(check.garbage_bytes)}.")
+        if not check.is_clean and not repair:
+            console.say("Run: kvant fsck --repair")
+    if not check.is_clean:
+        raise typer.Exit(1)

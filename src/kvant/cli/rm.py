@@ -1,0 +1,42 @@
+"""`kvant rm`: remove models from the store."""
+
+from typing import Annotated
+
+import typer
+
+from kvant.cli import console
+from kvant.cli.stored import complete_name
+from kvant.cli.units import format_bytes
+
+
+def rm(
+    names: Annotated[
+        list[str], typer.Argument(help="Stored models.", autocompletion=complete_name, show_default=False)
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was removed as JSON.")] = False,
+) -> None:
+    """Remove models from the store, and the bytes that no other model there needs.
+
+    Nothing is removed if one of the names is not there. A name with a digest is removed only if it has that digest.
+
+    \b
+    Examples:
+      kvant rm smollm2:q4_k_m
+      kvant rm smollm2:q4_k_m smollm2:q4_k_s
+    """  # noqa: D301 - \b keeps the lines of the examples apart
+    from kvant.hub.names import ModelName
+    from kvant.hub.store import Store
+
+    store = Store.open()
+    parsed = list(dict.fromkeys(ModelName.parse(name.removeprefix("store:")) for name in names))
+    for name in parsed:
+        store.row(name)
+    before = store.usage()
+    removed = [store.remove(name) for name in parsed]
+    freed = before - store.usage()
+    if as_json:
+        console.print_json({"removed": [m.name.tagged for m in removed], "freed_bytes": freed})
+        return
+    for model in removed:
+        console.say(f"Removed {model.name.tagged}.")
+    console.say(f"Freed {format_bytes(max(freed, 0))}.")

@@ -1,0 +1,49 @@
+"""`kvant show`: what is known about a stored model."""
+
+from typing import Annotated, Any
+
+import typer
+
+from kvant.cli import console
+from kvant.cli.stored import complete_name
+from kvant.cli.units import format_bytes
+
+_SHOWN = 400
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="A stored model.", autocompletion=complete_name, show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Show a stored model: its digest, where it is from, its settings and its passport.
+
+    What its file holds is shown by `kvant inspect`.
+
+    \b
+    Examples:
+      kvant show smollm2:q4_k_m
+      kvant show smollm2 --json
+    """  # noqa: D301 - \b keeps the lines of the examples apart
+    import msgspec
+
+    from kvant.cli.stored import as_document
+    from kvant.hub.store import Store
+
+    model = Store.open().find(name.removeprefix("store:"), readable=False)
+    settings: dict[str, Any] = msgspec.to_builtins(model.settings)
+    if as_json:
+        console.print_json(as_document(model) | {"settings": settings})
+        return
+    rows = [
+        ("name", model.name.full),
+        ("digest", f"sha256:{model.digest}"),
+        ("size", f"{format_bytes(model.size_bytes)} ({model.size_bytes} bytes)"),
+        ("modified", model.modified_at.astimezone().isoformat(" ", "seconds")),
+        ("file", str(model.path) if model.path.exists() else "in parts; put together when it is first used"),
+    ]
+    passport = settings.pop("passport", None) or {}
+    for key, value in settings.items():
+        text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        rows.append((key, text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"))
+    rows += [(f"passport: {key}", str(value)) for key, value in passport.items() if not isinstance(value, dict | list)]
+    console.table("", ("", ""), rows, left=2)

@@ -134,4 +134,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _defect(request: Request, error: Exception) -> Response:
     logs.log.error("defect", exc_info=error, extra={"fields": {"id": request.state.request_id}})
-    return _error(request, 500, "The gateway failed over this request; its log says why.")
+    return _error(
+        request,
+        500,
+        "The gateway failed over this request; its log says why.",
+        {"X-Request-Id": request.state.request_id},
+    )

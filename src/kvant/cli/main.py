@@ -19,6 +19,7 @@ from kvant.cli.fsck import fsck
 from kvant.cli.gc import gc
 from kvant.cli.import_ import import_
 from kvant.cli.inspect import inspect
+from kvant.cli.key import key
 from kvant.cli.list import list_
 from kvant.cli.optimize import optimize
 from kvant.cli.pull import pull
@@ -27,7 +28,9 @@ from kvant.cli.rebuild import rebuild
 from kvant.cli.rm import rm
 from kvant.cli.run import run
 from kvant.cli.search import search
+from kvant.cli.serve import serve
 from kvant.cli.show import show
+from kvant.cli.top import top
 from kvant.errors import KvantError
 
 app = typer.Typer(
@@ -82,8 +85,8 @@ def options(
 
 # In alphabetical order; a command's name is its function's, its help its docstring.
 COMMANDS: tuple[Callable[..., Any], ...] = (
-    advise, calibrate, convert, copy, evaluate, export, fsck, gc, import_, inspect, list_, optimize, pull,
-    quantize, rebuild, rm, run, search, show,
+    advise, calibrate, convert, copy, evaluate, export, fsck, gc, import_, inspect, key, list_, optimize, pull,
+    quantize, rebuild, rm, run, search, serve, show, top,
 )  # fmt: skip
 for _command in COMMANDS:
     app.command(_command.__name__.rstrip("_"))(guarded(_command))

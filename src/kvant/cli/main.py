@@ -13,6 +13,7 @@ from kvant.cli.advise import advise
 from kvant.cli.calibrate import calibrate
 from kvant.cli.convert import convert
 from kvant.cli.copy import copy
+from kvant.cli.create import create
 from kvant.cli.evaluate import evaluate
 from kvant.cli.export import export
 from kvant.cli.fsck import fsck
@@ -85,7 +86,7 @@ def options(
 
 # In alphabetical order; a command's name is its function's, its help its docstring.
 COMMANDS: tuple[Callable[..., Any], ...] = (
-    advise, calibrate, convert, copy, evaluate, export, fsck, gc, import_, inspect, key, list_, optimize, pull,
+    advise, calibrate, convert, copy, create, evaluate, export, fsck, gc, import_, inspect, key, list_, optimize, pull,
     quantize, rebuild, rm, run, search, serve, show, top,
 )  # fmt: skip
 for _command in COMMANDS:

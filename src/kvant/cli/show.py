@@ -1,5 +1,6 @@
 """`kvant show`: what is known about a stored model."""
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ _SHOWN = 400
 
 def show(
     name: Annotated[str, typer.Argument(help="A stored model.", autocompletion=complete_name, show_default=False)],
+    modelfile: Annotated[bool, typer.Option("--modelfile", help="Print the Modelfile that makes it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Show a stored model: its digest, where it is from, its settings and its passport.
@@ -23,6 +25,7 @@ def show(
     Examples:
       kvant show smollm2:q4_k_m
       kvant show smollm2 --json
+      kvant show smollm2 --modelfile > Modelfile
     """  # noqa: D301 - \b keeps the lines of the examples apart
     import msgspec
 
@@ -30,6 +33,11 @@ def show(
     from kvant.hub.store import Store
 
     model = Store.open().find(name.removeprefix("store:"), readable=False)
+    if modelfile:
+        from kvant.hub.modelfile import modelfile_of, write_modelfile
+
+        sys.stdout.write(write_modelfile(modelfile_of(model.name.tagged, model.settings)))
+        return
     settings: dict[str, Any] = msgspec.to_builtins(model.settings)
     if as_json:
         console.print_json(as_document(model) | {"settings": settings})

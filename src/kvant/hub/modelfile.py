@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from kvant.errors import ModelfileError
-from kvant.hub.manifest import Message
+from kvant.hub.manifest import Message, ModelSettings
 
 MAX_CHARACTERS = 4 << 20
 """Of a whole file; licences are the longest part of one."""
@@ -135,6 +135,14 @@ def write_modelfile(modelfile: Modelfile) -> str:
     lines += [f"MESSAGE {message.role} {_quoted(message.content)}" for message in modelfile.messages]
     lines += [f"LICENSE {_quoted(text)}" for text in modelfile.licenses]
     return "\n".join(lines) + "\n"
+
+
+def modelfile_of(base: str, settings: ModelSettings) -> Modelfile:
+    """Return the Modelfile that makes a model with these settings from `base`."""
+    return Modelfile(
+        base=base, parameters=dict(settings.parameters), template=settings.template, system=settings.system,
+        licenses=tuple(settings.license), messages=tuple(settings.messages),
+    )  # fmt: skip
 
 
 def check_parameters(values: Mapping[str, object], *, subject: str = "parameters") -> dict[str, ParameterValue]:

@@ -1,0 +1,152 @@
+"""Make a stored model from a Modelfile: weights of a file, directory or stored model, quantized if asked; settings."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from kvant.errors import ModelfileError, ModelNameError, ModelNotFoundError
+from kvant.files import home
+from kvant.formats.base import sniff
+from kvant.formats.imatrix import read_imatrix
+from kvant.hub.gotemplate import is_go_template, jinja_of
+from kvant.hub.manifest import ModelSettings
+from kvant.hub.modelfile import Modelfile
+from kvant.hub.names import ModelName
+from kvant.hub.store import Store, StoredModel
+from kvant.progress import SILENT, Progress
+from kvant.quant.presets import find_preset
+from kvant.recipes.convert import convert
+from kvant.recipes.quantize import quantize
+from kvant.runtime.template import render
+
+
+class Making(msgspec.Struct, frozen=True, kw_only=True):
+    """How weights are made.
+
+    Attributes:
+        quantize: Preset to quantize to; None keeps the source's types, F16 for a directory.
+        imatrix: Importance file to quantize with.
+        allow_requantize: Accept a source that is quantized already, at a loss.
+        threads: Threads; 0 for one per core.
+    """
+
+    quantize: str | None = None
+    imatrix: Path | None = None
+    allow_requantize: bool = False
+    threads: int = 0
+
+
+def find_base(modelfile: Modelfile, directory: Path, store: Store) -> StoredModel | Path:
+    """Return what FROM means: a path, from the Modelfile's directory on, or a stored model.
+
+    Raises:
+        ModelfileError: It is neither.
+    """
+    path = directory / Path(modelfile.base).expanduser()
+    if path.exists():
+        return path
+    try:
+        return store.find(modelfile.base)
+    except (ModelNameError, ModelNotFoundError):
+        raise ModelfileError(
+            f"FROM {modelfile.base[:200]}: is neither a path nor a model in the store. `kvant list` shows what is; "
+            "get it first with kvant pull."
+        ) from None
+
+
+def create(
+    name: str | ModelName,
+    modelfile: Modelfile,
+    base: StoredModel | Path,
+    making: Making | None = None,
+    *,
+    store: Store,
+    progress: Progress = SILENT,
+    on_step: Callable[[str], object] = lambda _: None,
+) -> StoredModel:
+    """Make a stored model.
+
+    Args:
+        name: Its name; what had it before is replaced.
+        modelfile: What it is; its `base` is not looked at.
+        base: Its weights, and where they come from a stored model, the settings that the Modelfile does not give.
+        making: How weights are made.
+        store: Where to.
+        progress: Told the bytes.
+        on_step: Told each step in words.
+
+    Raises:
+        ModelfileError: An adapter, or a template that is not understood.
+        PlanError: The preset does not fit, needs importance, or would quantize twice.
+        FormatError: The base is damaged.
+        QuotaError: The store is full.
+    """
+    making = making or Making()
+    name = store.checked_name(name)
+    if making.quantize is not None:
+        find_preset(making.quantize)
+    settings = settings_of(modelfile, base.settings if isinstance(base, StoredModel) else None)
+    if isinstance(base, StoredModel) and making.quantize is None:
+        on_step("writing manifest")
+        return store.set(name, settings, base=base)
+    source = base.path if isinstance(base, StoredModel) else base
+    if settings.source is None:
+        settings = msgspec.structs.replace(settings, source=str(source.resolve()))
+    if making.quantize is None and sniff(source) == "gguf":
+        on_step("importing")
+        return store.import_file(source, name, settings, progress=progress)
+    settings = msgspec.structs.replace(settings, passport=None)
+    place = home() / "downloads"
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="create-", dir=place) as directory:
+        out = Path(directory) / "model.gguf"
+        if making.quantize is None:
+            on_step("converting model")
+            convert(source, out, to="gguf", type="F16", progress=progress, threads=making.threads)
+        else:
+            on_step(f"quantizing to {making.quantize.upper()}")
+            quantize(
+                source, making.quantize, out, importance=read_imatrix(making.imatrix) if making.imatrix else None,
+                threads=making.threads, allow_requantize=making.allow_requantize, progress=progress,
+            )  # fmt: skip
+        on_step("writing manifest")
+        return store.import_file(out, name, settings, progress=progress, move=True)
+
+
+def settings_of(modelfile: Modelfile, inherited: ModelSettings | None = None) -> ModelSettings:
+    """Return the settings that a Modelfile gives, over those of the model it starts from.
+
+    Raises:
+        ModelfileError: An adapter, or a template that is not understood.
+    """
+    if modelfile.adapters:
+        raise ModelfileError(
+            f"ADAPTER {modelfile.adapters[0][:200]}: adapters are not applied. Merge it into the model's weights first."
+        )
+    before = inherited or ModelSettings()
+    return ModelSettings(
+        template=before.template if modelfile.template is None else checked_template(modelfile.template),
+        system=before.system if modelfile.system is None else modelfile.system,
+        parameters={**before.parameters, **modelfile.parameters},
+        messages=list(modelfile.messages) or before.messages,
+        license=list(modelfile.licenses) or before.license,
+        source=before.source,
+        passport=before.passport,
+    )
+
+
+def checked_template(text: str) -> str:
+    """Return a chat template as Jinja, tried once in the bounded process in which templates are rendered.
+
+    Raises:
+        ModelfileError: It is neither Jinja nor a Go template that is understood.
+        UnsupportedModelError: It is no valid Jinja, or tries what it must not.
+        LimitError: It takes too long.
+    """
+    template = jinja_of(text) if is_go_template(text) else text
+    said = render(template, [{"role": "user", "content": "(kvant asks)"}], bos_token="<s>", eos_token="</s>")  # noqa: S106
+    if "(kvant asks)" not in said:
+        raise ModelfileError("TEMPLATE: what a user says does not come out of it. Correct it, or leave it out.")
+    return template

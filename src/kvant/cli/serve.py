@@ -19,7 +19,10 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(envvar="KVANT_PORT", help="Port; 0: a free one.")] = 11500,
     models: Annotated[
-        Path | None, typer.Option(envvar="KVANT_MODELS", help="Directory of GGUF files.", show_default=False)
+        Path | None,
+        typer.Option(
+            envvar="KVANT_MODELS", help="Directory of GGUF files instead of the local store.", show_default=False
+        ),
     ] = None,
     max_ram: Annotated[
         str | None,
@@ -55,8 +58,11 @@ def serve(
 ) -> None:
     """Serve models over HTTP: loaded when asked for, unloaded when idle, each in a process of its own.
 
+    The models are those of the local store (kvant list), or every GGUF file under a directory.
+
     \b
     Examples:
+      kvant serve
       kvant serve --models ./models
       kvant serve --models ./models --max-ram 8GB --parallel 8 --keep-alive 600
       kvant key add laptop && kvant serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
@@ -78,7 +84,7 @@ def serve(
     if (speculate == "draft") != (draft is not None) or (draft is not None and not draft.is_file()):
         raise ValueRangeError("--speculate draft: needs --draft with a GGUF file, and the other way round. Give both.")
     settings = Settings(
-        host=host, port=port, models=models or server.default_models().models, context=context, parallel=parallel,
+        host=host, port=port, models=models, context=context, parallel=parallel,
         max_ram_bytes=parse_bytes(max_ram) if max_ram else None, threads=threads, keep_alive_s=keep_alive,
         max_queue=max_queue, speculate=speculate, draft=draft, require_keys=require_keys,  # type: ignore[arg-type]
         allow_hosts=tuple(name.lower() for name in allow_host or ()), allow_origins=tuple(allow_origin or ()),

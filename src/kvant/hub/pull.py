@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,8 @@ from kvant.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import httpx2
+
+OnFiles = Callable[[dict[str, str]], object]
 
 HUB_HOST = "hf.co"
 _DIRECTORY_FILE = re.compile(
@@ -94,7 +96,14 @@ class Wish:
     offline: bool = False
 
 
-def pull(text: str, wish: Wish | None = None, *, store: Store | None = None, progress: Progress = SILENT) -> Pulled:
+def pull(
+    text: str,
+    wish: Wish | None = None,
+    *,
+    store: Store | None = None,
+    progress: Progress = SILENT,
+    on_files: OnFiles = lambda _: None,
+) -> Pulled:
     """Bring a model here.
 
     Args:
@@ -102,6 +111,7 @@ def pull(text: str, wish: Wish | None = None, *, store: Store | None = None, pro
         wish: How.
         store: Where to; by default kvant's own.
         progress: Told the bytes.
+        on_files: Told the SHA-256 of every file that is going to be downloaded from the hub, by its name.
 
     Raises:
         SourceError: The source is not understood, or does not hold what is asked.
@@ -118,7 +128,9 @@ def pull(text: str, wish: Wish | None = None, *, store: Store | None = None, pro
         return _pull_file(source, wish, store, progress)
     if isinstance(source, UrlSource):
         return _pull_url(source, wish, store, progress)
-    return _pull_offline(source, wish, store) if _is_offline(wish) else _pull_hub(source, wish, store, progress)
+    if _is_offline(wish):
+        return _pull_offline(source, wish, store)
+    return _pull_hub(source, wish, store, progress, on_files)
 
 
 def hub_name(source: HubSource, variant: str) -> ModelName:
@@ -170,7 +182,7 @@ def _pull_url(source: UrlSource, wish: Wish, store: Store, progress: Progress) -
     return _stored(model, store, licence)
 
 
-def _pull_hub(source: HubSource, wish: Wish, store: Store, progress: Progress) -> Pulled:
+def _pull_hub(source: HubSource, wish: Wish, store: Store, progress: Progress, on_files: OnFiles) -> Pulled:
     hub = HuggingFace()
     repository = hub.repository(source.repo, source.revision)
     subject = f"hf:{repository.id}"
@@ -186,6 +198,7 @@ def _pull_hub(source: HubSource, wish: Wish, store: Store, progress: Progress) -
     if found is not None:
         return _stored(found, store, licence, variant=variant.name, reason=reason, was_here=True)
     place = _place(origin)
+    on_files({file.path.rpartition("/")[2]: file.sha256 for file in variant.files if file.sha256})
     with http_client() as client:
         for file in variant.files:
             path = place / file.path.rpartition("/")[2]

@@ -12,6 +12,7 @@ import msgspec
 from kvant.errors import KvantError, ModelNotFoundError
 from kvant.formats.gguf.reader import read_gguf
 from kvant.formats.gguf.spec import SHARD_NAME
+from kvant.hub.manifest import ModelSettings
 from kvant.metadata import StringArray
 from kvant.model import Model
 from kvant.quant.presets import PRESETS
@@ -19,35 +20,6 @@ from kvant.quant.presets import PRESETS
 _MAX_VALUE_CHARS = 16384
 _MAX_ITEMS = 16
 _TEMPLATE = "tokenizer.chat_template"
-
-
-class Message(msgspec.Struct, frozen=True):
-    """A message that every conversation with a model begins with."""
-
-    role: str
-    content: str
-
-
-class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model's author or owner set for it; see `hub`.
-
-    Attributes:
-        template: Chat template in place of the file's.
-        system: What the model is told about its part.
-        parameters: Sampling and engine parameters by their names.
-        messages: How every conversation begins.
-        license: Licence texts.
-        source: Where the weights came from.
-        passport: kvant's report of the file.
-    """
-
-    template: str | None = None
-    system: str | None = None
-    parameters: dict[str, int | float | str | bool | list[str]] = {}
-    messages: list[Message] = []
-    license: list[str] = []
-    source: str | None = None
-    passport: dict[str, Any] | None = None
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

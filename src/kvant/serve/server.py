@@ -4,12 +4,12 @@ import socket
 from collections.abc import Callable
 
 from kvant.errors import AccessError, KvantError
-from kvant.files import home
 from kvant.serve.app import make_app
 from kvant.serve.door import MAX_HEADER_BYTES, check_safe
 from kvant.serve.keys import Keys
 from kvant.serve.library import DirectoryLibrary, Library
 from kvant.serve.settings import Settings
+from kvant.serve.storelibrary import StoreLibrary
 
 BACKLOG = 1024
 SPARE_CONNECTIONS = 256
@@ -17,17 +17,15 @@ KEEP_ALIVE_S = 30
 ANY_HOST = ("0.0.0.0", "::")  # noqa: S104 - said, not listened on
 
 
-def default_models() -> Settings:
-    """Return settings as they are when nothing is said: models in kvant's own directory."""
-    return Settings(models=home() / "models")
-
-
 def open_library(settings: Settings) -> Library:
-    """Return the models there are.
+    """Return the models there are: those of a directory if one is given, else those of the local store.
 
     Raises:
         KvantError: The directory is not there.
+        StoreError: The store's directory holds something else.
     """
+    if settings.models is None:
+        return StoreLibrary()
     if not settings.models.is_dir():
         raise KvantError(f"{settings.models}: is not a directory. Give one that holds GGUF files with --models.")
     return DirectoryLibrary(settings.models)
@@ -38,7 +36,7 @@ def serve(settings: Settings, *, library: Library | None = None, started: Callab
 
     Args:
         settings: What the operator decided.
-        library: Which models there are; those of the settings' directory by default.
+        library: Which models there are; by default those that `open_library` finds.
         started: Told the gateway's address as a URL once it accepts connections.
 
     Raises:

@@ -15,7 +15,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         host: Address to listen on.
         port: Port to listen on; 0 for a free one.
-        models: Directory of GGUF files.
+        models: Directory of GGUF files; None for the local store.
         max_ram_bytes: Memory that all models together may take, as predicted; None for what is free at the start.
         context: Tokens of context a request has, at least, where the model was trained for as many.
         parallel: Requests that one model answers at a time.
@@ -41,7 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
-    models: Path = Path("models")
+    models: Path | None = None
     max_ram_bytes: int | None = None
     context: int = 4096
     parallel: int = 4

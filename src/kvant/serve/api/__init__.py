@@ -4,10 +4,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from kvant.serve.api import ollama_manage
+
 
 def routes() -> list[Route]:
     """Return the routes of all APIs."""
-    return [Route("/v1/models", _models)]
+    return [Route("/v1/models", _models), *ollama_manage.routes()]
 
 
 async def _models(request: Request) -> Response:

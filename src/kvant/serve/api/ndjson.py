@@ -1,0 +1,156 @@
+"""Long work in a thread, told to a client as lines of JSON: one status after the other, the last one `success`.
+
+An error before the first line is an HTTP status; after it, a line `{"error": ...}` ends the answer. A client that goes
+away stops the work at its next step.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import msgspec
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from kvant.errors import KvantError, LicenceError, QuotaError, TransferError
+from kvant.progress import Progress
+from kvant.serve.door import error_status
+
+MEDIA_TYPE = "application/x-ndjson"
+STEPS = 100
+"""Lines for one file, at most."""
+
+# The first that fits counts; a ValueError is something to correct in the request.
+_STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (LicenceError, 403), (TransferError, 502), (QuotaError, 507), (ValueError, 400),
+)  # fmt: skip
+
+Status = dict[str, Any]
+Work = Callable[["Telling"], object]
+
+
+class ClientGoneError(KvantError):
+    """The client went away."""
+
+
+class Telling(Progress):
+    """Progress that becomes lines; called from the thread that works.
+
+    Args:
+        tell: Takes a line.
+
+    Attributes:
+        digests: Digest of a task's file, where it is known; clients draw one bar for each.
+    """
+
+    def __init__(self, tell: Callable[[Status], object]) -> None:
+        self._tell = tell
+        self._gone = threading.Event()
+        self._tasks: dict[str, tuple[float, float, float]] = {}
+        self.digests: Mapping[str, str] = {}
+
+    def stop(self) -> None:
+        """Let the work end at its next step."""
+        self._gone.set()
+
+    def status(self, text: str) -> None:
+        """Send a status."""
+        self._check()
+        self._tell({"status": text})
+
+    def start(self, task: str, total: float, unit: str) -> None:  # noqa: ARG002
+        """Send that a task begins."""
+        self._check()
+        self._tasks[task] = (0.0, total, 0.0)
+        self._send(task, 0.0, total)
+
+    def advance(self, task: str, amount: float) -> None:
+        """Send how far a task is, each time another hundredth is done."""
+        self._check()
+        done, total, told = self._tasks[task]
+        done += amount
+        if total and (done - told >= total / STEPS or (done >= total > told)):
+            told = done
+            self._send(task, done, total)
+        self._tasks[task] = (done, total, told)
+
+    def finish(self, task: str) -> None:
+        """Forget a task."""
+        self._tasks.pop(task, None)
+
+    def say(self, message: str) -> None:
+        """Send a message as a status."""
+        self.status(message)
+
+    def _send(self, task: str, done: float, total: float) -> None:
+        digest = self.digests.get(task)
+        status = f"pulling {digest[:12]}" if digest else task
+        line: Status = {"status": status, "total": int(total), "completed": int(min(done, total))}
+        self._tell(line | ({"digest": f"sha256:{digest}"} if digest else {}))
+
+    def _check(self) -> None:
+        if self._gone.is_set():
+            raise ClientGoneError("client: went away. Ask again to continue.")
+
+
+async def answer(work: Work, slots: asyncio.Semaphore, *, stream: bool) -> Response:
+    """Do work in a thread and answer with its progress.
+
+    Args:
+        work: Told how to tell; what it returns is not looked at.
+        slots: How many of this kind may be at work.
+        stream: Send lines as they come; otherwise the last one alone.
+    """
+    lines = _lines(work, slots)
+    if stream:
+        try:
+            first = await anext(lines)
+        except KvantError as error:
+            return refusal(error)
+        return StreamingResponse(_encoded(first, lines), media_type=MEDIA_TYPE)
+    try:
+        said = [line async for line in lines]
+    except KvantError as error:
+        return refusal(error)
+    return JSONResponse(said[-1])
+
+
+def refusal(error: KvantError) -> Response:
+    """Return an error as Ollama words it."""
+    status, headers = error_status(error)
+    if status == 500:  # what the gateway's own table does not know
+        status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
+    return JSONResponse({"error": str(error)}, status_code=status, headers=headers)
+
+
+async def _encoded(first: Status, lines: AsyncIterator[Status]) -> AsyncIterator[bytes]:
+    yield msgspec.json.encode(first) + b"\n"
+    try:
+        async for line in lines:
+            yield msgspec.json.encode(line) + b"\n"
+    except KvantError as error:
+        yield msgspec.json.encode({"error": str(error)}) + b"\n"
+
+
+async def _lines(work: Work, slots: asyncio.Semaphore) -> AsyncIterator[Status]:
+    """Yield the lines of work; it is told to stop when nobody takes them any more."""
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[Status | None] = asyncio.Queue()
+    telling = Telling(lambda line: loop.call_soon_threadsafe(queue.put_nowait, line))
+
+    def run() -> None:
+        try:
+            work(telling)
+        finally:
+            loop.call_soon_threadsafe(queue.put_nowait, None)
+
+    async with slots:
+        task = asyncio.create_task(asyncio.to_thread(run))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at, though nobody waits
+        try:
+            while (line := await queue.get()) is not None:
+                yield line
+            await task
+        finally:
+            telling.stop()
+    yield {"status": "success"}

@@ -63,6 +63,7 @@ def create(
     making: Making | None = None,
     *,
     store: Store,
+    origin: str | None = None,
     progress: Progress = SILENT,
     on_step: Callable[[str], object] = lambda _: None,
 ) -> StoredModel:
@@ -74,6 +75,7 @@ def create(
         base: Its weights, and where they come from a stored model, the settings that the Modelfile does not give.
         making: How weights are made.
         store: Where to.
+        origin: Where the weights come from, in words; by default what the base's settings say, or its path.
         progress: Told the bytes.
         on_step: Told each step in words.
 
@@ -93,7 +95,7 @@ def create(
         return store.set(name, settings, base=base)
     source = base.path if isinstance(base, StoredModel) else base
     if settings.source is None:
-        settings = msgspec.structs.replace(settings, source=str(source.resolve()))
+        settings = msgspec.structs.replace(settings, source=origin or str(source.resolve()))
     if making.quantize is None and sniff(source) == "gguf":
         on_step("importing")
         return store.import_file(source, name, settings, progress=progress)

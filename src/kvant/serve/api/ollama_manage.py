@@ -179,10 +179,14 @@ async def _create(request: Request) -> Response:
             create(name, modelfile, base, making, store=store, progress=telling, on_step=telling.status)
             return
         with tempfile.TemporaryDirectory(prefix="create-", dir=_downloads()) as directory:
+            place = Path(directory) / name.model  # a directory's name becomes the model's
+            place.mkdir()
             for path, upload in files.items():
-                _place(upload, Path(directory) / path)
-            source = _source(Path(directory))
-            create(name, modelfile, source, making, store=store, progress=telling, on_step=telling.status)
+                _place(upload, place / path)
+            create(
+                name, modelfile, _source(place), making, store=store, origin="upload", progress=telling,
+                on_step=telling.status,
+            )  # fmt: skip
         for upload in files.values():
             upload.unlink(missing_ok=True)
 

@@ -13,6 +13,7 @@ from tiny_models import write_tiny_model
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a tiny Hugging Face model `tiny`, and `tiny-Q4_K_M.gguf` and others made from it."""
+
     directory = tmp_path_factory.mktemp("tiny")
     write_tiny_model("llama", directory / "tiny")
     for preset in ("Q4_K_M", "Q8_0", "F16"):
@@ -21,14 +22,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def gguf_repo(tiny: Path) -> Repo:
+def gguf_repo(tiny: Path) -> "Repo":
+    from hub_server import Repo
+
     files = {path.name: path.read_bytes() for path in sorted(tiny.glob("*.gguf")) if path.name.startswith("tiny-")}
     return Repo({**files, "README.md": b"---\nlicense: apache-2.0\n---\n", "mmproj-F16.gguf": b"GGUF not a model"})
 
 
 @pytest.fixture
-def hub(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def hub(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Hub"]:
     """A hub with `kv/tiny-GGUF`, and the environment that points to it."""
+
     with serving() as hub:
         hub.repos["kv/tiny-GGUF"] = gguf_repo(tiny)
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)

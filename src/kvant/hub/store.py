@@ -284,7 +284,7 @@ class Store:
             if self.disk.journal.exists():
                 self.recover()
             self.refresh(locked=True)
-            self.disk.write(self.disk.journal, what.encode())
+            self.disk.journal.write_text(what)  # not synced: after a power cut the names alone tell what is complete
             with self.index.session():
                 try:
                     yield

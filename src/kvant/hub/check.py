@@ -160,8 +160,8 @@ def _salvage(store: "Store", path: Path, layout: Layout | None, good: list[Piece
 
 def _check_models(store: "Store", check: Check, repair: bool, rotten: set[str]) -> None:
     """Check that every name has all it needs."""
-    for row in store.index.rows():
-        name = row.name
+    for name in [row.name for row in store.index.rows()]:
+        row = store.row(name)
         config = store.disk.blob(row.config)
         try:
             if row.config in rotten:
@@ -171,6 +171,7 @@ def _check_models(store: "Store", check: Check, repair: bool, rotten: set[str]) 
             _note(check, "settings", name, f"settings are lost ({error}), the weights are there", repaired=repair)
             if repair:
                 _reset_settings(store, name)
+                row = store.row(name)
         gone = [
             piece
             for layout in store.objects.layouts(row.manifest)

@@ -15,6 +15,7 @@ import msgspec
 from kvant.errors import KvantError, ModelNameError, ModelNotFoundError, QuotaError, StoreError
 from kvant.files import disk_errors, home
 from kvant.formats.gguf.reader import read_gguf
+from kvant.hub.collect import garbage
 from kvant.hub.disk import Disk, link, unlink
 from kvant.hub.index import Index, Row, fingerprint
 from kvant.hub.manifest import (
@@ -278,14 +279,26 @@ class Store:
 
     @contextlib.contextmanager
     def changing(self, what: str) -> Iterator[None]:
-        """Hold the lock and the journal; a change that was cut off before is put right first."""
+        """Hold the lock and the journal; a change that was cut off before is put right first, one that fails undone."""
         with self.disk.locked():
             if self.disk.journal.exists():
                 self.recover()
             self.refresh(locked=True)
-            self.disk.write(self.disk.journal, what.encode())
+            self.disk.journal.write_text(what)  # not synced: after a power cut the names alone tell what is complete
             with self.index.session():
-                yield
+                try:
+                    yield
+                except Exception:
+                    self._undo()
+                    raise
+            self.disk.journal.unlink()
+
+    def _undo(self) -> None:
+        """After a change that failed: remove what it left, unless some name's needs are not known."""
+        if not self.rebuild():
+            for digest in garbage(self):
+                self.disk.blob(digest).unlink()
+            self.relink()
             self.disk.journal.unlink()
 
     def recover(self) -> None:

@@ -216,7 +216,11 @@ def main() -> None:
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inner:
-        settings = Settings(port=0, models=options.model, parallel=options.parallel, context=options.context)
+        ram = os.environ.get("KVANT_MAX_RAM")
+        settings = Settings(
+            port=0, models=options.model, parallel=options.parallel, context=options.context,
+            max_ram_bytes=int(ram) if ram else None,
+        )  # fmt: skip
         passing_through(options.model, settings)
         return
     with tempfile.TemporaryDirectory() as directory:

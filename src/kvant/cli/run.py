@@ -4,13 +4,12 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kvant.cli import console
-from kvant.cli.stored import complete_model, model_path
+from kvant.cli.stored import complete_model, model_path, stored_model
 from kvant.errors import KvantError, ValueRangeError
 
 if TYPE_CHECKING:
@@ -27,10 +26,11 @@ Ctrl-C stops an answer; a second one quits."""
 
 
 def run(
+    options: typer.Context,
     model: Annotated[
-        Path,
+        str,
         typer.Argument(
-            help="A GGUF file, a Hugging Face directory, or a stored model.",
+            help="A stored model, a GGUF file, a Hugging Face directory, or hf:org/name.",
             autocompletion=complete_model,
             show_default=False,
         ),
@@ -52,12 +52,17 @@ def run(
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text without the chat template.")] = False,
     threads: Annotated[int, typer.Option(help="Threads; 0: one per core.")] = 0,
+    accept_licence: Annotated[
+        list[str] | None, typer.Option(help="Accept this licence of what is fetched.", show_default=False)
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one answer and its speed as JSON.")] = False,
 ) -> None:
     """Chat with a model in the terminal.
 
-    A Hugging Face directory is converted to F16 once and kept in the cache. Without a prompt, and with text piped in,
-    that text is the prompt.
+    What hf: names is fetched into the store, once. A stored model's system prompt, template and parameters hold unless
+    an option says otherwise. A Hugging Face directory is converted to F16 once and kept in the cache. Without a prompt,
+    and with text piped in, that text is the prompt.
 
     \b
     Examples:
@@ -65,10 +70,12 @@ def run(
       kvant run model-Q4_K_M.gguf "What is the capital of France?" --temperature 0
       git diff | kvant run model-Q4_K_M.gguf --system "Write a commit message."
       kvant run smollm2:q4_k_m "What is the capital of France?"
+      kvant run hf:org/name-GGUF:Q4_K_M
       kvant run base-model.gguf "Once upon a time" --raw --max-tokens 100 --seed 1
     """  # noqa: D301 - \b keeps the lines of the examples apart
     import os
 
+    from kvant.cli.preset import Preset, fetched
     from kvant.recipes.chat import Chat, chat_file
     from kvant.runtime.sampling import Sampling
 
@@ -76,16 +83,23 @@ def run(
         prompt = sys.stdin.read().rstrip("\n")
     if as_json and prompt is None:
         raise ValueRangeError("--json: needs a prompt, and none is given. Add one, or pipe text in.")
-    sampling = Sampling(
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repeat_penalty=repeat_penalty, seed=seed
-    )
     with console.progress() as progress:
-        path = chat_file(model_path(model), progress=progress)
+        given = fetched(model, accepted=accept_licence or (), offline=offline, progress=progress)
+        stored = stored_model(given)
+        path = chat_file(stored.path if stored else model_path(given), progress=progress)
+    preset = Preset(stored.settings if stored else None, options)
+    sampling = Sampling(
+        temperature=preset.number("temperature", temperature), top_k=int(preset.number("top_k", top_k)),
+        top_p=preset.number("top_p", top_p), min_p=preset.number("min_p", min_p),
+        repeat_penalty=preset.number("repeat_penalty", repeat_penalty), seed=preset.seed(seed),
+    )  # fmt: skip
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = threads or cores or 1
+    threads = int(preset.number("threads", threads)) or cores or 1
     with Chat(
-        path, system=system, sampling=sampling, max_tokens=max_tokens, context=context, raw=raw, threads=threads
-    ) as chat:
+        path, system=preset.system(system), sampling=sampling, max_tokens=preset.max_tokens(max_tokens),
+        context=preset.context(context), raw=raw, threads=threads, template=preset.template, stop=preset.stop,
+    ) as chat:  # fmt: skip
+        chat.messages = preset.messages
         if prompt is None:
             _talk(chat)
         elif as_json:
@@ -96,9 +110,9 @@ def run(
             _answer(chat, prompt)
 
 
-def _report(model: Path, prompt: str, answer: "Answer") -> dict[str, Any]:
+def _report(model: str, prompt: str, answer: "Answer") -> dict[str, Any]:
     return {
-        "model": str(model), "prompt": prompt, "text": answer.text, "stop": answer.stop, "n_prompt": answer.n_prompt,
+        "model": model, "prompt": prompt, "text": answer.text, "stop": answer.stop, "n_prompt": answer.n_prompt,
         "n_tokens": answer.n_tokens, "prompt_s": round(answer.prompt_s, 4),
         "generate_s": round(answer.generate_s, 4), "tg_tok_s": round(answer.tokens_per_s, 2),
     }  # fmt: skip

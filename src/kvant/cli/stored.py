@@ -51,7 +51,8 @@ def model_path(given: Path) -> Path:
         return found.path
     if not given.exists() and _is_name(given.as_posix()):
         raise ModelNotFoundError(
-            f"{given}: there is no such file or directory, and no such model in the store. `kvant list` shows what is."
+            f"{given}: there is no such file or directory, and no such model in the store. `kvant list` shows what is; "
+            f"find it on the hub with `kvant search {given}` and fetch it with `kvant pull`."
         )
     return given
 

@@ -7,7 +7,7 @@ with Chat(chat_file(path)) as chat:
 import codecs
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -22,6 +22,7 @@ from kvant.formats.gguf.reader import read_gguf
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes.convert import convert
+from kvant.recipes.stops import Stops
 from kvant.runtime.process import EngineProcess
 from kvant.runtime.sampling import Sampling, choose, generator
 from kvant.runtime.template import render
@@ -90,6 +91,8 @@ class Chat:
         context: Tokens the conversation may have; None for what the model was trained for, at most DEFAULT_CONTEXT.
         raw: Continue texts as they are, without the chat template.
         threads: Threads of the engine.
+        template: Chat template in place of the file's.
+        stop: Texts that end an answer.
 
     Attributes:
         messages: The conversation so far, `{"role", "content"}` each, without the system message.
@@ -110,6 +113,8 @@ class Chat:
         context: int | None = None,
         raw: bool = False,
         threads: int = 2,
+        template: str | None = None,
+        stop: Sequence[str] = (),
     ) -> None:
         model = read_gguf(path)
         trained = model.hyper("context_length", DEFAULT_CONTEXT)
@@ -122,8 +127,9 @@ class Chat:
         self.sampling = sampling or Sampling()
         self.messages: list[dict[str, str]] = []
         self._read: list[int] = []
-        template = model.get("tokenizer.chat_template")
-        self.template = template if isinstance(template, str) and not raw else None
+        self.stop = tuple(stop)
+        chosen = template or model.get("tokenizer.chat_template")
+        self.template = chosen if isinstance(chosen, str) and not raw else None
         self._names = {role: special_text(model, role) for role in ("bos", "eos")}
         self._engine = EngineProcess()
         try:
@@ -217,6 +223,7 @@ class Chat:
         room = min(self.max_tokens, self.context - len(prompt))
         made: list[int] = []
         pieces: list[str] = []
+        stops = Stops(self.stop)
         stop: Stop = "length"
         start = first = time.perf_counter()
         for end in range(_same(self._read, prompt) + CHUNK, len(prompt), CHUNK):
@@ -233,10 +240,13 @@ class Chat:
                 stop = "end"
                 break
             made.append(token)
-            if piece := decoder.decode(self._engine.pieces([token])[0]):
+            if piece := stops.feed(decoder.decode(self._engine.pieces([token])[0])):
                 pieces.append(piece)
                 on_text(piece)
-        if rest := decoder.decode(b"", final=True):
+            if stops.found:
+                stop = "end"
+                break
+        if rest := stops.feed(decoder.decode(b"", final=True)) + stops.rest():
             pieces.append(rest)
             on_text(rest)
         done = time.perf_counter()

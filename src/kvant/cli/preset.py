@@ -1,0 +1,89 @@
+"""What a stored model says about how to chat with it, under what the command line says."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from kvant.errors import TransferError
+
+if TYPE_CHECKING:
+    from kvant.hub.manifest import ModelSettings
+    from kvant.progress import Progress
+
+_OPTIONS = {
+    "temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
+    "repeat_penalty": "repeat_penalty", "seed": "seed", "num_predict": "max_tokens", "num_ctx": "context",
+    "num_thread": "threads",
+}  # fmt: skip
+"""Option of `kvant run` that a stored parameter stands for."""
+
+
+def fetched(model: str, *, accepted: Collection[str], offline: bool, progress: "Progress") -> Path:
+    """Return what an argument names, brought here if it lies on a server and is not here yet."""
+    from kvant.hub.sources.names import is_remote
+
+    if not is_remote(model):
+        return Path(model)
+    from kvant.hub.pull import Wish, pull
+
+    try:
+        got = pull(model, Wish(offline=True, accepted=accepted), progress=progress)
+    except TransferError:
+        if offline:
+            raise
+        got = pull(model, Wish(accepted=accepted), progress=progress)
+    return Path(f"store:{got.name}" if got.name else got.path)
+
+
+class Preset:
+    """Values for a chat: an option that was given, else the stored one, else the option's default.
+
+    Args:
+        settings: Of a stored model; None for a file.
+        options: The command's own, which knows what was given.
+    """
+
+    def __init__(self, settings: "ModelSettings | None", options: typer.Context) -> None:
+        self._options = options
+        stored = settings.parameters if settings else {}
+        self._numbers = {
+            option: value
+            for name, option in _OPTIONS.items()
+            if isinstance(value := stored.get(name), int | float) and not isinstance(value, bool)
+        }
+        stop = stored.get("stop", [])
+        self.stop = tuple(stop) if isinstance(stop, list) else (str(stop),)
+        self.template = settings.template if settings else None
+        self._system = settings.system if settings else None
+        self.messages = [
+            {"role": message.role, "content": message.content} for message in (settings.messages if settings else [])
+        ]
+
+    def number(self, option: str, value: float) -> float:
+        """Return the number that holds."""
+        return value if self._is_given(option) else self._numbers.get(option, value)
+
+    def seed(self, value: int | None) -> int | None:
+        """Return the seed that holds; a stored -1 means none."""
+        stored = self._numbers.get("seed", -1)
+        return value if self._is_given("seed") or stored < 0 else int(stored)
+
+    def max_tokens(self, value: int) -> int:
+        """Return the most tokens of an answer; a stored -1 means no limit of its own."""
+        number = int(self.number("max_tokens", value))
+        return number if number > 0 else value
+
+    def context(self, value: int | None) -> int | None:
+        """Return the tokens of context that hold."""
+        stored = self._numbers.get("context")
+        return value if self._is_given("context") or stored is None else int(stored)
+
+    def system(self, value: str | None) -> str | None:
+        """Return what the model is told about its part."""
+        return value if self._is_given("system") else self._system
+
+    def _is_given(self, option: str) -> bool:
+        source = self._options.get_parameter_source(option)
+        return source is not None and source.name == "COMMANDLINE"

@@ -34,6 +34,7 @@ Refine = Annotated[int, typer.Option(min=0, max=10, help="Fitted variants to mea
 All = Annotated[bool, typer.Option("--all", help="Measure every variant that fits, not only those that may win.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Variants at a time; more than one disturbs the speeds measured.")]
 Threads = Annotated[int, typer.Option(min=0, help="Threads in all; 0 for one per core.")]
+Accept = Annotated[list[str] | None, typer.Option("--accept-licence", help="Accept this licence of the model's.", show_default=False)]  # noqa: E501
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 # fmt: on
@@ -60,6 +61,7 @@ def optimize(
     measure_all: All = False,
     jobs: Jobs = 1,
     threads: Threads = 0,
+    accept_licence: Accept = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -94,7 +96,7 @@ def optimize(
         source=model or Path(), budget=budget, out=out, context=context, corpus=corpus, text=text, chunks=chunks,
         presets=tuple(name.strip() for name in candidates.split(",") if name.strip()) if candidates else (),
         imatrix=imatrix, calibrate=calibrate, refinements=refine, measure_all=measure_all, jobs=jobs, threads=threads,
-        overwrite=overwrite,
+        overwrite=overwrite, accepted_licences=tuple(accept_licence or ()),
     )  # fmt: skip
     if recipe is not None:
         request = _from_recipe(recipe, model, request, options)
@@ -115,7 +117,7 @@ def _from_recipe(path: Path, model: Path | None, given: "Request", options: type
 
     from kvant.recipes.schema import read_recipe, request_of
 
-    theirs = {"model", "recipe", "out", "jobs", "threads", "overwrite", "json"}
+    theirs = {"model", "recipe", "out", "jobs", "threads", "overwrite", "accept_licence", "json"}
     for name in options.params.keys() - theirs:
         source = options.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
@@ -125,7 +127,12 @@ def _from_recipe(path: Path, model: Path | None, given: "Request", options: type
             )
     asked = request_of(read_recipe(path), path.parent, model)
     return msgspec.structs.replace(
-        asked, out=given.out, jobs=given.jobs, threads=given.threads, overwrite=given.overwrite
+        asked,
+        out=given.out,
+        jobs=given.jobs,
+        threads=given.threads,
+        overwrite=given.overwrite,
+        accepted_licences=given.accepted_licences,
     )
 
 

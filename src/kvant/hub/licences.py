@@ -13,7 +13,7 @@ Source of the identifiers: the Hugging Face hub's list of licences, https://hugg
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,8 @@ import msgspec
 
 from kvant.errors import LicenceError
 from kvant.files import home
+from kvant.metadata import Value
+from kvant.model import Model
 
 OPEN = frozenset({
     "afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear",
@@ -111,6 +113,27 @@ def check_licence(
             f"pass --accept-licence {name}."
         )
     return name
+
+
+def check_model(model: Model, *, accepted: Collection[str] = ()) -> None:
+    """Gate work on a model that is here: by the licence it names; by none only where the policy refuses that.
+
+    Raises:
+        LicenceError: Its licence is denied, or neither allowed nor accepted.
+    """
+    licence, policy = licence_of(model.metadata), read_policy()
+    if licence or policy.unknown == "refuse":
+        check_licence(licence, model.name, accepted=accepted, policy=policy)
+
+
+def licence_of(metadata: Mapping[str, Value]) -> str:
+    """Return the licence that a model's metadata name; its own name where the identifier is `other`."""
+    for key in ("general.license", "general.license.name"):
+        found = metadata.get(key)
+        text = found.value[:80].strip() if found is not None and isinstance(found.value, str) else ""
+        if text and text.lower() not in _NO_LICENCE:
+            return text
+    return ""
 
 
 def is_allowed(licence: str, policy: Policy, *, is_gated: bool = False) -> bool:

@@ -21,7 +21,7 @@ from kvant.devices.profiles import device_for
 from kvant.errors import ModelNotFoundError, SourceError, TransferError
 from kvant.files import home, sync_directory
 from kvant.formats.gguf.header import read_header
-from kvant.hub.licences import check_licence
+from kvant.hub.licences import check_licence, licence_of
 from kvant.hub.manifest import ModelSettings
 from kvant.hub.names import ModelName
 from kvant.hub.sources.fit import MAX_PASSPORT_BYTES, fit_variant, remote_header
@@ -152,7 +152,7 @@ def _part(text: str) -> str:
 def _pull_file(source: FileSource, wish: Wish, store: Store, progress: Progress) -> Pulled:
     if source.path.is_dir():
         raise SourceError(f"{source.path}: is a directory, and is here already. Run: kvant optimize {source.path}")
-    licence = _licence_in(source.path)
+    licence = licence_of(read_header(source.path).metadata)
     if licence:
         check_licence(licence, str(source.path), accepted=wish.accepted)
     settings = ModelSettings(source=str(source.path.resolve()), license=[licence] if licence else [])
@@ -172,7 +172,7 @@ def _pull_url(source: UrlSource, wish: Wish, store: Store, progress: Progress) -
     with http_client() as client:
         with tempfile.TemporaryDirectory(prefix="kvant-header-", ignore_cleanup_errors=True) as directory:
             header = remote_header(client, remote, Path(directory) / "header.gguf")
-            licence = _licence_of(header.metadata)
+            licence = licence_of(header.metadata)
         licence = check_licence(licence, source.url, accepted=wish.accepted)
         path = place / source.file_name
         download(client, remote, path, progress=progress)
@@ -337,16 +337,6 @@ def _directory(repository: Repository) -> Path:
 
 def _is_small(file: RepoFile) -> bool:
     return not file.path.endswith(".safetensors") and file.size_bytes <= _SMALL_BYTES
-
-
-def _licence_in(path: Path) -> str:
-    """Return the licence that a GGUF file names."""
-    return _licence_of(read_header(path).metadata)
-
-
-def _licence_of(metadata: object) -> str:
-    found = metadata.get("general.license") if isinstance(metadata, dict) else None
-    return str(found.value)[:80] if found is not None and isinstance(found.value, str) else ""
 
 
 def _stored(

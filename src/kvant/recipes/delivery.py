@@ -59,6 +59,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         jobs: Variants made and measured at a time; more than one disturbs the speeds measured.
         threads: Threads in all; 0 for one per core.
         overwrite: Replace an output of the same name.
+        accepted_licences: Licences that the person at the keyboard accepts, beside those the policy allows.
     """
 
     source: Path
@@ -78,6 +79,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     jobs: int = 1
     threads: int = 0
     overwrite: bool = False
+    accepted_licences: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,7 @@ from kvant.evaluate.corpora import CALIBRATION_HASH_KEY, CALIBRATION_NAME_KEY, c
 from kvant.evaluate.score import score
 from kvant.formats.imatrix import read_imatrix
 from kvant.formats.open import open_model
+from kvant.hub.licences import check_model
 from kvant.metadata import string
 from kvant.model import Model
 from kvant.progress import SILENT, Prefixed, Progress
@@ -94,6 +95,7 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
 
     Raises:
         BudgetError: No variant keeps the budget.
+        LicenceError: The model's licence is neither allowed nor accepted.
         OutputExistsError: Another file has the output's name.
         KvantError: The model, the text or the importance cannot be used; see `open_model` and `evaluate`.
     """
@@ -102,6 +104,7 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     device = device_for(request.budget.device, machine)
     goal = goal_of(request.budget)
     model = open_model(request.source)
+    check_model(model, accepted=request.accepted_licences)
     calibration = None
     if request.calibrate:
         calibration = calibrate(

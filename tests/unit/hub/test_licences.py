@@ -1,7 +1,12 @@
 """The licence policy: what passes, what is asked about, what never passes."""
 
-import pytest
+import shutil
+from pathlib import Path
 
+import pytest
+from typer.testing import CliRunner
+
+from kvant.cli.main import app
 from kvant.errors import LicenceError
 from kvant.hub.licences import check_licence, policy_path, read_policy
 
@@ -57,3 +62,19 @@ def test_a_policy_that_cannot_be_read_allows_nothing(text: str) -> None:
     policy_path().write_text(text)
     with pytest.raises(LicenceError, match="is not a licence policy"):
         check_licence("mit", "x")
+
+
+def test_optimize_is_gated_by_what_the_model_says(tiny: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny / "tiny", model)
+    (model / "README.md").write_text("---\nlicense: other\nlicense_name: llama3.2\n---\n")
+    asked = ["optimize", str(model), "-o", str(tmp_path / "out"), "--max-size", "1B"]
+    refused = CliRunner().invoke(app, asked)
+    assert refused.exit_code == 1
+    assert "its licence is llama3.2, which is not on the allow-list" in refused.stderr
+    accepted = CliRunner().invoke(app, [*asked, "--accept-licence", "llama3.2"])
+    assert "licence" not in accepted.stderr  # the budget is what it fails for now
+    (model / "README.md").unlink()
+    assert "licence" not in CliRunner().invoke(app, asked).stderr  # one's own model names none
+    policy_path().write_text("unknown: refuse")
+    assert "the policy denies" in CliRunner().invoke(app, asked).stderr

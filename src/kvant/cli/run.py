@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kvant.cli import console
-from kvant.cli.stored import complete_model, model_path
+from kvant.cli.stored import complete_model, model_path, stored_model
 from kvant.errors import KvantError, ValueRangeError
 
 if TYPE_CHECKING:
+    from kvant.hub.store import StoredModel
     from kvant.recipes.chat import Answer, Chat
 
 HELP = """\
@@ -26,7 +27,11 @@ HELP = """\
 Ctrl-C stops an answer; a second one quits."""
 
 
+_PARAMETERS = {"num_predict": "max_tokens", "num_ctx": "context"}  # as Ollama names them
+
+
 def run(
+    options: typer.Context,
     model: Annotated[
         Path,
         typer.Argument(
@@ -56,8 +61,9 @@ def run(
 ) -> None:
     """Chat with a model in the terminal.
 
-    A Hugging Face directory is converted to F16 once and kept in the cache. Without a prompt, and with text piped in,
-    that text is the prompt.
+    A Hugging Face directory is converted to F16 once and kept in the cache. A stored model's system text and parameters
+    hold where the command line does not say otherwise. Without a prompt, and with text piped in, that text is the
+    prompt.
 
     \b
     Examples:
@@ -76,16 +82,23 @@ def run(
         prompt = sys.stdin.read().rstrip("\n")
     if as_json and prompt is None:
         raise ValueRangeError("--json: needs a prompt, and none is given. Add one, or pipe text in.")
-    sampling = Sampling(
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repeat_penalty=repeat_penalty, seed=seed
-    )
+    stored = stored_model(model)
+    given = _completed(
+        {
+            "system": system, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+            "repeat_penalty": repeat_penalty, "seed": seed, "max_tokens": max_tokens, "context": context,
+        },
+        options, stored,
+    )  # fmt: skip
+    sampling = Sampling(**{name: given[name] for name in Sampling.__struct_fields__})
     with console.progress() as progress:
-        path = chat_file(model_path(model), progress=progress)
+        path = chat_file(model_path(model) if stored is None else stored.path, progress=progress)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = threads or cores or 1
     with Chat(
-        path, system=system, sampling=sampling, max_tokens=max_tokens, context=context, raw=raw, threads=threads
-    ) as chat:
+        path, system=given["system"], sampling=sampling, max_tokens=given["max_tokens"], context=given["context"],
+        raw=raw, threads=threads,
+    ) as chat:  # fmt: skip
         if prompt is None:
             _talk(chat)
         elif as_json:
@@ -94,6 +107,28 @@ def run(
             console.print_json(_report(model, prompt, answer))
         else:
             _answer(chat, prompt)
+
+
+def _completed(given: dict[str, Any], options: typer.Context, stored: "StoredModel | None") -> dict[str, Any]:
+    """Return the options; a stored model's settings stand where the command line says nothing.
+
+    Raises:
+        ValueRangeError: One of the settings is not a number.
+    """
+    if stored is None:
+        return given
+    settings = {_PARAMETERS.get(name, name): value for name, value in stored.settings.parameters.items()}
+    completed = given | {"system": given["system"] if given["system"] is not None else stored.settings.system}
+    for name in given.keys() & settings.keys() - {"system"}:
+        source, value = options.get_parameter_source(name), settings[name]
+        if source is not None and source.name == "COMMANDLINE":
+            continue
+        is_whole = name in ("top_k", "seed", "max_tokens", "context")
+        if isinstance(value, bool) or not isinstance(value, int if is_whole else int | float):
+            raise ValueRangeError(f"{name}: {value!r} of {stored.name} is not a number. Set it again.")
+        if not (name == "seed" and value < 0) and not (name == "max_tokens" and value < 1):  # Ollama: chosen, no limit
+            completed[name] = value
+    return completed
 
 
 def _report(model: Path, prompt: str, answer: "Answer") -> dict[str, Any]:

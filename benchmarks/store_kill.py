@@ -192,7 +192,7 @@ def kill_often(
             before = digests(store)
             change = choose(chance, before, files, bundles)
             start = time.perf_counter()
-            pid = run_child(root, change, None if by_time else chance.randint(1, 150))
+            pid = run_child(root, change, None if by_time else chance.randint(1, 60))
             if by_time:
                 time.sleep(chance.random() * 1.1 * usual[change.what])
                 os.kill(pid, signal.SIGKILL)

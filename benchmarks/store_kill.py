@@ -103,7 +103,8 @@ def run_child(root: Path, change: Change, at: int | None) -> int:
             def count(event: str, _arguments: object) -> None:
                 nonlocal left
                 left -= event in CHANGES
-                if not left:
+                if left == 0:
+                    left = -1  # killing is an event as well
                     os.kill(os.getpid(), signal.SIGKILL)
 
             sys.addaudithook(count)
@@ -112,11 +113,6 @@ def run_child(root: Path, change: Change, at: int | None) -> int:
         os.write(2, f"{change}: {traceback.format_exc()}\n".encode())
         os._exit(1)
     os._exit(0)
-
-
-def contents(store: Store) -> dict[str, str]:
-    """Return the hash of every model's file, which this makes readable."""
-    return {model.name.tagged: sha256_file(store.find(model.name).path) for model in store.list()}
 
 
 def digests(store: Store) -> dict[str, str]:
@@ -146,9 +142,8 @@ def check(root: Path, before: dict[str, str], change: Change, known: dict[str, s
         assert after[name] in (before.get(name), done.get(name)), (name, change)
     for model in store.list():
         if change.what == "open" or model.path.exists():
-            assert sha256_file(store.find(model.name).path) == known.setdefault(
-                model.digest, sha256_file(store.find(model.name).path)
-            ), model
+            found_hash = sha256_file(store.find(model.name).path)
+            assert found_hash == known.setdefault(model.digest, found_hash), model
     store.gc()
     final = store.fsck()
     assert final.is_clean, final
@@ -179,11 +174,6 @@ def prepare(directory: Path, n_bytes: int) -> tuple[list[Path], list[Path]]:
     return files, bundles
 
 
-def known_files(store: Store) -> dict[str, str]:
-    """Return the file's hash of every digest there is."""
-    return {m.digest: h for m, h in zip(store.list(), contents(store).values(), strict=True)}
-
-
 def kill_often(
     kills: int, seed: int, n_bytes: int, *, by_time: bool, say: Callable[[str], object]
 ) -> dict[str, object]:
@@ -202,7 +192,7 @@ def kill_often(
             before = digests(store)
             change = choose(chance, before, files, bundles)
             start = time.perf_counter()
-            pid = run_child(root, change, None if by_time else chance.randint(1, 150))
+            pid = run_child(root, change, None if by_time else chance.randint(1, 60))
             if by_time:
                 time.sleep(chance.random() * 1.1 * usual[change.what])
                 os.kill(pid, signal.SIGKILL)

@@ -16,7 +16,7 @@ COLUMNS = ("variant", "size", "bpw", "mean KLD", "± SE", "99 % KLD", "top-1 %",
 
 # fmt: off
 Source = Annotated[Path | None, typer.Argument(help="Hugging Face directory, or GGUF of F32, BF16, F16.", show_default=False)]  # noqa: E501
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="YAML file that says all but MODEL, -o, jobs and threads.", show_default=False)]  # noqa: E501
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="YAML file that says all but MODEL, -o, --keep, jobs and threads.", show_default=False)]  # noqa: E501
 MaxSize = Annotated[str | None, typer.Option(help="Largest file: 100MB, 1.5GiB.", show_default=False)]
 MaxRam = Annotated[str | None, typer.Option(help="Most memory while running, at --context.", show_default=False)]
 MinSpeed = Annotated[float | None, typer.Option(help="Slowest generation, tokens per second.", show_default=False)]
@@ -31,6 +31,7 @@ Candidates = Annotated[str | None, typer.Option(help="Presets to consider: Q4_K_
 Imatrix = Annotated[Path | None, typer.Option(help="Importance file; allows I-quants.", show_default=False)]
 Calibrate = Annotated[str | None, typer.Option(help="Calibration text: bundled, self (the model writes it), or a file. Adds fitted variants; needs kvant\\[calibrate].", show_default=False)]  # noqa: E501
 Refine = Annotated[int, typer.Option(min=0, max=10, help="Fitted variants to measure after predictions are corrected.")]
+Keep = Annotated[str | None, typer.Option(help="Put the file into the store, too, by this name.", show_default=False)]
 All = Annotated[bool, typer.Option("--all", help="Measure every variant that fits, not only those that may win.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Variants at a time; more than one disturbs the speeds measured.")]
 Threads = Annotated[int, typer.Option(min=0, help="Threads in all; 0 for one per core.")]
@@ -59,6 +60,7 @@ def optimize(
     calibrate: Calibrate = None,
     refine: Refine = 4,
     measure_all: All = False,
+    keep: Keep = None,
     jobs: Jobs = 1,
     threads: Threads = 0,
     accept_licence: Accept = None,
@@ -75,6 +77,7 @@ def optimize(
     \b
     Examples:
       kvant optimize SmolLM2-135M --max-size 100MB
+      kvant optimize SmolLM2-135M --max-size 100MB --keep smollm2:100mb
       kvant optimize SmolLM2-135M --max-size 90MB --calibrate bundled
       kvant optimize SmolLM2-135M --max-size 90MB --calibrate self
       kvant optimize model.gguf --device phone-6gb --context 8192
@@ -83,6 +86,8 @@ def optimize(
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.recipes.budget import Budget
     from kvant.recipes.delivery import Request
+    from kvant.recipes.keep import check_name
+    from kvant.recipes.keep import keep as store_report
     from kvant.recipes.pipeline import optimize as run
 
     if model is None and recipe is None:
@@ -100,12 +105,18 @@ def optimize(
     )  # fmt: skip
     if recipe is not None:
         request = _from_recipe(recipe, model, request, options)
+    if keep is not None:
+        check_name(keep, overwrite=overwrite)
     with console.progress(quiet=json) as progress:
         report = run(request, progress=progress)
+        if keep is not None:
+            store_report(report, keep, progress=progress)
     if json:
         console.print_json(report)
         return
     show(report)
+    if keep is not None:
+        console.say(f"Kept in the store: kvant run {keep}")
 
 
 def _from_recipe(path: Path, model: Path | None, given: "Request", options: typer.Context) -> "Request":
@@ -117,7 +128,7 @@ def _from_recipe(path: Path, model: Path | None, given: "Request", options: type
 
     from kvant.recipes.schema import read_recipe, request_of
 
-    theirs = {"model", "recipe", "out", "jobs", "threads", "overwrite", "accept_licence", "json"}
+    theirs = {"model", "recipe", "out", "jobs", "threads", "overwrite", "accept_licence", "keep", "json"}
     for name in options.params.keys() - theirs:
         source = options.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kvant.errors import TransferError
+from kvant.errors import TransferError, ValueRangeError
 
 if TYPE_CHECKING:
     from kvant.hub.manifest import ModelSettings
@@ -43,16 +43,15 @@ class Preset:
     Args:
         settings: Of a stored model; None for a file.
         options: The command's own, which knows what was given.
+
+    Raises:
+        ValueRangeError: One of the settings is not a number.
     """
 
     def __init__(self, settings: "ModelSettings | None", options: typer.Context) -> None:
         self._options = options
         stored = settings.parameters if settings else {}
-        self._numbers = {
-            option: value
-            for name, option in _OPTIONS.items()
-            if isinstance(value := stored.get(name), int | float) and not isinstance(value, bool)
-        }
+        self._numbers = {_OPTIONS[name]: _number(name, value) for name, value in stored.items() if name in _OPTIONS}
         stop = stored.get("stop", [])
         self.stop = tuple(stop) if isinstance(stop, list) else (str(stop),)
         self.template = settings.template if settings else None
@@ -87,3 +86,11 @@ class Preset:
     def _is_given(self, option: str) -> bool:
         source = self._options.get_parameter_source(option)
         return source is not None and source.name == "COMMANDLINE"
+
+
+def _number(name: str, value: object) -> float:
+    """Return a stored parameter's number; a bundle or another program may have stored anything."""
+    is_whole = name not in ("temperature", "top_p", "min_p", "repeat_penalty")
+    if isinstance(value, bool) or not isinstance(value, int if is_whole else int | float):
+        raise ValueRangeError(f"{name}: {value!r} of the stored model is not a number. Set it again: kvant create.")
+    return value

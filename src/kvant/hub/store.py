@@ -489,9 +489,12 @@ class Store:
         return [directory / f"{name.tag}.gguf"] if n == 1 else shards
 
     def _link(self, row: Row) -> None:
-        for (file, _), path in zip(self.index.files(row.manifest), self.paths(row), strict=True):
-            if self.disk.blob(file).exists():
-                link(self.disk.blob(file), path, self.disk.root)
+        """Link the files of a row that are there for every name that has them."""
+        files = {file for file, _ in self.index.files(row.manifest) if self.disk.blob(file).exists()}
+        for other in self.index.rows():
+            for (file, _), path in zip(self.index.files(other.manifest), self.paths(other), strict=True):
+                if file in files:
+                    link(self.disk.blob(file), path, self.disk.root)
 
     def _make_readable(self, row: Row) -> None:
         """Put the files of a model together that are kept in parts."""

@@ -86,6 +86,18 @@ def test_the_same_file_under_two_names_takes_no_room(store: Store, tmp_path: Pat
     assert_clean(store)
 
 
+def test_a_file_put_together_for_one_name_is_there_for_its_others(store: Store, tmp_path: Path) -> None:
+    store.import_file(family(tmp_path / "1.gguf", "first"), "m:one")
+    store.import_file(family(tmp_path / "2.gguf", "second"), "m:two")
+    second = store.copy("m:two", "second")
+    assert not second.path.exists()
+
+    store.find("m:two")
+
+    assert second.path.exists()
+    assert_clean(store)
+
+
 def test_removing_a_model_keeps_what_others_need_of_its_file(store: Store, tmp_path: Path) -> None:
     store.import_file(family(tmp_path / "1.gguf", "first"), "m:one")
     second = family(tmp_path / "2.gguf", "second")

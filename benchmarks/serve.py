@@ -28,6 +28,7 @@ from kvant.serve.settings import Settings
 from kvant.serve.workers import start_worker
 
 CHAT = "/v1/chat/completions"
+TURNS = 3
 QUESTION = "Write a long story about a lighthouse keeper and the sea."
 
 
@@ -138,6 +139,14 @@ def rss_bytes(pid: int) -> int:
     return 0
 
 
+def cpu_s(pid: int) -> float:
+    """Processor time a process has used; 0 where the system does not tell."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
 async def measure(path: Path, directory: Path, *, rounds: int, tokens: int, streams: int) -> dict[str, Any]:
     """Measure both; see the module."""
     name = path.stem
@@ -155,7 +164,12 @@ async def measure(path: Path, directory: Path, *, rounds: int, tokens: int, stre
                     found |= await one_client(bare, behind, name, rounds, tokens)
                 else:
                     await asyncio.gather(ask(bare, 2), ask(behind, 2, model=name))
+                    before, before_bare = cpu_s(pid), cpu_s(worker.pid)
                     found |= await many_clients(bare, behind, name, streams, tokens)
+                    # Processor time is what the gateway takes from the engine, however busy the machine is.
+                    found["gateway_cpu_s"], found["bare_cpu_s"] = cpu_s(pid) - before, cpu_s(worker.pid) - before_bare
+                    found["gateway_cpu_share"] = found["gateway_cpu_s"] / (found["gateway_cpu_s"] + found["bare_cpu_s"])
+                    found["gateway_cpu_s_per_token"] = found["gateway_cpu_s"] / (TURNS * streams * tokens)
                     found["rss_after_bytes"] = rss_bytes(pid)
         finally:
             await worker.stop()
@@ -191,7 +205,7 @@ async def many_clients(bare: Server, behind: Server, name: str, streams: int, to
     """Many streams at a time: three turns of each."""
     totals: dict[str, list[float]] = {"bare": [], "gateway": []}
     spreads = []
-    for _ in range(3):
+    for _ in range(TURNS):
         for key, server in (("bare", bare), ("gateway", behind)):
             begun = time.perf_counter()
             answers = await asyncio.gather(*(ask(server, tokens, model=name) for _ in range(streams)))

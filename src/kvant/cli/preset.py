@@ -9,7 +9,7 @@ import typer
 from kvant.errors import TransferError, ValueRangeError
 
 if TYPE_CHECKING:
-    from kvant.hub.manifest import ModelSettings
+    from kvant.hub.store import StoredModel
     from kvant.progress import Progress
 
 _OPTIONS = {
@@ -41,17 +41,22 @@ class Preset:
     """Values for a chat: an option that was given, else the stored one, else the option's default.
 
     Args:
-        settings: Of a stored model; None for a file.
+        model: A stored model; None for a file.
         options: The command's own, which knows what was given.
 
     Raises:
         ValueRangeError: One of the settings is not a number.
     """
 
-    def __init__(self, settings: "ModelSettings | None", options: typer.Context) -> None:
+    def __init__(self, model: "StoredModel | None", options: typer.Context) -> None:
         self._options = options
+        settings = model.settings if model else None
         stored = settings.parameters if settings else {}
-        self._numbers = {_OPTIONS[name]: _number(name, value) for name, value in stored.items() if name in _OPTIONS}
+        self._numbers = {
+            _OPTIONS[name]: _number(f"{name}: {value!r} of {model.name if model else ''}", name, value)
+            for name, value in stored.items()
+            if name in _OPTIONS
+        }
         stop = stored.get("stop", [])
         self.stop = tuple(stop) if isinstance(stop, list) else (str(stop),)
         self.template = settings.template if settings else None
@@ -88,9 +93,9 @@ class Preset:
         return source is not None and source.name == "COMMANDLINE"
 
 
-def _number(name: str, value: object) -> float:
+def _number(what: str, name: str, value: object) -> float:
     """Return a stored parameter's number; a bundle or another program may have stored anything."""
     is_whole = name not in ("temperature", "top_p", "min_p", "repeat_penalty")
     if isinstance(value, bool) or not isinstance(value, int if is_whole else int | float):
-        raise ValueRangeError(f"{name}: {value!r} of the stored model is not a number. Set it again: kvant create.")
+        raise ValueRangeError(f"{what} is not a number. Set it again with kvant create.")
     return value

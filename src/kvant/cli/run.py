@@ -24,17 +24,20 @@ HELP = """\
   \"\"\"                     begins and ends a message of several lines
 Ctrl-C stops an answer; a second one quits."""
 
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A stored model, a GGUF file, a Hugging Face directory, or hf:org/name.",
+        autocompletion=complete_model,
+        show_default=False,
+    ),
+]
+Accept = Annotated[list[str] | None, typer.Option(help="Accept this licence of what is fetched.", show_default=False)]
+
 
 def run(
     options: typer.Context,
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="A stored model, a GGUF file, a Hugging Face directory, or hf:org/name.",
-            autocompletion=complete_model,
-            show_default=False,
-        ),
-    ],
+    model: Model,
     prompt: Annotated[
         str | None, typer.Argument(help="Ask this once and end; `-` reads standard input.", show_default=False)
     ] = None,
@@ -52,9 +55,7 @@ def run(
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text without the chat template.")] = False,
     threads: Annotated[int, typer.Option(help="Threads; 0: one per core.")] = 0,
-    accept_licence: Annotated[
-        list[str] | None, typer.Option(help="Accept this licence of what is fetched.", show_default=False)
-    ] = None,
+    accept_licence: Accept = None,
     offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one answer and its speed as JSON.")] = False,
 ) -> None:
@@ -87,7 +88,7 @@ def run(
         given = fetched(model, accepted=accept_licence or (), offline=offline, progress=progress)
         stored = stored_model(given)
         path = chat_file(stored.path if stored else model_path(given), progress=progress)
-    preset = Preset(stored.settings if stored else None, options)
+    preset = Preset(stored, options)
     sampling = Sampling(
         temperature=preset.number("temperature", temperature), top_k=int(preset.number("top_k", top_k)),
         top_p=preset.number("top_p", top_p), min_p=preset.number("min_p", min_p),

@@ -12,18 +12,18 @@ from kvant.errors import MissingDependencyError, ValueRangeError
 
 SPECULATIONS = ("none", "ngram", "draft")
 
+Models = Annotated[
+    Path | None,
+    typer.Option(envvar="KVANT_MODELS", help="Directory of GGUF files instead of the local store.", show_default=False),
+]
+
 
 def serve(
     host: Annotated[
         str, typer.Option(envvar="KVANT_HOST", help="Address; others than loopback need keys.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(envvar="KVANT_PORT", help="Port; 0: a free one.")] = 11500,
-    models: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="KVANT_MODELS", help="Directory of GGUF files instead of the local store.", show_default=False
-        ),
-    ] = None,
+    models: Models = None,
     max_ram: Annotated[
         str | None,
         typer.Option(envvar="KVANT_MAX_RAM", help="Memory for all models; default: what is free.", show_default=False),

@@ -1,12 +1,13 @@
 """What a stored model says about how to chat with it, under what the command line says."""
 
+import contextlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from kvant.errors import TransferError, ValueRangeError
+from kvant.errors import ModelNameError, ModelNotFoundError, TransferError, ValueRangeError
 
 if TYPE_CHECKING:
     from kvant.hub.store import StoredModel
@@ -26,15 +27,20 @@ def fetched(model: str, *, accepted: Collection[str], offline: bool, progress: "
 
     if not is_remote(model):
         return Path(model)
+    from kvant.cli.stored import PREFIX, stored_model
     from kvant.hub.pull import Wish, pull
 
+    with contextlib.suppress(ModelNameError, ModelNotFoundError):
+        found = stored_model(Path(PREFIX + model))  # the name that a pulled model has in the store
+        if found is not None:
+            return Path(PREFIX + str(found.name))
     try:
         got = pull(model, Wish(offline=True, accepted=accepted), progress=progress)
     except TransferError:
         if offline:
             raise
         got = pull(model, Wish(accepted=accepted), progress=progress)
-    return Path(f"store:{got.name}" if got.name else got.path)
+    return Path(PREFIX + got.name if got.name else got.path)
 
 
 class Preset:

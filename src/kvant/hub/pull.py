@@ -4,11 +4,13 @@ What is downloaded lies in `downloads` of kvant's own directory until it is whol
 is continued by the next pull of the same thing.
 """
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +43,9 @@ HUB_HOST = "hf.co"
 _DIRECTORY_FILE = re.compile(
     r"(?:[^/]+\.(?:safetensors|json|jinja|model|tiktoken)|merges\.txt|vocab\.txt|README\.md|(?:LICEN[CS]E|NOTICE)[^/]*)"
 )
+KEPT_S = 30 * 24 * 3600
+"""Parts of downloads that nobody continued for this long are removed."""
+
 _SMALL_BYTES = 512 << 20
 """Files of a directory that are not weights are shorter than this."""
 
@@ -326,8 +331,21 @@ def _passport(
 def _place(key: str) -> Path:
     """Return the directory in which a source's files are collected."""
     endpoint = os.environ.get("HF_ENDPOINT", "")
-    path = home() / "downloads" / hashlib.sha256(f"{endpoint}\0{key}".encode()).hexdigest()[:24]
+    downloads = make_downloads()
+    path = downloads / hashlib.sha256(f"{endpoint}\0{key}".encode()).hexdigest()[:24]
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def make_downloads() -> Path:
+    """Return the directory for what is not whole yet, made if absent; what nobody continued for long is removed."""
+    path = home() / "downloads"
     path.mkdir(parents=True, exist_ok=True)
+    oldest = time.time() - KEPT_S
+    for entry in path.iterdir():
+        with contextlib.suppress(OSError):
+            if max(p.stat().st_mtime for p in (entry, *entry.rglob("*"))) < oldest:
+                shutil.rmtree(entry)
     return path
 
 

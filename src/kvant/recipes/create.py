@@ -7,13 +7,13 @@ from pathlib import Path
 import msgspec
 
 from kvant.errors import ModelfileError, ModelNameError, ModelNotFoundError
-from kvant.files import home
 from kvant.formats.base import sniff
 from kvant.formats.imatrix import read_imatrix
 from kvant.hub.gotemplate import is_go_template, jinja_of
 from kvant.hub.manifest import ModelSettings
 from kvant.hub.modelfile import Modelfile
 from kvant.hub.names import ModelName
+from kvant.hub.pull import make_downloads
 from kvant.hub.store import Store, StoredModel
 from kvant.progress import SILENT, Progress
 from kvant.quant.presets import find_preset
@@ -100,9 +100,7 @@ def create(
         on_step("importing")
         return store.import_file(source, name, settings, progress=progress)
     settings = msgspec.structs.replace(settings, passport=None)
-    place = home() / "downloads"
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="create-", dir=place) as directory:
+    with tempfile.TemporaryDirectory(prefix="create-", dir=make_downloads()) as directory:
         out = Path(directory) / "model.gguf"
         if making.quantize is None:
             on_step("converting model")

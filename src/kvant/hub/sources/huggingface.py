@@ -120,6 +120,8 @@ def _asking(subject: str, endpoint: str) -> Iterator[None]:
 
     try:
         yield
+    except (SourceError, TransferError):
+        raise
     except errors.GatedRepoError as error:
         raise SourceError(f"{subject}: its owner asks for agreement. Agree on {endpoint} and set HF_TOKEN.") from error
     except errors.RepositoryNotFoundError as error:
@@ -134,7 +136,7 @@ def _asking(subject: str, endpoint: str) -> Iterator[None]:
     except (errors.HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise TransferError(f"{subject}: {endpoint} does not answer ({said}). Check the network.") from error
-    except (errors.HFValidationError, KeyError, TypeError, AttributeError, msgspec.ValidationError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise TransferError(f"{subject}: {endpoint} sent what cannot be read ({error}). Check HF_ENDPOINT.") from error
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from kvant.errors import ValueRangeError
+from kvant.errors import SourceError, ValueRangeError
 from kvant.hub.licences import Policy, is_allowed, read_policy
 from kvant.hub.sources.huggingface import HuggingFace, Repository
 from kvant.hub.sources.variants import variants_of
@@ -100,7 +100,11 @@ def search(
     for repository in listed:
         if len(found) >= limit:
             break
-        one = describe(hub.repository(repository.id), policy, usable_bytes)
+        try:
+            whole = hub.repository(repository.id)  # sizes are not in the list
+        except SourceError:  # gone or closed since it was listed
+            whole = repository
+        one = describe(whole, policy, usable_bytes)
         progress.advance("search", 1)
         if not fits or one.fits:
             found.append(one)

@@ -85,6 +85,8 @@ class Telling(Progress):
     def _send(self, task: str, done: float, total: float) -> None:
         digest = self.digests.get(task)
         status = f"pulling {digest[:12]}" if digest else task
+        if task.startswith("Importing"):  # hashes every byte on the way
+            status = "verifying sha256 digest"
         line: Status = {"status": status, "total": int(total), "completed": int(min(done, total))}
         self._tell(line | ({"digest": f"sha256:{digest}"} if digest else {}))
 

@@ -18,11 +18,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from kvant.errors import KvantError, ModelfileError, ModelNameError, ModelNotFoundError, ValueRangeError
-from kvant.files import home
 from kvant.hub.manifest import Message
 from kvant.hub.modelfile import ROLES, Modelfile, check_parameters
 from kvant.hub.names import ModelName
-from kvant.hub.pull import pull
+from kvant.hub.pull import make_downloads, pull
 from kvant.hub.sources.names import HubSource, check_member, is_remote, parse_source
 from kvant.hub.store import Store
 from kvant.recipes.create import Making, create
@@ -125,7 +124,6 @@ def _do_pull(text: str, store: Store, telling: Telling) -> None:
         telling.digests = digests
 
     pull(text, store=store, progress=telling, on_files=note)
-    telling.status("verifying sha256 digest")
     telling.status("writing manifest")
 
 
@@ -178,7 +176,7 @@ async def _create(request: Request) -> Response:
             base = store.find(asked.from_)  # a name, never a path
             create(name, modelfile, base, making, store=store, progress=telling, on_step=telling.status)
             return
-        with tempfile.TemporaryDirectory(prefix="create-", dir=_downloads()) as directory:
+        with tempfile.TemporaryDirectory(prefix="create-", dir=make_downloads()) as directory:
             place = Path(directory) / name.model  # a directory's name becomes the model's
             place.mkdir()
             for path, upload in files.items():
@@ -271,12 +269,6 @@ def _modelfile(asked: CreateRequest) -> Modelfile:
         system=asked.system, adapters=tuple(asked.adapters), messages=tuple(asked.messages),
         licenses=tuple(text for text in licenses if text),
     )  # fmt: skip
-
-
-def _downloads() -> Path:
-    path = home() / "downloads"
-    path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def _place(upload: Path, path: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kvant.errors import WorkerError
-from kvant.serve.library import Facts, ModelFile, ModelSettings
+from kvant.hub.manifest import ModelSettings
+from kvant.serve.library import Facts, ModelFile
 from kvant.serve.scheduler import Scheduler
 from kvant.serve.settings import Settings
 

@@ -254,18 +254,32 @@ def test_a_variant_and_fit_contradict() -> None:
 # -- killed
 
 
+TELLING = """
+import sys
+from kvant.hub.pull import pull
+from kvant.progress import Silent
+class Told(Silent):
+    def advance(self, task, amount):
+        print(amount, flush=True)
+pull(sys.argv[1], progress=Told())
+"""
+
+
 def test_a_pull_that_was_killed_continues(hub: Hub, tiny: Path) -> None:
-    hub.faults["tiny-Q8_0.gguf"] = Fault("hold", after=500_000)
-    command = [sys.executable, "-m", "kvant.cli.main", "pull", f"{REPO}:Q8_0", "--json"]
-    with subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
-        assert hub.held.wait(60)  # half of the file is sent and the rest is not coming
+    hub.faults["tiny-Q8_0.gguf"] = Fault("hold", after=500_000)  # the rest of the file is not coming
+    command = [sys.executable, "-c", TELLING, f"{REPO}:Q8_0"]
+    with subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        written = 0
+        while written < 200_000:  # told after it was written
+            written += int(child.stdout.readline())
         child.send_signal(signal.SIGKILL)
     hub.release.set()
     assert Store.open().list() == []
-    partial = next((home() / "downloads").glob("*/*.partial"))
-    kept = partial.stat().st_size
-    done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=True)
+    kept = next((home() / "downloads").glob("*/*.partial")).stat().st_size
+    again = [sys.executable, "-m", "kvant.cli.main", "pull", f"{REPO}:Q8_0", "--json"]
+    done = subprocess.run(again, env=dict(os.environ), capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["name"] == "hf.co/kv/tiny-GGUF:Q8_0"
     assert hub.ranges("tiny-Q8_0.gguf")[-1] == f"bytes={kept}-"
-    assert kept > 0
+    assert kept > 100_000
     assert Store.open().find("hf.co/kv/tiny-GGUF:Q8_0").path.read_bytes() == (tiny / "tiny-Q8_0.gguf").read_bytes()

@@ -51,7 +51,6 @@ def serve(settings: Settings, *, library: Library | None = None, started: Callab
     library = library or open_library(settings)
     library.list()  # headers are read now, not in the first request
     app = make_app(settings, library)
-    listener = _listen(settings)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, lifespan="on", ws="none", http="h11",
         h11_max_incomplete_event_size=MAX_HEADER_BYTES, timeout_keep_alive=KEEP_ALIVE_S,
@@ -60,7 +59,7 @@ def serve(settings: Settings, *, library: Library | None = None, started: Callab
         ssl_certfile=settings.tls_cert, ssl_keyfile=settings.tls_key,
     )  # fmt: skip
     _check_tls(config)
-    with listener:
+    with _listen(settings) as listener:
         started(_url(settings, listener))
         uvicorn.Server(config).run(sockets=[listener])
 

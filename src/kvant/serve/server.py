@@ -14,6 +14,7 @@ from kvant.serve.settings import Settings
 BACKLOG = 1024
 SPARE_CONNECTIONS = 256
 KEEP_ALIVE_S = 30
+MAX_PORT = 65535
 ANY_HOST = ("0.0.0.0", "::")  # noqa: S104 - said, not listened on
 
 
@@ -74,11 +75,13 @@ def _check_tls(config: object) -> None:
 
 def _listen(settings: Settings) -> socket.socket:
     host = settings.host.strip("[]")
+    if not 0 <= settings.port <= MAX_PORT:
+        raise KvantError(f"{host}:{settings.port}: cannot be listened on (ports end at {MAX_PORT}). Choose another.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, settings.port), family=family, backlog=BACKLOG)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = error.strerror or error
         raise KvantError(
             f"{host}:{settings.port}: cannot be listened on ({reason}). Choose another with --port."
         ) from None

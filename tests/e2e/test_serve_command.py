@@ -4,7 +4,9 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -67,6 +69,30 @@ def test_it_serves_until_it_is_told_to_stop(models: Path, number: signal.Signals
     lines = [json.loads(line) for line in log.splitlines()]
     assert {line["path"] for line in lines if line["event"] == "request"} >= {"/health", "/v1/models", "/kvant/status"}
     assert "Traceback" not in log
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
+def test_tls(models: Path, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key),
+         "-out", str(certificate)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    with serving("--models", str(models), "--tls-cert", str(certificate), "--tls-key", str(key)) as (_, url):
+        assert url.startswith("https://")
+        trust = ssl.create_default_context(cafile=certificate)
+        connection = http.client.HTTPSConnection(urlsplit(url).netloc, timeout=60, context=trust)
+        connection.request("GET", "/health")
+        with contextlib.closing(connection):
+            assert connection.getresponse().status == 200
+
+
+def test_headers_that_are_too_long_are_refused(models: Path) -> None:
+    with serving("--models", str(models)) as (_, url):
+        assert get(url, "/health", X="y" * 10_000)[0] == 200
+        assert get(url, "/health", X="y" * 100_000)[0] in (400, 431)
 
 
 def test_keys_from_making_to_revoking(models: Path) -> None:

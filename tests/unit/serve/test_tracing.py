@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -25,7 +26,8 @@ def test_a_request_is_a_span_below_its_callers(tmp_path: Path) -> None:
         client.get("/health?q=hidden", headers={"traceparent": f"00-{trace}-{parent}-01", "X-Request-Id": "r1"})
         client.get("/health", headers={"Host": "evil.example", "traceparent": "nonsense"})
 
-    fine, refused = exporter.get_finished_spans()
+    spans: Any = exporter.get_finished_spans()
+    fine, refused = spans
     assert fine.name == "GET /health"
     assert (f"{fine.context.trace_id:032x}", f"{fine.parent.span_id:016x}") == (trace, parent)
     assert fine.attributes["http.response.status_code"] == 200

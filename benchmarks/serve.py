@@ -4,6 +4,7 @@ Requests to both alternate, so that what else the machine does falls on both. Th
 `/v1/chat/completions`. Where this kvant has no such route (yet), the gateway gets one that passes everything through.
 
     python benchmarks/serve.py MODEL.gguf [--rounds 10] [--tokens 64] [--streams 64] [--json]
+    python benchmarks/serve.py MODEL.gguf --speculate [--draft SMALL.gguf] [--rounds 3] [--tokens 64]
 """
 
 import argparse
@@ -11,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import statistics
 import sys
 import tempfile
@@ -220,12 +222,56 @@ async def many_clients(bare: Server, behind: Server, name: str, streams: int, to
     }  # fmt: skip
 
 
+EDIT = """def area(width, height):
+    result = width * height
+    print("the area is", result)
+    return result
+"""
+
+
+async def speculation(path: Path, directory: Path, draft: Path | None, rounds: int, tokens: int) -> dict[str, Any]:
+    """Measure tokens per second with and without guessing ahead, greedily, on a text that repeats itself."""
+    file = model_file(path.stem, path, "0")
+    found: dict[str, Any] = {}
+    body = {"prompt": EDIT * 4 + "def area(", "n_predict": tokens, "temperature": 0, "ignore_eos": True}
+    kinds = ["none", "ngram", *(["draft"] if draft else [])]
+    settings = {
+        kind: Settings(models=directory, parallel=1, context=1024, speculate=kind, draft=draft)  # type: ignore[arg-type]
+        for kind in kinds
+    }
+    workers = {
+        kind: await start_worker(start_message(file, 1024, file.size_bytes * 4, each), timeout_s=600)
+        for kind, each in settings.items()
+    }
+    try:
+        rates: dict[str, list[float]] = {kind: [] for kind in kinds}
+        words: dict[str, str] = {}
+        for _ in range(rounds):
+            for kind, worker in workers.items():
+                answer = (await worker.post("/completion", body))[1]
+                rates[kind].append(answer["timings"]["predicted_per_second"])
+                words[kind] = answer["content"]
+        for kind, worker in workers.items():
+            found[f"speculate_{kind}_tokens_s"] = statistics.median(rates[kind])
+            counts = dict(
+                re.findall(r"llamacpp:spec_decode_num_(\w+)_total (\d+)", (await worker.get("/metrics"))[1].decode())
+            )
+            if int(counts.get("draft_tokens", 0)):
+                found[f"speculate_{kind}_accepted"] = int(counts["accepted_tokens"]) / int(counts["draft_tokens"])
+            found[f"speculate_{kind}_same_words"] = words[kind] == words["none"]
+    finally:
+        await asyncio.gather(*(worker.stop() for worker in workers.values()))
+    return found
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a GGUF file")
     for name, default in (("rounds", 10), ("tokens", 64), ("streams", 64), ("parallel", 1), ("context", 256)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--speculate", action="store_true", help="measure guessing ahead instead")
+    parser.add_argument("--draft", type=Path, help="a small GGUF file that guesses")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -243,9 +289,12 @@ def main() -> None:
             path.hardlink_to(options.model)
         except OSError:
             path.write_bytes(options.model.read_bytes())
-        found = asyncio.run(
-            measure(path, Path(directory), rounds=options.rounds, tokens=options.tokens, streams=options.streams)
+        work = (
+            speculation(path, Path(directory), options.draft, options.rounds, options.tokens)
+            if options.speculate
+            else measure(path, Path(directory), rounds=options.rounds, tokens=options.tokens, streams=options.streams)
         )
+        found = asyncio.run(work)
     if options.json:
         print(json.dumps(found, indent=2))
         return

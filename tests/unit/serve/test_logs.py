@@ -5,16 +5,13 @@ from collections.abc import Iterator
 import pytest
 
 from kvant.serve import logs
+from serving import loggers_as_before
 
 
 @pytest.fixture(autouse=True)
-def loggers_as_before() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in (logs.LOGGER, "uvicorn", "uvicorn.error")]
-    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
-    yield
-    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-        logger.handlers, logger.propagate = handlers, propagate
-        logger.setLevel(level)
+def own_loggers() -> Iterator[None]:
+    with loggers_as_before():
+        yield
 
 
 def test_one_json_object_a_line_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,6 +116,20 @@ def test_stored_names_stand_where_paths_may(tmp_path: Path, monkeypatch: pytest.
     assert document("run", "tiny", "Hello", "--max-tokens", "1")["model"] == "tiny" or (tmp_path / "tiny").is_dir()
 
 
+def test_optimize_keeps_what_it_found_with_its_passport(tmp_path: Path) -> None:
+    directory = write_tiny_model("llama", tmp_path / "tiny")
+    options = ("--max-size", "5MB", "--chunks", "1", "--candidates", "Q8_0", "-o", tmp_path / "out")
+
+    report = document("optimize", directory, *options, "--keep", "tiny:best")
+
+    shown = document("show", "tiny:best")
+    passport = shown["settings"]["passport"]
+    assert (passport["variant"], passport["sha256"]) == ("Q8_0", report["sha256"])
+    assert Path(shown["path"]).read_bytes() == Path(report["path"]).read_bytes()
+    again = kvant("optimize", directory, *options, "--keep", "tiny:best", status=1)
+    assert "tiny:best: is in the store already" in again.stderr
+
+
 def test_a_setting_that_is_no_number_is_refused(tmp_path: Path) -> None:
     settings = ModelSettings(parameters={"top_k": "many"})
     Store.open().import_file(write_gguf(tmp_path / "m.gguf", {"t": b"1234"}), "m", settings)

@@ -105,9 +105,10 @@ class Store:
         """Return all models, by name; those whose settings cannot be read are left to `fsck`."""
         self.refresh()
         found = []
-        for row in self.index.rows():
-            with contextlib.suppress(StoreError):
-                found.append(self.model(row))
+        with self.index.session():
+            for row in self.index.rows():
+                with contextlib.suppress(StoreError):
+                    found.append(self.model(row))
         return found
 
     def find(self, name: str | ModelName, *, readable: bool = True) -> StoredModel:
@@ -123,9 +124,12 @@ class Store:
             StoreError: It is damaged.
             QuotaError: There is no room to put its file together.
         """
-        row = self.row(name)
-        model = self.model(row)
-        if readable and not all(path.exists() for path in self.paths(row)):
+        self.refresh()
+        with self.index.session():
+            row = self.row(name)
+            model = self.model(row)
+            is_ready = not readable or all(path.exists() for path in self.paths(row))
+        if not is_ready:
             with self.changing(f"open {row.name}"):
                 self._make_readable(self.row(name))
         return model
@@ -162,7 +166,7 @@ class Store:
             QuotaError: The store would grow beyond its quota.
         """
         name = self.checked_name(name)
-        settings = ModelSettings(source=str(path)) if settings is None else settings
+        settings = ModelSettings(source=_as_text(path)) if settings is None else settings
         files = read_gguf(path).files
         task = f"Importing {path.name}"
         progress.start(task, sum(file.stat().st_size for file in files), "B")
@@ -284,7 +288,8 @@ class Store:
             if self.disk.journal.exists():
                 self.recover()
             self.refresh(locked=True)
-            self.disk.journal.write_text(what)  # not synced: after a power cut the names alone tell what is complete
+            # Not synced: after a power cut the names alone tell what is complete.
+            self.disk.journal.write_bytes(what.encode(errors="replace"))
             with self.index.session():
                 try:
                     yield
@@ -536,6 +541,11 @@ class Store:
         config = manifest.config.digest.removeprefix("sha256:")
         size = sum(layout.size for layout in layouts)
         return Row(name.key, name.full, str(digest), config, size, modified), layouts
+
+
+def _as_text(path: Path) -> str:
+    """Return a path as text that every system can read; bytes that are none are question marks."""
+    return str(path).encode(errors="replace").decode()
 
 
 def _take(

@@ -212,6 +212,16 @@ def test_what_is_not_there_or_no_model_is_said(store: Store, tmp_path: Path) -> 
     assert not list(store.disk.tmp.iterdir())
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux alone")
+def test_a_file_whose_name_is_no_text_is_imported(store: Store, tmp_path: Path) -> None:
+    file = family(tmp_path / "m.gguf", "a").rename(tmp_path / "\udcff.gguf")
+
+    assert store.import_file(file, "m").settings.source == str(tmp_path / "?.gguf")
+    store.export(["m"], tmp_path / "\udcff.tar")
+    assert store.import_bundle(tmp_path / "\udcff.tar", name="n")[0].digest == store.find("m").digest
+    assert_clean(store)
+
+
 def test_moving_takes_the_file_away_but_not_if_it_fails(store: Store, tmp_path: Path) -> None:
     file = family(tmp_path / "m.gguf", "a")
     raw = file.read_bytes()

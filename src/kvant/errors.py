@@ -12,10 +12,18 @@ A message reads `<subject>: <value found> <breaks which limit>. <What to do>.`
     ├── PlanError (ValueError)            a plan or override that does not fit the model
     ├── LockError (ValueError)            what a file is to be made again from is not what its lock says
     ├── BudgetError (ValueError)          nothing fits the size, RAM, speed or quality asked for
+    ├── ModelNotFoundError (LookupError)  no model of that name
+    ├── ModelTooLargeError (ValueError)   a model that memory could not hold even alone
+    ├── QueueFullError (RuntimeError)     more requests wait than may
+    ├── AccessError (ValueError)          a door that would stand open, or a key that is not one
     ├── EngineError (RuntimeError)        the inference engine failed or is not the version expected
+    │   ├── WorkerError                   the engine's process crashed, or could not load the model
+    │   └── EngineReplyError              the engine refused a request
     ├── MissingDependencyError (ImportError) an extra that is not installed
     └── OutputExistsError (FileExistsError) an output that would be overwritten
 """
+
+from typing import Any
 
 
 class KvantError(Exception):
@@ -60,6 +68,67 @@ class BudgetError(KvantError, ValueError):
 
 class EngineError(KvantError, RuntimeError):
     """The inference engine failed or is not the version expected."""
+
+
+class WorkerError(EngineError):
+    """The engine's process crashed, or could not load the model.
+
+    Attributes:
+        name: The model's name.
+        retry_after_s: Seconds after which another try makes sense.
+    """
+
+    def __init__(self, message: str, *, name: str = "", retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.name, self.retry_after_s = name, retry_after_s
+
+
+class EngineReplyError(EngineError):
+    """The engine refused a request.
+
+    Attributes:
+        status: Its HTTP status.
+        body: Its answer, decoded; an empty dict if it was not JSON.
+    """
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        error = body.get("error")
+        message = error.get("message") if isinstance(error, dict) else error
+        super().__init__(f"engine: answered {status} ({message or 'without saying why'}). Change the request.")
+        self.status, self.body = status, body
+
+
+class ModelNotFoundError(KvantError, LookupError):
+    """No model of that name."""
+
+
+class ModelTooLargeError(KvantError, ValueError):
+    """A model that memory could not hold even alone.
+
+    Attributes:
+        need_bytes: Memory predicted for it.
+        limit_bytes: Memory that models may take.
+    """
+
+    def __init__(self, message: str, *, need_bytes: int = 0, limit_bytes: int = 0) -> None:
+        super().__init__(message)
+        self.need_bytes, self.limit_bytes = need_bytes, limit_bytes
+
+
+class QueueFullError(KvantError, RuntimeError):
+    """More requests wait than may.
+
+    Attributes:
+        retry_after_s: Seconds after which another try makes sense.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class AccessError(KvantError, ValueError):
+    """A door that would stand open, or a key that is not one."""
 
 
 class MissingDependencyError(KvantError, ImportError):

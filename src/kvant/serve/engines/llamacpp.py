@@ -1,0 +1,73 @@
+"""llama.cpp's own server, from the wheel, as a program: `python -m kvant.serve.engines.llamacpp`.
+
+Reads a `Start` from standard input, loads the model, listens on a free port of 127.0.0.1, answers a `Ready` on standard
+output, and ends when standard input does. The engine's log goes to standard error.
+"""
+
+import os
+import sys
+from typing import Any
+
+import msgspec
+
+from kvant.serve.engines.base import Ready, Start
+from kvant.serve.engines.confine import confine
+
+
+def parameters(start: Start) -> Any:
+    """Return the engine's parameters, `xllamacpp.CommonParams`; nothing of it writes files or reaches a network."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = start.path
+    params.model_alias = {start.name}
+    params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [start.api_key]
+    params.n_ctx, params.n_parallel = start.context * start.parallel, start.parallel
+    params.n_threads_http = start.http_threads
+    params.endpoint_props, params.endpoint_slots, params.endpoint_metrics = False, True, True
+    params.ui, params.use_jinja, params.fit_params, params.ctx_shift = False, True, False, False
+    params.cache_ram_mib = start.prompt_cache_bytes >> 20
+    params.cache_idle_slots = start.prompt_cache_bytes > 0
+    if start.threads:
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = start.threads
+    if start.embedding:
+        params.embedding = True
+    _speculate(params, start)
+    return params
+
+
+def _speculate(params: Any, start: Start) -> None:
+    import xllamacpp
+
+    kinds = xllamacpp.common_speculative_type
+    if start.speculate == "ngram":
+        params.speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE]
+    elif start.speculate == "draft" and start.draft:
+        params.speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
+        params.speculative.draft.mparams.path = start.draft
+
+
+def main() -> None:
+    """Serve one model until standard input ends."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever the engine prints is its log
+    start = msgspec.json.decode(sys.stdin.buffer.readline(), type=Start)
+    held = confine(address_space_bytes=start.address_space_bytes, open_files=start.open_files, parent=start.parent)
+    import xllamacpp
+
+    try:
+        server = xllamacpp.Server(parameters(start))
+    except (RuntimeError, ValueError, MemoryError) as error:
+        sys.stderr.write(f"kvant-engine: {error or type(error).__name__}\n")
+        sys.stderr.flush()
+        os._exit(1)
+    address = server.listening_address
+    port = int((address.decode() if isinstance(address, bytes) else address).rpartition(":")[2])
+    answers.write(msgspec.json.encode(Ready(port=port, confined=held)) + b"\n")
+    answers.close()
+    sys.stdin.buffer.read()
+    os._exit(0)  # its threads may be in the middle of a batch; nothing of them is worth waiting for
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""Which models a gateway has: their files, their settings, and what their headers say."""
+
+import hashlib
+import os
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from kvant.errors import KvantError, ModelNotFoundError
+from kvant.formats.gguf.reader import read_gguf
+from kvant.formats.gguf.spec import SHARD_NAME
+from kvant.metadata import StringArray
+from kvant.model import Model
+from kvant.quant.presets import PRESETS
+
+_MAX_VALUE_CHARS = 16384
+_MAX_ITEMS = 16
+_TEMPLATE = "tokenizer.chat_template"
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A message that every conversation with a model begins with."""
+
+    role: str
+    content: str
+
+
+class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model's author or owner set for it; see `hub`.
+
+    Attributes:
+        template: Chat template in place of the file's.
+        system: What the model is told about its part.
+        parameters: Sampling and engine parameters by their names.
+        messages: How every conversation begins.
+        license: Licence texts.
+        source: Where the weights came from.
+        passport: kvant's report of the file.
+    """
+
+    template: str | None = None
+    system: str | None = None
+    parameters: dict[str, int | float | str | bool | list[str]] = {}
+    messages: list[Message] = []
+    license: list[str] = []
+    source: str | None = None
+    passport: dict[str, Any] | None = None
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model file's header says.
+
+    Attributes:
+        architecture: llama.cpp's name of it.
+        parameters: Weights.
+        context_length: Tokens it was trained for; 0 if not told.
+        embedding_length: Numbers in a hidden state; 0 if not told.
+        quantization: The preset's name, or the most used block type's.
+        types: Tensors of every block type.
+        has_template: Whether it has a chat template.
+        capabilities: `completion`, `embedding`, `tools`, ..., as Ollama names them.
+        metadata: The header's values; long texts and arrays are cut.
+    """
+
+    architecture: str
+    parameters: int
+    context_length: int
+    embedding_length: int
+    quantization: str
+    types: dict[str, int]
+    has_template: bool
+    capabilities: list[str]
+    metadata: dict[str, Any]
+
+
+class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that can be served.
+
+    Attributes:
+        name: What a client calls it.
+        path: Its GGUF file, or the first of its shards.
+        digest: SHA-256 hex that changes when the model does.
+        size_bytes: Bytes of its files.
+        modified_at: When it last changed, UTC.
+        settings: What was set for it.
+        facts: What its header says.
+    """
+
+    name: str
+    path: Path
+    digest: str
+    size_bytes: int
+    modified_at: datetime
+    settings: ModelSettings
+    facts: Facts
+
+
+class Library(Protocol):
+    """Where a gateway looks models up."""
+
+    def list(self) -> list[ModelFile]:
+        """Return all models, by name."""
+        ...
+
+    def find(self, name: str) -> ModelFile:
+        """Return one model.
+
+        Raises:
+            ModelNotFoundError: There is none of that name.
+        """
+        ...
+
+
+class DirectoryLibrary:
+    """Every GGUF file under a directory; its name is its path there without `.gguf`, `:latest` is understood.
+
+    Files that are no GGUF models are left out. Headers are read once, and again when a file changes. The digest covers
+    path, size and time, not the weights: hashing those at every start would take minutes.
+
+    Args:
+        root: The directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._known: dict[Path, tuple[str, ModelFile]] = {}
+
+    def list(self) -> list[ModelFile]:
+        """Return all models, by name."""
+        files = (self._open(path) for path in sorted(self.root.rglob("*.gguf")) if _is_first(path))
+        return [file for file in files if file is not None]
+
+    def find(self, name: str) -> ModelFile:
+        """Return one model; names are looked up among those listed, never made into paths.
+
+        Raises:
+            ModelNotFoundError: There is none of that name.
+        """
+        wanted = name.removesuffix(":latest")
+        for path in sorted(self.root.rglob("*.gguf")):
+            if _is_first(path) and self._name(path) == wanted:
+                file = self._open(path)
+                if file is not None:
+                    return file
+        raise ModelNotFoundError(f"model {name[:200]!r}: is not there. See the list at /v1/models.")
+
+    def _name(self, path: Path) -> str:
+        stem = path.relative_to(self.root).with_suffix("").as_posix()
+        match = SHARD_NAME.fullmatch(Path(stem).name + ".gguf")
+        return (Path(stem).parent / match["stem"]).as_posix() if match else stem
+
+    def _open(self, path: Path) -> ModelFile | None:
+        """Return what is known of a file; None if it is no model, or not inside the directory."""
+        try:
+            if not path.resolve().is_relative_to(self.root.resolve()):
+                return None
+            status = path.stat()
+            digest = hashlib.sha256(f"{path}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()
+            known = self._known.get(path)
+            if known is not None and known[0] == digest:
+                return known[1]
+            file = model_file(self._name(path), path, digest)
+        except (KvantError, OSError):
+            return None
+        self._known[path] = (digest, file)
+        return file
+
+
+def _is_first(path: Path) -> bool:
+    """Whether a file is a model's only or first shard."""
+    match = SHARD_NAME.fullmatch(path.name)
+    return match is None or int(match["number"]) == 1
+
+
+def model_file(name: str, path: Path, digest: str, settings: ModelSettings | None = None) -> ModelFile:
+    """Read a model's header.
+
+    Raises:
+        FormatError: The file is damaged.
+    """
+    model = read_gguf(path)
+    return ModelFile(
+        name=name,
+        path=path,
+        digest=digest,
+        size_bytes=sum(part.stat().st_size for part in model.files),
+        modified_at=datetime.fromtimestamp(os.stat(path).st_mtime, UTC),  # noqa: PTH116
+        settings=settings or ModelSettings(),
+        facts=facts(model),
+    )
+
+
+def facts(model: Model) -> Facts:
+    """Return what a model's header says, bounded in size."""
+    types = Counter(tensor.block_type.name for tensor in model.tensors.values())
+    template = model.get(_TEMPLATE)
+    return Facts(
+        architecture=model.architecture,
+        parameters=model.n_weights,
+        context_length=model.hyper("context_length", 0),
+        embedding_length=model.hyper("embedding_length", 0),
+        quantization=_quantization(model, types),
+        types=dict(types.most_common()),
+        has_template=isinstance(template, str),
+        capabilities=_capabilities(model, template if isinstance(template, str) else ""),
+        metadata={key: _shown(value.value) for key, value in model.metadata.items()},
+    )
+
+
+def _quantization(model: Model, types: Counter[str]) -> str:
+    number = model.get("general.file_type")
+    for preset in PRESETS.values():
+        if isinstance(number, int) and preset.file_type == number:
+            return preset.name
+    sizes: Counter[str] = Counter()
+    for tensor in model.tensors.values():
+        if len(tensor.shape) > 1:
+            sizes[tensor.block_type.name] += 1
+    return (sizes or types).most_common(1)[0][0] if types else "unknown"
+
+
+def _capabilities(model: Model, template: str) -> list[str]:
+    """What a model can do, in Ollama's words, told by its kind and by what its template mentions."""
+    if model.get(f"{model.architecture}.pooling_type") is not None:
+        return ["embedding"]
+    found = ["completion"]
+    if "tools" in template:
+        found.append("tools")
+    if "enable_thinking" in template or "<think>" in template:
+        found.append("thinking")
+    return found
+
+
+def _shown(value: object) -> Any:
+    """A header's value for people and JSON: long texts and arrays are cut."""
+    if isinstance(value, str):
+        return value[:_MAX_VALUE_CHARS]
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, StringArray):
+        return [str(value[i])[:256] for i in range(min(len(value), _MAX_ITEMS))]
+    if hasattr(value, "tolist"):
+        return value[:_MAX_ITEMS].tolist()  # type: ignore[index]
+    return None

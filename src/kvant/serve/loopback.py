@@ -1,0 +1,145 @@
+"""HTTP/1.1 to an engine on loopback: the little of it that a known server needs, cheap enough to run per token.
+
+A connection serves one request. Bodies are bounded. Closing a stream closes its connection, and the engine stops.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Self
+
+import msgspec
+
+LIMIT_BYTES = 1 << 28
+LINE_BYTES = 1 << 16
+_HEADER_LINES = 64
+
+
+class LoopbackError(OSError):
+    """The engine's server went away or does not speak HTTP."""
+
+
+class Exchange:
+    """One request and its answer; use it as an asynchronous context manager.
+
+    Args:
+        port: Port on 127.0.0.1.
+        key: API key.
+        method: `GET` or `POST`.
+        path: Path on the server.
+        body: JSON to send.
+    """
+
+    def __init__(self, port: int, key: str, method: str, path: str, body: bytes | None = None) -> None:
+        if any(c in path for c in " \r\n"):
+            raise ValueError(f"path: {path!r} holds white space. Escape it.")
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {key}\r\n"
+            "Connection: close\r\nAccept: */*\r\n"
+        )
+        if body is not None:
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        self._request = head.encode("latin-1") + b"\r\n" + (body or b"")
+        self._port = port
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port, limit=LIMIT_BYTES)
+        except OSError as error:
+            raise LoopbackError(f"connection refused: {error}") from None
+        try:
+            self._writer.write(self._request)
+            await self._read_head()
+        except BaseException:
+            self._writer.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._writer.close()
+
+    async def _read_head(self) -> None:
+        line = await self._line()
+        parts = line.split(b" ", 2)
+        if len(parts) < 2 or not parts[0].startswith(b"HTTP/1.") or not parts[1].isdigit():
+            raise LoopbackError(f"answered {line[:80]!r}")
+        self.status = int(parts[1])
+        for _ in range(_HEADER_LINES):
+            line = await self._line()
+            if not line:
+                return
+            name, _, value = line.partition(b":")
+            self.headers[name.strip().lower()] = value.strip()
+        raise LoopbackError("sent too many headers")
+
+    async def _line(self) -> bytes:
+        try:
+            line = await self._reader.readuntil(b"\r\n")
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError) as error:
+            raise LoopbackError(f"closed the connection: {error}") from None
+        if len(line) > LINE_BYTES:
+            raise LoopbackError("sent a line that is too long")
+        return line[:-2]
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body's bytes as they come.
+
+        Raises:
+            LoopbackError: The server went away before its end.
+        """
+        try:
+            if self.headers.get(b"transfer-encoding", b"").lower() == b"chunked":
+                while size := int((await self._line()).split(b";")[0], 16):
+                    if size > LIMIT_BYTES:
+                        raise LoopbackError("sent a chunk that is too long")
+                    data = await self._reader.readexactly(size + 2)
+                    yield data[:-2]
+            elif b"content-length" in self.headers:
+                size = int(self.headers[b"content-length"])
+                if size > LIMIT_BYTES:
+                    raise LoopbackError("sent a body that is too long")
+                yield await self._reader.readexactly(size)
+            else:
+                while data := await self._reader.read(1 << 16):
+                    yield data
+        except (asyncio.IncompleteReadError, OSError, ValueError) as error:
+            if isinstance(error, LoopbackError):
+                raise
+            raise LoopbackError(f"closed the connection in the middle of an answer: {error}") from None
+
+    async def body(self) -> bytes:
+        """Return the whole body."""
+        parts = []
+        size = 0
+        async for part in self.chunks():
+            size += len(part)
+            if size > LIMIT_BYTES:
+                raise LoopbackError("sent a body that is too long")
+            parts.append(part)
+        return b"".join(parts)
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """Yield the `data:` payload of every server-sent event, without the closing `[DONE]`."""
+        rest = b""
+        async with contextlib.aclosing(self.chunks()) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    if line.startswith(b"data:"):
+                        payload = line[5:].strip()
+                        if payload == b"[DONE]":
+                            return
+                        yield payload
+                    elif line.startswith(b"error:"):  # llama.cpp's way to end a stream that failed
+                        yield b'{"error":' + line[6:].strip() + b"}"
+
+
+def decoded(body: bytes) -> dict[str, object]:
+    """Return a JSON object; an empty one for anything else."""
+    with contextlib.suppress(msgspec.DecodeError):
+        value = msgspec.json.decode(body)
+        if isinstance(value, dict):
+            return value
+    return {}

@@ -1,0 +1,300 @@
+"""One engine process per loaded model: started, watched, asked, stopped."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from kvant.errors import EngineReplyError, WorkerError
+from kvant.serve.engines.base import ENGINES, Ready, Start
+from kvant.serve.loopback import Exchange, LoopbackError, decoded
+
+LOG_LINES, LOG_LINE_CHARS = 200, 500
+KILL_AFTER_S = 5.0
+HEALTH_TIMEOUT_S = 30.0
+FATAL = ("GGML_ASSERT", "terminate called", "out of memory", "bad_alloc", "Segmentation")
+# What a worker's environment keeps: how to find programs and libraries, how to write text. No tokens, no proxies.
+KEPT = frozenset({
+    "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "CUDA_VISIBLE_DEVICES",
+    "NUMBER_OF_PROCESSORS",
+})  # fmt: skip
+
+
+class Worker(Protocol):
+    """A loaded model that can be asked; the paths and bodies are those of llama.cpp's server."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """Tokens of context of one request."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process runs."""
+        ...
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        ...
+
+    async def post(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Ask, and return the status and the whole answer, whatever the status.
+
+        Raises:
+            WorkerError: The engine crashed.
+        """
+        ...
+
+    def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[bytes]:
+        """Ask, and yield the payload of every `data:` line as it comes; closing the iterator stops the engine.
+
+        Raises:
+            EngineReplyError: The engine refused the request.
+            WorkerError: The engine crashed.
+        """
+        ...
+
+    async def get(self, path: str) -> tuple[int, bytes]:
+        """Fetch something, and return the status and the body.
+
+        Raises:
+            WorkerError: The engine crashed.
+        """
+        ...
+
+    async def healthy(self) -> bool:
+        """Whether it answers."""
+        ...
+
+    async def stop(self) -> None:
+        """End the process and wait until it has gone."""
+        ...
+
+    def kill(self) -> None:
+        """End the process at once."""
+        ...
+
+    async def wait(self) -> None:
+        """Wait until the process has ended, for whatever reason."""
+        ...
+
+
+class WorkerProcess:
+    """A `Worker` that is a child process; `start_worker` makes one.
+
+    Attributes:
+        confined: What keeps the process in.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, start: Start) -> None:
+        self._process, self._start = process, start
+        self._log: deque[str] = deque(maxlen=LOG_LINES)
+        self._port = 0
+        self._stopping = False
+        self.confined: tuple[str, ...] = ()
+        self._reader = asyncio.create_task(self._read_log())
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._start.name
+
+    @property
+    def context(self) -> int:
+        """Tokens of context of one request."""
+        return self._start.context
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process runs and nobody asked it to end."""
+        return self._process.returncode is None and not self._stopping
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def log(self) -> list[str]:
+        """The last lines the engine wrote."""
+        return list(self._log)
+
+    async def ready(self, timeout_s: float) -> None:
+        """Send the start message and wait until the engine listens.
+
+        Raises:
+            WorkerError: It could not load the model, with its own words, or took too long.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(msgspec.json.encode(self._start) + b"\n")
+            await self._process.stdin.drain()
+            line = await asyncio.wait_for(self._process.stdout.readline(), timeout_s)
+            told = msgspec.json.decode(line, type=Ready)
+        except TimeoutError:
+            raise WorkerError(
+                f"model {self.name!r}: was not loaded within {timeout_s:.0f} s. Use a smaller one or a faster disk.",
+                name=self.name, retry_after_s=30,
+            ) from None  # fmt: skip
+        except (OSError, msgspec.DecodeError):
+            raise await self._failed("could not be loaded", _telling) from None
+        self._port, self.confined = told.port, told.confined
+
+    async def post(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """See `Worker.post`."""
+        try:
+            async with self._exchange("POST", path, body) as exchange:
+                return exchange.status, decoded(await exchange.body())
+        except LoopbackError as error:
+            raise await self._crashed() from error
+
+    async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[bytes]:
+        """See `Worker.stream`."""
+        try:
+            async with self._exchange("POST", path, body) as exchange:
+                if exchange.status != 200:
+                    raise EngineReplyError(exchange.status, decoded(await exchange.body()))
+                async with contextlib.aclosing(exchange.events()) as events:  # type: ignore[type-var]
+                    async for payload in events:
+                        yield payload
+        except LoopbackError as error:
+            raise await self._crashed() from error
+
+    async def get(self, path: str) -> tuple[int, bytes]:
+        """See `Worker.get`."""
+        try:
+            async with self._exchange("GET", path) as exchange:
+                return exchange.status, await exchange.body()
+        except LoopbackError as error:
+            raise await self._crashed() from error
+
+    async def healthy(self) -> bool:
+        """Whether the engine's server answers, within `HEALTH_TIMEOUT_S`."""
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT_S):
+                return (await self.get("/health"))[0] == 200
+        except (TimeoutError, WorkerError):
+            return False
+
+    async def stop(self) -> None:
+        """End the process: its standard input is closed, and it is killed where that does not help."""
+        self._stopping = True
+        if self._process.returncode is None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            try:
+                await asyncio.wait_for(self._process.wait(), KILL_AFTER_S)
+            except (TimeoutError, asyncio.CancelledError):
+                self.kill()
+                await self._process.wait()
+        await self.wait()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def wait(self) -> None:
+        """Wait until the process has ended and its last words are read."""
+        await self._process.wait()
+        await asyncio.wait([self._reader], timeout=1)
+
+    def _exchange(self, method: str, path: str, body: dict[str, Any] | None = None) -> Exchange:
+        data = None if body is None else msgspec.json.encode(body)
+        return Exchange(self._port, self._start.api_key, method, path, data)
+
+    async def _read_log(self) -> None:
+        assert self._process.stderr is not None
+        while True:
+            try:
+                line = await self._process.stderr.readline()
+            except ValueError:  # longer than the reader's limit; what follows is read as lines of its own
+                continue
+            if not line:
+                return
+            self._log.append(line.decode("utf-8", "replace").rstrip()[:LOG_LINE_CHARS])
+
+    async def _crashed(self) -> WorkerError:
+        """Return the error for a request whose connection broke; a process that still runs then is given up."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self.wait()), 0.5)
+        if self._process.returncode is None:
+            self.kill()
+        return await self._failed("crashed", _fatal)
+
+    async def _failed(self, what: str, words: Callable[[list[str]], list[str]]) -> WorkerError:
+        """Return the error that says how the process ended and those of its last words that everybody may read."""
+        try:
+            await asyncio.wait_for(self.wait(), KILL_AFTER_S)
+        except TimeoutError:
+            self.kill()
+            await self.wait()
+        code = self._process.returncode or 0
+        how = f"signal {-code}" if code < 0 else f"status {code}"
+        said = " | ".join(words(self.log)) or "it did not say why"
+        return WorkerError(
+            f"model {self.name!r}: the engine {what} ({how}: {said}). Try again, or check the file with: kvant inspect",
+            name=self.name,
+        )
+
+
+def _fatal(log: list[str]) -> list[str]:
+    """The last lines about the engine itself: others may quote requests, which is no business of the next caller."""
+    return [line for line in log if any(word in line for word in FATAL)][-3:]
+
+
+def _telling(log: list[str]) -> list[str]:
+    """The last lines that say what went wrong, without the engine's time stamps; else the last ones."""
+    lines = [line.split(maxsplit=1)[-1] if line[:1].isdigit() else line for line in log if line.strip()]
+    telling = [line for line in lines if line.startswith(("E ", "kvant-engine:")) or "error" in line.lower()]
+    return (telling or lines)[-3:]
+
+
+async def start_worker(
+    start: Start,
+    *,
+    timeout_s: float,
+    engine: str = "llamacpp",
+    spawned: Callable[[WorkerProcess], object] | None = None,
+) -> WorkerProcess:
+    """Start an engine's process and wait until it has loaded its model.
+
+    Args:
+        start: What it is told; a key and the owner's process id are filled in.
+        timeout_s: Seconds that loading may take.
+        engine: Its name in `ENGINES`.
+        spawned: Told the worker as soon as its process runs.
+
+    Raises:
+        WorkerError: It could not load the model; nothing is left running.
+    """
+    start = msgspec.structs.replace(start, api_key=secrets.token_urlsafe(32), parent=os.getpid())
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", ENGINES[engine],
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env={k: v for k, v in os.environ.items() if k in KEPT} | {"MALLOC_ARENA_MAX": "4"}, start_new_session=True,
+    )  # fmt: skip
+    worker = WorkerProcess(process, start)
+    try:
+        if spawned is not None:
+            spawned(worker)
+        await worker.ready(timeout_s)
+    except BaseException:
+        worker.kill()
+        await worker.wait()
+        raise
+    return worker

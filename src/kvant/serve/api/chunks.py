@@ -12,13 +12,21 @@ from kvant.errors import EngineError
 from kvant.serve.api.failure import ApiError, ContextExceededError
 
 
-class TokenLogprob(msgspec.Struct, omit_defaults=True):
+class TopLogprob(msgspec.Struct):
+    """A token and how probable it was."""
+
+    token: str
+    logprob: float
+    bytes: list[int] = []
+
+
+class TokenLogprob(msgspec.Struct):
     """A token, how probable it was, and what else could have stood there."""
 
     token: str
     logprob: float
     bytes: list[int] = []
-    top_logprobs: list["TokenLogprob"] = []
+    top_logprobs: list[TopLogprob] = []
 
 
 class Logprobs(msgspec.Struct):
@@ -212,7 +220,7 @@ def refusal(status: int, answer: Any) -> ApiError:
     status = code if isinstance(code, int) and 400 <= code < 600 else status
     if status == 501:
         return ApiError(f"engine: {message}. Use another model.", code="not_supported")
-    if 400 <= status < 500:
+    if 400 <= status < 500 or "too large to process" in message:
         return ApiError(f"engine: {message}. Mend the request.", code="invalid_request")
     return ApiError(f"engine: {message}. Try again; see the gateway's log.", status=max(status, 500), code="engine")
 

@@ -216,5 +216,3 @@ def routes() -> list[Route]:
         Route("/api/embed", embed, methods=["POST"]),
         Route("/api/embeddings", embeddings, methods=["POST"]),
     ]
-
-

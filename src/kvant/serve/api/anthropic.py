@@ -235,14 +235,14 @@ def _deltas(piece: Piece, calls: list[ToolDelta]) -> list[tuple[str, dict[str, A
     """Return what a piece adds: which block, how the block begins, and the part of it."""
     found: list[tuple[str, dict[str, Any], dict[str, Any] | None]] = []
     if piece.reasoning:
-        block = {"type": "thinking", "thinking": "", "signature": ""}
-        found.append(("thinking", block, {"type": "thinking_delta", "thinking": piece.reasoning}))
+        begin = {"type": "thinking", "thinking": "", "signature": ""}
+        found.append(("thinking", begin, {"type": "thinking_delta", "thinking": piece.reasoning}))
     if piece.text:
         found.append(("text", {"type": "text", "text": ""}, {"type": "text_delta", "text": piece.text}))
     for part in piece.tools:
         if all(call.index != part.index for call in calls):
             calls.append(part)
-        block = {"type": "tool_use", "id": part.id or new_id("toolu"), "name": part.function.name or "", "input": {}}
+        block: dict[str, Any] = {"type": "tool_use", "id": part.id or new_id("toolu"), "name": part.function.name or "", "input": {}}
         text = part.function.arguments
         delta = {"type": "input_json_delta", "partial_json": text} if text else None
         found.append((f"tool {part.index}", block, delta))

@@ -24,7 +24,6 @@ from kvant.serve.api.ollama_types import (
     FunctionCall,
     GenerateRequest,
     GenerateResponse,
-    KeepAlive,
     Message,
     ToolCall,
     seconds,
@@ -318,7 +317,7 @@ def _calls(calls: list[ToolDelta]) -> list[ToolCall] | None:
 
 
 def _only_load(
-    request: Request, file: ModelFile, shape: Shape, options: dict[str, Any] | None, keep_alive: KeepAlive | None,
+    request: Request, file: ModelFile, shape: Shape, options: dict[str, Any] | None, keep_alive: float | None,
     *, stream: bool,
 ) -> Answer:  # fmt: skip
     """Answer a request without a prompt: it loads the model, or unloads it with `keep_alive` 0."""

@@ -242,7 +242,12 @@ def _deltas(piece: Piece, calls: list[ToolDelta]) -> list[tuple[str, dict[str, A
     for part in piece.tools:
         if all(call.index != part.index for call in calls):
             calls.append(part)
-        block: dict[str, Any] = {"type": "tool_use", "id": part.id or new_id("toolu"), "name": part.function.name or "", "input": {}}
+        block: dict[str, Any] = {
+            "type": "tool_use",
+            "id": part.id or new_id("toolu"),
+            "name": part.function.name or "",
+            "input": {},
+        }
         text = part.function.arguments
         delta = {"type": "input_json_delta", "partial_json": text} if text else None
         found.append((f"tool {part.index}", block, delta))

@@ -3,6 +3,7 @@
 Source: llama.cpp tools/server/README.md; every field read here was seen in its answers.
 """
 
+import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -270,3 +271,29 @@ async def gather(pieces: AsyncIterator[Piece]) -> Whole:
         whole.add(piece)
     whole.text, whole.reasoning = "".join(texts), "".join(thoughts)
     return whole
+
+
+class WrittenCall(msgspec.Struct):
+    """A call of a tool as the engine writes it under a schema."""
+
+    name: str
+    arguments: msgspec.Raw
+
+
+async def forced_call(pieces: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
+    """Yield an answer that is the JSON of one call as that call; one that was cut off stays text."""
+    texts = []
+    async for piece in pieces:
+        texts.append(piece.text)
+        if piece.finish is None:
+            continue
+        text = "".join(texts)
+        try:
+            call = msgspec.json.decode(text, type=WrittenCall)
+        except msgspec.MsgspecError:
+            piece.text = text
+        else:
+            function = FunctionDelta(call.name, bytes(call.arguments).decode())
+            piece.text, piece.finish = "", "tool_calls"
+            piece.tools = [ToolDelta(0, f"call_{secrets.token_hex(12)}", function)]
+        yield piece

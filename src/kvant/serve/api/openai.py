@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from kvant.serve.api.answer import SSE, Answer, Dialect, Output
 from kvant.serve.api.chat import Chat, Format, opened, require
-from kvant.serve.api.chunks import Piece, Usage, Whole, gather
+from kvant.serve.api.chunks import Piece, ToolDelta, Usage, Whole, gather
 from kvant.serve.api.failure import ApiError, Failure
 from kvant.serve.api.ollama_types import seconds
 from kvant.serve.api.openai_types import (
@@ -226,8 +226,11 @@ async def _own_chunks(pieces: AsyncIterator[Piece], model: str, *, usage_too: bo
     async for piece in pieces:
         usage = piece.usage or usage
         logprobs = OutLogprobs(piece.logprobs) if piece.logprobs else None
-        if piece.text or delta:
-            choice = {"index": 0, "delta": delta | {"content": piece.text}, "logprobs": logprobs, "finish_reason": None}
+        if piece.text or piece.tools or delta:
+            added: dict[str, Any] = {"content": piece.text or None}
+            if piece.tools:
+                added["tool_calls"] = [_tool_delta(part) for part in piece.tools]
+            choice = {"index": 0, "delta": delta | added, "logprobs": logprobs, "finish_reason": None}
             yield b"data: " + _encode(head | {"choices": [choice]}) + b"\n\n"
             delta = {}
         if piece.finish:
@@ -235,6 +238,11 @@ async def _own_chunks(pieces: AsyncIterator[Piece], model: str, *, usage_too: bo
             yield b"data: " + _encode(head | {"choices": [end]}) + b"\n\n"
     if usage_too:
         yield b"data: " + _encode(head | {"choices": [], "usage": usage}) + b"\n\n"
+
+
+def _tool_delta(part: ToolDelta) -> dict[str, Any]:
+    function = {"name": part.function.name, "arguments": part.function.arguments}
+    return {"index": part.index, "id": part.id, "type": "function", "function": function}
 
 
 async def _whole(out: Output, job: Job, body: ChatRequest) -> None:

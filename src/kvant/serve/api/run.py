@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from kvant.errors import EngineReplyError
 from kvant.serve.api.chat import CHAT, MAX_TRIES, Prompt
-from kvant.serve.api.chunks import Piece, Usage, chat_piece, refusal, text_piece
+from kvant.serve.api.chunks import Piece, Usage, chat_piece, forced_call, refusal, text_piece
 from kvant.serve.api.failure import ContextExceededError
 from kvant.serve.api.wire import gateway
 from kvant.serve.library import ModelFile
@@ -60,6 +60,7 @@ class Answering:
     _first: bytes
     _rest: AsyncIterator[bytes]
     _meter: "Meter"
+    _forced: bool
 
     async def payloads(self) -> AsyncIterator[bytes]:
         """Yield the engine's events.
@@ -74,8 +75,11 @@ class Answering:
             yield payload
         self._meter.end()
 
-    async def pieces(self) -> AsyncIterator[Piece]:
+    def pieces(self) -> AsyncIterator[Piece]:
         """Yield what the events add."""
+        return forced_call(self._read()) if self._forced else self._read()
+
+    async def _read(self) -> AsyncIterator[Piece]:
         read = chat_piece if self.chat else text_piece
         async for payload in self.payloads():
             yield read(payload)
@@ -119,7 +123,7 @@ async def answering(job: Job) -> AsyncIterator[Answering]:
         else:
             raise reason
         stack.push_async_callback(events.aclose)  # type: ignore[attr-defined]
-        yield Answering(lease, path == CHAT, truncated, first, events, Meter(timer, chat=path == CHAT))
+        yield Answering(lease, path == CHAT, truncated, first, events, Meter(timer, chat=path == CHAT), prompt.forced)
 
 
 class Meter:

@@ -139,7 +139,7 @@ class Chat:
         body |= {"prompt": tokens, "stream": True}
         schema = _call_schema(self.tools) if self.forced else self.format.schema
         if schema is not None:
-            body["json_schema"] = schema
+            body["json_schema"] = _compact(schema)
         if self.top_logprobs is not None:
             body["n_probs"] = max(1, self.top_logprobs)
         return TEXT, body
@@ -183,7 +183,12 @@ def _call_schema(tools: list[dict[str, Any]]) -> dict[str, Any]:
             "required": ["name", "arguments"],
             "additionalProperties": False,
         })  # fmt: skip
-    return {"anyOf": calls, "x-guidance": COMPACT}
+    return {"anyOf": calls}
+
+
+def _compact(schema: Any) -> Any:
+    """Return a schema that allows no white space without end; chats, whose grammar the engine makes itself, need none."""
+    return {"x-guidance": COMPACT} | schema if isinstance(schema, dict) else schema
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +218,7 @@ class Text:
         """See `Prompt`."""
         body: dict[str, Any] = {"cache_prompt": True, "stream": True} | self.sampling
         if self.format.schema is not None:
-            body["json_schema"] = self.format.schema
+            body["json_schema"] = _compact(self.format.schema)
         if self.format.grammar is not None:
             body["grammar"] = self.format.grammar
         if self.top_logprobs is not None:

@@ -18,6 +18,7 @@ from kvant.errors import KvantError
 from kvant.serve import api, logs
 from kvant.serve.access import Authenticator, KeyAuthenticator, Principal
 from kvant.serve.door import Door, error_body, error_status, is_loopback
+from kvant.serve.engine_metrics import engine_metrics
 from kvant.serve.keys import Keys
 from kvant.serve.library import Library
 from kvant.serve.metrics import CONTENT_TYPE, Metrics
@@ -108,7 +109,8 @@ async def _ready(request: Request) -> Response:
 
 async def _metrics(request: Request) -> Response:
     gateway: Gateway = request.app.state.kvant
-    return Response(gateway.metrics.text(), media_type=CONTENT_TYPE)
+    engines = await engine_metrics(gateway.scheduler.workers())
+    return Response(gateway.metrics.text(engines), media_type=CONTENT_TYPE)
 
 
 async def _status(request: Request) -> Response:

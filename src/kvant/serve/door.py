@@ -82,7 +82,8 @@ class Door:
             try:
                 receive = await self._check(scope, headers, receive)
             except Refusal as refusal:
-                self._metrics.refusals.labels(refusal.reason).inc()
+                if refusal.status >= 400:
+                    self._metrics.refusals.labels(refusal.reason).inc()
                 await _refuse(answer, scope["path"], refusal)
                 return
             await self._app(scope, receive, answer)

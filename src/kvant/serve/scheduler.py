@@ -218,6 +218,10 @@ class Scheduler:
             found[place.file.name] = found.get(place.file.name, 0) + place.in_use
         return found
 
+    def workers(self) -> list[Worker]:
+        """Return the workers that can be asked."""
+        return [p.worker for p in self._places if p.worker is not None and p.worker.alive and not p.stopping]
+
     def sizes(self) -> dict[str, int]:
         """Return the predicted memory of the models that are loaded or being loaded, bytes, by model."""
         found: dict[str, int] = {}

@@ -118,7 +118,8 @@ def served(root: Path, *, settings: dict[str, Any] | None = None, **options: Any
 
     from kvant.serve.app import make_app
 
-    told = Settings(**{"models": root, "context": 512, "parallel": 2, "threads": 1, "drain_s": 1.0} | options)
+    given: dict[str, Any] = {"models": root, "context": 512, "parallel": 2, "threads": 1, "drain_s": 1.0} | options
+    told = Settings(**given)
     app = make_app(told, WithSettings(DirectoryLibrary(root), settings or {}))
     listener = socket.create_server(("127.0.0.1", 0))
     listening = threading.Event()

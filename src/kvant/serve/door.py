@@ -104,6 +104,9 @@ class Door:
             Refusal: One of them failed.
         """
         method, path = scope["method"], scope["path"]
+        # The server stops at headers that are not whole by then; those that came in one piece are looked at here.
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+            raise Refusal(431, "headers", f"The headers are above the limit of {MAX_HEADER_BYTES} bytes.")
         host = self._check_host(headers)
         self._check_origin(headers, host)
         if method == "OPTIONS" and b"origin" in headers:
@@ -318,7 +321,7 @@ async def _refuse(send: _Answer, path: str, refusal: Refusal) -> None:
     body = b"" if refusal.status == 204 else msgspec.json.encode(error_body(path, refusal.status, refusal.message))
     headers = [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
     headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if refusal.status in (400, 408, 413):
+    if refusal.status in (400, 408, 413, 431):
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

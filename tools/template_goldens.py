@@ -45,7 +45,7 @@ TEMPLATES = {
         "{%- if message.role == 'assistant' %}\n"
         "{%- set content = message.content.split('</think>')[-1].lstrip('\\n') %}\n"
         "{{- '<a>' ~ content ~ '</a>' }}\n{%- elif message.role == 'user' or loop.first %}\n"
-        "{{- '<' ~ message.role[0] ~ '>' ~ message.content ~ '</' ~ message.role[0] ~ '>' }}\n"
+        "{{- '(' ~ message.role[0] ~ ')' ~ message.content ~ '(/' ~ message.role[0] ~ ')' }}\n"
         "{%- endif %}\n{%- endfor %}\n"
         "{%- if add_generation_prompt %}{{- '<a>' }}{%- if enable_thinking is defined and not enable_thinking %}"
         "{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}{%- endif %}"

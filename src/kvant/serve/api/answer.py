@@ -1,7 +1,6 @@
 """An HTTP answer that is computed while it is sent, and stops being computed when its reader goes away."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -88,13 +87,11 @@ class Answer(Response):
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (work, gone):
-                if not task.done():
-                    task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await gone
-        with contextlib.suppress(asyncio.CancelledError):
-            await work
+            work.cancel()  # nothing happens to one that is done
+            gone.cancel()
+            outcome, _ = await asyncio.gather(work, gone, return_exceptions=True)
+        if isinstance(outcome, Exception):
+            raise outcome
 
     async def _answer(self, out: Output) -> None:
         try:

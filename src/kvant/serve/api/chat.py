@@ -1,0 +1,305 @@
+"""A request to a model, whichever API it came by: a conversation or a text, made into what the engine is sent.
+
+The model's own template is rendered by the engine, in its process. A template that a request or a model's settings give
+in its place is rendered by `templates`, with bounded work, and the engine gets the text. Where a tool must be called,
+the engine writes the call under a JSON schema, since a model that is only told so may answer in words.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+import msgspec
+
+from kvant.serve.api import templates
+from kvant.serve.api.chunks import refusal
+from kvant.serve.api.failure import ApiError, ContextExceededError
+from kvant.serve.library import ModelFile
+from kvant.serve.workers import Worker
+
+CHAT, TEXT, INFILL = "/v1/chat/completions", "/completion", "/infill"
+MAX_TRIES = 32
+COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""Word to the engine's grammar (llguidance) that keeps a weak model from writing white space without end."""
+
+
+class Prompt(Protocol):
+    """What the engine is asked."""
+
+    @property
+    def forced(self) -> bool:
+        """Whether the answer is one call of a tool, as JSON."""
+        ...
+
+    async def request(self, worker: Worker) -> tuple[str, dict[str, Any]]:
+        """Return the engine's route and the body to send there."""
+        ...
+
+    async def shorter(self, error: ContextExceededError, worker: Worker) -> Self | None:
+        """Return a prompt that is shorter, for a client that asked for that; None if nothing can be left out."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """What an answer must look like.
+
+    Attributes:
+        schema: JSON schema; an empty one is any JSON.
+        grammar: GBNF.
+    """
+
+    schema: Any = None
+    grammar: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chat:
+    """A conversation.
+
+    Attributes:
+        messages: In OpenAI's form.
+        sampling: Under the engine's names; see `sampling.engine_options`.
+        tools: In OpenAI's form.
+        tool_choice: `auto`, `none`, `required`, or None.
+        parallel_tool_calls: Whether several tools may be called at once; None for the template's way.
+        format: What the answer must look like.
+        think: Whether the model should think first; None for its own way.
+        effort: How much it should think, for templates that know.
+        template: In place of the model's.
+        context: Text that goes before the rendered messages, tokens.
+        top_logprobs: Tokens to tell probabilities of; None for none.
+        verbose: Ask for the rendered prompt and the stop word at the end.
+    """
+
+    messages: list[dict[str, Any]]
+    sampling: dict[str, Any]
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    tool_choice: str | None = None
+    parallel_tool_calls: bool | None = None
+    format: Format = Format()
+    think: bool | None = None
+    effort: str | None = None
+    template: str | None = None
+    context: list[int] = field(default_factory=list)
+    top_logprobs: int | None = None
+    verbose: bool = False
+
+    @property
+    def forced(self) -> bool:
+        """Whether the answer is one call of a tool, as JSON."""
+        return bool(self.tools) and self.tool_choice == "required"
+
+    async def request(self, worker: Worker) -> tuple[str, dict[str, Any]]:
+        """See `Prompt`."""
+        if self.template is not None or self.context or self.forced:
+            return await self._as_text(worker)
+        body = {"messages": self.messages, "stream": True, "stream_options": {"include_usage": True}} | self._common()
+        if self.tools:
+            body["tools"] = self.tools
+            body["tool_choice"] = self.tool_choice or "auto"
+            if self.parallel_tool_calls is not None:
+                body["parallel_tool_calls"] = self.parallel_tool_calls
+        if self.format.schema is not None:
+            body["response_format"] = {"type": "json_schema", "json_schema": {"schema": self.format.schema}}
+        if self.verbose:
+            body["verbose"] = True
+        if self.top_logprobs is not None:
+            body |= {"logprobs": True, "top_logprobs": max(1, self.top_logprobs)}
+        return CHAT, body
+
+    def _common(self) -> dict[str, Any]:
+        body: dict[str, Any] = {"cache_prompt": True} | self.sampling
+        if self.format.grammar is not None:
+            body["grammar"] = self.format.grammar
+        arguments: dict[str, Any] = {}
+        if self.think is not None:
+            arguments["enable_thinking"] = self.think
+        if self.effort is not None:
+            arguments["reasoning_effort"] = self.effort
+        if arguments:
+            body["chat_template_kwargs"] = arguments
+        return body
+
+    async def _as_text(self, worker: Worker) -> tuple[str, dict[str, Any]]:
+        """Return the request with the messages rendered already."""
+        if self.tools and not self.forced:
+            raise ApiError("tools: are read only from answers to the model's own template. Leave one out.")
+        body = self._common()
+        arguments = body.pop("chat_template_kwargs", {})
+        text = await self._rendered(worker, arguments)
+        tokens = self.context + await tokenize(worker, text, special=not self.context)
+        if len(tokens) > 1 and tokens[0] == tokens[1] and not self.context:
+            bos = (await properties(worker)).get("bos_token")
+            if bos and text.startswith(bos):  # written by the template and added by the tokenizer
+                tokens = tokens[1:]
+        if not tokens:
+            raise ApiError("template: leaves nothing to send to the model. Use another one.", param="template")
+        body |= {"prompt": tokens, "stream": True}
+        schema = _call_schema(self.tools) if self.forced else self.format.schema
+        if schema is not None:
+            body["json_schema"] = _compact(schema)
+        if self.top_logprobs is not None:
+            body["n_probs"] = max(1, self.top_logprobs)
+        return TEXT, body
+
+    async def _rendered(self, worker: Worker, arguments: dict[str, Any]) -> str:
+        if self.template is None:
+            more: dict[str, Any] = {"chat_template_kwargs": arguments} if arguments else {}
+            if self.tools:
+                more["tools"] = self.tools
+            return await apply_template(worker, self.messages, **more)
+        known = await properties(worker)
+        return templates.render(
+            self.template, self.messages, bos_token=str(known.get("bos_token", "")),
+            eos_token=str(known.get("eos_token", "")), arguments=arguments, tools=self.tools or None,
+        )  # fmt: skip
+
+    async def shorter(self, error: ContextExceededError, worker: Worker) -> Self | None:  # noqa: ARG002
+        """Return the conversation without its oldest messages; instructions and the last message stay."""
+        if self.context:
+            return dataclasses.replace(self, context=self.context[max(1, error.n_tokens - error.n_context + 1) :])
+        loose = [i for i, message in enumerate(self.messages[:-1]) if message["role"] != "system"]
+        if not loose:
+            return None
+        excess = 1 - error.n_context / max(error.n_tokens, 1)
+        dropped = set(loose[: max(1, math.floor(len(loose) * excess / 2))])
+        kept = [message for i, message in enumerate(self.messages) if i not in dropped]
+        while len(kept) > 1 and kept[0]["role"] == "tool":  # its call is gone
+            del kept[0]
+        return dataclasses.replace(self, messages=kept)
+
+
+def _call_schema(tools: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the JSON schema of a call of one of the tools."""
+    calls = []
+    for tool in tools:
+        function = tool["function"]
+        arguments = function.get("parameters") or {"type": "object"}
+        calls.append({
+            "type": "object",
+            "properties": {"name": {"const": function["name"]}, "arguments": arguments},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        })  # fmt: skip
+    return {"anyOf": calls}
+
+
+def _compact(schema: Any) -> Any:
+    """Return a schema that allows no white space without end; the grammar of a chat allows none anyway."""
+    return {"x-guidance": COMPACT} | schema if isinstance(schema, dict) else schema
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """A text to continue, or a gap to fill.
+
+    Attributes:
+        text: The text, or token ids.
+        sampling: Under the engine's names.
+        suffix: What follows the gap; None for no gap.
+        format: What the answer must look like.
+        top_logprobs: Tokens to tell probabilities of; None for none.
+    """
+
+    text: str | list[int]
+    sampling: dict[str, Any]
+    suffix: str | None = None
+    format: Format = Format()
+    top_logprobs: int | None = None
+
+    @property
+    def forced(self) -> bool:
+        """See `Prompt`."""
+        return False
+
+    async def request(self, worker: Worker) -> tuple[str, dict[str, Any]]:  # noqa: ARG002
+        """See `Prompt`."""
+        body: dict[str, Any] = {"cache_prompt": True, "stream": True} | self.sampling
+        if self.format.schema is not None:
+            body["json_schema"] = _compact(self.format.schema)
+        if self.format.grammar is not None:
+            body["grammar"] = self.format.grammar
+        if self.top_logprobs is not None:
+            body["n_probs"] = max(1, self.top_logprobs)
+        if self.suffix is not None:
+            return INFILL, body | {"input_prefix": self.text, "input_suffix": self.suffix}
+        return TEXT, body | {"prompt": self.text}
+
+    async def shorter(self, error: ContextExceededError, worker: Worker) -> Self | None:
+        """Return the text without its beginning."""
+        tokens = self.text if isinstance(self.text, list) else await tokenize(worker, self.text, special=False)
+        room = min(self.sampling.get("n_predict", error.n_context // 4), error.n_context // 2)
+        cut = error.n_tokens - error.n_context + room
+        if cut >= len(tokens):
+            return None
+        return dataclasses.replace(self, text=tokens[cut:])
+
+
+async def tokenize(worker: Worker, text: str, *, special: bool) -> list[int]:
+    """Return a text's token ids; `special` puts the start token first where the model has one."""
+    body = {"content": text, "add_special": special, "parse_special": True}
+    return [int(token) for token in (await asked(worker, "/tokenize", body))["tokens"]]
+
+
+async def apply_template(worker: Worker, messages: list[dict[str, Any]], **more: Any) -> str:
+    """Return the prompt that the model's own template makes of messages."""
+    return str((await asked(worker, "/apply-template", {"messages": messages} | more))["prompt"])
+
+
+async def properties(worker: Worker) -> dict[str, Any]:
+    """Return what the engine tells of itself."""
+    status, body = await worker.get("/props")
+    answer = msgspec.json.decode(body)
+    if status != 200 or not isinstance(answer, dict):
+        raise refusal(status, answer)
+    return answer
+
+
+async def asked(worker: Worker, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Return the engine's answer.
+
+    Raises:
+        ApiError: It refused.
+    """
+    status, answer = await worker.post(path, body)
+    if status != 200:
+        raise refusal(status, answer)
+    return answer
+
+
+def opened(messages: list[dict[str, Any]], file: ModelFile, system: str | None = None) -> list[dict[str, Any]]:
+    """Return messages with what a model's settings put before them, where the request is silent.
+
+    Args:
+        messages: The request's.
+        file: The model.
+        system: The request's own instructions outside its messages; an empty text is a wish for none.
+    """
+    settings = file.settings
+    before = [{"role": message.role, "content": message.content} for message in settings.messages]
+    messages = before + messages
+    if system is None:
+        system = None if messages and messages[0]["role"] == "system" else settings.system
+    if system:
+        messages = [{"role": "system", "content": system}, *messages]
+    return messages
+
+
+def require(file: ModelFile, *, tools: bool = False) -> None:
+    """Refuse what a model cannot do.
+
+    Raises:
+        ApiError: In the words of Ollama.
+    """
+    capabilities = file.facts.capabilities
+    if "completion" not in capabilities:
+        raise ApiError(f'"{file.name}" does not support generate: it makes embeddings. Use another model.')
+    if tools and "tools" not in capabilities:
+        raise ApiError(
+            f"{file.name} does not support tools: its chat template has no place for them. Use another model, or leave "
+            "tools out.",
+            code="tools_not_supported",
+            param="tools",
+        )

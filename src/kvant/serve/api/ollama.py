@@ -1,0 +1,354 @@
+"""Ollama's own API: /api/generate and /api/chat, as lines of JSON or as one answer.
+
+Source: Ollama 0.32 server/routes.go, docs/api/errors.mdx.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from kvant.serve.api.answer import NDJSON, Answer, Dialect, Output
+from kvant.serve.api.chat import Chat, Format, Prompt, Text, opened, require, tokenize
+from kvant.serve.api.chunks import Piece, ToolDelta, Whole
+from kvant.serve.api.failure import ApiError, Failure
+from kvant.serve.api.ollama_types import (
+    ChatRequest,
+    ChatResponse,
+    FunctionCall,
+    GenerateRequest,
+    GenerateResponse,
+    Message,
+    ToolCall,
+    seconds,
+)
+from kvant.serve.api.run import Answering, Job, answering, caller
+from kvant.serve.api.sampling import OLLAMA_DEFAULTS, context_wanted, engine_options
+from kvant.serve.api.wire import check, endpoint, gateway, read
+from kvant.serve.library import ModelFile
+
+MAX_TOP_LOGPROBS = 20
+ROLES = ("system", "user", "assistant", "tool")
+_encode = msgspec.json.Encoder().encode
+
+
+def _error(failure: Failure) -> bytes:
+    return _encode({"error": failure.message})
+
+
+OLLAMA = Dialect(failed=_error, broken=lambda failure: _error(failure) + b"\n")
+
+
+def now() -> str:
+    """Return the time as Ollama writes it: RFC 3339, UTC, nanoseconds."""
+    ns = time.time_ns()
+    return f"{datetime.fromtimestamp(ns // 10**9, UTC):%Y-%m-%dT%H:%M:%S}.{ns % 10**9:09d}Z"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What tells /api/chat and /api/generate apart.
+
+    Attributes:
+        name: Model, as the client calls it.
+        line: Makes a line of text, thinking, logprobs and tool calls.
+        last: Makes the last line.
+        context: Whether the last line tells the conversation's tokens.
+    """
+
+    name: str
+    line: Callable[..., bytes]
+    last: Callable[..., bytes]
+    context: bool = False
+
+
+@endpoint(OLLAMA)
+async def generate(request: Request) -> Response:
+    """POST /api/generate: continue a text, or answer it."""
+    body = await read(request, GenerateRequest)
+    file = find(request, body.model)
+    keep_alive = seconds(body.keep_alive)
+    shape = _generate_shape(body.model, context=not (body.raw or body.suffix))
+    plain = not (body.prompt or body.suffix or body.context)
+    if plain and not body.images:
+        return _only_load(request, file, shape, body.options, keep_alive, stream=body.stream is not False)
+    require(file)
+    _check_common(file, body)
+    _check_tokens(body.context or [])
+    check(not body.images, _no_vision(file), "images")
+    check(not (body.raw and (body.template or body.system or body.context)),
+          "raw mode does not support template, system, or context")  # fmt: skip
+    job = Job(
+        request=request, file=file, prompt=_generate_prompt(body, file), keep_alive=keep_alive,
+        context=context_wanted(file.settings.parameters, body.options or {}), truncate=body.truncate is True,
+    )  # fmt: skip
+    return _answer(job, shape, stream=body.stream is not False)
+
+
+def _check_tokens(tokens: list[int]) -> None:
+    wrong = [token for token in tokens if not 0 <= token < 1 << 31]
+    check(not wrong, f"context: {wrong[:1]} is no token id. Give what an answer told.", "context")
+
+
+def _generate_prompt(body: GenerateRequest, file: ModelFile) -> Prompt:
+    sampling = engine_options(OLLAMA_DEFAULTS, file.settings.parameters, body.options or {})
+    wanted = _format(body.format)
+    top = body.top_logprobs if body.logprobs else None
+    if body.suffix:
+        return Text(text=body.prompt, suffix=body.suffix, sampling=sampling, format=wanted, top_logprobs=top)
+    if body.raw:
+        return Text(text=body.prompt, sampling=sampling, format=wanted, top_logprobs=top)
+    return Chat(
+        messages=opened([{"role": "user", "content": body.prompt}], file, body.system),
+        sampling=sampling, format=wanted, top_logprobs=top, verbose=True, context=body.context or [],
+        template=body.template or file.settings.template, **_thinking(body.think),
+    )  # fmt: skip
+
+
+@endpoint(OLLAMA)
+async def chat(request: Request) -> Response:
+    """POST /api/chat: answer a conversation."""
+    body = await read(request, ChatRequest)
+    file = find(request, body.model)
+    keep_alive = seconds(body.keep_alive)
+    shape = _chat_shape(body.model)
+    if not body.messages:
+        return _only_load(request, file, shape, body.options, keep_alive, stream=body.stream is not False)
+    require(file, tools=bool(body.tools))
+    _check_common(file, body)
+    messages = [_engine_message(message, file) for message in body.messages]
+    prompt = Chat(
+        messages=opened(messages, file),
+        sampling=engine_options(OLLAMA_DEFAULTS, file.settings.parameters, body.options or {}),
+        tools=[msgspec.to_builtins(tool) for tool in body.tools or []],
+        format=_format(body.format), top_logprobs=body.top_logprobs if body.logprobs else None,
+        template=file.settings.template, **_thinking(body.think),
+    )  # fmt: skip
+    job = Job(
+        request=request, file=file, prompt=prompt, keep_alive=keep_alive,
+        context=context_wanted(file.settings.parameters, body.options or {}), truncate=body.truncate is True,
+    )  # fmt: skip
+    return _answer(job, shape, stream=body.stream is not False)
+
+
+def find(request: Request, name: str) -> ModelFile:
+    """Return a model of the library.
+
+    Raises:
+        ApiError: It is not there, in Ollama's words.
+    """
+    from kvant.errors import ModelNotFoundError
+
+    check(bool(name), "model is required", "model")
+    try:
+        return gateway(request).library.find(name)
+    except ModelNotFoundError:
+        raise ApiError(f"model '{name[:500]}' not found", status=404, code="model_not_found", param="model") from None
+
+
+def _check_common(file: ModelFile, body: GenerateRequest | ChatRequest) -> None:
+    check(0 <= body.top_logprobs <= MAX_TOP_LOGPROBS, "top_logprobs must be between 0 and 20", "top_logprobs")
+    if body.think and "thinking" not in file.facts.capabilities:
+        raise ApiError(f'"{body.model}" does not support thinking', param="think")
+
+
+def _thinking(think: bool | str | None) -> dict[str, Any]:
+    if isinstance(think, str):
+        return {"think": True, "effort": think}
+    return {"think": think}
+
+
+def _format(wanted: Any) -> Format:
+    """Return what `format` asks for: nothing, `"json"`, or a JSON schema."""
+    if wanted is None or wanted == "":
+        return Format()
+    if wanted == "json":
+        return Format(schema={"type": "object"})
+    if isinstance(wanted, dict):
+        return Format(schema=wanted)
+    raise ApiError(
+        f"invalid format: {msgspec.json.encode(wanted)[:100].decode('utf-8', 'replace')}; "
+        'expected "json" or a valid JSON Schema object',
+        param="format",
+    )
+
+
+def _no_vision(file: ModelFile) -> str:
+    return f"{file.name} does not support images: it is served without an image encoder. Send text alone."
+
+
+def _engine_message(message: Message, file: ModelFile) -> dict[str, Any]:
+    check(message.role in ROLES, f'invalid role: "{message.role[:100]}". Use one of {", ".join(ROLES)}.', "messages")
+    check(not message.images, _no_vision(file), "images")
+    made: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.thinking:
+        made["reasoning_content"] = message.thinking
+    if message.tool_calls:
+        made["tool_calls"] = [
+            {
+                "id": call.id or f"call_{i}", "type": "function",
+                "function": {
+                    "name": call.function.name, "arguments": msgspec.json.encode(call.function.arguments).decode()
+                },
+            }
+            for i, call in enumerate(message.tool_calls)
+        ]  # fmt: skip
+    if message.role == "tool":
+        made["tool_call_id"] = message.tool_call_id or "call_0"
+        if message.tool_name:
+            made["name"] = message.tool_name
+    return made
+
+
+# Answers
+
+
+def _generate_shape(name: str, *, context: bool) -> Shape:
+    def line(text: str, thinking: str, logprobs: Any, _calls: Any = None) -> bytes:
+        return _encode(
+            GenerateResponse(
+                model=name, created_at=now(), response=text, thinking=thinking or None, done=False,
+                logprobs=logprobs or None,
+            )
+        )  # fmt: skip
+
+    def last(reason: str, text: str = "", thinking: str = "", **more: Any) -> bytes:
+        more.pop("calls", None)
+        return _encode(
+            GenerateResponse(
+                model=name, created_at=now(), response=text, thinking=thinking or None, done=True, done_reason=reason,
+                **more,
+            )
+        )  # fmt: skip
+
+    return Shape(name=name, line=line, last=last, context=context)
+
+
+def _chat_shape(name: str) -> Shape:
+    def message(text: str, thinking: str, calls: list[ToolCall] | None) -> dict[str, Any]:
+        made: dict[str, Any] = {"role": "assistant", "content": text}
+        if thinking:
+            made["thinking"] = thinking
+        if calls:
+            made["tool_calls"] = calls
+        return made
+
+    def line(text: str, thinking: str, logprobs: Any, calls: list[ToolCall] | None = None) -> bytes:
+        return _encode(
+            ChatResponse(
+                model=name, created_at=now(), message=message(text, thinking, calls), done=False,
+                logprobs=logprobs or None,
+            )
+        )  # fmt: skip
+
+    def last(reason: str, text: str = "", thinking: str = "", calls: Any = None, **more: Any) -> bytes:
+        more.pop("context", None)
+        return _encode(
+            ChatResponse(
+                model=name, created_at=now(), message=message(text, thinking, calls), done=True, done_reason=reason,
+                **more,
+            )
+        )  # fmt: skip
+
+    return Shape(name=name, line=line, last=last)
+
+
+def _answer(job: Job, shape: Shape, *, stream: bool) -> Answer:
+    async def run(out: Output) -> None:
+        begun = time.perf_counter_ns()
+        async with answering(job) as answer:
+            whole, texts, thoughts, probs = Whole(), [], [], []
+            if stream:
+                await out.start(NDJSON)
+            async for piece in answer.pieces():
+                whole.add(piece)
+                texts.append(piece.text)
+                if stream and (piece.text or piece.reasoning):
+                    await out.write(shape.line(piece.text, piece.reasoning, _logprobs(piece, job)) + b"\n")
+                elif not stream:
+                    thoughts.append(piece.reasoning)
+                    probs += _logprobs(piece, job)
+            more = _measures(whole, answer, begun)
+            if shape.context and whole.prompt is not None:
+                more["context"] = await tokenize(answer.lease.worker, whole.prompt + "".join(texts), special=False)
+        calls = _calls(whole.calls)
+        reason = "length" if whole.finish == "length" else "stop"
+        if stream:
+            if calls:
+                await out.write(shape.line("", "", None, calls) + b"\n")
+            await out.write(shape.last(reason, **more) + b"\n")
+        else:
+            text, thinking = "".join(texts), "".join(thoughts)
+            await out.whole(shape.last(reason, text, thinking, calls=calls, logprobs=probs or None, **more))
+
+    return Answer(run, OLLAMA)
+
+
+def _logprobs(piece: Piece, job: Job) -> list[Any]:
+    wanted = getattr(job.prompt, "top_logprobs", None)
+    if wanted == 0:  # the engine was asked for one, since it tells none without
+        for item in piece.logprobs:
+            item.top_logprobs = []
+    return piece.logprobs if wanted is not None else []
+
+
+def _measures(whole: Whole, answer: Answering, begun: int) -> dict[str, Any]:
+    return {
+        "total_duration": time.perf_counter_ns() - begun,
+        "load_duration": int(answer.lease.load_s * 1e9),
+        "prompt_eval_count": whole.usage.prompt_tokens,
+        "prompt_eval_duration": int(whole.timings.prompt_ms * 1e6),
+        "eval_count": whole.usage.completion_tokens,
+        "eval_duration": int(whole.timings.predicted_ms * 1e6),
+    }
+
+
+def _calls(calls: list[ToolDelta]) -> list[ToolCall] | None:
+    """Return tool calls in Ollama's form, whose arguments are objects."""
+    made = []
+    for call in calls:
+        try:
+            arguments = msgspec.json.decode(call.function.arguments or "{}", type=dict[str, Any])
+        except msgspec.MsgspecError:  # the answer ended in the middle of it
+            continue
+        function = FunctionCall(name=call.function.name or "unknown", arguments=arguments, index=call.index)
+        made.append(ToolCall(function=function, id=call.id))
+    return made or None
+
+
+def _only_load(
+    request: Request, file: ModelFile, shape: Shape, options: dict[str, Any] | None, keep_alive: float | None,
+    *, stream: bool,
+) -> Answer:  # fmt: skip
+    """Answer a request without a prompt: it loads the model, or unloads it with `keep_alive` 0."""
+    context = context_wanted(file.settings.parameters, options or {})
+
+    async def run(out: Output) -> None:
+        scheduler = gateway(request).scheduler
+        if keep_alive == 0:
+            await scheduler.unload(file.name)
+            line = shape.last("unload")
+        else:
+            async with scheduler.lease(file, caller=caller(request), context=context, keep_alive=keep_alive):
+                line = shape.last("load")
+        if stream:
+            await out.start(NDJSON)
+            await out.write(line + b"\n")
+        else:
+            await out.whole(line)
+
+    return Answer(run, OLLAMA)
+
+
+def routes() -> list[Route]:
+    """Return the routes of this module."""
+    return [
+        Route("/api/generate", generate, methods=["POST"]),
+        Route("/api/chat", chat, methods=["POST"]),
+    ]

@@ -1,0 +1,218 @@
+"""Ollama's API about models: tags, show, ps, version, embeddings.
+
+Source: Ollama 0.32 server/routes.go, api/types.go.
+"""
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from kvant._version import __version__
+from kvant.serve.api.answer import Answer, Output
+from kvant.serve.api.embeddings import embed as compute
+from kvant.serve.api.ollama import OLLAMA, find
+from kvant.serve.api.ollama_types import (
+    Details,
+    EmbeddingsRequest,
+    EmbedRequest,
+    EmbedResponse,
+    ListedModel,
+    RunningModel,
+    ShowRequest,
+    ShowResponse,
+    seconds,
+)
+from kvant.serve.api.sampling import context_wanted
+from kvant.serve.api.wire import as_json, endpoint, gateway, read
+from kvant.serve.library import Facts, ModelFile
+
+SPOKEN = "0.32.0"
+"""Version of Ollama whose API this is; clients compare it with what they need."""
+FOREVER = timedelta(days=36500)
+_LONG = ("tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.scores", "tokenizer.ggml.token_type")
+
+
+async def root(_: Request) -> Response:
+    """GET /: what Ollama says, which clients look for."""
+    return PlainTextResponse("Ollama is running")
+
+
+async def version(_: Request) -> Response:
+    """GET /api/version."""
+    return as_json({"version": SPOKEN, "kvant": __version__})
+
+
+@endpoint(OLLAMA)
+async def tags(request: Request) -> Response:
+    """GET /api/tags: the models there are."""
+    files = await asyncio.to_thread(gateway(request).library.list)
+    files.sort(key=lambda file: file.modified_at, reverse=True)
+    return as_json({"models": [_listed(file) for file in files]})
+
+
+@endpoint(OLLAMA)
+async def running(request: Request) -> Response:
+    """GET /api/ps: the models that are loaded, the longest to stay first."""
+    now = datetime.now(UTC)
+    models = []
+    for loaded in gateway(request).scheduler.loaded():
+        file = loaded.file
+        models.append(
+            RunningModel(
+                name=tagged(file.name), model=tagged(file.name), size=loaded.size_bytes, digest=file.digest,
+                details=details(file), expires_at=(loaded.expires_at or now + FOREVER).isoformat(), size_vram=0,
+                context_length=loaded.context,
+            )
+        )  # fmt: skip
+    models.sort(key=lambda model: model.expires_at, reverse=True)
+    return as_json({"models": models})
+
+
+@endpoint(OLLAMA)
+async def show(request: Request) -> Response:
+    """POST /api/show: what a model is."""
+    body = await read(request, ShowRequest)
+    file = find(request, body.model or body.name or "")
+    settings = file.settings
+    info = {k: None if k in _LONG and not body.verbose else v for k, v in file.facts.metadata.items()}
+    info["general.parameter_count"] = file.facts.parameters
+    template = settings.template or str(file.facts.metadata.get("tokenizer.chat_template") or "")
+    system = body.system if body.system is not None else settings.system or ""
+    return as_json(
+        ShowResponse(
+            license="\n".join(settings.license),
+            modelfile=_modelfile(file, template, system),
+            parameters=_parameters(settings.parameters | (body.options or {})),
+            template=template,
+            system=system,
+            details=details(file),
+            messages=[{"role": m.role, "content": m.content} for m in settings.messages] or None,
+            model_info=info,
+            tensors=await asyncio.to_thread(_tensors, file) if body.verbose else None,
+            capabilities=file.facts.capabilities,
+            modified_at=file.modified_at.isoformat(),
+        )
+    )
+
+
+@endpoint(OLLAMA)
+async def embed(request: Request) -> Response:
+    """POST /api/embed: vectors of texts."""
+    body = await read(request, EmbedRequest)
+    file = find(request, body.model)
+    texts = [body.input] if isinstance(body.input, str) else body.input
+
+    async def run(out: Output) -> None:
+        begun = time.perf_counter_ns()
+        made = await compute(
+            request, file, list(texts), dimensions=body.dimensions, keep_alive=seconds(body.keep_alive),
+            context=context_wanted(file.settings.parameters, body.options or {}), truncate=body.truncate is True,
+        )  # fmt: skip
+        await out.whole(
+            EmbedResponse(
+                model=body.model, embeddings=made.vectors, total_duration=time.perf_counter_ns() - begun,
+                load_duration=int(made.load_s * 1e9), prompt_eval_count=made.n_tokens,
+            )
+        )  # fmt: skip
+
+    return Answer(run, OLLAMA)
+
+
+@endpoint(OLLAMA)
+async def embeddings(request: Request) -> Response:
+    """POST /api/embeddings: the vector of a text, in the older form."""
+    body = await read(request, EmbeddingsRequest)
+    file = find(request, body.model)
+
+    async def run(out: Output) -> None:
+        made = await compute(
+            request, file, [body.prompt] if body.prompt else [], keep_alive=seconds(body.keep_alive),
+            context=context_wanted(file.settings.parameters, body.options or {}),
+        )  # fmt: skip
+        await out.whole({"embedding": made.vectors[0] if made.vectors else []})
+
+    return Answer(run, OLLAMA)
+
+
+def tagged(name: str) -> str:
+    """Return a name with its tag, as Ollama lists it."""
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def details(file: ModelFile) -> Details:
+    """Return what a model is, in a few words."""
+    facts = file.facts
+    return Details(
+        parent_model="", format="gguf", family=facts.architecture, families=[facts.architecture],
+        parameter_size=parameter_size(facts), quantization_level=facts.quantization,
+        context_length=facts.context_length, embedding_length=facts.embedding_length,
+    )  # fmt: skip
+
+
+def parameter_size(facts: Facts) -> str:
+    """Return a number of weights as Ollama writes it: 134.52M, 7.6B."""
+    n = facts.parameters
+    for unit, size, digits in (("B", 10**9, 1), ("M", 10**6, 2), ("K", 10**3, 0)):
+        if n >= size:
+            return f"{n / size:.{digits}f}{unit}"
+    return str(n)
+
+
+def _listed(file: ModelFile) -> ListedModel:
+    return ListedModel(
+        name=tagged(file.name), model=tagged(file.name), modified_at=file.modified_at.isoformat(),
+        size=file.size_bytes, digest=file.digest, details=details(file), capabilities=file.facts.capabilities,
+    )  # fmt: skip
+
+
+def _parameters(parameters: dict[str, Any]) -> str:
+    lines = []
+    for name, value in parameters.items():
+        for item in value if isinstance(value, list) else [value]:
+            shown = msgspec.json.encode(item).decode() if not isinstance(item, int | float | bool) else str(item)
+            lines.append(f"{name:<30} {shown}")
+    return "\n".join(lines)
+
+
+def _modelfile(file: ModelFile, template: str, system: str) -> str:
+    """Return a Modelfile that would make this model."""
+    lines = ['# Modelfile generated by "kvant"', f"FROM {file.name}"]
+    if template:
+        lines.append(f'TEMPLATE """{template}"""')
+    if system:
+        lines.append(f'SYSTEM """{system}"""')
+    for name, value in file.settings.parameters.items():
+        for item in value if isinstance(value, list) else [value]:
+            shown = msgspec.json.encode(item).decode() if isinstance(item, str) else str(item)
+            lines.append(f"PARAMETER {name} {shown}")
+    lines += [f"MESSAGE {m.role} {m.content}" for m in file.settings.messages]
+    lines += [f'LICENSE """{text}"""' for text in file.settings.license]
+    return "\n".join(lines) + "\n"
+
+
+def _tensors(file: ModelFile) -> list[dict[str, Any]]:
+    from kvant.formats.gguf.reader import read_gguf
+
+    return [
+        {"name": name, "type": tensor.block_type.name, "shape": [int(n) for n in tensor.shape]}
+        for name, tensor in read_gguf(file.path).tensors.items()
+    ]
+
+
+def routes() -> list[Route]:
+    """Return the routes of this module."""
+    return [
+        Route("/", root, methods=["GET", "HEAD"]),
+        Route("/api/version", version, methods=["GET", "HEAD"]),
+        Route("/api/tags", tags, methods=["GET", "HEAD"]),
+        Route("/api/ps", running, methods=["GET"]),
+        Route("/api/show", show, methods=["POST"]),
+        Route("/api/embed", embed, methods=["POST"]),
+        Route("/api/embeddings", embeddings, methods=["POST"]),
+    ]

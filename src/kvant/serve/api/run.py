@@ -1,0 +1,177 @@
+"""A request's way through the gateway: lease a worker, ask the engine, count, give the pieces on."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+from starlette.requests import Request
+
+from kvant.errors import EngineReplyError
+from kvant.serve.api.chat import CHAT, MAX_TRIES, Prompt
+from kvant.serve.api.chunks import Piece, Usage, chat_piece, forced_call, refusal, text_piece
+from kvant.serve.api.failure import ContextExceededError
+from kvant.serve.api.wire import gateway
+from kvant.serve.library import ModelFile
+
+if TYPE_CHECKING:
+    from kvant.serve.lease import Lease
+    from kvant.serve.metrics import RequestTimer
+
+_TOKEN = b'{"choices":[{"finish_reason":null,'
+_ROLE = _TOKEN + b'"index":0,"delta":{"role"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What is to be done.
+
+    Attributes:
+        request: The HTTP request.
+        file: The model.
+        prompt: What it is asked.
+        context: Tokens of context asked for.
+        keep_alive: Seconds that the model stays loaded.
+        truncate: Whether the client asked for a prompt that does not fit to be shortened.
+    """
+
+    request: Request
+    file: ModelFile
+    prompt: Prompt
+    context: int | None = None
+    keep_alive: float | None = None
+    truncate: bool = False
+
+
+@dataclass(slots=True)
+class Answering:
+    """An answer that has begun: its first event is there.
+
+    Attributes:
+        lease: The hold on the worker.
+        chat: Whether events are those of a chat, to be passed on as they are.
+        truncated: Whether the prompt was shortened.
+    """
+
+    lease: "Lease"
+    chat: bool
+    truncated: bool
+    _first: bytes
+    _rest: AsyncIterator[bytes]
+    _meter: "Meter"
+    _forced: bool
+
+    async def payloads(self) -> AsyncIterator[bytes]:
+        """Yield the engine's events.
+
+        Raises:
+            ApiError: The engine failed in the middle.
+        """
+        self._meter.see(self._first)
+        yield self._first
+        async for payload in self._rest:
+            self._meter.see(_sound(payload))
+            yield payload
+        self._meter.end()
+
+    def pieces(self) -> AsyncIterator[Piece]:
+        """Yield what the events add."""
+        return forced_call(self._read()) if self._forced else self._read()
+
+    async def _read(self) -> AsyncIterator[Piece]:
+        read = chat_piece if self.chat else text_piece
+        async for payload in self.payloads():
+            yield read(payload)
+
+
+@contextlib.asynccontextmanager
+async def answering(job: Job) -> AsyncIterator[Answering]:
+    """Ask the engine and wait for its first event; leaving stops the engine and gives the worker back.
+
+    Raises:
+        ApiError: The engine refused.
+        KvantError: No worker could be had.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        here = gateway(job.request)
+        timer = stack.enter_context(here.metrics.request(job.file.name))
+        scheduler = here.scheduler
+        lease = await stack.enter_async_context(
+            scheduler.lease(job.file, caller=caller(job.request), context=job.context, keep_alive=job.keep_alive)
+        )
+        prompt, truncated = job.prompt, False
+        for _ in range(MAX_TRIES):
+            path, body = await prompt.request(lease.worker)
+            events = lease.worker.stream(path, body)
+            try:
+                first = _sound(await anext(events))
+                break
+            except EngineReplyError as error:
+                reason = refusal(error.status, error.body)
+            except ContextExceededError as error:
+                reason = error
+            except StopAsyncIteration:
+                reason = refusal(500, {"error": "ended without an answer"})
+            await events.aclose()  # type: ignore[attr-defined]
+            shorter = None
+            if job.truncate and isinstance(reason, ContextExceededError):
+                shorter = await prompt.shorter(reason, lease.worker)
+            if shorter is None:
+                raise reason
+            prompt, truncated = shorter, True
+        else:
+            raise reason
+        stack.push_async_callback(events.aclose)  # type: ignore[attr-defined]
+        yield Answering(lease, path == CHAT, truncated, first, events, Meter(timer, chat=path == CHAT), prompt.forced)
+
+
+class Meter:
+    """Counts tokens by the engine's events without reading them: by how they begin, which was seen in its answers.
+
+    Args:
+        timer: What is told.
+        chat: Whether the events are those of a chat.
+    """
+
+    def __init__(self, timer: "RequestTimer", *, chat: bool) -> None:
+        self._timer, self._chat = timer, chat
+        self._reason = "stop"
+        self._usage = Usage()
+
+    def see(self, payload: bytes) -> None:
+        """Count an event."""
+        if not self._chat:
+            if b'"stop":false' in payload:
+                self._timer.token()
+            else:
+                piece = text_piece(payload)
+                self._reason, self._usage = piece.finish or "stop", piece.usage or Usage()
+        elif payload.startswith(_TOKEN):
+            if not payload.startswith(_ROLE):
+                self._timer.token()
+        else:
+            piece = chat_piece(payload)
+            self._reason, self._usage = piece.finish or self._reason, piece.usage or self._usage
+
+    def end(self) -> None:
+        """Tell that the answer is whole."""
+        usage = self._usage
+        self._timer.finish(
+            self._reason, prompt_tokens=usage.prompt_tokens, generated_tokens=usage.completion_tokens or None
+        )
+
+
+def _sound(payload: bytes) -> bytes:
+    """Return an event that is no error."""
+    if payload.startswith(b'{"error"'):
+        raise refusal(500, msgspec.json.decode(payload))
+    return payload
+
+
+def caller(request: Request) -> str:
+    """Return who asks, for fairness: the key's name, or the address."""
+    principal = getattr(request.state, "principal", None)
+    if principal is not None:
+        return str(principal.name)
+    return request.client.host if request.client else ""

@@ -14,10 +14,13 @@ from kvant.cli.calibrate import calibrate
 from kvant.cli.convert import convert
 from kvant.cli.evaluate import evaluate
 from kvant.cli.inspect import inspect
+from kvant.cli.key import key
 from kvant.cli.optimize import optimize
 from kvant.cli.quantize import quantize
 from kvant.cli.rebuild import rebuild
 from kvant.cli.run import run
+from kvant.cli.serve import serve
+from kvant.cli.top import top
 from kvant.errors import KvantError
 
 app = typer.Typer(
@@ -72,7 +75,7 @@ def options(
 
 # In alphabetical order; a command's name is its function's, its help its docstring.
 COMMANDS: tuple[Callable[..., Any], ...] = (
-    advise, calibrate, convert, evaluate, inspect, optimize, quantize, rebuild, run,
+    advise, calibrate, convert, evaluate, inspect, key, optimize, quantize, rebuild, run, serve, top,
 )  # fmt: skip
 for _command in COMMANDS:
     app.command()(guarded(_command))

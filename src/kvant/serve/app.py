@@ -3,16 +3,27 @@
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from kvant.serve import api
+from kvant import __version__
+from kvant.errors import KvantError
+from kvant.serve import api, logs
+from kvant.serve.access import Authenticator, KeyAuthenticator, Principal
+from kvant.serve.door import Door, error_body, error_status, is_loopback
+from kvant.serve.keys import Keys
 from kvant.serve.library import Library
+from kvant.serve.metrics import CONTENT_TYPE, Metrics
 from kvant.serve.scheduler import Scheduler
 from kvant.serve.settings import Settings
+from kvant.serve.status import gateway_status
 
 
 @dataclass(slots=True, kw_only=True)
@@ -23,26 +34,109 @@ class Gateway:
         settings: What the operator decided.
         library: Which models there are.
         scheduler: Which are loaded.
+        metrics: What is measured.
+        keys: Who may come in.
     """
 
     settings: Settings
     library: Library
     scheduler: Scheduler
+    metrics: Metrics
+    keys: Keys
 
 
-def make_app(settings: Settings, library: Library) -> Starlette:
-    """Return the gateway; its workers are started on demand and stopped at its shutdown."""
-    gateway = Gateway(settings=settings, library=library, scheduler=Scheduler(settings))
+def make_app(
+    settings: Settings,
+    library: Library,
+    *,
+    scheduler: Scheduler | None = None,
+    authenticator: Authenticator | None = None,
+) -> Starlette:
+    """Return the gateway; its workers are started on demand and stopped at its shutdown.
+
+    Args:
+        settings: What the operator decided.
+        library: Which models there are.
+        scheduler: What loads them; one that starts processes, by default.
+        authenticator: Tells who asks; keys, by default, which are needed wherever others can reach the gateway.
+    """
+    metrics, keys = Metrics(), Keys(settings.keys_file)
+    scheduler = scheduler or Scheduler(settings)
+    scheduler.observer = metrics
+    metrics.watch(scheduler)
+    required = settings.require_keys or not is_loopback(settings.host)
+    authenticator = authenticator or KeyAuthenticator(keys, required=required)
+    gateway = Gateway(settings=settings, library=library, scheduler=scheduler, metrics=metrics, keys=keys)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        await gateway.scheduler.aclose(settings.drain_s)
+        await scheduler.aclose(settings.drain_s)
 
-    app = Starlette(routes=[Route("/health", _health), *api.routes()], lifespan=lifespan)
+    own = [
+        Route("/health", _health),
+        Route("/ready", _ready),
+        Route("/metrics", _metrics),
+        Route("/kvant/status", _status),
+    ]
+    app = Starlette(
+        routes=[*own, *api.routes()],
+        lifespan=lifespan,
+        middleware=[Middleware(Door, settings=settings, authenticator=authenticator, metrics=metrics)],
+        exception_handlers={KvantError: _kvant_error, HTTPException: _http_error, Exception: _defect},
+    )
     app.state.kvant = gateway
     return app
 
 
+def caller(request: Request) -> str:
+    """Return who asks, for `Scheduler.lease`."""
+    principal: Principal = request.state.principal
+    return principal.name
+
+
 async def _health(_: Request) -> Response:
-    return JSONResponse({"status": "ok"})
+    return JSONResponse({"status": "ok", "version": __version__})
+
+
+async def _ready(request: Request) -> Response:
+    gateway: Gateway = request.app.state.kvant
+    if gateway.scheduler.closing:
+        return JSONResponse({"status": "shutting down"}, status_code=503, headers={"Retry-After": "5"})
+    return JSONResponse({"status": "ready"})
+
+
+async def _metrics(request: Request) -> Response:
+    gateway: Gateway = request.app.state.kvant
+    return Response(gateway.metrics.text(), media_type=CONTENT_TYPE)
+
+
+async def _status(request: Request) -> Response:
+    gateway: Gateway = request.app.state.kvant
+    return Response(msgspec.json.encode(gateway_status(gateway.scheduler)), media_type="application/json")
+
+
+def _error(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse(error_body(request.url.path, status, message), status_code=status, headers=headers)
+
+
+async def _kvant_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, KvantError)
+    status, headers = error_status(error)
+    return _error(request, status, str(error), headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    headers: Any = error.headers
+    return _error(request, error.status_code, str(error.detail), headers)
+
+
+async def _defect(request: Request, error: Exception) -> Response:
+    logs.log.error("defect", exc_info=error, extra={"fields": {"id": request.state.request_id}})
+    return _error(
+        request,
+        500,
+        "The gateway failed over this request; its log says why.",
+        {"X-Request-Id": request.state.request_id},
+    )

@@ -120,7 +120,7 @@ class Scheduler:
         start: Start | None = None,
         predict: Callable[[ModelFile, int], int] | None = None,
     ) -> None:
-        self.settings, self._observer = settings, observer
+        self.settings, self.observer = settings, observer
         self.limit_bytes = limit_bytes(settings)
         self._start = start or self._start_process
         self._predict = predict or (lambda file, context: predicted_bytes(file, context, settings))
@@ -157,8 +157,8 @@ class Scheduler:
         begun = clock()
         loaded = await self._acquire(file, caller, context)
         queued_s = clock() - begun
-        if self._observer:
-            self._observer.queued(file.name, queued_s)
+        if self.observer:
+            self.observer.queued(file.name, queued_s)
         lease = Lease(load_s=min(loaded.load_s, queued_s), queued_s=queued_s)
 
         async def another() -> Worker:
@@ -217,6 +217,18 @@ class Scheduler:
         for place in self._places:
             found[place.file.name] = found.get(place.file.name, 0) + place.in_use
         return found
+
+    def sizes(self) -> dict[str, int]:
+        """Return the predicted memory of the models that are loaded or being loaded, bytes, by model."""
+        found: dict[str, int] = {}
+        for place in self._places:
+            found[place.file.name] = found.get(place.file.name, 0) + place.size_bytes
+        return found
+
+    @property
+    def closing(self) -> bool:
+        """Whether it takes no more requests."""
+        return self._closing
 
     # Ending
 
@@ -432,8 +444,8 @@ class Scheduler:
             self._forget(known, place)
             raise
         place.worker, place.load_s, place.last_used = worker, loop.time() - begun, loop.time()
-        if self._observer:
-            self._observer.loaded(place.file.name, place.load_s, place.size_bytes)
+        if self.observer:
+            self.observer.loaded(place.file.name, place.load_s, place.size_bytes)
         self._dispatch()
         await self._watch(worker)
         self._forget(known, place)
@@ -476,8 +488,8 @@ class Scheduler:
         self._dispatch()
 
     def _tell(self, place: Loaded, kind: str) -> None:
-        if self._observer:
-            self._observer.event(place.file.name, kind)
+        if self.observer:
+            self.observer.event(place.file.name, kind)
 
     def _notify(self) -> None:
         for condition, future in self._waits:

@@ -1,0 +1,100 @@
+"""Who asks, and what for: the seam where other ways to prove an identity fit in."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from kvant.serve.keys import SCOPES, Keys
+
+# First match wins; a path that matches nothing needs `admin`, so that a forgotten route is closed, not open.
+PUBLIC = "public"
+RULES: tuple[tuple[str, str, str], ...] = (
+    # methods, path (a closing * is any rest), scope
+    ("GET HEAD", "/", PUBLIC),
+    ("GET HEAD", "/health", PUBLIC),
+    ("GET HEAD", "/ready", PUBLIC),
+    ("GET HEAD", "/ui", PUBLIC),
+    ("GET HEAD", "/ui/*", PUBLIC),
+    ("GET HEAD", "/favicon.ico", PUBLIC),
+    ("GET HEAD", "/openapi.json", PUBLIC),
+    ("GET HEAD", "/api/version", PUBLIC),
+    ("GET HEAD", "/metrics", "metrics"),
+    ("GET HEAD", "/kvant/status", "metrics"),
+    ("POST", "/api/pull", "manage"),
+    ("POST", "/api/push", "manage"),
+    ("POST", "/api/create", "manage"),
+    ("POST", "/api/copy", "manage"),
+    ("DELETE", "/api/delete", "manage"),
+    ("HEAD POST", "/api/blobs/*", "manage"),
+    ("GET HEAD POST", "/api/*", "inference"),
+    ("DELETE", "/v1/models/*", "manage"),
+    ("GET HEAD POST DELETE", "/v1/*", "inference"),
+)
+
+
+class Principal(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks.
+
+    Attributes:
+        name: A name for logs and for taking turns.
+        scopes: What they may do; see `keys.SCOPES`.
+        kind: How they proved who they are: `nobody` or `key`; others may follow.
+    """
+
+    name: str
+    scopes: frozenset[str]
+    kind: str = "key"
+
+    def may(self, scope: str) -> bool:
+        """Whether a scope is theirs."""
+        return scope == PUBLIC or scope in self.scopes or "admin" in self.scopes
+
+
+class Authenticator(Protocol):
+    """Tells who asks from a request's headers."""
+
+    def authenticate(self, headers: Mapping[bytes, bytes], client: str) -> Principal | None:
+        """Return who asks; None if the request does not prove it.
+
+        Args:
+            headers: Names in lower case.
+            client: Address of the other side.
+        """
+        ...
+
+
+class KeyAuthenticator:
+    """A key in `Authorization: Bearer` or `x-api-key`.
+
+    Args:
+        keys: The keys there are.
+        required: Whether a request without a valid key is nobody's; else it is anybody's, who may do everything.
+    """
+
+    def __init__(self, keys: Keys, *, required: bool) -> None:
+        self._keys, self._required = keys, required
+
+    def authenticate(self, headers: Mapping[bytes, bytes], client: str) -> Principal | None:  # noqa: ARG002
+        """See `Authenticator.authenticate`."""
+        token = _token(headers)
+        key = self._keys.find(token) if token else None
+        if key is not None:
+            return Principal(name=key.name, scopes=frozenset(key.scopes))
+        return None if self._required else Principal(name="anybody", scopes=frozenset(SCOPES), kind="nobody")
+
+
+def needed_scope(method: str, path: str) -> str:
+    """Return the scope that a request needs."""
+    for methods, pattern, scope in RULES:
+        matches = path.startswith(pattern[:-1]) if pattern.endswith("*") else path == pattern
+        if matches and method in methods.split():
+            return scope
+    return "admin"
+
+
+def _token(headers: Mapping[bytes, bytes]) -> str:
+    kind, _, token = headers.get(b"authorization", b"").partition(b" ")
+    if kind.lower() == b"bearer" and token.strip():
+        return token.strip().decode("latin-1")
+    return headers.get(b"x-api-key", b"").strip().decode("latin-1")

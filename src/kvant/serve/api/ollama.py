@@ -168,7 +168,7 @@ def _format(wanted: Any) -> Format:
     if isinstance(wanted, dict):
         return Format(schema=wanted)
     raise ApiError(
-        f'invalid format: {msgspec.json.encode(wanted)[:100].decode("utf-8", "replace")}; '
+        f"invalid format: {msgspec.json.encode(wanted)[:100].decode('utf-8', 'replace')}; "
         'expected "json" or a valid JSON Schema object',
         param="format",
     )
@@ -347,5 +347,3 @@ def routes() -> list[Route]:
         Route("/api/generate", generate, methods=["POST"]),
         Route("/api/chat", chat, methods=["POST"]),
     ]
-
-

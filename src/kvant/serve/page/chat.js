@@ -3,7 +3,7 @@
 import { problemBox } from "./api.js";
 import { announce, button, byId, copyButton, el } from "./dom.js";
 import { render } from "./markdown.js";
-import { brief, chatModels, fillSelect } from "./models.js";
+import { brief, fillSelect, hasNone } from "./models.js";
 import { answer, optionsFrom, perFrame, statsWords } from "./stream.js";
 
 const STORE = "kvant.chat";
@@ -75,7 +75,8 @@ function send() {
 async function reply() {
   const model = byId("chat-model").value;
   const system = byId("chat-system").value.trim();
-  const messages = turns.filter((turn) => !turn.problem || turn.text)
+  // A question that got no answer at all goes too: templates want turns to alternate.
+  const messages = turns.filter((turn, i) => turn.text && !(turns[i + 1]?.problem && !turns[i + 1].text))
     .map((turn) => ({ role: turn.role, content: turn.text }));
   if (system) messages.unshift({ role: "system", content: system });
   const turn = { role: "assistant", text: "", model, state: "waiting" };
@@ -107,7 +108,7 @@ const fields = () => Object.fromEntries(Object.entries(SETTINGS).map(([name, id]
 // Drawing
 
 function draw() {
-  const none = chatModels().length === 0;
+  const none = hasNone();
   byId("chat-turns").replaceChildren(...turns.map(turnNode));
   byId("chat-empty").hidden = turns.length > 0;
   byId("chat-empty-models").hidden = !none;

@@ -52,8 +52,8 @@ function show(now) {
   byId("loaded-room").replaceChildren(
     now.limit_bytes ? memoryBar(now) : "",
     facts([
-      ["Requests answered now", models[0]?.running === undefined && models.length ? null : String(sum("running"))],
-      ["Requests waiting", models[0]?.waiting === undefined && models.length ? null : String(sum("waiting"))],
+      ["Answering now", models[0]?.running === undefined && models.length ? null : String(sum("running"))],
+      ["Waiting", models[0]?.waiting === undefined && models.length ? null : String(sum("waiting"))],
       ["Gateway itself", now.resident_bytes ? bytes(now.resident_bytes) : null],
     ]),
     el("div", { class: "grid" }, models.map(modelNode)));
@@ -80,8 +80,8 @@ function modelNode(model) {
   return el("article", { class: "card", "aria-label": model.name },
     el("h3", {}, model.name, " ", el("span", { class: busy ? "badge busy" : "badge" }, !loaded ? "loading" : busy ? "in use" : "idle")),
     facts([
-      ["Memory, predicted", bytes(model.predicted_bytes)],
-      ["Memory, now", model.resident_bytes ? bytes(model.resident_bytes) : null],
+      ["Memory", model.resident_bytes ? `${bytes(model.resident_bytes)} now` : null],
+      ["Predicted", bytes(model.predicted_bytes)],
       ["Context", loaded ? `${model.context.toLocaleString("en")} tokens a request` : null],
       ["Answering", model.running === undefined ? null : String(model.running)],
       ["Waiting", model.waiting === undefined ? null : String(model.waiting)],

@@ -9,7 +9,7 @@ const ITEM = /^( {0,12})([-*+]|\d{1,9}[.)])(?: +|$)(.*)$/;
 const RULE = /^ {0,3}([-*_])(?: *\1){2,} *$/;
 const FENCE = /^ {0,3}(`{3,}|~{3,}) *([^`]*)$/;
 const HEADING = /^ {0,3}(#{1,6}) +(.*?)(?: +#+)? *$/;
-const DIVIDER = /^ *\|?(?: *:?-{1,} *\|)+ *(?::?-{1,} *)?\|? *$/;
+const DIVIDER = /^ *\|?(?: *:?-+:? *\|)+ *(?::?-+:? *)?$/;
 
 /** Show a text in an element, changing only the blocks that differ from what it shows already. */
 export function render(container, text) {
@@ -44,19 +44,34 @@ function endOfBlock(rows, start) {
   }
   if (HEADING.test(rows[start]) || RULE.test(rows[start])) return i;
   const kind = kindOf(rows, start);
-  while (i < rows.length) {
-    if (kind === "list") {
-      const blank = !rows[i].trim();
-      const next = blank ? rows[i + 1] : rows[i];
-      if (next === undefined || !next.trim()) break;
-      if (blank && !ITEM.test(next) && !/^ {2,}/.test(next)) break;
-      if (!blank && (HEADING.test(next) || FENCE.test(next) && !/^ {2,}/.test(next))) break;
-    } else if (!rows[i].trim() || FENCE.test(rows[i]) || HEADING.test(rows[i]) || RULE.test(rows[i])) {
-      break;
-    } else if (kind !== kindOf(rows, i) && (kind !== "text" || kindOf(rows, i) !== "table") && kind !== "table") {
-      if (!(kind === "quote" && kindOf(rows, i) === "text")) break;
-    }
+  if (kind === "list") return endOfList(rows, start);
+  while (i < rows.length && rows[i].trim() && !FENCE.test(rows[i]) && !HEADING.test(rows[i]) && !RULE.test(rows[i])) {
+    if (kind === "table" ? !rows[i].includes("|") : kindOf(rows, i) !== kind) break;
     i += 1;
+  }
+  return i;
+}
+
+/** A list goes on through indented rows, items of its kind, and single blank rows between those. */
+function endOfList(rows, start) {
+  const [, indent, marker] = rows[start].match(ITEM);
+  const ordered = /\d/.test(marker);
+  let fence = null;
+  let i = start + 1;
+  for (; i < rows.length; i += 1) {
+    const at = rows[i].trim() ? i : i + 1;
+    const row = rows[at] ?? "";
+    const inner = row.match(/^ {2,}(`{3,}|~{3,})/);
+    if (fence) {
+      if (closes(rows[i], fence)) fence = null;
+      else if (rows[i].trim() && !/^ {2,}/.test(rows[i])) break;
+      continue;
+    }
+    if (!row.trim()) break;
+    const item = row.match(ITEM);
+    if (item && item[1].length <= indent.length + 1 && (/\d/.test(item[2]) !== ordered || RULE.test(row))) break;
+    if (!item && !/^ {2,}/.test(row) && (at > i || HEADING.test(row) || FENCE.test(row) || RULE.test(row))) break;
+    if (inner && at === i) fence = inner[1];
   }
   return i;
 }

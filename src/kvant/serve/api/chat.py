@@ -1,7 +1,8 @@
 """A request to a model, whichever API it came by: a conversation or a text, made into what the engine is sent.
 
 The model's own template is rendered by the engine, in its process. A template that a request or a model's settings give
-in its place is rendered by `templates`, with bounded work, and the engine gets the text.
+in its place is rendered by `templates`, with bounded work, and the engine gets the text. Where a tool must be called,
+the engine writes the call under a JSON schema, since a model that is only told so may answer in words.
 """
 
 import dataclasses
@@ -19,10 +20,17 @@ from kvant.serve.workers import Worker
 
 CHAT, TEXT, INFILL = "/v1/chat/completions", "/completion", "/infill"
 MAX_TRIES = 32
+COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""Word to the engine's grammar (llguidance) that keeps a weak model from writing white space without end."""
 
 
 class Prompt(Protocol):
     """What the engine is asked."""
+
+    @property
+    def forced(self) -> bool:
+        """Whether the answer is one call of a tool, as JSON."""
+        ...
 
     async def request(self, worker: Worker) -> tuple[str, dict[str, Any]]:
         """Return the engine's route and the body to send there."""
@@ -78,9 +86,14 @@ class Chat:
     top_logprobs: int | None = None
     verbose: bool = False
 
+    @property
+    def forced(self) -> bool:
+        """Whether the answer is one call of a tool, as JSON."""
+        return bool(self.tools) and self.tool_choice == "required"
+
     async def request(self, worker: Worker) -> tuple[str, dict[str, Any]]:
         """See `Prompt`."""
-        if self.template is not None or self.context:
+        if self.template is not None or self.context or self.forced:
             return await self._as_text(worker)
         body = {"messages": self.messages, "stream": True, "stream_options": {"include_usage": True}} | self._common()
         if self.tools:
@@ -111,8 +124,8 @@ class Chat:
 
     async def _as_text(self, worker: Worker) -> tuple[str, dict[str, Any]]:
         """Return the request with the messages rendered already."""
-        if self.tools:
-            raise ApiError("tools: cannot be used with another template than the model's own. Leave one out.")
+        if self.tools and not self.forced:
+            raise ApiError("tools: are read only from answers to the model's own template. Leave one out.")
         body = self._common()
         arguments = body.pop("chat_template_kwargs", {})
         text = await self._rendered(worker, arguments)
@@ -124,19 +137,23 @@ class Chat:
         if not tokens:
             raise ApiError("template: leaves nothing to send to the model. Use another one.", param="template")
         body |= {"prompt": tokens, "stream": True}
-        if self.format.schema is not None:
-            body["json_schema"] = self.format.schema
+        schema = _call_schema(self.tools) if self.forced else self.format.schema
+        if schema is not None:
+            body["json_schema"] = _compact(schema)
         if self.top_logprobs is not None:
             body["n_probs"] = max(1, self.top_logprobs)
         return TEXT, body
 
     async def _rendered(self, worker: Worker, arguments: dict[str, Any]) -> str:
         if self.template is None:
-            return await apply_template(worker, self.messages)
+            more: dict[str, Any] = {"chat_template_kwargs": arguments} if arguments else {}
+            if self.tools:
+                more["tools"] = self.tools
+            return await apply_template(worker, self.messages, **more)
         known = await properties(worker)
         return templates.render(
             self.template, self.messages, bos_token=str(known.get("bos_token", "")),
-            eos_token=str(known.get("eos_token", "")), arguments=arguments,
+            eos_token=str(known.get("eos_token", "")), arguments=arguments, tools=self.tools or None,
         )  # fmt: skip
 
     async def shorter(self, error: ContextExceededError, worker: Worker) -> Self | None:  # noqa: ARG002
@@ -152,6 +169,26 @@ class Chat:
         while len(kept) > 1 and kept[0]["role"] == "tool":  # its call is gone
             del kept[0]
         return dataclasses.replace(self, messages=kept)
+
+
+def _call_schema(tools: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the JSON schema of a call of one of the tools."""
+    calls = []
+    for tool in tools:
+        function = tool["function"]
+        arguments = function.get("parameters") or {"type": "object"}
+        calls.append({
+            "type": "object",
+            "properties": {"name": {"const": function["name"]}, "arguments": arguments},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        })  # fmt: skip
+    return {"anyOf": calls}
+
+
+def _compact(schema: Any) -> Any:
+    """Return a schema that allows no white space without end; chats, whose grammar the engine makes itself, need none."""
+    return {"x-guidance": COMPACT} | schema if isinstance(schema, dict) else schema
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,11 +209,16 @@ class Text:
     format: Format = Format()
     top_logprobs: int | None = None
 
+    @property
+    def forced(self) -> bool:
+        """See `Prompt`."""
+        return False
+
     async def request(self, worker: Worker) -> tuple[str, dict[str, Any]]:  # noqa: ARG002
         """See `Prompt`."""
         body: dict[str, Any] = {"cache_prompt": True, "stream": True} | self.sampling
         if self.format.schema is not None:
-            body["json_schema"] = self.format.schema
+            body["json_schema"] = _compact(self.format.schema)
         if self.format.grammar is not None:
             body["grammar"] = self.format.grammar
         if self.top_logprobs is not None:
@@ -188,7 +230,8 @@ class Text:
     async def shorter(self, error: ContextExceededError, worker: Worker) -> Self | None:
         """Return the text without its beginning."""
         tokens = self.text if isinstance(self.text, list) else await tokenize(worker, self.text, special=False)
-        cut = error.n_tokens - error.n_context + 2
+        room = min(self.sampling.get("n_predict", error.n_context // 4), error.n_context // 2)
+        cut = error.n_tokens - error.n_context + room
         if cut >= len(tokens):
             return None
         return dataclasses.replace(self, text=tokens[cut:])

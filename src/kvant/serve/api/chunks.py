@@ -3,6 +3,7 @@
 Source: llama.cpp tools/server/README.md; every field read here was seen in its answers.
 """
 
+import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,13 +13,21 @@ from kvant.errors import EngineError
 from kvant.serve.api.failure import ApiError, ContextExceededError
 
 
-class TokenLogprob(msgspec.Struct, omit_defaults=True):
+class TopLogprob(msgspec.Struct):
+    """A token and how probable it was."""
+
+    token: str
+    logprob: float
+    bytes: list[int] = []
+
+
+class TokenLogprob(msgspec.Struct):
     """A token, how probable it was, and what else could have stood there."""
 
     token: str
     logprob: float
     bytes: list[int] = []
-    top_logprobs: list["TokenLogprob"] = []
+    top_logprobs: list[TopLogprob] = []
 
 
 class Logprobs(msgspec.Struct):
@@ -212,7 +221,7 @@ def refusal(status: int, answer: Any) -> ApiError:
     status = code if isinstance(code, int) and 400 <= code < 600 else status
     if status == 501:
         return ApiError(f"engine: {message}. Use another model.", code="not_supported")
-    if 400 <= status < 500:
+    if 400 <= status < 500 or "too large to process" in message:
         return ApiError(f"engine: {message}. Mend the request.", code="invalid_request")
     return ApiError(f"engine: {message}. Try again; see the gateway's log.", status=max(status, 500), code="engine")
 
@@ -262,3 +271,29 @@ async def gather(pieces: AsyncIterator[Piece]) -> Whole:
         whole.add(piece)
     whole.text, whole.reasoning = "".join(texts), "".join(thoughts)
     return whole
+
+
+class WrittenCall(msgspec.Struct):
+    """A call of a tool as the engine writes it under a schema."""
+
+    name: str
+    arguments: msgspec.Raw
+
+
+async def forced_call(pieces: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
+    """Yield an answer that is the JSON of one call as that call; one that was cut off stays text."""
+    texts = []
+    async for piece in pieces:
+        texts.append(piece.text)
+        if piece.finish is None:
+            continue
+        text = "".join(texts)
+        try:
+            call = msgspec.json.decode(text, type=WrittenCall)
+        except msgspec.MsgspecError:
+            piece.text = text
+        else:
+            function = FunctionDelta(call.name, bytes(call.arguments).decode())
+            piece.text, piece.finish = "", "tool_calls"
+            piece.tools = [ToolDelta(0, f"call_{secrets.token_hex(12)}", function)]
+        yield piece

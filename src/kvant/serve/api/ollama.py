@@ -24,7 +24,6 @@ from kvant.serve.api.ollama_types import (
     FunctionCall,
     GenerateRequest,
     GenerateResponse,
-    KeepAlive,
     Message,
     ToolCall,
     seconds,
@@ -75,7 +74,7 @@ async def generate(request: Request) -> Response:
     body = await read(request, GenerateRequest)
     file = find(request, body.model)
     keep_alive = seconds(body.keep_alive)
-    shape = _generate_shape(body.model)
+    shape = _generate_shape(body.model, context=not (body.raw or body.suffix))
     plain = not (body.prompt or body.suffix or body.context)
     if plain and not body.images:
         return _only_load(request, file, shape, body.options, keep_alive, stream=body.stream is not False)
@@ -204,7 +203,7 @@ def _engine_message(message: Message, file: ModelFile) -> dict[str, Any]:
 # Answers
 
 
-def _generate_shape(name: str) -> Shape:
+def _generate_shape(name: str, *, context: bool) -> Shape:
     def line(text: str, thinking: str, logprobs: Any, _calls: Any = None) -> bytes:
         return _encode(
             GenerateResponse(
@@ -222,7 +221,7 @@ def _generate_shape(name: str) -> Shape:
             )
         )  # fmt: skip
 
-    return Shape(name=name, line=line, last=last, context=True)
+    return Shape(name=name, line=line, last=last, context=context)
 
 
 def _chat_shape(name: str) -> Shape:
@@ -318,7 +317,7 @@ def _calls(calls: list[ToolDelta]) -> list[ToolCall] | None:
 
 
 def _only_load(
-    request: Request, file: ModelFile, shape: Shape, options: dict[str, Any] | None, keep_alive: KeepAlive | None,
+    request: Request, file: ModelFile, shape: Shape, options: dict[str, Any] | None, keep_alive: float | None,
     *, stream: bool,
 ) -> Answer:  # fmt: skip
     """Answer a request without a prompt: it loads the model, or unloads it with `keep_alive` 0."""

@@ -10,13 +10,17 @@ from starlette.requests import Request
 
 from kvant.errors import EngineReplyError
 from kvant.serve.api.chat import CHAT, MAX_TRIES, Prompt
-from kvant.serve.api.chunks import Piece, chat_piece, refusal, text_piece
+from kvant.serve.api.chunks import Piece, Usage, chat_piece, forced_call, refusal, text_piece
 from kvant.serve.api.failure import ContextExceededError
 from kvant.serve.api.wire import gateway
 from kvant.serve.library import ModelFile
 
 if TYPE_CHECKING:
     from kvant.serve.lease import Lease
+    from kvant.serve.metrics import RequestTimer
+
+_TOKEN = b'{"choices":[{"finish_reason":null,'
+_ROLE = _TOKEN + b'"index":0,"delta":{"role"'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,8 @@ class Answering:
     truncated: bool
     _first: bytes
     _rest: AsyncIterator[bytes]
+    _meter: "Meter"
+    _forced: bool
 
     async def payloads(self) -> AsyncIterator[bytes]:
         """Yield the engine's events.
@@ -62,12 +68,18 @@ class Answering:
         Raises:
             ApiError: The engine failed in the middle.
         """
-        yield _sound(self._first)
+        self._meter.see(self._first)
+        yield self._first
         async for payload in self._rest:
-            yield _sound(payload)
+            self._meter.see(_sound(payload))
+            yield payload
+        self._meter.end()
 
-    async def pieces(self) -> AsyncIterator[Piece]:
+    def pieces(self) -> AsyncIterator[Piece]:
         """Yield what the events add."""
+        return forced_call(self._read()) if self._forced else self._read()
+
+    async def _read(self) -> AsyncIterator[Piece]:
         read = chat_piece if self.chat else text_piece
         async for payload in self.payloads():
             yield read(payload)
@@ -82,7 +94,9 @@ async def answering(job: Job) -> AsyncIterator[Answering]:
         KvantError: No worker could be had.
     """
     async with contextlib.AsyncExitStack() as stack:
-        scheduler = gateway(job.request).scheduler
+        here = gateway(job.request)
+        timer = stack.enter_context(here.metrics.request(job.file.name))
+        scheduler = here.scheduler
         lease = await stack.enter_async_context(
             scheduler.lease(job.file, caller=caller(job.request), context=job.context, keep_alive=job.keep_alive)
         )
@@ -109,7 +123,43 @@ async def answering(job: Job) -> AsyncIterator[Answering]:
         else:
             raise reason
         stack.push_async_callback(events.aclose)  # type: ignore[attr-defined]
-        yield Answering(lease, path == CHAT, truncated, first, events)
+        yield Answering(lease, path == CHAT, truncated, first, events, Meter(timer, chat=path == CHAT), prompt.forced)
+
+
+class Meter:
+    """Counts tokens by the engine's events without reading them: by how they begin, which was seen in its answers.
+
+    Args:
+        timer: What is told.
+        chat: Whether the events are those of a chat.
+    """
+
+    def __init__(self, timer: "RequestTimer", *, chat: bool) -> None:
+        self._timer, self._chat = timer, chat
+        self._reason = "stop"
+        self._usage = Usage()
+
+    def see(self, payload: bytes) -> None:
+        """Count an event."""
+        if not self._chat:
+            if b'"stop":false' in payload:
+                self._timer.token()
+            else:
+                piece = text_piece(payload)
+                self._reason, self._usage = piece.finish or "stop", piece.usage or Usage()
+        elif payload.startswith(_TOKEN):
+            if not payload.startswith(_ROLE):
+                self._timer.token()
+        else:
+            piece = chat_piece(payload)
+            self._reason, self._usage = piece.finish or self._reason, piece.usage or self._usage
+
+    def end(self) -> None:
+        """Tell that the answer is whole."""
+        usage = self._usage
+        self._timer.finish(
+            self._reason, prompt_tokens=usage.prompt_tokens, generated_tokens=usage.completion_tokens or None
+        )
 
 
 def _sound(payload: bytes) -> bytes:

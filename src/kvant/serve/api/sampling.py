@@ -89,6 +89,7 @@ def _value(name: str, value: Any, rule: Parameter) -> Any:
         raise ApiError(f'option "{name}" must be of type {rule.kind}', param=name)
     if isinstance(value, list):
         return _stops(name, value)
+    assert isinstance(value, int | float)
     if not rule.low <= value <= rule.high:  # also refuses NaN
         raise ApiError(f"{name}: {value} is not from {rule.low:g} to {rule.high:g}. Choose another value.", param=name)
     return value

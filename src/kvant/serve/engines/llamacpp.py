@@ -30,8 +30,11 @@ def parameters(start: Start) -> Any:
     params.cache_idle_slots = start.prompt_cache_bytes > 0
     if start.threads:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = start.threads
-    if start.embedding:
-        params.embedding = True
+    params.embedding = True
+    if start.embedding:  # its own pooling; a text is read in one batch
+        params.n_batch = params.n_ubatch = start.context
+    else:
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     _speculate(params, start)
     return params
 

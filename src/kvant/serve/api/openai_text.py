@@ -1,0 +1,192 @@
+"""OpenAI's API: /v1/completions, /v1/embeddings, /v1/models.
+
+Source: OpenAI's API reference.
+"""
+
+import asyncio
+import base64
+import struct
+import time
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from kvant.serve.api.answer import SSE, Answer, Output
+from kvant.serve.api.chat import Format, Text, require
+from kvant.serve.api.chunks import TokenLogprob, Usage, Whole, gather
+from kvant.serve.api.embeddings import embed
+from kvant.serve.api.failure import ApiError
+from kvant.serve.api.ollama_types import seconds
+from kvant.serve.api.openai import DONE, OPENAI, common_sampling, new_id, out_usage
+from kvant.serve.api.openai_types import CompletionRequest, EmbeddingRequest, ListedModel
+from kvant.serve.api.run import Job, answering
+from kvant.serve.api.wire import as_json, check, endpoint, gateway, read
+from kvant.serve.library import ModelFile
+
+MAX_PROMPTS = 128
+MAX_LOGPROBS = 20
+Tokens = list[int]
+_encode = msgspec.json.Encoder().encode
+
+
+@endpoint(OPENAI)
+async def completions(request: Request) -> Response:
+    """POST /v1/completions."""
+    body = await read(request, CompletionRequest)
+    file = gateway(request).library.find(body.model)
+    require(file)
+    check(body.best_of in (None, 1), "best_of: only 1 is made here. Leave it out.", "best_of")
+    check(not body.echo, "echo: is not supported. Put the prompt before the answer yourself.", "echo")
+    check(body.logprobs is None or 0 <= body.logprobs <= MAX_LOGPROBS,
+          f"logprobs: {body.logprobs} is not from 0 to {MAX_LOGPROBS}.", "logprobs")  # fmt: skip
+    sampling = common_sampling(body, file, body.max_tokens or 16)
+    jobs = [
+        Job(
+            request=request, file=file, keep_alive=seconds(body.keep_alive),
+            prompt=Text(
+                text=prompt, suffix=body.suffix, sampling=sampling, format=Format(grammar=body.grammar),
+                top_logprobs=body.logprobs,
+            ),
+        )
+        for prompt in many(body.prompt, "prompt", MAX_PROMPTS)
+    ]  # fmt: skip
+    if body.stream:
+        return Answer(lambda out: _stream(out, jobs, body), OPENAI)
+    return Answer(lambda out: _whole(out, jobs, body), OPENAI)
+
+
+def many(value: str | list[Any], name: str, limit: int) -> list[str] | list[Tokens]:
+    """Return the prompts that a field gives: a text, texts, token ids, or lists of them.
+
+    Raises:
+        ApiError: They are mixed, or too many.
+    """
+    if isinstance(value, str):
+        return [value]
+    if value and all(isinstance(item, int) for item in value):
+        value = [value]
+    check(bool(value), f"{name}: is empty. Give at least one.", name)
+    check(len(value) <= limit, f"{name}: {len(value)} exceed the limit of {limit}. Send fewer.", name)
+    kind = type(value[0])
+    check(kind in (str, list) and all(type(item) is kind for item in value),
+          f"{name}: is not a text, a list of texts, or lists of token ids. Mend the request.", name)  # fmt: skip
+    if kind is list:
+        low, high = min(map(min, filter(None, value)), default=0), max(map(max, filter(None, value)), default=0)
+        check(low >= 0 and high < 1 << 31, f"{name}: {low}..{high} are no token ids.", name)
+        check(all(value), f"{name}: a list of token ids is empty.", name)
+    return value
+
+
+async def _stream(out: Output, jobs: list[Job], body: CompletionRequest) -> None:
+    head = {"id": new_id("cmpl"), "object": "text_completion", "created": int(time.time()), "model": body.model}
+    total = Usage()
+    for index, job in enumerate(jobs):
+        offset = 0
+        async with answering(job) as answer:
+            if not out.started:
+                await out.start(SSE)
+            async for piece in answer.pieces():
+                logprobs = _legacy(piece.logprobs, body.logprobs, offset) if piece.logprobs else None
+                offset += len(piece.text)
+                choice = {"index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish}
+                await out.write(b"data: " + _encode(head | {"choices": [choice]}) + b"\n\n")
+                if piece.usage:
+                    _add(total, piece.usage)
+    if body.stream_options is not None and body.stream_options.include_usage:
+        await out.write(b"data: " + _encode(head | {"choices": [], "usage": out_usage(total)}) + b"\n\n")
+    await out.write(DONE)
+
+
+async def _whole(out: Output, jobs: list[Job], body: CompletionRequest) -> None:
+    total, choices = Usage(), []
+    for index, job in enumerate(jobs):
+        async with answering(job) as answer:
+            whole: Whole = await gather(answer.pieces())
+        _add(total, whole.usage)
+        logprobs = None if body.logprobs is None else _legacy(whole.logprobs, body.logprobs, 0)
+        choices.append({"index": index, "text": whole.text, "logprobs": logprobs, "finish_reason": whole.finish})
+    await out.whole(
+        {
+            "id": new_id("cmpl"), "object": "text_completion", "created": int(time.time()), "model": body.model,
+            "choices": choices, "usage": out_usage(total),
+        }
+    )  # fmt: skip
+
+
+def _add(total: Usage, usage: Usage) -> None:
+    total.prompt_tokens += usage.prompt_tokens
+    total.completion_tokens += usage.completion_tokens
+    total.total_tokens += usage.total_tokens
+    total.prompt_tokens_details.cached_tokens += usage.prompt_tokens_details.cached_tokens
+
+
+def _legacy(tokens: list[TokenLogprob], top: int | None, offset: int) -> dict[str, Any]:
+    """Return probabilities in the form of /v1/completions."""
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token.token)
+    return {
+        "tokens": [token.token for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [{t.token: t.logprob for t in token.top_logprobs} for token in tokens] if top else None,
+        "text_offset": offsets,
+    }
+
+
+@endpoint(OPENAI)
+async def embeddings(request: Request) -> Response:
+    """POST /v1/embeddings."""
+    body = await read(request, EmbeddingRequest)
+    file = gateway(request).library.find(body.model)
+    inputs = many(body.input, "input", 2048)
+
+    async def run(out: Output) -> None:
+        made = await embed(request, file, inputs, dimensions=body.dimensions)
+        data = [
+            {"object": "embedding", "index": i, "embedding": _packed(vector) if base64_wanted else vector}
+            for i, vector in enumerate(made.vectors)
+        ]
+        usage = {"prompt_tokens": made.n_tokens, "total_tokens": made.n_tokens}
+        await out.whole({"object": "list", "model": body.model, "data": data, "usage": usage})
+
+    base64_wanted = body.encoding_format == "base64"
+    return Answer(run, OPENAI)
+
+
+def _packed(vector: list[float]) -> str:
+    """Return float32 numbers, little-endian, in base64."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")
+
+
+@endpoint(OPENAI)
+async def models(request: Request) -> Response:
+    """GET /v1/models."""
+    files = await asyncio.to_thread(gateway(request).library.list)
+    return as_json({"object": "list", "data": [_listed(file) for file in files]})
+
+
+@endpoint(OPENAI)
+async def model(request: Request) -> Response:
+    """GET /v1/models/{id}."""
+    name = request.path_params["name"]
+    if not name:
+        raise ApiError("model: is missing in the path.", param="model")
+    return as_json(_listed(gateway(request).library.find(name)))
+
+
+def _listed(file: ModelFile) -> ListedModel:
+    return ListedModel(id=file.name, created=int(file.modified_at.timestamp()))
+
+
+def routes() -> list[Route]:
+    """Return the routes of this module."""
+    return [
+        Route("/v1/completions", completions, methods=["POST"]),
+        Route("/v1/embeddings", embeddings, methods=["POST"]),
+        Route("/v1/models", models, methods=["GET"]),
+        Route("/v1/models/{name:path}", model, methods=["GET"]),
+    ]

@@ -1,0 +1,268 @@
+"""The door, tried from outside through the whole application."""
+
+import asyncio
+import json
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from kvant.errors import AccessError, KvantError, ModelNotFoundError, QueueFullError, WorkerError
+from kvant.serve import api
+from kvant.serve.access import Principal, needed_scope
+from kvant.serve.app import caller, make_app
+from kvant.serve.door import check_safe, error_body, nesting
+from kvant.serve.keys import Keys
+from kvant.serve.library import DirectoryLibrary
+from kvant.serve.settings import Settings
+
+ERRORS: dict[str, KvantError] = {
+    "missing": ModelNotFoundError("model 'x': is not there."), "full": QueueFullError("queue: full.", retry_after_s=7),
+    "crash": WorkerError("model 'x': crashed."),
+}  # fmt: skip
+
+
+async def echo(request: Request) -> Response:
+    body = await request.body()
+    return JSONResponse({"bytes": len(body), "caller": caller(request), "id": request.state.request_id})
+
+
+async def fail(request: Request) -> Response:
+    kind = request.path_params["kind"]
+    raise ERRORS.get(kind) or ZeroDivisionError(kind)
+
+
+@pytest.fixture
+def routes(monkeypatch: pytest.MonkeyPatch) -> None:
+    post = ["POST"]
+    extra = [
+        Route("/v1/echo", echo, methods=post), Route("/api/echo", echo, methods=post),
+        Route("/api/blobs/{digest}", echo, methods=post), Route("/v1/messages", echo, methods=post),
+        Route("/v1/fail/{kind}", fail), Route("/api/fail/{kind}", fail), Route("/forgotten", echo),
+    ]  # fmt: skip
+    monkeypatch.setattr(api, "routes", lambda: extra)
+
+
+@pytest.fixture
+def client(routes: None, tmp_path: Path) -> Iterator[TestClient]:  # noqa: ARG001
+    with make_client(tmp_path) as made:
+        yield made
+
+
+def make_client(directory: Path, host: str = "http://127.0.0.1:11500", **settings: Any) -> TestClient:
+    settings = {"max_ram_bytes": 1, "drain_s": 0, "keys_file": directory / "keys.json", **settings}
+    app = make_app(Settings(**settings), DirectoryLibrary(directory))
+    return TestClient(app, base_url=host, raise_server_exceptions=False)
+
+
+def test_health_readiness_and_request_ids(client: TestClient) -> None:
+    for path, status in (("/health", "ok"), ("/ready", "ready")):
+        answer = client.get(path, headers={"X-Request-Id": "mine-1"})
+        assert (answer.status_code, answer.json()["status"]) == (200, status)
+        assert answer.headers["x-request-id"] == "mine-1"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    odd = client.get("/health", headers={"X-Request-Id": 'a"} {"event": "forged'})
+    assert len(odd.headers["x-request-id"]) == 16
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "LOCALHOST"])
+def test_own_names_are_let_in(client: TestClient, host: str) -> None:
+    assert client.get("/health", headers={"Host": f"{host}:11500"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:11500", "", "10.0.0.1"]
+)
+def test_other_names_are_dns_rebinding(client: TestClient, host: str) -> None:
+    answer = client.post("/v1/echo", json={}, headers={"Host": host})
+    assert (answer.status_code, "is not this gateway" in answer.text) == (403, True)
+
+
+def test_a_name_can_be_allowed(routes: None, tmp_path: Path) -> None:  # noqa: ARG001
+    with make_client(tmp_path, "http://box.lan:11500", allow_hosts=("box.lan",)) as client:
+        assert client.post("/v1/echo", json={}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://127.0.0.1:9999", "http://127.0.0.1.evil:11500"]
+)
+def test_pages_of_other_sites_may_neither_read_nor_do_anything(client: TestClient, origin: str) -> None:
+    for method, path in (("POST", "/v1/echo"), ("GET", "/v1/models"), ("OPTIONS", "/v1/echo")):
+        answer = client.request(method, path, headers={"Origin": origin})
+        assert answer.status_code == 403
+        assert "access-control-allow-origin" not in answer.headers
+
+
+def test_own_pages_and_allowed_origins(routes: None, tmp_path: Path) -> None:  # noqa: ARG001
+    with make_client(tmp_path, allow_origins=("https://app.example",)) as client:
+        own = client.post("/v1/echo", json={}, headers={"Origin": "http://127.0.0.1:11500"})
+        assert own.status_code == 200
+        assert "access-control-allow-origin" not in own.headers
+        other = client.post("/v1/echo", json={}, headers={"Origin": "https://app.example"})
+        assert other.headers["access-control-allow-origin"] == "https://app.example"
+        before = client.options("/v1/echo", headers={"Origin": "https://app.example"})
+        assert (before.status_code, "x-api-key" in before.headers["access-control-allow-headers"]) == (204, True)
+
+
+def test_keys_and_scopes(routes: None, tmp_path: Path) -> None:  # noqa: ARG001
+    keys = Keys(tmp_path / "keys.json")
+    tokens = {scope: keys.add(scope, (scope,)) for scope in ("inference", "manage", "metrics", "admin")}
+    cases = {
+        ("POST", "/v1/echo"): {"inference", "admin"},
+        ("POST", "/api/echo"): {"inference", "admin"},
+        ("POST", "/api/blobs/x"): {"manage", "admin"},
+        ("GET", "/metrics"): {"metrics", "admin"},
+        ("GET", "/kvant/status"): {"metrics", "admin"},
+        ("GET", "/forgotten"): {"admin"},
+        ("GET", "/health"): {*tokens, ""},
+    }
+    with make_client(tmp_path, require_keys=True) as client:
+        for (method, path), allowed in cases.items():
+            for scope in (*tokens, ""):
+                headers = {"Authorization": f"Bearer {tokens[scope]}"} if scope else {}
+                status = client.request(method, path, headers=headers).status_code
+                assert status == (200 if scope in allowed else 403 if scope else 401), (path, scope)
+        answer = client.post("/v1/echo", headers={"x-api-key": tokens["inference"]})
+        assert answer.json()["caller"] == "inference"
+        wrong = client.post("/v1/echo", headers={"Authorization": "Bearer kvant-wrong"})
+        assert (wrong.status_code, wrong.headers["www-authenticate"]) == (401, "Bearer")
+        keys.revoke("inference")
+        assert client.post("/v1/echo", headers={"x-api-key": tokens["inference"]}).status_code == 401
+
+
+def test_on_loopback_any_key_will_do_as_clients_send_one_always(client: TestClient) -> None:
+    answer = client.post("/v1/echo", headers={"Authorization": "Bearer ollama"})
+    assert (answer.status_code, answer.json()["caller"]) == (200, "anybody")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scope"),
+    [
+        ("POST", "/api/pull", "manage"), ("DELETE", "/api/delete", "manage"), ("DELETE", "/api/chat", "admin"),
+        ("POST", "/metrics", "admin"), ("PUT", "/v1/chat/completions", "admin"), ("GET", "/", "public"),
+        ("POST", "/", "admin"), ("GET", "//v1/models", "admin"), ("GET", "/api/version", "public"),
+    ],
+)  # fmt: skip
+def test_the_scope_of_a_path(method: str, path: str, scope: str) -> None:
+    assert needed_scope(method, path) == scope
+
+
+def test_another_authenticator_fits_in(routes: None, tmp_path: Path) -> None:  # noqa: ARG001
+    class Sure:
+        def authenticate(self, headers: Any, client: str) -> Principal | None:  # noqa: ARG002
+            return Principal(name="sso", scopes=frozenset({"inference"}), kind="oidc")
+
+    app = make_app(Settings(max_ram_bytes=1), DirectoryLibrary(tmp_path), authenticator=Sure())
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        assert client.post("/v1/echo").json()["caller"] == "sso"
+        assert client.get("/metrics").status_code == 403
+
+
+def test_bodies_that_are_too_long_too_deep_or_not_whole(routes: None, tmp_path: Path) -> None:  # noqa: ARG001
+    with make_client(tmp_path, max_body_bytes=1000, max_json_depth=8, max_blob_bytes=5000) as client:
+        assert client.post("/v1/echo", content=b"x" * 1000).json()["bytes"] == 1000
+        assert client.post("/v1/echo", content=b"x" * 1001).status_code == 413
+        assert client.post("/v1/echo", content=iter([b"x" * 600] * 2)).status_code == 413  # without a length
+        assert client.post("/v1/echo", content=b"[" * 8 + b"]" * 8).status_code == 200
+        assert client.post("/v1/echo", content=b"[" * 9).status_code == 400
+        assert client.post("/v1/echo", content=json.dumps(["[" * 100, {"a": "{{{{{{{{{{"}])).status_code == 200
+        assert client.post("/api/blobs/x", content=b"x" * 5000).json()["bytes"] == 5000
+        assert client.post("/api/blobs/x", content=b"x" * 5001).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("body", "depth"),
+    [
+        (b"[]" * 100, 1), (b'{"a": [1, {"b": "]]]]"}]}' + b"{}" * 9, 3), (b'"' + b"\\" * 9 + b"[" * 50, 6),
+        (b'["\\"[[[[[[[[[[[[[["]' + b"[]" * 9, 1), (b"[" * 100_000, 6), (b"", 0), (b"]]]]]]]" + b"[[[[[[[[", 1),
+    ],
+)  # fmt: skip
+def test_nesting(body: bytes, depth: int) -> None:
+    assert nesting(body, 5) == depth
+
+
+def test_requests_a_minute(routes: None, tmp_path: Path) -> None:  # noqa: ARG001
+    with make_client(tmp_path, requests_per_minute=3) as client:
+        statuses = [client.post("/v1/echo").status_code for _ in range(4)]
+        assert statuses == [200, 200, 200, 429]
+        answer = client.post("/v1/echo")
+        assert 1 <= int(answer.headers["retry-after"]) <= 20
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "shape"),
+    [
+        ("/v1/fail/missing", 404, "openai"), ("/api/fail/missing", 404, "ollama"), ("/v1/fail/full", 503, "openai"),
+        ("/v1/fail/crash", 502, "openai"), ("/v1/fail/defect", 500, "openai"), ("/v1/nowhere", 404, "openai"),
+        ("/api/nowhere", 404, "ollama"),
+    ],
+)  # fmt: skip
+def test_errors_are_worded_as_the_api_words_them(client: TestClient, path: str, status: int, shape: str) -> None:
+    answer = client.get(path, headers={"X-Request-Id": "r1"})
+    assert (answer.status_code, answer.headers["x-request-id"]) == (status, "r1")
+    error = answer.json()["error"]
+    assert isinstance(error, str) == (shape == "ollama")
+    assert "ZeroDivision" not in answer.text
+    if status in (502, 503):
+        assert int(answer.headers["retry-after"]) >= 1
+    assert error_body("/v1/messages", 404, "x")["error"]["type"] == "not_found_error"
+
+
+def test_the_log_has_ids_and_paths_but_no_words_of_requests(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="kvant.serve"):
+        client.post("/v1/echo?q=hidden", json={"prompt": "secret words"}, headers={"X-Request-Id": "r9"})
+    (record,) = [r for r in caplog.records if r.getMessage() == "request"]
+    fields = record.fields  # type: ignore[attr-defined]
+    assert (fields["id"], fields["path"], fields["status"], fields["caller"]) == ("r9", "/v1/echo", 200, "anybody")
+    assert "secret" not in str(fields)
+    assert "hidden" not in str(fields)
+
+
+@pytest.mark.parametrize(
+    ("settings", "has_keys", "message"),
+    [
+        ({"host": "0.0.0.0"}, False, r"host 0\.0\.0\.0: can be reached by others.*kvant key add"),
+        ({"host": "192.168.1.2"}, False, "can be reached"),
+        ({"host": "::"}, False, "can be reached"),
+        ({"host": "box.lan"}, False, "can be reached"),
+        ({"require_keys": True}, False, "no key to ask"),
+        ({"tls_cert": Path("c.pem")}, True, "TLS"),
+        ({"host": "0.0.0.0"}, True, None),
+        ({"host": "127.0.0.1"}, False, None),
+        ({"host": "::1"}, False, None),
+        ({"host": "localhost"}, False, None),
+    ],
+)
+def test_a_gateway_that_would_stand_open_does_not_start(
+    settings: dict[str, Any], has_keys: bool, message: str | None
+) -> None:
+    if message is None:
+        check_safe(Settings(**settings), has_keys=has_keys)
+    else:
+        with pytest.raises(AccessError, match=message):
+            check_safe(Settings(**settings), has_keys=has_keys)
+
+
+def test_websockets_and_broken_uploads_reach_nothing(routes: None, tmp_path: Path) -> None:  # noqa: ARG001
+    app = make_app(Settings(max_ram_bytes=1), DirectoryLibrary(tmp_path))
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    async def gone() -> MutableMapping[str, Any]:
+        return {"type": "http.disconnect"}
+
+    headers = [(b"host", b"127.0.0.1"), (b"content-length", b"10")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/echo", "headers": headers, "query_string": b""}
+    asyncio.run(app({"type": "websocket", "path": "/v1/echo", "headers": headers}, gone, send))
+    assert sent == []
+    asyncio.run(app(scope, gone, send))
+    assert sent[0]["status"] == 400

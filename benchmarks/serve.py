@@ -1,0 +1,243 @@
+"""What the gateway costs: the engine's bare server against the same server behind the gateway, same model, same run.
+
+Requests to both alternate, so that what else the machine does falls on both. The client is the same and asks both for
+`/v1/chat/completions`. Where this kvant has no such route (yet), the gateway gets one that passes everything through.
+
+    python benchmarks/serve.py MODEL.gguf [--rounds 10] [--tokens 64] [--streams 64] [--json]
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kvant.serve import api
+from kvant.serve.library import DirectoryLibrary, model_file
+from kvant.serve.loopback import Exchange
+from kvant.serve.memory import start_message
+from kvant.serve.settings import Settings
+from kvant.serve.workers import start_worker
+
+CHAT = "/v1/chat/completions"
+QUESTION = "Write a long story about a lighthouse keeper and the sea."
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where to ask, and with which key."""
+
+    port: int
+    key: str
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One streamed answer: seconds to the first token, tokens, seconds from there to the last."""
+
+    first_s: float
+    tokens: int
+    rest_s: float
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second after the first."""
+        return (self.tokens - 1) / self.rest_s if self.rest_s else 0.0
+
+
+async def ask(server: Server, tokens: int, *, model: str = "model") -> Timing:
+    """Stream one answer of `tokens` tokens."""
+    body = {
+        "model": model, "stream": True, "max_tokens": tokens, "temperature": 0.8, "seed": 1,
+        "messages": [{"role": "user", "content": QUESTION}], "logit_bias": {},
+    }  # fmt: skip
+    begun = time.perf_counter()
+    first = last = begun
+    n = 0
+    async with Exchange(server.port, server.key, "POST", CHAT, json.dumps(body).encode()) as exchange:
+        if exchange.status != 200:
+            raise RuntimeError((await exchange.body()).decode())
+        async for payload in exchange.events():
+            if b'"delta"' in payload:
+                last = time.perf_counter()
+                first = first if n else last
+                n += 1
+    return Timing(first - begun, n, last - first)
+
+
+def passing_through(directory: Path, settings: Settings) -> None:
+    """Run a gateway with one more route, which hands the engine's events on as they are."""
+    from starlette.requests import Request
+    from starlette.responses import Response, StreamingResponse
+    from starlette.routing import Route
+
+    from kvant.serve import server
+    from kvant.serve.app import Gateway, caller
+
+    async def chat(request: Request) -> Response:
+        body = await request.json()
+        gateway: Gateway = request.app.state.kvant
+        file = gateway.library.find(body["model"])
+
+        async def events() -> AsyncIterator[bytes]:
+            async with contextlib.AsyncExitStack() as stack:
+                timer = stack.enter_context(gateway.metrics.request(file.name))
+                lease = await stack.enter_async_context(gateway.scheduler.lease(file, caller=caller(request)))
+                payloads = await stack.enter_async_context(contextlib.aclosing(lease.worker.stream(CHAT, body)))  # type: ignore[type-var]
+                async for payload in payloads:
+                    timer.token()
+                    yield b"data: " + payload + b"\n\n"
+            yield b"data: [DONE]\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    routes = api.routes()
+    api.routes = lambda: [*routes, Route(CHAT, chat, methods=["POST"])]
+    server.serve(
+        settings, library=DirectoryLibrary(directory), started=lambda url: print(json.dumps({"url": url}), flush=True)
+    )
+
+
+@contextlib.asynccontextmanager
+async def gateway(directory: Path, parallel: int, context: int) -> AsyncIterator[tuple[Server, int, float]]:
+    """Start a gateway in a process of its own; yield where it is, its process id and the seconds it took to start."""
+    has_chat = any(getattr(route, "path", "") == CHAT for route in api.routes())
+    options = ["--parallel", str(parallel), "--context", str(context)]
+    if has_chat:
+        command = ["-m", "kvant.cli.main", "serve", "--models", str(directory), "--port", "0", "--json", *options]
+    else:
+        command = [__file__, str(directory), "--inner", *options]
+    begun = time.perf_counter()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    assert process.stdout is not None
+    try:
+        text = ""
+        while '"url"' not in text:
+            text += (await process.stdout.readline()).decode() or exit("the gateway did not start")
+        port = int(text.split('"url":')[1].rpartition(":")[2].split('"')[0])
+        yield Server(port, "any"), process.pid, time.perf_counter() - begun
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+def rss_bytes(pid: int) -> int:
+    """Resident memory of a process; 0 where the system does not tell."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+async def measure(path: Path, directory: Path, *, rounds: int, tokens: int, streams: int) -> dict[str, Any]:
+    """Measure both; see the module."""
+    name = path.stem
+    found: dict[str, Any] = {"tokens": tokens, "streams": streams, "load_average": os.getloadavg()[0]}
+    file = model_file(name, path, "0")
+    for parallel, kind in ((1, "one"), (streams, "many")):
+        settings = Settings(models=directory, parallel=parallel, context=256)
+        worker = await start_worker(start_message(file, 256, file.size_bytes * 4, settings), timeout_s=600)
+        bare = Server(worker._port, worker._start.api_key)
+        try:
+            async with gateway(directory, parallel, 256) as (behind, pid, start_s):
+                if kind == "one":
+                    found["start_s"], found["idle_rss_bytes"] = start_s, rss_bytes(pid)
+                    found["cold_first_token_s"] = (await ask(behind, 2, model=name)).first_s
+                    found |= await one_client(bare, behind, name, rounds, tokens)
+                else:
+                    await asyncio.gather(ask(bare, 2), ask(behind, 2, model=name))
+                    found |= await many_clients(bare, behind, name, streams, tokens)
+                    found["rss_after_bytes"] = rss_bytes(pid)
+        finally:
+            await worker.stop()
+    return found
+
+
+async def one_client(bare: Server, behind: Server, name: str, rounds: int, tokens: int) -> dict[str, Any]:
+    """Alternate single streams."""
+    await ask(bare, 2)
+    timings: dict[str, list[Timing]] = {"bare": [], "gateway": []}
+    for _ in range(rounds):
+        timings["bare"].append(await ask(bare, tokens))
+        timings["gateway"].append(await ask(behind, tokens, model=name))
+    firsts: dict[str, list[float]] = {"bare": [], "gateway": []}
+    for _ in range(rounds * 5):
+        firsts["bare"].append((await ask(bare, 1)).first_s)
+        firsts["gateway"].append((await ask(behind, 1, model=name)).first_s)
+    rates = {key: statistics.median(t.rate for t in value) for key, value in timings.items()}
+    medians = {key: statistics.median(value) for key, value in firsts.items()}
+    quick = {key: statistics.quantiles(value, n=4)[0] for key, value in firsts.items()}
+    return {
+        "bare_tokens_s": rates["bare"], "gateway_tokens_s": rates["gateway"],
+        "ratio_one": rates["gateway"] / rates["bare"],
+        "ratio_one_of_pairs": statistics.median(
+            b.rate / a.rate for a, b in zip(timings["bare"], timings["gateway"], strict=True)
+        ),
+        "first_token_bare_s": medians["bare"], "added_first_token_s": medians["gateway"] - medians["bare"],
+        "added_first_token_quartile_s": quick["gateway"] - quick["bare"],
+    }  # fmt: skip
+
+
+async def many_clients(bare: Server, behind: Server, name: str, streams: int, tokens: int) -> dict[str, Any]:
+    """Many streams at a time: three turns of each."""
+    totals: dict[str, list[float]] = {"bare": [], "gateway": []}
+    spreads = []
+    for _ in range(3):
+        for key, server in (("bare", bare), ("gateway", behind)):
+            begun = time.perf_counter()
+            answers = await asyncio.gather(*(ask(server, tokens, model=name) for _ in range(streams)))
+            totals[key].append(sum(answer.tokens for answer in answers) / (time.perf_counter() - begun))
+            if key == "gateway":
+                ends = [answer.tokens / (answer.first_s + answer.rest_s) for answer in answers if answer.tokens]
+                spreads.append(max(ends) / min(ends))
+    medians = {key: statistics.median(value) for key, value in totals.items()}
+    return {
+        "many_bare_tokens_s": medians["bare"], "many_gateway_tokens_s": medians["gateway"],
+        "ratio_many": medians["gateway"] / medians["bare"], "fairness_max_by_min": statistics.median(spreads),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="a GGUF file")
+    for name, default in (("rounds", 10), ("tokens", 64), ("streams", 64), ("parallel", 1), ("context", 256)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.inner:
+        ram = os.environ.get("KVANT_MAX_RAM")
+        settings = Settings(
+            port=0, models=options.model, parallel=options.parallel, context=options.context,
+            max_ram_bytes=int(ram) if ram else None,
+        )  # fmt: skip
+        passing_through(options.model, settings)
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / options.model.name
+        try:
+            path.hardlink_to(options.model)
+        except OSError:
+            path.write_bytes(options.model.read_bytes())
+        found = asyncio.run(
+            measure(path, Path(directory), rounds=options.rounds, tokens=options.tokens, streams=options.streams)
+        )
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return
+    for key, value in found.items():
+        print(f"{key:32} {value:,.4f}" if isinstance(value, float) else f"{key:32} {value:,}")
+
+
+if __name__ == "__main__":
+    main()

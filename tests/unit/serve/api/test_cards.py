@@ -13,7 +13,6 @@ from kvant.formats.gguf.reader import read_gguf
 from kvant.serve.app import make_app
 from kvant.serve.library import DirectoryLibrary
 from kvant.serve.settings import Settings
-from kvant.tensors import n_bytes
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def test_a_card_tells_what_a_model_is(client: TestClient, root: Path) -> None:
     assert (card["architecture"], card["parameters"], card["context_length"]) == ("llama", model.n_weights, 2048)
     assert (card["size_bytes"], card["has_template"]) == ((root / "tiny.gguf").stat().st_size, True)
     assert card["ram_bytes"] > card["size_bytes"]
-    assert sum(block["bytes"] for block in card["blocks"]) == sum(n_bytes(t) for t in model.tensors.values())
+    assert sum(block["bytes"] for block in card["blocks"]) == model.tensor_bytes
     assert sum(block["tensors"] for block in card["blocks"]) == len(model.tensors)
     assert card["blocks"][0]["type"] == "F16"
     assert card["passport"] is None

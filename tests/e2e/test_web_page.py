@@ -17,7 +17,7 @@ from kvant.serve.keys import Keys
 from served import Served, served, write_gguf
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=60_000)
+expect.set_options(timeout=30_000)
 TABS = ("chat", "compare", "cards", "loaded")
 HOSTILE = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script><b>bold</b>"
 
@@ -57,6 +57,16 @@ def say(page: Page, text: str, *, tokens: int | None = 8) -> None:
     page.get_by_label("Max. tokens").first.fill("" if tokens is None else str(tokens))
     page.get_by_label("Message", exact=True).fill(text)
     page.keyboard.press("Enter")
+
+
+def make_it_say(page: Page, text: str) -> None:
+    """Have the engine's grammar leave the model no other answer; it still says it token by token."""
+
+    def handle(route: Route) -> None:
+        route.continue_(post_data={**route.request.post_data_json, "format": {"const": text}})
+
+    page.unroute("**/api/chat")
+    page.route("**/api/chat", handle)
 
 
 def answers(page: Page) -> Any:
@@ -109,14 +119,14 @@ def test_escape_stops_the_answer_and_the_engine(page: Page) -> None:
 
 
 def test_answers_are_given_again_and_questions_changed(page: Page) -> None:
-    page.get_by_label("Seed").first.fill("1")
-    say(page, "Hello")
+    make_it_say(page, "First")
+    say(page, "Hello", tokens=None)
     answered(page)
-    first = answers(page).inner_text()
-    page.get_by_label("Seed").first.fill("2")
+    expect(answers(page)).to_have_text('"First"')
 
+    make_it_say(page, "Second")
     page.get_by_role("button", name="Answer again").click()
-    expect(answers(page)).not_to_have_text(first)
+    expect(answers(page)).to_have_text('"Second"')
     answered(page)
     page.locator(".mine").hover()
     page.get_by_role("button", name="Edit").click()
@@ -144,10 +154,7 @@ def test_a_conversation_outlives_a_reload_of_its_tab_alone(page: Page, chromium:
 
 
 def test_a_model_that_writes_html_writes_text(page: Page) -> None:
-    def make_it_say(route: Route) -> None:
-        route.continue_(post_data={**route.request.post_data_json, "format": {"const": HOSTILE}})
-
-    page.route("**/api/chat", make_it_say)
+    make_it_say(page, HOSTILE)
     say(page, "Show me", tokens=None)
     answered(page)
 
@@ -229,8 +236,7 @@ def test_a_variant_compared_with_itself_is_the_same_in_turn(page: Page) -> None:
     page.get_by_role("tab", name="Compare").click()
     page.get_by_label("Variant B").select_option("tiny-A")
     page.get_by_label("Variant A").select_option("tiny-A")
-    page.get_by_text("Settings").last.click()
-    page.locator("#compare-max").fill("6")
+    make_it_say(page, "The same words")
     page.get_by_label("One after the other").check()
 
     page.get_by_label("Prompt", exact=True).fill("Tell me")
@@ -247,7 +253,7 @@ def test_cards_tell_what_models_are_and_plot_them(page: Page) -> None:
     expect(card).to_contain_text("0.0500 ± 0.0020")
     expect(card).to_contain_text("91.0 %")
     expect(card).to_contain_text("bits per weight")
-    expect(card.get_by_role("list", name="Block types by bytes")).to_contain_text("BF16")
+    expect(card.get_by_role("list", name="Block types by bytes")).to_contain_text("F16 100 %")
     expect(page.locator("svg.wide .point")).to_have_count(2)
     page.locator("svg.wide .point").first.focus()
     expect(page.locator("svg.wide .tip").first).to_be_visible()
@@ -316,7 +322,7 @@ def test_refusals_are_told_in_words_and_can_be_tried_again(page: Page) -> None:
     page.get_by_role("button", name="Try again").click()
 
     answered(page)
-    expect(answers(page)).not_to_be_empty()
+    expect(page.locator(".theirs .note")).to_contain_text("tokens/s")
 
 
 @pytest.mark.parametrize(
@@ -416,7 +422,7 @@ MARKDOWN_ANSWER = "".join(
     json.dumps(line) + "\n"
     for line in (
         {"message": {"content": "# A\n\n- `b` [c](https://c.example)\n\n```py\nd\n```\n\n"}, "done": False},
-        {"message": {"content": "|e|\n|-|\n|f|\n\n> g"}, "done": False},
+        {"message": {"content": "|e|\n|-|\n|f|\n\n> " + "g" * 300 + ""}, "done": False},
         {"message": {"content": ""}, "done": True, "done_reason": "stop", "eval_count": 9, "eval_duration": 10**8},
     )
 )  # fmt: skip
@@ -426,8 +432,11 @@ MARKDOWN_ANSWER = "".join(
 def test_a_phone_shows_everything_without_scrolling_sideways(chromium: Browser, gateway: Served, tab: str) -> None:
     with opened(chromium, gateway.url, viewport=PHONE, path=f"/ui/#{tab}") as page:
         expect(page.get_by_role("tab", selected=True)).to_be_in_viewport()
+        expect(page.get_by_label("Model", exact=True)).to_be_enabled()
         if tab == "chat":
-            say(page, "w" * 300)
+            page.route("**/api/chat", lambda route: route.fulfill(body=MARKDOWN_ANSWER, content_type="text/plain"))
+            page.get_by_label("Message", exact=True).fill("w" * 300)
+            page.keyboard.press("Enter")
             answered(page)
         if tab == "cards":
             expect(page.get_by_role("article")).to_have_count(2)

@@ -66,7 +66,7 @@ function typesBar({ blocks }) {
 function passportNode(passport) {
   if (!passport) return el("p", { class: "note passport" }, "Not measured: there is no passport for this file.");
   const { kld_mean: kld, kld_se: se, ppl_ratio: ratio } = passport;
-  return el("section", { class: "passport", "aria-label": "Passport" },
+  return el("div", { class: "passport" },
     el("h4", {}, "Passport"),
     facts([
       ["Mean KLD", `${kld.toFixed(4)}${se ? ` ± ${se.toFixed(4)}` : ""}`],

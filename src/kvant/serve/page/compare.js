@@ -101,7 +101,7 @@ function mark() {
   paint(byId("text-b"), b, inB);
   const same = inA.reduce((sum, one) => sum + one, 0);
   const summary = byId("compare-summary");
-  if (!a.length && !b.length) summary.textContent = "";
+  if (!a.length && !b.length) summary.textContent = "Both answers are empty.";
   else if (same === a.length && same === b.length) summary.textContent = "Both texts are the same, word by word.";
   else {
     const share = Math.round((100 * 2 * same) / (a.length + b.length));

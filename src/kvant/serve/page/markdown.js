@@ -150,13 +150,14 @@ function table(rows) {
     el("table", {}, el("thead", {}, line("th", rows[0])), el("tbody", {}, rows.slice(2).map((row) => line("td", row)))));
 }
 
-const LINK = /\[([^[\]]{1,500})\]\((https?:\/\/[^\s()<>]{1,2000}(?:\([^\s()<>]{0,200}\))?) *(?:"[^"]{0,200}")?\)/y;
+const LINK = /\[([^[\]]{1,500})\]\((https?:\/\/[^\s()<>"]{1,2000}(?:\([^\s()<>"]{0,200}\))?) *(?:"[^"]{0,200}")?\)/y;
 const BARE = /https?:\/\/[^\s<>"'`|\\]{1,2000}/y;
 const NEXT = /[\\`*_~[h\n]/g;
 
 /** Make the nodes of a text inside a block. */
 function inline(text, depth = 0) {
   const nodes = [];
+  const barren = {}; // for each mark, up to where there is none that could end an emphasis
   let from = 0;
   let i = 0;
   const put = (start, end, node) => {
@@ -169,7 +170,7 @@ function inline(text, depth = 0) {
     const hit = NEXT.exec(text);
     if (!hit) break;
     i = hit.index;
-    const made = depth < MAX_DEPTH ? span(text, i, depth) : null;
+    const made = depth < MAX_DEPTH ? span(text, i, depth, barren) : null;
     if (made) put(i, made.end, made.node);
     else i += 1;
   }
@@ -178,7 +179,7 @@ function inline(text, depth = 0) {
 }
 
 /** Make what begins at a place of a text; null if nothing does. */
-function span(text, i, depth) {
+function span(text, i, depth, barren) {
   const c = text[i];
   if (c === "\\") return /[!-/:-@[-`{-~]/.test(text[i + 1] ?? "") ? { end: i + 2, node: text[i + 1] } : null;
   if (c === "\n") return { end: i + 1, node: text.slice(i - 2, i) === "  " ? el("br") : "\n" };
@@ -187,7 +188,7 @@ function span(text, i, depth) {
   if (c === "h") return bareLink(text, i);
   const mark = text[i + 1] === c ? c + c : c;
   if (c === "~" && mark.length < 2) return null;
-  const end = closing(text, i, mark);
+  const end = closing(text, i, mark, barren);
   if (end < 0) return null;
   const tag = c === "~" ? "del" : mark.length === 2 ? "strong" : "em";
   return { end: end + mark.length, node: el(tag, {}, inline(text.slice(i + mark.length, end), depth + 1)) };
@@ -232,13 +233,13 @@ function anchor(address, children) {
 }
 
 /** Where an emphasis ends; -1 if nowhere near. */
-function closing(text, i, mark) {
+function closing(text, i, mark, barren) {
   const start = i + mark.length;
   const word = /[\p{L}\p{N}]/u;
   if (!text[start] || /\s/.test(text[start])) return -1;
   if (mark[0] === "_" && word.test(text[i - 1] ?? "")) return -1;
   const limit = Math.min(text.length, i + REACH);
-  for (let end = text.indexOf(mark, start + 1); end >= 0 && end < limit; end = text.indexOf(mark, end + 1)) {
+  for (let end = text.indexOf(mark, Math.max(start + 1, barren[mark] ?? 0)); end >= 0 && end < limit; end = text.indexOf(mark, end + 1)) {
     if (/\s/.test(text[end - 1])) continue;
     if (mark.length === 1 && (text[end + 1] === mark || text[end - 1] === mark)) {
       end += text[end + 1] === mark ? 1 : 0;
@@ -248,5 +249,6 @@ function closing(text, i, mark) {
     if (mark[0] === "_" && word.test(text[end + mark.length] ?? "")) continue;
     return end;
   }
+  barren[mark] = limit;
   return -1;
 }

@@ -4,6 +4,7 @@ Requests to both alternate, so that what else the machine does falls on both. Th
 `/v1/chat/completions`. Where this kvant has no such route (yet), the gateway gets one that passes everything through.
 
     python benchmarks/serve.py MODEL.gguf [--rounds 10] [--tokens 64] [--streams 64] [--json]
+    python benchmarks/serve.py MODEL.gguf --speculate [--draft SMALL.gguf] [--rounds 3] [--tokens 64]
 """
 
 import argparse
@@ -11,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import statistics
 import sys
 import tempfile
@@ -28,6 +30,7 @@ from kvant.serve.settings import Settings
 from kvant.serve.workers import start_worker
 
 CHAT = "/v1/chat/completions"
+TURNS = 3
 QUESTION = "Write a long story about a lighthouse keeper and the sea."
 
 
@@ -138,6 +141,14 @@ def rss_bytes(pid: int) -> int:
     return 0
 
 
+def cpu_s(pid: int) -> float:
+    """Processor time a process has used; 0 where the system does not tell."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
 async def measure(path: Path, directory: Path, *, rounds: int, tokens: int, streams: int) -> dict[str, Any]:
     """Measure both; see the module."""
     name = path.stem
@@ -155,7 +166,12 @@ async def measure(path: Path, directory: Path, *, rounds: int, tokens: int, stre
                     found |= await one_client(bare, behind, name, rounds, tokens)
                 else:
                     await asyncio.gather(ask(bare, 2), ask(behind, 2, model=name))
+                    before, before_bare = cpu_s(pid), cpu_s(worker.pid)
                     found |= await many_clients(bare, behind, name, streams, tokens)
+                    # Processor time is what the gateway takes from the engine, however busy the machine is.
+                    found["gateway_cpu_s"], found["bare_cpu_s"] = cpu_s(pid) - before, cpu_s(worker.pid) - before_bare
+                    found["gateway_cpu_share"] = found["gateway_cpu_s"] / (found["gateway_cpu_s"] + found["bare_cpu_s"])
+                    found["gateway_cpu_s_per_token"] = found["gateway_cpu_s"] / (TURNS * streams * tokens)
                     found["rss_after_bytes"] = rss_bytes(pid)
         finally:
             await worker.stop()
@@ -191,7 +207,7 @@ async def many_clients(bare: Server, behind: Server, name: str, streams: int, to
     """Many streams at a time: three turns of each."""
     totals: dict[str, list[float]] = {"bare": [], "gateway": []}
     spreads = []
-    for _ in range(3):
+    for _ in range(TURNS):
         for key, server in (("bare", bare), ("gateway", behind)):
             begun = time.perf_counter()
             answers = await asyncio.gather(*(ask(server, tokens, model=name) for _ in range(streams)))
@@ -206,12 +222,56 @@ async def many_clients(bare: Server, behind: Server, name: str, streams: int, to
     }  # fmt: skip
 
 
+EDIT = """def area(width, height):
+    result = width * height
+    print("the area is", result)
+    return result
+"""
+
+
+async def speculation(path: Path, directory: Path, draft: Path | None, rounds: int, tokens: int) -> dict[str, Any]:
+    """Measure tokens per second with and without guessing ahead, greedily, on a text that repeats itself."""
+    file = model_file(path.stem, path, "0")
+    found: dict[str, Any] = {}
+    body = {"prompt": EDIT * 4 + "def area(", "n_predict": tokens, "temperature": 0, "ignore_eos": True}
+    kinds = ["none", "ngram", *(["draft"] if draft else [])]
+    settings = {
+        kind: Settings(models=directory, parallel=1, context=1024, speculate=kind, draft=draft)  # type: ignore[arg-type]
+        for kind in kinds
+    }
+    workers = {
+        kind: await start_worker(start_message(file, 1024, file.size_bytes * 4, each), timeout_s=600)
+        for kind, each in settings.items()
+    }
+    try:
+        rates: dict[str, list[float]] = {kind: [] for kind in kinds}
+        words: dict[str, str] = {}
+        for _ in range(rounds):
+            for kind, worker in workers.items():
+                answer = (await worker.post("/completion", body))[1]
+                rates[kind].append(answer["timings"]["predicted_per_second"])
+                words[kind] = answer["content"]
+        for kind, worker in workers.items():
+            found[f"speculate_{kind}_tokens_s"] = statistics.median(rates[kind])
+            counts = dict(
+                re.findall(r"llamacpp:spec_decode_num_(\w+)_total (\d+)", (await worker.get("/metrics"))[1].decode())
+            )
+            if int(counts.get("draft_tokens", 0)):
+                found[f"speculate_{kind}_accepted"] = int(counts["accepted_tokens"]) / int(counts["draft_tokens"])
+            found[f"speculate_{kind}_same_words"] = words[kind] == words["none"]
+    finally:
+        await asyncio.gather(*(worker.stop() for worker in workers.values()))
+    return found
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a GGUF file")
     for name, default in (("rounds", 10), ("tokens", 64), ("streams", 64), ("parallel", 1), ("context", 256)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--speculate", action="store_true", help="measure guessing ahead instead")
+    parser.add_argument("--draft", type=Path, help="a small GGUF file that guesses")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -229,9 +289,12 @@ def main() -> None:
             path.hardlink_to(options.model)
         except OSError:
             path.write_bytes(options.model.read_bytes())
-        found = asyncio.run(
-            measure(path, Path(directory), rounds=options.rounds, tokens=options.tokens, streams=options.streams)
+        work = (
+            speculation(path, Path(directory), options.draft, options.rounds, options.tokens)
+            if options.speculate
+            else measure(path, Path(directory), rounds=options.rounds, tokens=options.tokens, streams=options.streams)
         )
+        found = asyncio.run(work)
     if options.json:
         print(json.dumps(found, indent=2))
         return

@@ -1,13 +1,16 @@
 """What tests of the gateway share: model files that need no weights, and workers that need no engine."""
 
 import asyncio
+import contextlib
 import itertools
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from kvant.errors import WorkerError
+from kvant.serve import logs
 from kvant.serve.library import Facts, ModelFile, ModelSettings
 from kvant.serve.scheduler import Scheduler
 from kvant.serve.settings import Settings
@@ -115,3 +118,14 @@ async def turns(n: int = 20) -> None:
     """Let every other task go as far as it can without input from outside."""
     for _ in range(n):
         await asyncio.sleep(0)
+
+
+@contextlib.contextmanager
+def loggers_as_before() -> Iterator[None]:
+    """Undo what `logs.configure` does when the block ends."""
+    loggers = [logging.getLogger(name) for name in (logs.LOGGER, "uvicorn", "uvicorn.error")]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)

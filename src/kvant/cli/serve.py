@@ -13,45 +13,76 @@ from kvant.errors import MissingDependencyError, ValueRangeError
 SPECULATIONS = ("none", "ngram", "draft")
 
 
+HostOption = Annotated[str, typer.Option(envvar="KVANT_HOST", help="Address; others than loopback need keys.")]
+PortOption = Annotated[int, typer.Option(envvar="KVANT_PORT", help="Port; 0: a free one.")]
+ModelsOption = Annotated[
+    Path | None, typer.Option(envvar="KVANT_MODELS", help="Directory of GGUF files.", show_default=False)
+]
+MaxRamOption = Annotated[
+    str | None,
+    typer.Option(envvar="KVANT_MAX_RAM", help="Memory for all models; default: what is free.", show_default=False),
+]
+ContextOption = Annotated[int, typer.Option(envvar="KVANT_CONTEXT", help="Tokens of context of a request.")]
+ParallelOption = Annotated[int, typer.Option(envvar="KVANT_PARALLEL", help="Requests a model answers at a time.")]
+ThreadsOption = Annotated[int, typer.Option(envvar="KVANT_THREADS", help="Threads of an engine; 0: one per core.")]
+KeepAliveOption = Annotated[
+    float, typer.Option(envvar="KVANT_KEEP_ALIVE", help="Seconds an idle model stays; negative: for ever.")
+]
+MaxQueueOption = Annotated[int, typer.Option(envvar="KVANT_MAX_QUEUE", help="Requests that may wait.")]
+SpeculateOption = Annotated[
+    str, typer.Option(envvar="KVANT_SPECULATE", help="Guess tokens ahead: none, ngram or draft.")
+]
+DraftOption = Annotated[
+    Path | None, typer.Option(envvar="KVANT_DRAFT", help="Small GGUF model that guesses.", show_default=False)
+]
+RequireKeysOption = Annotated[
+    bool, typer.Option("--require-keys", envvar="KVANT_REQUIRE_KEYS", help="Ask for keys on loopback too.")
+]
+AllowHostOption = Annotated[
+    list[str] | None,
+    typer.Option(envvar="KVANT_ALLOW_HOST", help="Another name of this machine in a Host header.", show_default=False),
+]
+AllowOriginOption = Annotated[
+    list[str] | None,
+    typer.Option(envvar="KVANT_ALLOW_ORIGIN", help="A web origin whose pages may call; *: any.", show_default=False),
+]
+TlsCertOption = Annotated[
+    Path | None, typer.Option(envvar="KVANT_TLS_CERT", help="Certificate chain, PEM.", show_default=False)
+]
+TlsKeyOption = Annotated[
+    Path | None, typer.Option(envvar="KVANT_TLS_KEY", help="Its private key, PEM.", show_default=False)
+]
+MaxBodyOption = Annotated[str, typer.Option(envvar="KVANT_MAX_BODY", help="Longest JSON body.")]
+RateOption = Annotated[int, typer.Option(envvar="KVANT_RATE", help="Requests a minute and key; 0: any number.")]
+DrainOption = Annotated[
+    float, typer.Option(envvar="KVANT_DRAIN", help="Seconds that answers have to end at a shutdown.")
+]
+LogFormatOption = Annotated[str, typer.Option(envvar="KVANT_LOG_FORMAT", help="json or text.")]
+AsJsonOption = Annotated[bool, typer.Option("--json", help="Log as JSON and announce the address as JSON.")]
+
+
 def serve(
-    host: Annotated[
-        str, typer.Option(envvar="KVANT_HOST", help="Address; others than loopback need keys.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(envvar="KVANT_PORT", help="Port; 0: a free one.")] = 11500,
-    models: Annotated[
-        Path | None, typer.Option(envvar="KVANT_MODELS", help="Directory of GGUF files.", show_default=False)
-    ] = None,
-    max_ram: Annotated[
-        str | None,
-        typer.Option(envvar="KVANT_MAX_RAM", help="Memory for all models; default: what is free.", show_default=False),
-    ] = None,
-    context: Annotated[int, typer.Option(envvar="KVANT_CONTEXT", help="Tokens of context of a request.")] = 4096,
-    parallel: Annotated[int, typer.Option(envvar="KVANT_PARALLEL", help="Requests a model answers at a time.")] = 4,
-    threads: Annotated[int, typer.Option(envvar="KVANT_THREADS", help="Threads of an engine; 0: one per core.")] = 0,
-    keep_alive: Annotated[
-        float, typer.Option(envvar="KVANT_KEEP_ALIVE", help="Seconds an idle model stays; negative: for ever.")
-    ] = 300.0,
-    max_queue: Annotated[int, typer.Option(envvar="KVANT_MAX_QUEUE", help="Requests that may wait.")] = 256,
-    speculate: Annotated[
-        str, typer.Option(envvar="KVANT_SPECULATE", help="Guess tokens ahead: none, ngram or draft.")
-    ] = "none",
-    draft: Annotated[
-        Path | None, typer.Option(envvar="KVANT_DRAFT", help="Small GGUF model that guesses.", show_default=False)
-    ] = None,
-    require_keys: Annotated[bool, typer.Option("--require-keys", help="Ask for keys on loopback too.")] = False,
-    allow_host: Annotated[
-        list[str] | None, typer.Option(help="Another name of this machine in a Host header.", show_default=False)
-    ] = None,
-    allow_origin: Annotated[
-        list[str] | None, typer.Option(help="A web origin whose pages may call; *: any.", show_default=False)
-    ] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.", show_default=False)] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.", show_default=False)] = None,
-    max_body: Annotated[str, typer.Option(help="Longest JSON body.")] = "32MiB",
-    rate: Annotated[int, typer.Option(envvar="KVANT_RATE", help="Requests a minute and key; 0: any number.")] = 0,
-    drain: Annotated[float, typer.Option(help="Seconds that answers have to end at a shutdown.")] = 30.0,
-    log_format: Annotated[str, typer.Option(envvar="KVANT_LOG_FORMAT", help="json or text.")] = "text",
-    as_json: Annotated[bool, typer.Option("--json", help="Log as JSON and announce the address as JSON.")] = False,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 11500,
+    models: ModelsOption = None,
+    max_ram: MaxRamOption = None,
+    context: ContextOption = 4096,
+    parallel: ParallelOption = 4,
+    threads: ThreadsOption = 0,
+    keep_alive: KeepAliveOption = 300.0,
+    max_queue: MaxQueueOption = 256,
+    speculate: SpeculateOption = "none",
+    draft: DraftOption = None,
+    require_keys: RequireKeysOption = False,
+    allow_host: AllowHostOption = None,
+    allow_origin: AllowOriginOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    max_body: MaxBodyOption = "32MiB",
+    rate: RateOption = 0,
+    drain: DrainOption = 30.0,
+    log_format: LogFormatOption = "text",
+    as_json: AsJsonOption = False,
 ) -> None:
     """Serve models over HTTP: loaded when asked for, unloaded when idle, each in a process of its own.
 

@@ -18,12 +18,14 @@ from kvant.errors import KvantError
 from kvant.serve import api, logs, page
 from kvant.serve.access import Authenticator, KeyAuthenticator, Principal
 from kvant.serve.door import Door, error_body, error_status, is_loopback
+from kvant.serve.engine_metrics import engine_metrics
 from kvant.serve.keys import Keys
 from kvant.serve.library import Library
 from kvant.serve.metrics import CONTENT_TYPE, Metrics
 from kvant.serve.scheduler import Scheduler
 from kvant.serve.settings import Settings
 from kvant.serve.status import gateway_status
+from kvant.serve.tracing import NoTracing, Tracing
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,6 +53,7 @@ def make_app(
     *,
     scheduler: Scheduler | None = None,
     authenticator: Authenticator | None = None,
+    tracing: Tracing | None = None,
 ) -> Starlette:
     """Return the gateway; its workers are started on demand and stopped at its shutdown.
 
@@ -59,6 +62,7 @@ def make_app(
         library: Which models there are.
         scheduler: What loads them; one that starts processes, by default.
         authenticator: Tells who asks; keys, by default, which are needed wherever others can reach the gateway.
+        tracing: Makes spans; none by default.
     """
     metrics, keys = Metrics(), Keys(settings.keys_file)
     scheduler = scheduler or Scheduler(settings)
@@ -82,7 +86,11 @@ def make_app(
     app = Starlette(
         routes=[*own, *page.routes(), *api.routes()],
         lifespan=lifespan,
-        middleware=[Middleware(Door, settings=settings, authenticator=authenticator, metrics=metrics)],
+        middleware=[
+            Middleware(
+                Door, settings=settings, authenticator=authenticator, metrics=metrics, tracing=tracing or NoTracing()
+            )
+        ],
         exception_handlers={KvantError: _kvant_error, HTTPException: _http_error, Exception: _defect},
     )
     app.state.kvant = gateway
@@ -108,7 +116,8 @@ async def _ready(request: Request) -> Response:
 
 async def _metrics(request: Request) -> Response:
     gateway: Gateway = request.app.state.kvant
-    return Response(gateway.metrics.text(), media_type=CONTENT_TYPE)
+    engines = await engine_metrics(gateway.scheduler.workers())
+    return Response(gateway.metrics.text(engines), media_type=CONTENT_TYPE)
 
 
 async def _status(request: Request) -> Response:

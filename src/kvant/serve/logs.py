@@ -32,10 +32,15 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        fields = " ".join(f"{key}={value}" for key, value in getattr(record, "fields", {}).items())
+        fields = " ".join(f"{key}={_one_line(value)}" for key, value in getattr(record, "fields", {}).items())
         moment = time.strftime("%H:%M:%S", time.localtime(record.created))
         text = f"{moment} {record.levelname.lower():7} {record.getMessage()} {fields}".rstrip()
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def _one_line(value: object) -> str:
+    text = str(value)
+    return text if text.isprintable() else ascii(text)
 
 
 def configure(*, as_json: bool, level: str = "info") -> None:

@@ -25,7 +25,8 @@ ALIASES = {
     for name in (
         "num_requests_running", "num_requests_waiting", "prompt_tokens", "generation_tokens", "request_success",
         "time_to_first_token_seconds", "inter_token_latency_seconds", "e2e_request_latency_seconds",
-        "request_queue_time_seconds", "request_prompt_tokens", "request_generation_tokens",
+        "request_queue_time_seconds", "request_prompt_tokens", "request_generation_tokens", "prompt_tokens_cached",
+        "spec_decode_num_drafts", "spec_decode_num_draft_tokens", "spec_decode_num_accepted_tokens",
     )
 }  # fmt: skip
 

@@ -27,6 +27,7 @@ from kvant.serve.workers import Worker, start_worker
 
 BACKOFF_S, BACKOFF_MOST_S = 0.5, 30.0
 HEALTH_EVERY_S = 15.0
+CONTEXT_STEP = 256
 RETRY_LEAST_S, RETRY_MOST_S = 1.0, 60.0
 Start = Callable[[ModelFile, int, int], Awaitable[Worker]]
 
@@ -186,9 +187,12 @@ class Scheduler:
         return self._sizes[key]
 
     def context_for(self, file: ModelFile, context: int | None) -> int:
-        """Return the context a request gets: what it asks for or the setting, at most what the model can."""
+        """Return the context a request gets: what it asks for or the setting, at most what the model can.
+
+        Rounded up as the engine does: what clients ask for makes few sizes, and few reasons to load again.
+        """
         trained = file.facts.context_length
-        wanted = max(1, context or self.settings.context)
+        wanted = -(-max(1, context or self.settings.context) // CONTEXT_STEP) * CONTEXT_STEP
         return min(wanted, trained) if trained else wanted
 
     # Looking
@@ -217,6 +221,10 @@ class Scheduler:
         for place in self._places:
             found[place.file.name] = found.get(place.file.name, 0) + place.in_use
         return found
+
+    def workers(self) -> list[Worker]:
+        """Return the workers that can be asked."""
+        return [p.worker for p in self._places if p.worker is not None and p.worker.alive and not p.stopping]
 
     def sizes(self) -> dict[str, int]:
         """Return the predicted memory of the models that are loaded or being loaded, bytes, by model."""

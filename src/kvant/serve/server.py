@@ -10,10 +10,12 @@ from kvant.serve.door import MAX_HEADER_BYTES, check_safe
 from kvant.serve.keys import Keys
 from kvant.serve.library import DirectoryLibrary, Library
 from kvant.serve.settings import Settings
+from kvant.serve.tracing import tracing
 
 BACKLOG = 1024
 SPARE_CONNECTIONS = 256
 KEEP_ALIVE_S = 30
+MAX_PORT = 65535
 ANY_HOST = ("0.0.0.0", "::")  # noqa: S104 - said, not listened on
 
 
@@ -50,8 +52,7 @@ def serve(settings: Settings, *, library: Library | None = None, started: Callab
     check_safe(settings, has_keys=bool(Keys(settings.keys_file).list()))
     library = library or open_library(settings)
     library.list()  # headers are read now, not in the first request
-    app = make_app(settings, library)
-    listener = _listen(settings)
+    app = make_app(settings, library, tracing=tracing())
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, lifespan="on", ws="none", http="h11",
         h11_max_incomplete_event_size=MAX_HEADER_BYTES, timeout_keep_alive=KEEP_ALIVE_S,
@@ -60,7 +61,7 @@ def serve(settings: Settings, *, library: Library | None = None, started: Callab
         ssl_certfile=settings.tls_cert, ssl_keyfile=settings.tls_key,
     )  # fmt: skip
     _check_tls(config)
-    with listener:
+    with _listen(settings) as listener:
         started(_url(settings, listener))
         uvicorn.Server(config).run(sockets=[listener])
 
@@ -75,11 +76,13 @@ def _check_tls(config: object) -> None:
 
 def _listen(settings: Settings) -> socket.socket:
     host = settings.host.strip("[]")
+    if not 0 <= settings.port <= MAX_PORT:
+        raise KvantError(f"{host}:{settings.port}: cannot be listened on (ports end at {MAX_PORT}). Choose another.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, settings.port), family=family, backlog=BACKLOG)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = error.strerror or error
         raise KvantError(
             f"{host}:{settings.port}: cannot be listened on ({reason}). Choose another with --port."
         ) from None

@@ -17,7 +17,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         port: Port to listen on; 0 for a free one.
         models: Directory of GGUF files.
         max_ram_bytes: Memory that all models together may take, as predicted; None for what is free at the start.
-        context: Tokens of context a request has, at least, where the model was trained for as many.
+        context: Tokens of context of a request that does not say; at most what the model was trained for.
         parallel: Requests that one model answers at a time.
         threads: Threads of an engine; 0 for one per core.
         keep_alive_s: Seconds that an idle model stays loaded; 0 for none, negative for ever.

@@ -3,7 +3,15 @@ import asyncio
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from kvant.serve.engine_metrics import COUNTERS, engine_metrics
 from kvant.serve.metrics import ALIASES, Metrics
+from serving import FakeWorker
+
+
+async def engine_says(path: str) -> tuple[int, bytes]:
+    assert path == "/metrics"
+    lines = [f"# HELP {name} x\n{name} {value}" for value, name in enumerate(COUNTERS)]
+    return 200, "\n".join([*lines, "llamacpp:unknown 3", "broken", "llamacpp:n_decode_total abc", ""]).encode()
 
 
 class Loads:
@@ -63,7 +71,9 @@ def test_one_answer_under_both_names() -> None:
 def test_every_alias_stands_for_something() -> None:
     metrics = Metrics()
     metrics.watch(Loads())
-    text = metrics.text().decode()
+    worker = FakeWorker("m", 1)
+    worker.get = engine_says  # type: ignore[method-assign]
+    text = metrics.text(asyncio.run(engine_metrics([worker]))).decode()
     for name, alias in ALIASES.items():
         assert f"# TYPE {name}" in text
         assert f"# TYPE {alias}" in text
@@ -100,3 +110,17 @@ def test_reasons_are_a_fixed_set_and_names_cannot_forge_lines() -> None:
     seen = samples(metrics)
     assert seen["kvant_request_success_total", 'm"} 1\nforged 1', "stop"] == 1
     assert not any(name == "forged" for name, _, _ in seen)
+
+
+def test_what_engines_count_is_added_where_they_answer() -> None:
+    async def test() -> None:
+        fine, crashed = FakeWorker("m", 1), FakeWorker("n", 1)
+        fine.get = engine_says  # type: ignore[method-assign]
+        crashed.kill()
+        families = {family.name: family for family in await engine_metrics([fine, crashed])}
+        (sample,) = families["kvant_spec_decode_num_accepted_tokens"].samples
+        assert sample.labels == {"model_name": "m"}
+        assert sample.value == list(COUNTERS).index("llamacpp:spec_decode_num_accepted_tokens_total")
+        assert await engine_metrics([]) == []
+
+    asyncio.run(test())

@@ -174,12 +174,12 @@ def test_a_smaller_context_needs_no_reload_and_a_larger_one_waits_until_the_mode
         busy = Holder(plan, A, context=1000)
         await busy.got.wait()
         async with plan.lease(A, caller="me", context=500) as lease:
-            assert lease.worker.context == 1000
+            assert lease.worker.context == 1024
         larger = Holder(plan, A, context=2000)
         await plan.settled(lambda: plan.waiting()["a"] == 1)
         await busy.finish()
         await larger.got.wait()
-        assert [worker.context for worker in engines.started] == [1000, 2000]
+        assert [worker.context for worker in engines.started] == [1024, 2048]
         await larger.finish()
         async with plan.lease(A, caller="me", context=500):
             pass

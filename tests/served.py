@@ -1,22 +1,25 @@
 """A gateway on loopback for tests, with tiny models made here: real engine processes, real HTTP."""
 
+import asyncio
 import contextlib
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
 
 from kvant.recipes.convert import convert
 from kvant.serve.library import DirectoryLibrary, Library, ModelFile
+from kvant.serve.scheduler import LoadedModel
 from kvant.serve.settings import Settings
 from tiny_models import write_tiny_model
 
+T = TypeVar("T")
 TOOLS_TEMPLATE = """\
 {%- if tools %}
 {{- '<|im_start|>system\\n' }}
@@ -56,10 +59,29 @@ class Served:
     Attributes:
         url: Where.
         app: The application.
+        loop: Where it runs.
     """
 
     url: str
     app: Starlette
+    loop: asyncio.AbstractEventLoop
+
+    def ask(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run something on the gateway's own event loop and return what it gives."""
+
+        async def run() -> T:
+            return await work()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(60)
+
+    def loaded(self) -> list[LoadedModel]:
+        """Return the models that are loaded."""
+
+        async def look() -> list[LoadedModel]:
+            found: list[LoadedModel] = self.app.state.kvant.scheduler.loaded()
+            return found
+
+        return self.ask(look)
 
 
 class WithSettings:
@@ -96,14 +118,17 @@ def served(root: Path, *, settings: dict[str, Any] | None = None, **options: Any
 
     from kvant.serve.app import make_app
 
-    told = Settings(**{"models": root, "context": 512, "parallel": 2, "threads": 1, "drain_s": 1.0} | options)
+    given: dict[str, Any] = {"models": root, "context": 512, "parallel": 2, "threads": 1, "drain_s": 1.0} | options
+    told = Settings(**given)
     app = make_app(told, WithSettings(DirectoryLibrary(root), settings or {}))
     listener = socket.create_server(("127.0.0.1", 0))
     listening = threading.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
+            loops.append(asyncio.get_running_loop())
             listening.set()
 
     server = Server(uvicorn.Config(app, log_level="error", lifespan="on"))
@@ -111,7 +136,7 @@ def served(root: Path, *, settings: dict[str, Any] | None = None, **options: Any
     thread.start()
     try:
         assert listening.wait(60)
-        yield Served(f"http://127.0.0.1:{listener.getsockname()[1]}", app)
+        yield Served(f"http://127.0.0.1:{listener.getsockname()[1]}", app, loops[0])
     finally:
         server.should_exit = True
         thread.join(60)

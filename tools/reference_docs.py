@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import typer
 
 import kvant
@@ -17,6 +18,8 @@ from kvant import errors
 from kvant.cli.main import app
 from kvant.dtypes import BLOCK_TYPES, block_type
 from kvant.quant.presets import PRESETS
+from kvant.serve.api.openapi import NO_EFFECT, OPERATIONS, REFUSED, Operation, api_of
+from kvant.serve.api.sampling import PARAMETERS
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "reference"
 NOTE = "<!-- Written by tools/reference_docs.py; change the code's docstrings, then run `make docs`. -->\n\n"
@@ -94,11 +97,56 @@ def exceptions() -> str:
     return f"# Errors\n\n```text\n{inspect.getdoc(errors)}\n```\n"
 
 
+def fields(operation: Operation) -> str:
+    """Return the table of a request's fields."""
+    assert operation.request is not None
+    api = api_of(operation.path)
+    rows = []
+    for field in msgspec.structs.fields(operation.request):
+        name = field.name
+        note = "required" if field.required else ""
+        if name in NO_EFFECT[api]:
+            note = "no effect"
+        elif name in REFUSED[api] and not (name == "prompt" and operation.path != "/v1/responses"):
+            note = "refused"
+        text = re.sub(r"\b(?:[A-Za-z_]\w*\.)+([A-Za-z_]\w*)", r"\1", str(field.type))
+        text = text.removeprefix("<class '").removesuffix("'>")
+        rows.append([f"`{name}`", f"`{text}`", note])
+    return table(["field", "type", ""], rows)
+
+
+def apis() -> str:
+    """Return the reference of the APIs that a gateway speaks."""
+    options = [
+        [f"`{name}`", rule.kind, "" if rule.low == float("-inf") else f"{rule.low:g} to {rule.high:g}",
+         f"`{rule.engine}`" if rule.engine else "decided when a model is loaded"]
+        for name, rule in PARAMETERS.items()
+    ]  # fmt: skip
+    parts = [
+        "# APIs\n\nThe same as an OpenAPI document: `/openapi.json` of a gateway. How they are used: "
+        "[use the APIs](../how-to/use-the-apis.md).\n\n"
+        "Fields that are not listed are refused by OpenAI's and Anthropic's calls, and ignored by Ollama's, as the "
+        "originals do. `no effect`: understood, changes nothing here. `refused`: an error where it asks for "
+        "something.\n"
+    ]
+    for operation in OPERATIONS:
+        parts.append(
+            f"\n## {operation.method.upper()} {operation.path}\n\n{api_of(operation.path)}. {operation.summary}.\n"
+        )
+        if operation.request:
+            parts.append(f"\n{fields(operation)}")
+    parts.append(
+        "\n## Options\n\nOf Ollama's `options`, and of a model's own parameters. The engine is sent these and nothing "
+        "else that a client wrote.\n\n" + table(["name", "type", "range", "engine's name"], options)
+    )
+    return "".join(parts)
+
+
 def pages() -> Iterator[tuple[Path, str]]:
     """Yield each page's path and text."""
     for name, text in (
         ("command-line", commands()), ("python", functions()), ("block-types", block_types()),
-        ("presets", presets()), ("errors", exceptions()),
+        ("presets", presets()), ("errors", exceptions()), ("apis", apis()),
     ):  # fmt: skip
         yield OUT / f"{name}.md", NOTE + text
 

@@ -2,9 +2,9 @@
 
 from starlette.routing import Route
 
-from kvant.serve.api import anthropic, cards, ollama, ollama_models, openai, openai_responses, openai_text
+from kvant.serve.api import anthropic, cards, ollama, ollama_models, openai, openai_responses, openai_text, openapi
 
-MODULES = (cards, ollama, ollama_models, openai, openai_text, openai_responses, anthropic)
+MODULES = (cards, ollama, ollama_models, openai, openai_text, openai_responses, anthropic, openapi)
 
 
 def routes() -> list[Route]:

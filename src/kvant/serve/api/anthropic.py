@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from kvant.serve.api.answer import SSE, Answer, Dialect, Output
 from kvant.serve.api.anthropic_types import Block, CountRequest, Message, MessagesRequest
-from kvant.serve.api.chat import Chat, apply_template, opened, require, tokenize
+from kvant.serve.api.chat import Chat, Format, apply_template, opened, require, tokenize
 from kvant.serve.api.chunks import Piece, ToolDelta, Usage, Whole, gather
 from kvant.serve.api.failure import ApiError, Failure
 from kvant.serve.api.openai import new_id
@@ -90,6 +90,7 @@ def _prompt(body: CountRequest, file: ModelFile, sampling: dict[str, Any]) -> Ch
         )
     converted = [made for message in body.messages for made in _engine_messages(message, file)]
     system = None if body.system is None else _text(body.system, file)
+    output = body.output_config
     once = body.tool_choice is not None and body.tool_choice.disable_parallel_tool_use
     return Chat(
         messages=opened(converted, file, system), sampling=sampling, tools=[
@@ -101,6 +102,8 @@ def _prompt(body: CountRequest, file: ModelFile, sampling: dict[str, Any]) -> Ch
         ],
         tool_choice="required" if choice in ("any", "tool") else "auto", parallel_tool_calls=False if once else None,
         think=None if body.thinking is None else body.thinking.type != "disabled", template=file.settings.template,
+        format=Format(schema=output.format.schema) if output and output.format else Format(),
+        effort=output.effort if output else None,
         verbose=True,
     )  # fmt: skip
 

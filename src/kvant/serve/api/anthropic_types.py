@@ -53,6 +53,20 @@ class Thinking(msgspec.Struct):
     budget_tokens: int | None = None
 
 
+class OutputFormat(msgspec.Struct):
+    """What an answer must look like."""
+
+    type: Literal["json_schema"]
+    schema: dict[str, Any]
+
+
+class OutputConfig(msgspec.Struct):
+    """How an answer is made."""
+
+    format: OutputFormat | None = None
+    effort: str | None = None
+
+
 class CountRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """POST /v1/messages/count_tokens."""
 
@@ -62,11 +76,9 @@ class CountRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     tools: list[Tool] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
     # Understood, without effect here
-    output_config: Any = None
     cache_control: Any = None
-    context_management: Any = None
-    mcp_servers: list[Any] | None = None
 
 
 class MessagesRequest(CountRequest, kw_only=True, forbid_unknown_fields=True):
@@ -81,5 +93,4 @@ class MessagesRequest(CountRequest, kw_only=True, forbid_unknown_fields=True):
     # Understood, without effect here
     metadata: dict[str, Any] | None = None
     service_tier: str | None = None
-    container: Any = None
     inference_geo: str | None = None

@@ -187,7 +187,7 @@ def _call_schema(tools: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _compact(schema: Any) -> Any:
-    """Return a schema that allows no white space without end; chats, whose grammar the engine makes itself, need none."""
+    """Return a schema that allows no white space without end; the grammar of a chat allows none anyway."""
     return {"x-guidance": COMPACT} | schema if isinstance(schema, dict) else schema
 
 

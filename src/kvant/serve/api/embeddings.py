@@ -1,5 +1,6 @@
 """Vectors of texts, for both APIs that give them."""
 
+import contextlib
 import math
 from dataclasses import dataclass
 
@@ -53,8 +54,12 @@ async def embed(
     size = file.facts.embedding_length
     if dimensions is not None and (dimensions < 1 or (size and dimensions > size)):
         raise ApiError(f"dimensions: {dimensions} is not from 1 to {size}. Choose another number.", param="dimensions")
-    scheduler = gateway(request).scheduler
-    async with scheduler.lease(file, caller=caller(request), context=context, keep_alive=keep_alive) as lease:
+    here = gateway(request)
+    async with contextlib.AsyncExitStack() as stack:
+        timer = stack.enter_context(here.metrics.request(file.name))
+        lease = await stack.enter_async_context(
+            here.scheduler.lease(file, caller=caller(request), context=context, keep_alive=keep_alive)
+        )
         if not inputs:
             return Embedded(vectors=[], n_tokens=0, load_s=lease.load_s)
         ids = [text if isinstance(text, list) else await tokenize(lease.worker, text, special=True) for text in inputs]
@@ -62,6 +67,7 @@ async def embed(
             raise ApiError("input: a text is empty. Leave it out.", param="input")
         ids = [_fitted(tokens, lease.worker, truncate=truncate) for tokens in ids]
         answer = await asked(lease.worker, "/v1/embeddings", {"input": ids, "encoding_format": "float"})
+        timer.finish("stop", prompt_tokens=sum(map(len, ids)), generated_tokens=0)
     rows = sorted(answer["data"], key=lambda row: row["index"])
     vectors = [_shortened(row["embedding"], dimensions) for row in rows]
     return Embedded(vectors=vectors, n_tokens=sum(map(len, ids)), load_s=lease.load_s)

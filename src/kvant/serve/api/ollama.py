@@ -80,6 +80,7 @@ async def generate(request: Request) -> Response:
         return _only_load(request, file, shape, body.options, keep_alive, stream=body.stream is not False)
     require(file)
     _check_common(file, body)
+    _check_tokens(body.context or [])
     check(not body.images, _no_vision(file), "images")
     check(not (body.raw and (body.template or body.system or body.context)),
           "raw mode does not support template, system, or context")  # fmt: skip
@@ -88,6 +89,11 @@ async def generate(request: Request) -> Response:
         context=context_wanted(file.settings.parameters, body.options or {}), truncate=body.truncate is True,
     )  # fmt: skip
     return _answer(job, shape, stream=body.stream is not False)
+
+
+def _check_tokens(tokens: list[int]) -> None:
+    wrong = [token for token in tokens if not 0 <= token < 1 << 31]
+    check(not wrong, f"context: {wrong[:1]} is no token id. Give what an answer told.", "context")
 
 
 def _generate_prompt(body: GenerateRequest, file: ModelFile) -> Prompt:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from kvant import __version__
 from kvant.errors import KvantError
-from kvant.serve import api, logs
+from kvant.serve import api, logs, page
 from kvant.serve.access import Authenticator, KeyAuthenticator, Principal
 from kvant.serve.door import Door, error_body, error_status, is_loopback
 from kvant.serve.engine_metrics import engine_metrics
@@ -84,7 +84,7 @@ def make_app(
         Route("/kvant/status", _status),
     ]
     app = Starlette(
-        routes=[*own, *api.routes()],
+        routes=[*own, *page.routes(), *api.routes()],
         lifespan=lifespan,
         middleware=[
             Middleware(

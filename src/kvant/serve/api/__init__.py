@@ -2,9 +2,19 @@
 
 from starlette.routing import Route
 
-from kvant.serve.api import anthropic, ollama, ollama_manage, ollama_models, openai, openai_responses, openai_text, openapi
+from kvant.serve.api import (
+    anthropic,
+    cards,
+    ollama,
+    ollama_manage,
+    ollama_models,
+    openai,
+    openai_responses,
+    openai_text,
+    openapi,
+)
 
-MODULES = (ollama, ollama_models, ollama_manage, openai, openai_text, openai_responses, anthropic, openapi)
+MODULES = (cards, ollama, ollama_models, ollama_manage, openai, openai_text, openai_responses, anthropic, openapi)
 
 
 def routes() -> list[Route]:

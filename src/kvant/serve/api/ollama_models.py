@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from kvant._version import __version__
+from kvant.serve import page
 from kvant.serve.api.answer import Answer, Output
 from kvant.serve.api.embeddings import embed as compute
 from kvant.serve.api.ollama import OLLAMA, find
@@ -38,8 +39,10 @@ FOREVER = timedelta(days=36500)
 _LONG = ("tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.scores", "tokenizer.ggml.token_type")
 
 
-async def root(_: Request) -> Response:
-    """GET /: what Ollama says, which clients look for."""
+async def root(request: Request) -> Response:
+    """GET /: what Ollama says, which clients look for; a browser is sent to the web page."""
+    if page.wants_page(request):
+        return page.to_page()
     return PlainTextResponse("Ollama is running")
 
 

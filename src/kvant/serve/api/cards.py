@@ -1,0 +1,215 @@
+"""kvant's own API about models: what each is, what was measured of it, and a plot of the variants of one base."""
+
+import asyncio
+import functools
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from kvant.errors import KvantError
+from kvant.formats.gguf.reader import read_gguf
+from kvant.recipes.pareto import front
+from kvant.recipes.plot import Frame, Plot, Point, layout
+from kvant.serve.api.ollama import OLLAMA, find
+from kvant.serve.api.wire import as_json, endpoint, gateway
+from kvant.serve.library import ModelFile
+from kvant.serve.passports import Measured, measured
+from kvant.tensors import n_bytes
+
+WIDE = Frame(width=860, height=380)
+NARROW = Frame(width=380, height=340, left=62, right=14)
+KNOWN_FILES = 512
+MAX_POINTS = 64
+MAX_CHARACTERS = 200
+
+
+class Blocks(msgspec.Struct, frozen=True):
+    """How much of a model one block type holds."""
+
+    type: str
+    tensors: int
+    bytes: int
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    """A model, as it is shown to people.
+
+    Attributes:
+        name: What a client calls it.
+        digest: Changes when the model does.
+        size_bytes: Bytes of its files.
+        modified_at: When it last changed, UTC, ISO 8601.
+        architecture: llama.cpp's name of it.
+        parameters: Weights.
+        bpw: Bits of its files per weight.
+        quantization: Preset, or the most used block type.
+        blocks: Block types, the one with most bytes first.
+        context_length: Tokens it was trained for; 0 if not told.
+        embedding_length: Numbers in a hidden state; 0 if not told.
+        capabilities: In Ollama's words.
+        has_template: Whether it or its settings have a chat template.
+        licence: Its licence's name, or how its text begins.
+        base: What it was made from.
+        source: Where it came from.
+        ram_bytes: Memory predicted for it as this gateway would load it; None if it cannot be told.
+        passport: What was measured of it.
+    """
+
+    name: str
+    digest: str
+    size_bytes: int
+    modified_at: str
+    architecture: str
+    parameters: int
+    bpw: float | None
+    quantization: str
+    blocks: list[Blocks]
+    context_length: int
+    embedding_length: int
+    capabilities: list[str]
+    has_template: bool
+    licence: str | None
+    base: str | None
+    source: str | None
+    ram_bytes: int | None
+    passport: Measured | None
+
+
+class BasePlot(msgspec.Struct, frozen=True, kw_only=True):
+    """Size against divergence for the variants of one base, measured on one text."""
+
+    base: str
+    text: str
+    wide: Plot
+    narrow: Plot
+
+
+class Cards(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of /api/kvant/cards."""
+
+    cards: list[Card]
+    plots: list[BasePlot]
+
+
+@endpoint(OLLAMA)
+async def cards(request: Request) -> Response:
+    """GET /api/kvant/cards: all models, and plots of those that were measured against the same base."""
+    files = await asyncio.to_thread(gateway(request).library.list)
+    found = [await _card(request, file) for file in files]
+    return as_json(Cards(cards=found, plots=plots(found)))
+
+
+@endpoint(OLLAMA)
+async def card(request: Request) -> Response:
+    """GET /api/kvant/cards/NAME: one model."""
+    return as_json(await _card(request, find(request, request.path_params["name"])))
+
+
+async def _card(request: Request, file: ModelFile) -> Card:
+    facts, meta = file.facts, file.facts.metadata
+    scheduler = gateway(request).scheduler
+    try:
+        ram = await scheduler.size_bytes(file, scheduler.context_for(file, None))
+    except (KvantError, OSError):
+        ram = None
+    passport = await asyncio.to_thread(measured, file)
+    return Card(
+        name=file.name, digest=file.digest, size_bytes=file.size_bytes, modified_at=file.modified_at.isoformat(),
+        architecture=facts.architecture, parameters=facts.parameters,
+        bpw=8 * file.size_bytes / facts.parameters if facts.parameters else None,
+        quantization=facts.quantization, blocks=await asyncio.to_thread(_blocks, file.path, file.digest),
+        context_length=facts.context_length, embedding_length=facts.embedding_length,
+        capabilities=facts.capabilities, has_template=facts.has_template or file.settings.template is not None,
+        licence=_line(meta.get("general.license")) or _line(" ".join(file.settings.license)),
+        base=_line((passport and passport.base) or meta.get("kvant.source.name") or meta.get("general.name")),
+        source=_line(file.settings.source), ram_bytes=ram, passport=passport,
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=KNOWN_FILES)
+def _blocks(path: Path, digest: str) -> list[Blocks]:  # noqa: ARG001  the digest is a key: a file may change
+    """Return the bytes of every block type, most first; nothing if the file cannot be read any more."""
+    try:
+        model = read_gguf(path)
+    except (KvantError, OSError):
+        return []
+    sizes: Counter[str] = Counter()
+    tensors: Counter[str] = Counter()
+    for tensor in model.tensors.values():
+        sizes[tensor.block_type.name] += n_bytes(tensor)
+        tensors[tensor.block_type.name] += 1
+    return [Blocks(name, tensors[name], size) for name, size in sizes.most_common()]
+
+
+def plots(found: list[Card]) -> list[BasePlot]:
+    """Return a plot for every base and text that at least two models were measured with."""
+    groups: dict[tuple[str, str], list[Card]] = defaultdict(list)
+    for item in found:
+        if item.passport and item.passport.base_sha256 and item.passport.text_sha256:
+            groups[item.passport.base_sha256, item.passport.text_sha256].append(item)
+    return [_plot(group[:MAX_POINTS]) for group in groups.values() if len(group) > 1]
+
+
+def _plot(group: list[Card]) -> BasePlot:
+    best = {item.name for item in front(group, cost=lambda item: item.size_bytes, loss=_loss)}
+    points = [
+        Point(
+            name=_label(item), size=item.size_bytes, loss=_loss(item), shade=3, is_pick=False,
+            on_front=item.name in best, notes=_notes(item),
+        )
+        for item in group
+    ]  # fmt: skip
+    first = group[0]
+    assert first.passport is not None
+    return BasePlot(
+        base=first.base or first.architecture, text=first.passport.text or "", wide=layout(points, WIDE),
+        narrow=layout(points, NARROW),
+    )  # fmt: skip
+
+
+def _label(item: Card) -> str:
+    """A short name for a point: the last part of the model's name, without what the base's name says already."""
+    name = item.name.rpartition("/")[2]
+    model, _, tag = name.partition(":")
+    if tag and tag != "latest":
+        return tag[:24]
+    base = (item.base or "").lower()
+    if base and model.lower().startswith(base):
+        model = model[len(base) :].lstrip("-._ ") or model
+    return model[-24:]
+
+
+def _notes(item: Card) -> tuple[str, ...]:
+    passport = item.passport
+    assert passport is not None
+    notes = [f"{item.size_bytes / 1e6:.1f} MB", f"KLD {passport.kld_mean:.4f} ± {passport.kld_se or 0:.4f}"]
+    if passport.top1 is not None:
+        notes.append(f"same top choice {100 * passport.top1:.1f} %")
+    if passport.tg_tok_s is not None:
+        notes.append(f"{passport.tg_tok_s:.0f} tokens/s")
+    return tuple(notes)
+
+
+def _loss(item: Card) -> float:
+    assert item.passport is not None
+    assert item.passport.kld_mean is not None
+    return item.passport.kld_mean
+
+
+def _line(value: object) -> str | None:
+    """Return the first line of a text, cut; None if there is none."""
+    if not isinstance(value, str) or not value.strip():
+        return None
+    return value.strip().splitlines()[0][:MAX_CHARACTERS]
+
+
+def routes() -> list[Route]:
+    """Return the routes of this module."""
+    return [
+        Route("/api/kvant/cards", cards, methods=["GET"]),
+        Route("/api/kvant/cards/{name:path}", card, methods=["GET"]),
+    ]

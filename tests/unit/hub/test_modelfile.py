@@ -1,7 +1,7 @@
 """Modelfiles: what is read, what is refused, and that writing and reading are inverse."""
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvant.errors import ModelfileError
@@ -136,11 +136,14 @@ modelfiles = st.builds(
 )
 
 
+# A busy machine is no reason to fail.
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(modelfiles)
 def test_what_is_written_is_read_again(modelfile: Modelfile) -> None:
     assert parse_modelfile(write_modelfile(modelfile)) == modelfile
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(alphabet='FROMSYSTEM fromPARAMETERstop"\n# {}.\r', max_size=200))
 def test_no_text_breaks_the_reader(text: str) -> None:
     try:

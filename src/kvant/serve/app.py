@@ -25,6 +25,7 @@ from kvant.serve.metrics import CONTENT_TYPE, Metrics
 from kvant.serve.scheduler import Scheduler
 from kvant.serve.settings import Settings
 from kvant.serve.status import gateway_status
+from kvant.serve.tracing import NoTracing, Tracing
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,6 +53,7 @@ def make_app(
     *,
     scheduler: Scheduler | None = None,
     authenticator: Authenticator | None = None,
+    tracing: Tracing | None = None,
 ) -> Starlette:
     """Return the gateway; its workers are started on demand and stopped at its shutdown.
 
@@ -60,6 +62,7 @@ def make_app(
         library: Which models there are.
         scheduler: What loads them; one that starts processes, by default.
         authenticator: Tells who asks; keys, by default, which are needed wherever others can reach the gateway.
+        tracing: Makes spans; none by default.
     """
     metrics, keys = Metrics(), Keys(settings.keys_file)
     scheduler = scheduler or Scheduler(settings)
@@ -83,7 +86,11 @@ def make_app(
     app = Starlette(
         routes=[*own, *api.routes()],
         lifespan=lifespan,
-        middleware=[Middleware(Door, settings=settings, authenticator=authenticator, metrics=metrics)],
+        middleware=[
+            Middleware(
+                Door, settings=settings, authenticator=authenticator, metrics=metrics, tracing=tracing or NoTracing()
+            )
+        ],
         exception_handlers={KvantError: _kvant_error, HTTPException: _http_error, Exception: _defect},
     )
     app.state.kvant = gateway

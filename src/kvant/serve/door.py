@@ -20,6 +20,7 @@ from kvant.serve import logs
 from kvant.serve.access import PUBLIC, Authenticator, Principal, needed_scope
 from kvant.serve.metrics import Metrics
 from kvant.serve.settings import Settings
+from kvant.serve.tracing import Tracing
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -58,10 +59,14 @@ class Door:
         settings: Limits, hosts and origins.
         authenticator: Tells who asks.
         metrics: Counts answers and refusals.
+        tracing: Makes spans.
     """
 
-    def __init__(self, app: App, settings: Settings, authenticator: Authenticator, metrics: Metrics) -> None:
+    def __init__(
+        self, app: App, settings: Settings, authenticator: Authenticator, metrics: Metrics, tracing: Tracing
+    ) -> None:
         self._app, self._settings, self._authenticator, self._metrics = app, settings, authenticator, metrics
+        self._tracing = tracing
         self._buckets: dict[str, tuple[float, float]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,14 +84,12 @@ class Door:
         begun = time.perf_counter()
         self._metrics.open_requests.inc()
         try:
-            try:
-                receive = await self._check(scope, headers, receive)
-            except Refusal as refusal:
-                if refusal.status >= 400:
-                    self._metrics.refusals.labels(refusal.reason).inc()
-                await _refuse(answer, scope["path"], refusal)
-                return
-            await self._app(scope, receive, answer)
+            with self._tracing.request(scope["method"], scope["path"], headers) as span:
+                span.set_attribute("kvant.request_id", request_id)
+                try:
+                    await self._answer(scope, headers, receive, answer)
+                finally:
+                    span.set_attribute("http.response.status_code", answer.status)
         finally:
             self._metrics.open_requests.dec()
             self._metrics.responses.labels(str(answer.status)).inc()
@@ -96,6 +99,17 @@ class Door:
                 ms=round(1000 * (time.perf_counter() - begun), 1), caller=principal.name if principal else None,
                 bytes=answer.n_bytes,
             )  # fmt: skip
+
+    async def _answer(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, answer: "_Answer") -> None:
+        """Check a request and pass it on, or refuse it."""
+        try:
+            receive = await self._check(scope, headers, receive)
+        except Refusal as refusal:
+            if refusal.status >= 400:
+                self._metrics.refusals.labels(refusal.reason).inc()
+            await _refuse(answer, scope["path"], refusal)
+            return
+        await self._app(scope, receive, answer)
 
     async def _check(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> Receive:
         """Do all checks; return where the body is to be read from.

@@ -10,6 +10,7 @@ from kvant.serve.door import MAX_HEADER_BYTES, check_safe
 from kvant.serve.keys import Keys
 from kvant.serve.library import DirectoryLibrary, Library
 from kvant.serve.settings import Settings
+from kvant.serve.tracing import tracing
 
 BACKLOG = 1024
 SPARE_CONNECTIONS = 256
@@ -51,7 +52,7 @@ def serve(settings: Settings, *, library: Library | None = None, started: Callab
     check_safe(settings, has_keys=bool(Keys(settings.keys_file).list()))
     library = library or open_library(settings)
     library.list()  # headers are read now, not in the first request
-    app = make_app(settings, library)
+    app = make_app(settings, library, tracing=tracing())
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, lifespan="on", ws="none", http="h11",
         h11_max_incomplete_event_size=MAX_HEADER_BYTES, timeout_keep_alive=KEEP_ALIVE_S,

@@ -63,7 +63,8 @@ def make_it_say(page: Page, text: str) -> None:
     """Have the engine's grammar leave the model no other answer; it still says it token by token."""
 
     def handle(route: Route) -> None:
-        route.continue_(post_data={**route.request.post_data_json, "format": {"const": text}})
+        body: Any = route.request.post_data_json
+        route.continue_(post_data=body | {"format": {"const": text}})
 
     page.unroute("**/api/chat")
     page.route("**/api/chat", handle)

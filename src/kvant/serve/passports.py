@@ -17,6 +17,8 @@ from kvant.serve.library import ModelFile
 SUFFIX = ".passport.json"
 MAX_BYTES = 8 << 20
 MAX_CHARACTERS = 200
+_COUNTS = ("rss_bytes", "n_positions", "n_threads")
+_NUMBERS = ("kld_mean", "kld_se", "kld_p99", "top1", "ppl", "ppl_ratio", "tg_tok_s", "pp_tok_s")
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -77,15 +79,10 @@ def measured(file: ModelFile) -> Measured | None:
 def read(document: Mapping[str, Any]) -> Measured | None:
     """Return what a passport or a report says; None if it holds no divergence."""
     score = _score(document)
-    found = Measured(
-        **{name: _number(score.get(name)) for name in _NUMBERS},  # type: ignore[arg-type]
-        **{name: _count(score.get(name)) for name in ("rss_bytes", "n_positions", "n_threads")},  # type: ignore[arg-type]
-        **_origin(document),
-    )
+    values: dict[str, Any] = {name: _number(score.get(name)) for name in _NUMBERS}
+    values |= {name: _count(score.get(name)) for name in _COUNTS}
+    found = Measured(**values, **_origin(document))
     return found if found.kld_mean is not None else None
-
-
-_NUMBERS = ("kld_mean", "kld_se", "kld_p99", "top1", "ppl", "ppl_ratio", "tg_tok_s", "pp_tok_s")
 
 
 def _beside(path: Path) -> Mapping[str, Any] | None:
@@ -112,7 +109,7 @@ def _score(document: Mapping[str, Any]) -> Mapping[str, Any]:
     return score if isinstance(score, dict) else {}
 
 
-def _origin(document: Mapping[str, Any]) -> dict[str, str | None]:
+def _origin(document: Mapping[str, Any]) -> dict[str, Any]:
     text, model, machine = document.get("text"), document.get("model"), document.get("machine")
     return {
         "machine": _words(machine.get("cpu") if isinstance(machine, dict) else machine),

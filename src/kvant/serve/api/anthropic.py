@@ -19,7 +19,7 @@ from kvant.serve.api.failure import ApiError, Failure
 from kvant.serve.api.openai import new_id
 from kvant.serve.api.run import Job, answering, caller
 from kvant.serve.api.sampling import OPENAI_DEFAULTS, engine_options
-from kvant.serve.api.wire import check, endpoint, gateway, read
+from kvant.serve.api.wire import check, endpoint, gateway, model_file, read
 from kvant.serve.library import ModelFile
 
 _KINDS = {
@@ -41,7 +41,7 @@ ANTHROPIC = Dialect(failed=_error, broken=lambda failure: b"event: error\ndata: 
 async def messages(request: Request) -> Response:
     """POST /v1/messages."""
     body = await read(request, MessagesRequest)
-    file = gateway(request).library.find(body.model)
+    file = await model_file(request, body.model)
     check(body.max_tokens > 0, f"max_tokens: {body.max_tokens} is not positive.", "max_tokens")
     given = {"num_predict": body.max_tokens, "stop": body.stop_sequences, "temperature": body.temperature,
              "top_p": body.top_p, "top_k": body.top_k}  # fmt: skip
@@ -57,7 +57,7 @@ async def messages(request: Request) -> Response:
 async def count_tokens(request: Request) -> Response:
     """POST /v1/messages/count_tokens."""
     body = await read(request, CountRequest)
-    file = gateway(request).library.find(body.model)
+    file = await model_file(request, body.model)
     prompt = _prompt(body, file, {})
 
     async def run(out: Output) -> None:

@@ -106,7 +106,7 @@ async def cards(request: Request) -> Response:
 @endpoint(OLLAMA)
 async def card(request: Request) -> Response:
     """GET /api/kvant/cards/NAME: one model."""
-    return as_json(await _card(request, find(request, request.path_params["name"])))
+    return as_json(await _card(request, await find(request, request.path_params["name"])))
 
 
 async def _card(request: Request, file: ModelFile) -> Card:

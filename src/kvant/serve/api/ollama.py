@@ -30,7 +30,7 @@ from kvant.serve.api.ollama_types import (
 )
 from kvant.serve.api.run import Answering, Job, answering, caller
 from kvant.serve.api.sampling import OLLAMA_DEFAULTS, context_wanted, engine_options
-from kvant.serve.api.wire import check, endpoint, gateway, read
+from kvant.serve.api.wire import check, endpoint, gateway, model_file, read
 from kvant.serve.library import ModelFile
 
 MAX_TOP_LOGPROBS = 20
@@ -72,7 +72,7 @@ class Shape:
 async def generate(request: Request) -> Response:
     """POST /api/generate: continue a text, or answer it."""
     body = await read(request, GenerateRequest)
-    file = find(request, body.model)
+    file = await find(request, body.model)
     keep_alive = seconds(body.keep_alive)
     shape = _generate_shape(body.model, context=not (body.raw or body.suffix))
     plain = not (body.prompt or body.suffix or body.context)
@@ -115,7 +115,7 @@ def _generate_prompt(body: GenerateRequest, file: ModelFile) -> Prompt:
 async def chat(request: Request) -> Response:
     """POST /api/chat: answer a conversation."""
     body = await read(request, ChatRequest)
-    file = find(request, body.model)
+    file = await find(request, body.model)
     keep_alive = seconds(body.keep_alive)
     shape = _chat_shape(body.model)
     if not body.messages:
@@ -137,7 +137,7 @@ async def chat(request: Request) -> Response:
     return _answer(job, shape, stream=body.stream is not False)
 
 
-def find(request: Request, name: str) -> ModelFile:
+async def find(request: Request, name: str) -> ModelFile:
     """Return a model of the library.
 
     Raises:
@@ -147,7 +147,7 @@ def find(request: Request, name: str) -> ModelFile:
 
     check(bool(name), "model is required", "model")
     try:
-        return gateway(request).library.find(name)
+        return await model_file(request, name)
     except ModelNotFoundError:
         raise ApiError(f"model '{name[:500]}' not found", status=404, code="model_not_found", param="model") from None
 

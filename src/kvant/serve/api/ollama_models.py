@@ -81,7 +81,7 @@ async def running(request: Request) -> Response:
 async def show(request: Request) -> Response:
     """POST /api/show: what a model is."""
     body = await read(request, ShowRequest)
-    file = find(request, body.model or body.name or "")
+    file = await find(request, body.model or body.name or "")
     settings = file.settings
     info = {k: None if k in _LONG and not body.verbose else v for k, v in file.facts.metadata.items()}
     info["general.parameter_count"] = file.facts.parameters
@@ -108,7 +108,7 @@ async def show(request: Request) -> Response:
 async def embed(request: Request) -> Response:
     """POST /api/embed: vectors of texts."""
     body = await read(request, EmbedRequest)
-    file = find(request, body.model)
+    file = await find(request, body.model)
     texts = [body.input] if isinstance(body.input, str) else body.input
 
     async def run(out: Output) -> None:
@@ -131,7 +131,7 @@ async def embed(request: Request) -> Response:
 async def embeddings(request: Request) -> Response:
     """POST /api/embeddings: the vector of a text, in the older form."""
     body = await read(request, EmbeddingsRequest)
-    file = find(request, body.model)
+    file = await find(request, body.model)
 
     async def run(out: Output) -> None:
         made = await compute(

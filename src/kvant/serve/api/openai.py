@@ -35,7 +35,7 @@ from kvant.serve.api.openai_types import (
 )
 from kvant.serve.api.run import Answering, Job, answering
 from kvant.serve.api.sampling import OPENAI_DEFAULTS, engine_options
-from kvant.serve.api.wire import check, endpoint, gateway, read
+from kvant.serve.api.wire import check, endpoint, model_file, read
 from kvant.serve.library import ModelFile
 
 MAX_TOP_LOGPROBS = 20
@@ -63,7 +63,7 @@ OPENAI = Dialect(failed=error_body, broken=lambda failure: b"data: " + error_bod
 async def chat(request: Request) -> Response:
     """POST /v1/chat/completions."""
     body = await read(request, ChatRequest)
-    file = gateway(request).library.find(body.model)
+    file = await model_file(request, body.model)
     prompt = chat_prompt(body, file)
     job = Job(request=request, file=file, prompt=prompt, keep_alive=seconds(body.keep_alive))
     if not body.stream:

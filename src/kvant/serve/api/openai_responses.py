@@ -20,7 +20,7 @@ from kvant.serve.api.openai_stream import Item, ResponseEvents, call_item, messa
 from kvant.serve.api.openai_types import Effort, Part
 from kvant.serve.api.run import Job, answering
 from kvant.serve.api.sampling import OPENAI_DEFAULTS, engine_options
-from kvant.serve.api.wire import check, endpoint, gateway, read
+from kvant.serve.api.wire import check, endpoint, model_file, read
 from kvant.serve.library import ModelFile
 
 
@@ -125,7 +125,7 @@ class ResponsesRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
 async def responses(request: Request) -> Response:
     """POST /v1/responses."""
     body = await read(request, ResponsesRequest)
-    file = gateway(request).library.find(body.model)
+    file = await model_file(request, body.model)
     for name in ("previous_response_id", "conversation", "background", "prompt"):
         check(not getattr(body, name), f"{name}: nothing is stored here. Send the whole conversation as input.", name)
     check(not body.top_logprobs, "top_logprobs: is not told here. Use /v1/chat/completions.", "top_logprobs")

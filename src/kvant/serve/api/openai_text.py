@@ -23,7 +23,7 @@ from kvant.serve.api.ollama_types import seconds
 from kvant.serve.api.openai import DONE, OPENAI, common_sampling, new_id, out_usage
 from kvant.serve.api.openai_types import CompletionRequest, EmbeddingRequest, ListedModel
 from kvant.serve.api.run import Job, answering
-from kvant.serve.api.wire import as_json, check, endpoint, gateway, read
+from kvant.serve.api.wire import as_json, check, endpoint, gateway, model_file, read
 from kvant.serve.library import ModelFile
 
 MAX_PROMPTS = 128
@@ -36,7 +36,7 @@ _encode = msgspec.json.Encoder().encode
 async def completions(request: Request) -> Response:
     """POST /v1/completions."""
     body = await read(request, CompletionRequest)
-    file = gateway(request).library.find(body.model)
+    file = await model_file(request, body.model)
     require(file)
     check(body.best_of in (None, 1), "best_of: only 1 is made here. Leave it out.", "best_of")
     check(not body.echo, "echo: is not supported. Put the prompt before the answer yourself.", "echo")
@@ -141,7 +141,7 @@ def _legacy(tokens: list[TokenLogprob], top: int | None, offset: int) -> dict[st
 async def embeddings(request: Request) -> Response:
     """POST /v1/embeddings."""
     body = await read(request, EmbeddingRequest)
-    file = gateway(request).library.find(body.model)
+    file = await model_file(request, body.model)
     inputs = many(body.input, "input", 2048)
 
     async def run(out: Output) -> None:
@@ -175,7 +175,7 @@ async def model(request: Request) -> Response:
     name = request.path_params["name"]
     if not name:
         raise ApiError("model: is missing in the path.", param="model")
-    return as_json(_listed(gateway(request).library.find(name)))
+    return as_json(_listed(await model_file(request, name)))
 
 
 def _listed(file: ModelFile) -> ListedModel:

@@ -1,5 +1,6 @@
 """Requests read as typed messages; whatever is not declared never gets further than here."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +12,7 @@ from starlette.responses import Response
 from kvant.errors import KvantError
 from kvant.serve.api.answer import Dialect, failed
 from kvant.serve.api.failure import ApiError
+from kvant.serve.library import ModelFile
 
 if TYPE_CHECKING:
     from kvant.serve.app import Gateway
@@ -25,6 +27,15 @@ def gateway(request: Request) -> "Gateway":
     """Return the gateway that a request came to."""
     found: Gateway = request.app.state.kvant
     return found
+
+
+async def model_file(request: Request, name: str) -> ModelFile:
+    """Return a model of the library; in a thread, for a store may have to put it together first.
+
+    Raises:
+        ModelNotFoundError: There is none of that name.
+    """
+    return await asyncio.to_thread(gateway(request).library.find, name)
 
 
 async def read(request: Request, kind: type[T]) -> T:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from kvant.serve.library import Message, ModelSettings
+from kvant.hub.manifest import Message, ModelSettings
 from served import Served, served, write_gguf
 
 LONG = 100_000

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from kvant.serve.library import ModelFile, ModelSettings
+from kvant.hub.manifest import ModelSettings
+from kvant.serve.library import ModelFile
 from kvant.serve.passports import MAX_BYTES, Measured, measured, read
 from serving import MB, model_file
 

@@ -24,6 +24,7 @@ from kvant.quant.curvature import Curvatures
 from kvant.recipes.budget import Goal
 from kvant.recipes.candidates import Candidate, make_candidate
 from kvant.recipes.choose import Variant
+from kvant.recipes.evaluate import Floor
 from kvant.recipes.limits import Limits
 from kvant.recipes.pace import Pace, paced
 from kvant.recipes.quantize import predict_size
@@ -49,6 +50,7 @@ class Mixes:
         curvatures: What the plans will be encoded under.
         context: Tokens of context that memory is predicted for.
         limits: What files may take.
+        floor: KLD that no mix goes below; see `engine_floor`.
         pace: How long a token takes on the device; None where speed does not matter.
     """
 
@@ -58,6 +60,7 @@ class Mixes:
     curvatures: Curvatures
     context: int
     limits: Limits
+    floor: float = 0.0
     pace: Pace | None = None
 
     def ladder(self) -> list[Candidate]:
@@ -128,9 +131,12 @@ class Mixes:
         others = self._others(late_s)
         with contextlib.suppress(BudgetError):  # not even the smallest choice fits; presets may
             if goal.kind == "quality":
-                search(self.options, self._room, kld_of, runs=runs, known=known, **others)
+                search(self.options, self._room, kld_of, runs=runs, known=known, floor=self.floor, **others)
             else:
-                smallest(self.options, goal.max_kld, kld_of, max_bytes=self._room, runs=runs, known=known, **others)
+                smallest(
+                    self.options, goal.max_kld, kld_of, max_bytes=self._room, runs=runs, known=known, floor=self.floor,
+                    **others,
+                )  # fmt: skip
         return found
 
     def curve(self, measured: Sequence[Variant]) -> list[tuple[int, float]]:
@@ -140,7 +146,7 @@ class Mixes:
             Bytes of the file and mean KLD, by rising size; at most `CURVE_POINTS`. Limits on time and memory are not in
             it.
         """
-        belief = correct(self.options, self.lessons(measured))
+        belief = correct(self.options, self.lessons(measured), floor=self.floor)
         points = solve(belief.corrected(), self._most).curve()
         sizes = np.linspace(points[0][0], points[-1][0], CURVE_POINTS)
         chosen = sorted({bisect.bisect_right(points, size, key=lambda point: point[0]) - 1 for size in sizes})
@@ -188,6 +194,15 @@ class Mixes:
         types = types_of(self._solution.at(self._solution.least_bytes))
         plan = plan_choice(self.model, types, preset="kvant-0.00-0")
         return predict_size(self.model, plan, None, self.curvatures) - self._solution.least_bytes
+
+
+def engine_floor(floors: Sequence[Floor], options: Mapping[str, Sequence[Option]]) -> float:
+    """Return the KLD that the engine's own rounding of activations adds to every mix, nats per token.
+
+    It is what a copy in Q8_0 was measured to lose beyond what its weights are predicted to.
+    """
+    measured = sum(floor.kld_mean for floor in floors if floor.name == "Q8_0")
+    return max(0.0, measured - predicted_kld(options, dict.fromkeys(options, "Q8_0")))
 
 
 class _Others(TypedDict):

@@ -15,7 +15,7 @@ import functools
 import statistics
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -44,7 +44,7 @@ from kvant.recipes.candidates import Candidate, make_candidates
 from kvant.recipes.choose import Variant, next_candidate, pick
 from kvant.recipes.delivery import Outcome, Request, deliver
 from kvant.recipes.evaluate import Floor, measure_floors, measured_text, prepare_base
-from kvant.recipes.fitted import Mixes
+from kvant.recipes.fitted import Mixes, engine_floor
 from kvant.recipes.limits import Limits, limits_of, on_device
 from kvant.recipes.pace import Pace, matrix_types, pace_for, paced
 from kvant.recipes.report import Report
@@ -128,6 +128,7 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     bench, floors = set_up(request, model, importance, calibration, machine, progress)
     measured = measure_until_settled(fitting, request, goal, device, bench)
     if mixes:
+        mixes = replace(mixes, floor=engine_floor(floors, options))
         more = refine(mixes, measured, request, goal, device, bench)
         found = [v.candidate for v in more]
         candidates, fitting, measured = [*candidates, *found], [*fitting, *found], [*measured, *more]

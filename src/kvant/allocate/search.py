@@ -17,6 +17,12 @@ from kvant.allocate.options import Option
 from kvant.errors import ValueRangeError
 
 MAX_RUNS = 10
+MISFIT = 0.03
+"""Relative error of what factors say of a plan: SmolLM2's mixes of 77 to 105 MB are told within 2.5 %.
+
+Taken for 1 %, factors bend further than plans follow: one that was promised .0162 had .0169, where .0164 was known.
+"""
+
 # How far a factor is moved, in standard deviations, to find a neighbour.
 MOVE = 1.5
 
@@ -95,7 +101,7 @@ def search(
         solve_within, max_bytes=budget, max_seconds=max_seconds, max_resident_bytes=max_resident_bytes
     )
     steps: list[Step] = []
-    belief = correct(options, known, floor=floor, noise=noise)
+    belief = correct(options, known, floor=floor, noise=max(noise, MISFIT))
     while len(steps) < runs:
         proposal = next(_proposals(belief, steps, within, noise), None)
         if proposal is None:
@@ -106,7 +112,7 @@ def search(
         size = sum(option.n_bytes for option in chosen.values())
         steps.append(Step(why=why, types=types, n_bytes=size, predicted=belief.predict(types), kld=kld))
         seen = [*known, *(Measurement(types=step.types, kld=step.kld) for step in steps)]
-        belief = correct(options, seen, floor=floor, noise=noise)
+        belief = correct(options, seen, floor=floor, noise=max(noise, MISFIT))
     stopped = "runs" if len(steps) == runs else "promising"
     return Found(best=min(steps, key=lambda step: step.kld), steps=tuple(steps), belief=belief, stopped=stopped)
 

@@ -66,3 +66,8 @@ def test_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(TransferError, match="does not answer"):
         search("tiny")
+
+
+def test_nothing_but_repositories_is_asked(many: Hub) -> None:
+    search("tiny", usable_bytes=10**9)
+    assert all(asked.path.startswith("/api/models") for asked in many.asked)

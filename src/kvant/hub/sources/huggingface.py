@@ -68,11 +68,13 @@ class HuggingFace:
 
     def __init__(self) -> None:
         try:
-            from huggingface_hub import HfApi, get_token
+            from huggingface_hub import HfApi, constants, get_token
         except ImportError:
             raise MissingDependencyError(
                 "huggingface_hub: is not installed, and the hub is asked through it. Run: pip install 'kvant[hub]'"
             ) from None
+        # Otherwise it asks the endpoint which callers to tell apart, keeps the answer for all programs, and trusts it.
+        constants.HF_HUB_DISABLE_TELEMETRY = True
         self.endpoint = (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
         self._token = get_token()
         self._api: HfApi = HfApi(

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kvant._version import __version__
-from kvant.serve.api import anthropic_types, ollama_types, openai_responses, openai_types
+from kvant.serve.api import anthropic_types, cards, ollama_types, openai_responses, openai_types
 
 
 class OllamaError(msgspec.Struct):
@@ -124,6 +124,8 @@ OPERATIONS = (
     Operation("/v1/models/{name}", "get", "One model", None, openai_types.ListedModel),
     Operation("/v1/messages", "post", "Answer a conversation", _A.MessagesRequest, None, _EVENTS),
     Operation("/v1/messages/count_tokens", "post", "Tokens of a prompt", _A.CountRequest, TokenCount),
+    Operation("/api/kvant/cards", "get", "What all models are, hold and were measured to lose", None, cards.Cards),
+    Operation("/api/kvant/cards/{name}", "get", "The same of one model", None, cards.Card),
 )  # fmt: skip
 
 NO_EFFECT = {
@@ -210,11 +212,15 @@ def api_of(path: str) -> str:
     """Return whose API a path belongs to."""
     if path.startswith("/v1/messages"):
         return "Anthropic"
+    if path.startswith("/api/kvant/"):
+        return "kvant"
     return "Ollama" if path.startswith("/api/") else "OpenAI"
 
 
 def _error_of(path: str) -> type:
-    return {"Ollama": OllamaError, "OpenAI": OpenAIError, "Anthropic": AnthropicError}[api_of(path)]
+    return {"Ollama": OllamaError, "kvant": OllamaError, "OpenAI": OpenAIError, "Anthropic": AnthropicError}[
+        api_of(path)
+    ]
 
 
 @functools.cache

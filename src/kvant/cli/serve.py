@@ -142,6 +142,7 @@ def _announce(url: str, *, as_json: bool) -> None:
             f"kvant serves at {url}\n"
             f"  OpenAI's API     {url}/v1\n"
             f"  Ollama's API     {url}        (its clients: export OLLAMA_HOST={url})\n"
+            f"  chat, compare    {url}/ui/\n"
             f"  metrics, health  {url}/metrics  {url}/health\n"
             "Ctrl-C ends it."
         )

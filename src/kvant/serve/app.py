@@ -17,7 +17,8 @@ from kvant import __version__
 from kvant.errors import KvantError
 from kvant.serve import api, logs, page
 from kvant.serve.access import Authenticator, KeyAuthenticator, Principal
-from kvant.serve.door import Door, error_body, error_status, is_loopback
+from kvant.serve.api.failure import describe
+from kvant.serve.door import Door, error_body, is_loopback
 from kvant.serve.engine_metrics import engine_metrics
 from kvant.serve.keys import Keys
 from kvant.serve.library import Library
@@ -131,8 +132,9 @@ def _error(request: Request, status: int, message: str, headers: dict[str, str] 
 
 async def _kvant_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, KvantError)
-    status, headers = error_status(error)
-    return _error(request, status, str(error), headers)
+    failure = describe(error)
+    headers = {} if failure.retry_after_s is None else {"Retry-After": str(failure.retry_after_s)}
+    return _error(request, failure.status, failure.message, headers)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from kvant.errors import AccessError, KvantError
+from kvant.errors import AccessError
 from kvant.serve import logs
 from kvant.serve.access import PUBLIC, Authenticator, Principal, needed_scope
 from kvant.serve.metrics import Metrics
@@ -312,23 +312,6 @@ _KINDS = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
     429: "rate_limit_error", 503: "overloaded_error",
 }  # fmt: skip
-
-
-def error_status(error: KvantError) -> tuple[int, dict[str, str]]:
-    """Return the HTTP status and headers for an error of kvant's."""
-    from kvant import errors
-
-    table: tuple[tuple[type[KvantError], int], ...] = (
-        (errors.ModelNotFoundError, 404), (errors.QueueFullError, 503), (errors.WorkerError, 502),
-        (errors.ModelTooLargeError, 507), (errors.EngineReplyError, 400), (errors.ValueRangeError, 400),
-        (errors.AccessError, 403),
-    )  # fmt: skip
-    status = next((code for kind, code in table if isinstance(error, kind)), 500)
-    if isinstance(error, errors.EngineReplyError) and 400 <= error.status < 600:
-        status = error.status
-    if isinstance(error, errors.QueueFullError | errors.WorkerError):
-        return status, {"Retry-After": str(math.ceil(error.retry_after_s))}
-    return status, {}
 
 
 async def _refuse(send: _Answer, path: str, refusal: Refusal) -> None:

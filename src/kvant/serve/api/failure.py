@@ -1,7 +1,9 @@
 """What goes wrong with a request, told apart from how each API words it."""
 
+import math
 from dataclasses import dataclass
 
+from kvant import errors
 from kvant.errors import KvantError
 
 
@@ -61,17 +63,34 @@ class Failure:
 
 def describe(error: Exception) -> Failure:
     """Return what a client is told of an error; what is nobody's business stays here."""
-    from kvant import errors
-
     if isinstance(error, ApiError):
         return Failure(status=error.status, message=str(error), code=error.code, param=error.param)
-    if isinstance(error, errors.ModelNotFoundError):
-        return Failure(status=404, message=str(error), code="model_not_found", param="model")
-    if isinstance(error, errors.QueueFullError):
-        after = int(getattr(error, "retry_after_s", 1)) or 1
-        return Failure(status=503, message=str(error), code="queue_full", retry_after_s=after)
-    if isinstance(error, errors.ModelTooLargeError):
-        return Failure(status=507, message=str(error), code="model_too_large")
-    if isinstance(error, KvantError):
-        return Failure(status=500, message=str(error), code="engine_error")
+    if isinstance(error, errors.EngineReplyError):
+        status = error.status if 400 <= error.status < 600 else 500
+        return Failure(status=status, message=str(error), code="engine_error")
+    for kind, status, code in _TABLE:
+        if isinstance(error, kind):
+            after = getattr(error, "retry_after_s", None)
+            return Failure(
+                status=status, message=str(error), code=code, retry_after_s=None if after is None else math.ceil(after),
+                param="model" if kind is errors.ModelNotFoundError else None,
+            )  # fmt: skip
     return Failure(status=500, message="gateway: failed unexpectedly. See its log.", code="internal_error")
+
+
+# The first that fits counts.
+_TABLE: tuple[tuple[type[KvantError], int, str], ...] = (
+    (errors.ModelNotFoundError, 404, "model_not_found"),
+    (errors.QueueFullError, 503, "queue_full"),
+    (errors.ModelTooLargeError, 507, "model_too_large"),
+    (errors.QuotaError, 507, "quota"),
+    (errors.WorkerError, 502, "engine_error"),
+    (errors.TransferError, 502, "transfer"),
+    (errors.LicenceError, 403, "licence"),
+    (errors.AccessError, 403, "access"),
+    (errors.ValueRangeError, 400, "invalid_value"),
+    (errors.ModelNameError, 400, "invalid_name"),
+    (errors.ModelfileError, 400, "invalid_modelfile"),
+    (errors.SourceError, 400, "invalid_source"),
+    (KvantError, 500, "engine_error"),
+)

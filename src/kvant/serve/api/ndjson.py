@@ -12,18 +12,13 @@ from typing import Any
 import msgspec
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from kvant.errors import KvantError, LicenceError, QuotaError, TransferError
+from kvant.errors import KvantError
 from kvant.progress import Progress
-from kvant.serve.door import error_status
+from kvant.serve.api.failure import describe
 
 MEDIA_TYPE = "application/x-ndjson"
 STEPS = 100
 """Lines for one file, at most."""
-
-# The first that fits counts; a ValueError is something to correct in the request.
-_STATUS: tuple[tuple[type[Exception], int], ...] = (
-    (LicenceError, 403), (TransferError, 502), (QuotaError, 507), (ValueError, 400),
-)  # fmt: skip
 
 Status = dict[str, Any]
 Work = Callable[["Telling"], object]
@@ -119,10 +114,11 @@ async def answer(work: Work, slots: asyncio.Semaphore, *, stream: bool) -> Respo
 
 def refusal(error: KvantError) -> Response:
     """Return an error as Ollama words it."""
-    status, headers = error_status(error)
-    if status == 500:  # what the gateway's own table does not know
-        status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
-    return JSONResponse({"error": str(error)}, status_code=status, headers=headers)
+    failure = describe(error)
+    # What is made from a request is at fault when its bytes are: elsewhere a damaged model is the gateway's.
+    status = 400 if failure.status == 500 and isinstance(error, ValueError) else failure.status
+    headers = {} if failure.retry_after_s is None else {"Retry-After": str(failure.retry_after_s)}
+    return JSONResponse({"error": failure.message}, status_code=status, headers=headers)
 
 
 async def _encoded(first: Status, lines: AsyncIterator[Status]) -> AsyncIterator[bytes]:

@@ -1,7 +1,7 @@
 """What the gateway costs: the engine's bare server against the same server behind the gateway, same model, same run.
 
 Requests to both alternate, so that what else the machine does falls on both. The client is the same and asks both for
-`/v1/chat/completions`. Where this kvant has no such route (yet), the gateway gets one that passes everything through.
+`/v1/chat/completions`.
 
     python benchmarks/serve.py MODEL.gguf [--rounds 10] [--tokens 64] [--streams 64] [--json]
     python benchmarks/serve.py MODEL.gguf --speculate [--draft SMALL.gguf] [--rounds 3] [--tokens 64]
@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kvant.serve import api
-from kvant.serve.library import DirectoryLibrary, model_file
+from kvant.serve.library import model_file
 from kvant.serve.loopback import Exchange
 from kvant.serve.memory import start_message
 from kvant.serve.settings import Settings
@@ -76,48 +75,11 @@ async def ask(server: Server, tokens: int, *, model: str = "model") -> Timing:
     return Timing(first - begun, n, last - first)
 
 
-def passing_through(directory: Path, settings: Settings) -> None:
-    """Run a gateway with one more route, which hands the engine's events on as they are."""
-    from starlette.requests import Request
-    from starlette.responses import Response, StreamingResponse
-    from starlette.routing import Route
-
-    from kvant.serve import server
-    from kvant.serve.app import Gateway, caller
-
-    async def chat(request: Request) -> Response:
-        body = await request.json()
-        gateway: Gateway = request.app.state.kvant
-        file = gateway.library.find(body["model"])
-
-        async def events() -> AsyncIterator[bytes]:
-            async with contextlib.AsyncExitStack() as stack:
-                timer = stack.enter_context(gateway.metrics.request(file.name))
-                lease = await stack.enter_async_context(gateway.scheduler.lease(file, caller=caller(request)))
-                payloads = await stack.enter_async_context(contextlib.aclosing(lease.worker.stream(CHAT, body)))  # type: ignore[type-var]
-                async for payload in payloads:
-                    timer.token()
-                    yield b"data: " + payload + b"\n\n"
-            yield b"data: [DONE]\n\n"
-
-        return StreamingResponse(events(), media_type="text/event-stream")
-
-    routes = api.routes()
-    api.routes = lambda: [*routes, Route(CHAT, chat, methods=["POST"])]
-    server.serve(
-        settings, library=DirectoryLibrary(directory), started=lambda url: print(json.dumps({"url": url}), flush=True)
-    )
-
-
 @contextlib.asynccontextmanager
 async def gateway(directory: Path, parallel: int, context: int) -> AsyncIterator[tuple[Server, int, float]]:
     """Start a gateway in a process of its own; yield where it is, its process id and the seconds it took to start."""
-    has_chat = any(getattr(route, "path", "") == CHAT for route in api.routes())
     options = ["--parallel", str(parallel), "--context", str(context)]
-    if has_chat:
-        command = ["-m", "kvant.cli.main", "serve", "--models", str(directory), "--port", "0", "--json", *options]
-    else:
-        command = [__file__, str(directory), "--inner", *options]
+    command = ["-m", "kvant.cli.main", "serve", "--models", str(directory), "--port", "0", "--json", *options]
     begun = time.perf_counter()
     process = await asyncio.create_subprocess_exec(
         sys.executable, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
@@ -273,16 +235,7 @@ def main() -> None:
     parser.add_argument("--speculate", action="store_true", help="measure guessing ahead instead")
     parser.add_argument("--draft", type=Path, help="a small GGUF file that guesses")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.inner:
-        ram = os.environ.get("KVANT_MAX_RAM")
-        settings = Settings(
-            port=0, models=options.model, parallel=options.parallel, context=options.context,
-            max_ram_bytes=int(ram) if ram else None,
-        )  # fmt: skip
-        passing_through(options.model, settings)
-        return
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / options.model.name
         try:

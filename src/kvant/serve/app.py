@@ -16,7 +16,7 @@ from starlette.routing import Route
 from kvant import __version__
 from kvant.errors import KvantError
 from kvant.serve import api, logs, page
-from kvant.serve.access import Authenticator, KeyAuthenticator, Principal
+from kvant.serve.access import Authenticator, KeyAuthenticator
 from kvant.serve.api.failure import describe
 from kvant.serve.door import Door, error_body, is_loopback
 from kvant.serve.engine_metrics import engine_metrics
@@ -96,12 +96,6 @@ def make_app(
     )
     app.state.kvant = gateway
     return app
-
-
-def caller(request: Request) -> str:
-    """Return who asks, for `Scheduler.lease`."""
-    principal: Principal = request.state.principal
-    return principal.name
 
 
 async def _health(_: Request) -> Response:

@@ -4,18 +4,17 @@ minijinja is Jinja without Python underneath: a template can reach nothing but t
 steps, so a loop without end is an error.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from kvant.errors import MissingDependencyError
+from kvant.errors import MissingDependencyError, ModelfileError
+from kvant.hub.gotemplate import is_go_template, jinja_of
 from kvant.serve.api.failure import ApiError
 
 MAX_TEMPLATE_CHARACTERS = 1 << 18
 MAX_TEXT_CHARACTERS = 1 << 24
 FUEL = 2_000_000
-_GO = re.compile(r"\{\{-?\s*(?:\.[A-Z]|(?:if|range|with|end|else|template|block|define|and|or|eq|\$)\b[^%]*?-?\}\})")
 
 
 def render(
@@ -47,8 +46,11 @@ def render(
             f"template: {len(template)} characters exceed the limit of {MAX_TEMPLATE_CHARACTERS}. Use another one.",
             param="template",
         )
-    if is_go(template):
-        raise ApiError("template: is written in Go's language, not in Jinja. Give it in Jinja.", param="template")
+    if is_go_template(template):
+        try:
+            template = jinja_of(template)
+        except ModelfileError as error:
+            raise ApiError(str(error), param="template") from None
     try:
         import minijinja
     except ImportError:
@@ -69,11 +71,6 @@ def render(
     if len(text) > MAX_TEXT_CHARACTERS:
         raise ApiError(f"template: makes {len(text)} characters, above {MAX_TEXT_CHARACTERS}. Use another one.")
     return text
-
-
-def is_go(template: str) -> bool:
-    """Whether a template looks like Go's language, which Ollama's Modelfiles are written in."""
-    return _GO.search(template) is not None and "{%" not in template
 
 
 class _Refused(Exception):  # noqa: N818

@@ -4,7 +4,7 @@ import pytest
 
 from kvant.runtime.template import render as jinja_render
 from kvant.serve.api.failure import ApiError
-from kvant.serve.api.templates import MAX_TEMPLATE_CHARACTERS, is_go, render
+from kvant.serve.api.templates import MAX_TEMPLATE_CHARACTERS, render
 from served import TOOLS_TEMPLATE
 
 HI = [{"role": "user", "content": "Hi <b>&amp;"}]
@@ -90,11 +90,11 @@ def test_what_a_template_refuses_is_told() -> None:
         render(LLAMA2, [{"role": "assistant", "content": "x"}])
 
 
-@pytest.mark.parametrize("template", ["{{ if .System }}{{ .System }}{{ end }}{{ .Prompt }}", "{{ .Prompt }}"])
-def test_gos_language_is_known(template: str) -> None:
-    assert is_go(template)
+def test_gos_language_is_translated_where_it_is_simple() -> None:
+    go = "{{ if .System }}<<{{ .System }}>>{{ end }}[{{ .Prompt }}]{{ .Response }}"
+    assert render(go, [{"role": "system", "content": "Be kind."}, *HI]) == "<<Be kind.>>[Hi <b>&amp;]"
 
 
-@pytest.mark.parametrize("template", [CHATML, LLAMA2, NAMESPACE, TOOLS_TEMPLATE, "{{ messages }}"])
-def test_jinja_is_not_taken_for_gos_language(template: str) -> None:
-    assert not is_go(template)
+def test_gos_language_beyond_that_is_refused() -> None:
+    with pytest.raises(ApiError, match="Use the model|model.s own"):
+        render("{{ range .Tools }}{{ .Function }}{{ end }}", HI)

@@ -15,7 +15,8 @@ from starlette.testclient import TestClient
 from kvant.errors import AccessError, KvantError, ModelNotFoundError, QueueFullError, WorkerError
 from kvant.serve import api
 from kvant.serve.access import Principal, needed_scope
-from kvant.serve.app import caller, make_app
+from kvant.serve.api.run import caller
+from kvant.serve.app import make_app
 from kvant.serve.door import check_safe, error_body, nesting
 from kvant.serve.keys import Keys
 from kvant.serve.library import DirectoryLibrary

@@ -50,7 +50,7 @@ def render(
         try:
             template = jinja_of(template)
         except ModelfileError as error:
-            raise ApiError(str(error), param="template") from None
+            raise ApiError(str(error).replace("TEMPLATE", "template"), param="template") from None
     try:
         import minijinja
     except ImportError:

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 
 from kvant.recipes.convert import convert
 from kvant.serve.library import DirectoryLibrary, Library, ModelFile
-from kvant.serve.scheduler import LoadedModel
+from kvant.serve.loaded import LoadedModel
 from kvant.serve.settings import Settings
 from tiny_models import write_tiny_model
 

@@ -13,13 +13,13 @@ import contextlib
 import itertools
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from kvant.errors import KvantError, ModelTooLargeError, QueueFullError, WorkerError
 from kvant.serve.lease import Lease, RetryingWorker
 from kvant.serve.library import ModelFile
+from kvant.serve.loaded import Known, Loaded, LoadedModel
 from kvant.serve.memory import limit_bytes, predicted_bytes, start_message
 from kvant.serve.queue import FairQueue, Ticket
 from kvant.serve.settings import Settings
@@ -38,69 +38,6 @@ class Observer(Protocol):
     def queued(self, model: str, seconds: float) -> None: ...  # noqa: D102
     def loaded(self, model: str, seconds: float, size_bytes: int) -> None: ...  # noqa: D102
     def event(self, model: str, kind: str) -> None: ...  # noqa: D102
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedModel:
-    """A model that is loaded.
-
-    Attributes:
-        file: The model.
-        size_bytes: Predicted memory.
-        expires_at: When it will be unloaded if nobody asks for it, UTC; None for never.
-        context: Tokens of context of one request.
-        in_use: Requests it is answering.
-        pid: Its process.
-    """
-
-    file: ModelFile
-    size_bytes: int
-    expires_at: datetime | None
-    context: int
-    in_use: int
-    pid: int
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Loaded:
-    """A worker's place in memory, from the decision to load it until its process has gone."""
-
-    file: ModelFile
-    context: int
-    size_bytes: int
-    keep_alive_s: float
-    worker: Worker | None = None
-    load_s: float = 0.0
-    in_use: int = 0
-    last_used: float = 0.0
-    stopping: bool = False
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-
-    @property
-    def expires(self) -> float:
-        """When it may go, on the loop's clock."""
-        return math.inf if self.keep_alive_s < 0 else self.last_used + self.keep_alive_s
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether it is loaded and nobody uses it."""
-        return self.worker is not None and self.in_use == 0 and not self.stopping
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Known:
-    """A model that somebody asked for."""
-
-    file: ModelFile
-    queue: FairQueue[Loaded] = field(default_factory=FairQueue)
-    loaded: Loaded | None = None
-    failures: int = 0
-    not_before: float = 0.0
-
-    def serves(self, context: int) -> bool:
-        """Whether what is loaded does for a request; a smaller context does not need a reload."""
-        loaded = self.loaded
-        return loaded is not None and loaded.context >= context and loaded.file.digest == self.file.digest
 
 
 class Scheduler:

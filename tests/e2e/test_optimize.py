@@ -192,7 +192,7 @@ def test_a_second_run_takes_everything_from_the_cache(tiny: Path, tmp_path: Path
     kept = {p.name: p.stat().st_mtime_ns for name in ("scores", "logits", "base") for p in cache_dir(name).iterdir()}
     second = optimize(request(tiny, tmp_path / "two"))
     assert second.sha256 == first.sha256
-    assert second.variants == first.variants
+    assert [v.score for v in second.variants] == [v.score for v in first.variants]  # speeds are predicted anew
     written = {p.name for name in ("scores", "logits") for p in cache_dir(name).iterdir()} - set(kept)
     assert written == set()
 

@@ -219,7 +219,7 @@ def _attempt(
     import httpx2
 
     start, headers = _continue_from(remote, partial)
-    if remote.size_bytes is not None and start == remote.size_bytes:
+    if start and start == remote.size_bytes:
         return
     try:
         with _open(client, remote, headers) as response:

@@ -14,7 +14,7 @@ import msgspec
 
 from kvant.errors import MissingDependencyError, SourceError, TransferError
 from kvant.hub.sources.names import check_member
-from kvant.hub.transfer import Remote
+from kvant.hub.transfer import MAX_BYTES, Remote
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 MAX_FILES = 20_000
@@ -172,10 +172,17 @@ def _file(sibling: Any, repo: str) -> RepoFile:
     size = lfs["size"] if lfs else sibling.size
     return RepoFile(
         path=check_member(str(sibling.rfilename), f"hf:{repo}"),
-        size_bytes=size if isinstance(size, int) and size >= 0 else 0,
+        size_bytes=_size(size),
         sha256=_hex(lfs["sha256"], 64) if lfs else None,
         git_sha1=_hex(sibling.blob_id, 40) if sibling.blob_id and not lfs else None,
     )
+
+
+def _size(value: object) -> int:
+    """Return a file's bytes; a list of repositories leaves them out."""
+    if value is not None and (not isinstance(value, int) or not 0 <= value <= MAX_BYTES):
+        raise TypeError(f"{str(value)[:80]!r} is not the size of a file")
+    return value or 0
 
 
 def _hex(value: object, length: int) -> str:

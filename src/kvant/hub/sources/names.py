@@ -14,6 +14,9 @@ import msgspec
 from kvant.errors import SourceError
 
 MAX_CHARACTERS = 2000
+MAX_PART_BYTES = 200
+"""Of a file's name; file systems allow 255, and a download adds to it."""
+
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_-])?"
 _HUB = re.compile(
     rf"(?P<repo>{_PART}/{_PART})(?:@(?P<revision>[A-Za-z0-9][A-Za-z0-9._/-]{{0,250}}))?(?::(?P<choice>[^:]{{1,500}}))?"
@@ -108,9 +111,12 @@ def check_member(path: str, subject: str) -> str:
     """Return the path of a file inside a repository, or refuse one that could lead out of a directory here.
 
     Raises:
-        SourceError: It is absolute, climbs, or holds characters that no file name should.
+        SourceError: It is absolute, climbs, is too long for a file system, or holds characters that no file name should.
     """
     parts = path.split("/")
+    longest = max(len(part.encode(errors="replace")) for part in parts)
+    if longest > MAX_PART_BYTES or len(path) > MAX_CHARACTERS:
+        raise SourceError(f"{subject[:200]}: names a file of {longest} bytes, above {MAX_PART_BYTES}. Do not use it.")
     if not path.isprintable() or any(c in path for c in '\\:*?"<>|') or any(p in ("", ".", "..") for p in parts):
         raise SourceError(f"{subject[:200]}: names the file {path[:80]!r}, which is no plain path. Do not use it.")
     return path

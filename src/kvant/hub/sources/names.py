@@ -111,7 +111,7 @@ def check_member(path: str, subject: str) -> str:
     """Return the path of a file inside a repository, or refuse one that could lead out of a directory here.
 
     Raises:
-        SourceError: It is absolute, climbs, is too long for a file system, or holds characters that no file name should.
+        SourceError: It is absolute, climbs, is too long, or holds characters that no file name should.
     """
     parts = path.split("/")
     longest = max(len(part.encode(errors="replace")) for part in parts)

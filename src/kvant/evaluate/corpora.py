@@ -109,7 +109,7 @@ def corpus(name: str = "default", split: str = "held-out") -> Corpus:
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise FormatError(f"{entry.file}: its hash is not the manifest's. Reinstall kvant.")
         parts.append(Part(domain=entry.domain, text=data.decode(), sha256=entry.sha256))
-    return _corpus(name, split, tuple(parts))
+    return mixture(name, split, tuple(parts))
 
 
 def text_file(path: Path) -> Corpus:
@@ -130,7 +130,7 @@ def text_file(path: Path) -> Corpus:
         raise FormatError(f"{path}: byte {error.start} is not UTF-8. Convert it, e.g. with iconv.") from error
     if not text.strip():
         raise FormatError(f"{path}: is empty. Give a text of a few thousand words.")
-    return _corpus(path.name, "", (Part(domain="text", text=text, sha256=hashlib.sha256(data).hexdigest()),))
+    return mixture(path.name, "", (Part(domain="text", text=text, sha256=hashlib.sha256(data).hexdigest()),))
 
 
 def check_unseen(text: Corpus, variant: Path, metadata: Mapping[str, Value]) -> None:
@@ -154,7 +154,8 @@ def check_unseen(text: Corpus, variant: Path, metadata: Mapping[str, Value]) -> 
         )
 
 
-def _corpus(name: str, split: str, parts: tuple[Part, ...]) -> Corpus:
+def mixture(name: str, split: str, parts: tuple[Part, ...]) -> Corpus:
+    """Return a text whose domains alternate."""
     text = _interleave([part.text for part in parts])
     return Corpus(name=name, split=split, text=text, sha256=hashlib.sha256(text.encode()).hexdigest(), parts=parts)
 

@@ -39,16 +39,28 @@ class Moments(Protocol):
 
 
 def rounding_options(
-    model: Model, calibration: Calibration, *, threads: int = 0, progress: Progress = SILENT
+    model: Model,
+    calibration: Calibration,
+    *,
+    types: Sequence[str] = TYPES,
+    threads: int = 0,
+    progress: Progress = SILENT,
 ) -> dict[str, tuple[Option, ...]]:
     """Return what every measured matrix may become, with the KL divergence each type is predicted to add.
 
     Kept beside the statistics: asked again, nothing is encoded.
 
+    Args:
+        model: The full-precision model.
+        calibration: What was measured of it.
+        types: Block types to weigh; fewer take less time.
+        threads: Threads; 0 for one per core.
+        progress: Told of tensors.
+
     Raises:
         ValueRangeError: A weight is NaN or infinite.
     """
-    key = digest(SAMPLE_ROWS, SWEEPS, TYPES, DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING)
+    key = digest(SAMPLE_ROWS, SWEEPS, tuple(types), DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING)
     path = calibration.directory / f"rounding-{key[:16]}.json"
     names = [name for name in model.tensors if name in calibration.curvatures.names]
     try:
@@ -56,7 +68,7 @@ def rounding_options(
     except (OSError, msgspec.MsgspecError):
         costs = {}
     if sorted(costs) != sorted(names):
-        costs = _measured(model, calibration, names, threads, progress)
+        costs = _measured(model, calibration, names, types, threads, progress)
         with atomic_write(path) as file:
             file.write(msgspec.json.encode(costs))
     tokens = calibration.curvatures.n_tokens
@@ -69,20 +81,25 @@ def predicted_kld(costs: Mapping[str, Sequence[Option]], types: Mapping[str, str
 
 
 def _measured(
-    model: Model, calibration: Calibration, names: Sequence[str], threads: int, progress: Progress
+    model: Model,
+    calibration: Calibration,
+    names: Sequence[str],
+    types: Sequence[str],
+    threads: int,
+    progress: Progress,
 ) -> dict[str, dict[str, float]]:
     moments = calibration.statistics
     progress.start("weigh block types", len(names), "tensors")
     costs = {}
     for name in names:
-        costs[name] = _costs(model.tensors[name], model.architecture, calibration, moments, threads)  # type: ignore[arg-type]
+        costs[name] = _costs(model.tensors[name], model.architecture, calibration, moments, types, threads)  # type: ignore[arg-type]
         progress.advance("weigh block types", 1)
     progress.finish("weigh block types")
     return costs
 
 
 def _costs(
-    tensor: Tensor, architecture: str, calibration: Calibration, moments: Moments, threads: int
+    tensor: Tensor, architecture: str, calibration: Calibration, moments: Moments, types: Sequence[str], threads: int
 ) -> dict[str, float]:
     """Predicted KL divergence by block type of one tensor."""
     n = row_length(tensor)
@@ -90,7 +107,7 @@ def _costs(
     curvature = calibration.curvatures.ready(tensor.name, threads=threads)
     risk = moments.risk(tensor.name)
     found = {}
-    for kind in allowed_types(tensor.name, tensor.shape, TYPES, architecture=architecture):
+    for kind in allowed_types(tensor.name, tensor.shape, types, architecture=architecture):
         if kind not in FITTABLE:
             raise KvantError(f"{tensor.name}: no block type divides its rows of {n} weights. Leave out --calibrate.")
         blocks, _ = fit(x, kind, curvature, sweeps=SWEEPS, threads=threads)

@@ -45,7 +45,7 @@ def create(
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.cli.stored import as_document
     from kvant.hub.modelfile import parse_modelfile
-    from kvant.hub.sources.names import is_remote
+    from kvant.hub.sources.names import is_remote, is_short_name
     from kvant.hub.store import Store
     from kvant.recipes import create as recipe
 
@@ -53,7 +53,7 @@ def create(
     store = Store.open()
     making = recipe.Making(quantize=quantize, imatrix=imatrix, allow_requantize=allow_requantize, threads=threads)
     with console.progress(quiet=json) as progress:
-        if is_remote(modelfile.base):
+        if is_remote(modelfile.base) or (is_short_name(modelfile.base) and not store.has(modelfile.base)):
             from kvant.hub.pull import Wish, pull
 
             got = pull(modelfile.base, Wish(accepted=accept_licence or ()), store=store, progress=progress)

@@ -23,9 +23,9 @@ _OPTIONS = {
 
 def fetched(model: str, *, accepted: Collection[str], offline: bool, progress: "Progress") -> Path:
     """Return what an argument names, brought here if it lies on a server and is not here yet."""
-    from kvant.hub.sources.names import is_remote
+    from kvant.hub.sources.names import is_remote, is_short_name
 
-    if not is_remote(model):
+    if not is_remote(model) and not is_short_name(model):
         return Path(model)
     from kvant.cli.stored import PREFIX, stored_model
     from kvant.hub.pull import Wish, pull

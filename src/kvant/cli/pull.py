@@ -8,7 +8,7 @@ from kvant.cli import console
 from kvant.cli.units import format_bytes
 
 # fmt: off
-Source = Annotated[str, typer.Argument(help="hf:org/name, an https address with a hash, or a file.", show_default=False)]  # noqa: E501
+Source = Annotated[str, typer.Argument(help="hf:org/name, a short name, an https address with a hash, or a file.", show_default=False)]  # noqa: E501
 Name = Annotated[str | None, typer.Option(help="Name in the store; by default made from the source.", show_default=False)]  # noqa: E501
 FitOption = Annotated[bool, typer.Option("--fit", help="Choose the variant that this machine can run best.")]
 Device = Annotated[str | None, typer.Option(help="Choose for this device instead: phone-6gb, ...", show_default=False)]
@@ -36,6 +36,7 @@ def pull(
 
     \b
     Examples:
+      kvant pull smollm2:135m
       kvant pull hf:org/name-GGUF
       kvant pull hf:org/name-GGUF:Q5_K_M --name mymodel
       kvant pull hf:org/name-GGUF --fit --context 8192

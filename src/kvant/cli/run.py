@@ -27,7 +27,7 @@ Ctrl-C stops an answer; a second one quits."""
 Model = Annotated[
     str,
     typer.Argument(
-        help="A stored model, a GGUF file, a Hugging Face directory, or hf:org/name.",
+        help="A stored model, a GGUF file, a Hugging Face directory, hf:org/name or a short name as smollm2:135m.",
         autocompletion=complete_model,
         show_default=False,
     ),
@@ -61,12 +61,13 @@ def run(
 ) -> None:
     """Chat with a model in the terminal.
 
-    What hf: names is fetched into the store, once. A stored model's system prompt, template and parameters hold unless
-    an option says otherwise. A Hugging Face directory is converted to F16 once and kept in the cache. Without a prompt,
-    and with text piped in, that text is the prompt.
+    What hf: or a short name means is fetched into the store, once. A stored model's system prompt, template and
+    parameters hold unless an option says otherwise. A Hugging Face directory is converted to F16 once and kept in the
+    cache. Without a prompt, and with text piped in, that text is the prompt.
 
     \b
     Examples:
+      kvant run smollm2:135m
       kvant run model-Q4_K_M.gguf
       kvant run model-Q4_K_M.gguf "What is the capital of France?" --temperature 0
       git diff | kvant run model-Q4_K_M.gguf --system "Write a commit message."

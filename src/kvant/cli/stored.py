@@ -73,7 +73,7 @@ def complete_name(incomplete: str) -> list[str]:
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """Return names and GGUF files that start so."""
+    """Return names, GGUF files and short names that start so."""
     before, _, start = incomplete.rpartition("/")
     directory = Path(before or ("/" if incomplete.startswith("/") else "."))
     found = set()
@@ -82,7 +82,10 @@ def complete_model(incomplete: str) -> list[str]:
             if entry.name.startswith(start) and (entry.is_dir() or entry.name.endswith(".gguf")):
                 end = "/" if entry.is_dir() else ""
                 found.add(f"{incomplete.removesuffix(start)}{entry.name}{end}")
-    return sorted(found) + complete_name(incomplete)
+    from kvant.hub.sources.known import short_names
+
+    stored = complete_name(incomplete)
+    return sorted(found) + stored + [n for n in short_names() if n.startswith(incomplete) and n not in stored]
 
 
 def _names() -> Iterator[str]:

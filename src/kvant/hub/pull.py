@@ -139,7 +139,9 @@ def pull(
 
 
 def hub_name(source: HubSource, variant: str) -> ModelName:
-    """Return the name that a variant of a repository has in the store: `hf.co/org/name:variant`."""
+    """Return the name that a variant of a repository has in the store: `hf.co/org/name:variant`, or its short name."""
+    if source.short:
+        return ModelName.parse(source.short)
     namespace, _, model = source.repo.partition("/")
     return ModelName(host=HUB_HOST, namespace=namespace, model=_part(model), tag=_part(variant))
 
@@ -188,6 +190,11 @@ def _pull_url(source: UrlSource, wish: Wish, store: Store, progress: Progress) -
 
 
 def _pull_hub(source: HubSource, wish: Wish, store: Store, progress: Progress, on_files: OnFiles) -> Pulled:
+    if source.short and not wish.name:
+        with contextlib.suppress(ModelNotFoundError):
+            model = store.find(source.short)
+            if not (model.settings.source or "").startswith(f"hf:{source.repo}@"):  # one's own: not replaced
+                return _stored(model, store, "".join(model.settings.license), was_here=True)
     hub = HuggingFace()
     repository = hub.repository(source.repo, source.revision)
     subject = f"hf:{repository.id}"

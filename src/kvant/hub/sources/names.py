@@ -1,6 +1,7 @@
 """How people name where a model comes from.
 
 hf:org/name[@revision][:variant or file]     a repository of the Hugging Face hub; hf.co/... and its web address too
+smollm2:135m                                 a short name of one (known.py)
 https://host/path/x.gguf#sha256=HEX          a file anywhere, by its hash
 path/to/x.gguf                               a file here
 """
@@ -12,6 +13,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import msgspec
 
 from kvant.errors import SourceError
+from kvant.hub.sources.known import known_repository
 
 MAX_CHARACTERS = 2000
 MAX_PART_BYTES = 200
@@ -26,11 +28,19 @@ _HUB_FORM = "Write hf:org/name, hf:org/name:Q4_K_M or hf:org/name@revision:file.
 
 
 class HubSource(msgspec.Struct, frozen=True, kw_only=True):
-    """A repository of the hub: `org/name`, a branch, tag or commit, and a variant or file; None for the usual ones."""
+    """A repository of the hub.
+
+    Attributes:
+        repo: `org/name`.
+        revision: A branch, tag or commit; None for the usual one.
+        choice: A variant or file; None for the usual one.
+        short: The short name it was asked for by.
+    """
 
     repo: str
     revision: str | None = None
     choice: str | None = None
+    short: str | None = None
 
     def __str__(self) -> str:
         revision = f"@{self.revision}" if self.revision else ""
@@ -69,11 +79,16 @@ def is_remote(text: str) -> bool:
     return text.startswith((*_PREFIXES, "https://", "http://"))
 
 
+def is_short_name(text: str) -> bool:
+    """Tell whether a text is the short name of a repository and no path here."""
+    return known_repository(text) is not None and not Path(text).exists()
+
+
 def parse_source(text: str) -> Source:
     """Read where a model comes from.
 
     Raises:
-        SourceError: It is none of the three forms, or an address without a hash.
+        SourceError: It is none of these forms, or an address without a hash.
     """
     if len(text) > MAX_CHARACTERS or not text.isprintable():
         raise SourceError(f"source {text[:80]!r}: is too long or not printable. {_HUB_FORM}.")
@@ -82,6 +97,9 @@ def parse_source(text: str) -> Source:
             return _hub_source(text.removeprefix(prefix).rstrip("/"), text)
     if text.startswith(("https://", "http://")):
         return _url_source(text)
+    known = known_repository(text)
+    if known is not None and not Path(text).exists():
+        return HubSource(repo=known[0], choice=known[1], short=text)
     return FileSource(path=Path(text))
 
 

@@ -22,7 +22,7 @@ from kvant.hub.manifest import Message
 from kvant.hub.modelfile import ROLES, Modelfile, check_parameters
 from kvant.hub.names import ModelName
 from kvant.hub.pull import make_downloads, pull
-from kvant.hub.sources.names import HubSource, check_member, is_remote, parse_source
+from kvant.hub.sources.names import HubSource, check_member, is_remote, is_short_name, parse_source
 from kvant.hub.store import Store
 from kvant.recipes.create import Making, create
 from kvant.serve.api.ndjson import Telling, answer, refusal
@@ -104,7 +104,7 @@ async def _pull(request: Request) -> Response:
     try:
         store, asked = _store(request), await _body(request, PullRequest)
         text = asked.model or asked.name
-        source = parse_source(text) if is_remote(text) else None
+        source = parse_source(text) if is_remote(text) or is_short_name(text) else None
         if isinstance(source, HubSource):
             return await answer(lambda t: _do_pull(text, store, t), _managing(request).slots, stream=asked.stream)
         if source is not None:

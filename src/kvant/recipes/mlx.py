@@ -1,0 +1,141 @@
+"""Write a model for MLX: unquantized, with the bytes that `mlx_lm.convert` gives, or encoded under Hessians."""
+
+import time
+from pathlib import Path
+
+import msgspec
+
+from kvant._version import __version__
+from kvant.errors import PlanError, UnsupportedFormatError
+from kvant.formats.huggingface.config import read_config
+from kvant.formats.huggingface.writer import TORCH_DTYPES
+from kvant.formats.mlx.schemes import Scheme, scheme
+from kvant.formats.mlx.writer import layer_shapes, mlx_tensors, write_mlx
+from kvant.formats.open import open_model
+from kvant.model import Model
+from kvant.progress import SILENT, Progress
+
+FALLBACK_DTYPE = "F16"
+_BY_TORCH_NAME = {theirs: ours for ours, theirs in TORCH_DTYPES.items()}
+
+
+class MLXResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What was written.
+
+    Attributes:
+        path: The directory.
+        files: Files of weights.
+        type: Type or recipe of the matrices; the float type if they are not quantized.
+        dtype: Float type of everything else.
+        size_bytes: Bytes of the files of weights.
+        source_bytes: Bytes of the source's tensors.
+        bpw: Bits per weight over all tensors.
+        types: Layers of each grouping.
+        kept: Layers whose rows no group divides; they stay in the float type.
+        wall_s: Seconds it took.
+    """
+
+    path: str
+    files: tuple[str, ...]
+    type: str
+    dtype: str
+    size_bytes: int
+    source_bytes: int
+    bpw: float
+    types: dict[str, int]
+    kept: tuple[str, ...]
+    wall_s: float
+
+
+def to_mlx(
+    source: Model | Path | str,
+    out: Path | str,
+    *,
+    type: str | None = None,  # noqa: A002 - the word people use on the command line
+    dtype: str | None = None,
+    overwrite: bool = False,
+    allow_requantize: bool = False,
+    max_file_bytes: int | None = None,
+    progress: Progress = SILENT,
+    threads: int = 1,
+) -> MLXResult:
+    """Write an MLX directory.
+
+    Args:
+        source: A Hugging Face directory or a GGUF file.
+        out: The directory.
+        type: `4bit`, `4bit-g32`, `mxfp4`, `mixed_3_6` ...; None leaves the matrices as floats.
+        dtype: Float type: F16, BF16 or F32; by default the source's.
+        overwrite: Replace an output that exists.
+        allow_requantize: Accept a source whose tensors are quantized already, at a loss.
+        max_file_bytes: Write shards of at most this size.
+        progress: Told of the bytes written.
+        threads: Threads over rows.
+
+    Raises:
+        UnsupportedFormatError: There is no such type.
+        PlanError: The source is quantized.
+        UnsupportedModelError: The architecture is not supported.
+        OutputExistsError: The output exists.
+    """
+    started = time.monotonic()
+    model = source if isinstance(source, Model) else open_model(source)
+    dtype = float_type(model, dtype)
+    if type is not None and not allow_requantize:
+        check_is_full(model)
+    plain = mlx_tensors(model, dtype)
+    chosen = scheme(type, layer_shapes(plain)) if type is not None else None
+    files = write_mlx(
+        model, Path(out), dtype=dtype, scheme=chosen, provenance={"kvant.version": __version__}, overwrite=overwrite,
+        max_file_bytes=max_file_bytes, progress=progress, threads=threads,
+    )  # fmt: skip
+    size = sum(file.stat().st_size for file in files)
+    return MLXResult(
+        path=str(out), files=tuple(map(str, files)), type=type or dtype, dtype=dtype, size_bytes=size,
+        source_bytes=model.tensor_bytes, bpw=8 * size / model.n_weights, types=counts(chosen),
+        kept=tuple(path for path in layer_shapes(plain) if chosen and path not in chosen.layers),
+        wall_s=round(time.monotonic() - started, 3),
+    )  # fmt: skip
+
+
+def check_is_full(model: Model) -> None:
+    """Refuse to quantize twice.
+
+    Raises:
+        PlanError: A tensor is quantized.
+    """
+    quantized = next((t for t in model.tensors.values() if t.block_type.is_quantized), None)
+    if quantized is not None:
+        raise PlanError(
+            f"{model.path}: {quantized.name} is {quantized.block_type} already, and quantizing twice loses more. Start "
+            "from the full-precision model, or accept it with --allow-requantize."
+        )
+
+
+def float_type(model: Model, wanted: str | None) -> str:
+    """Return the float type to write: the one asked for, or the source's own.
+
+    Raises:
+        UnsupportedFormatError: It is none of MLX's.
+    """
+    if wanted is not None:
+        if wanted.upper() not in TORCH_DTYPES:
+            raise UnsupportedFormatError(
+                f"dtype: {wanted!r} is none that MLX takes. Use one of {', '.join(TORCH_DTYPES)}."
+            )
+        return wanted.upper()
+    if model.path.is_dir():
+        raw = read_config(model.path)
+        return _BY_TORCH_NAME.get(str(raw.get("torch_dtype", raw.get("dtype"))), FALLBACK_DTYPE)
+    kinds = {t.block_type.name for t in model.tensors.values() if len(t.shape) > 1}
+    return kinds.pop() if len(kinds) == 1 and kinds <= {"F16", "BF16"} else FALLBACK_DTYPE
+
+
+def counts(chosen: Scheme | None) -> dict[str, int]:
+    """Return how many layers have each grouping."""
+    found: dict[str, int] = {}
+    for grouping in chosen.layers.values() if chosen else ():
+        is_affine = grouping.mode == "affine"
+        name = f"{grouping.bits}bit-g{grouping.group_size}" if is_affine else grouping.mode
+        found[name] = found.get(name, 0) + 1
+    return dict(sorted(found.items()))

@@ -104,11 +104,10 @@ def check_is_full(model: Model) -> None:
     Raises:
         PlanError: A tensor is quantized.
     """
-    quantized = next((t for t in model.tensors.values() if t.block_type.is_quantized), None)
-    if quantized is not None:
+    if model.quantized_types:
         raise PlanError(
-            f"{model.path}: {quantized.name} is {quantized.block_type} already, and quantizing twice loses more. Start "
-            "from the full-precision model, or accept it with --allow-requantize."
+            f"{model.path}: is {', '.join(model.quantized_types)} already, and quantizing twice loses more. Start from "
+            "the full-precision model, or accept it with --allow-requantize."
         )
 
 

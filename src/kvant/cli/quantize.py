@@ -31,6 +31,12 @@ Preset = Annotated[
     str | None, typer.Option("-t", "--preset", help="Preset: Q4_K_M, ...; for MLX 4bit, mxfp4, ...", show_default=False)
 ]
 Format = Annotated[To, typer.Option("--to", help="Format to write.")]
+Calibrate = Annotated[
+    str | None, typer.Option(help="MLX: encode under Hessians of a text: bundled, self, a file.", show_default=False)
+]
+MaxSize = Annotated[
+    str | None, typer.Option(help="MLX, calibrated: the best groupings for this size.", show_default=False)
+]
 Dtype = Annotated[str | None, typer.Option(help="MLX: float type of the rest: F16, BF16, F32.", show_default=False)]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Output; default MODEL-PRESET.gguf.", show_default=False)]
 Imatrix = Annotated[Path | None, typer.Option(help="Importance file, .dat or .gguf.", show_default=False)]
@@ -62,6 +68,8 @@ def quantize(
     out: Out = None,
     to: Format = To.gguf,
     dtype: Dtype = None,
+    calibrate: Calibrate = None,
+    max_size: MaxSize = None,
     imatrix: Imatrix = None,
     type_: Types = None,
     output_tensor_type: HeadType = None,
@@ -92,6 +100,7 @@ def quantize(
       kvant quantize model.gguf -t Q4_K_M --write-plan plan.json --dry-run
       kvant quantize model.gguf --plan plan.json -o own.gguf
       kvant quantize SmolLM2-135M --to mlx -t 4bit -o smol-mlx
+      kvant quantize SmolLM2-135M --to mlx -t 4bit --calibrate bundled --max-size 75.8MB -o smol-mlx
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.formats.imatrix import read_imatrix
     from kvant.formats.open import open_model
@@ -101,8 +110,8 @@ def quantize(
 
     if to is To.mlx:
         _to_mlx(
-            model, preset, out, dtype=dtype, allow_requantize=allow_requantize, max_file_size=max_file_size,
-            overwrite=overwrite, threads=threads, json=json,
+            model, preset, out, dtype=dtype, calibrate=calibrate, max_size=max_size,
+            allow_requantize=allow_requantize, max_file_size=max_file_size, overwrite=overwrite, threads=threads, json=json,
         )  # fmt: skip
         return
     if (preset is None) == (plan is None):
@@ -138,8 +147,8 @@ def quantize(
 
 
 def _to_mlx(
-    model: Path, type_: str | None, out: Path | None, *, dtype: str | None, allow_requantize: bool,
-    max_file_size: str | None, overwrite: bool, threads: int, json: bool,
+    model: Path, type_: str | None, out: Path | None, *, dtype: str | None, calibrate: str | None,
+    max_size: str | None, allow_requantize: bool, max_file_size: str | None, overwrite: bool, threads: int, json: bool,
 ) -> None:  # fmt: skip
     from kvant.devices.limits import cores
     from kvant.recipes.convert import default_output
@@ -150,7 +159,8 @@ def _to_mlx(
     with console.progress(quiet=json) as progress:
         result = to_mlx(
             model, out or default_output(model, "mlx", type_).with_name(f"{model.stem}-mlx-{type_}"), type=type_,
-            dtype=dtype, allow_requantize=allow_requantize, overwrite=overwrite, progress=progress,
+            dtype=dtype, calibrate=calibrate, max_size_bytes=parse_bytes(max_size) if max_size else None,
+            allow_requantize=allow_requantize, overwrite=overwrite, progress=progress,
             max_file_bytes=parse_bytes(max_file_size) if max_file_size else None, threads=threads or cores(),
         )  # fmt: skip
     _report_mlx(result, json=json)

@@ -1,6 +1,7 @@
 """Write a model for MLX: unquantized, with the bytes that `mlx_lm.convert` gives, or encoded under Hessians."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -9,13 +10,21 @@ from kvant._version import __version__
 from kvant.errors import PlanError, UnsupportedFormatError
 from kvant.formats.huggingface.config import read_config
 from kvant.formats.huggingface.writer import TORCH_DTYPES
+from kvant.formats.mlx.layers import WEIGHT, Encoder
 from kvant.formats.mlx.schemes import Scheme, scheme
 from kvant.formats.mlx.writer import layer_shapes, mlx_tensors, write_mlx
 from kvant.formats.open import open_model
+from kvant.kernels.mlx import Grouping
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
+from kvant.recipes.calibration import calibrate as calibration_of
+from kvant.recipes.mlx_fitted import SCALE_TYPE, FittedLayers, fitted_scheme
+from kvant.tensors import n_bytes
 
 FALLBACK_DTYPE = "F16"
+HEADER_BYTES = 400
+"""That a layer's three entries take in the header of a file, at most."""
+
 _BY_TORCH_NAME = {theirs: ours for ours, theirs in TORCH_DTYPES.items()}
 
 
@@ -53,6 +62,8 @@ def to_mlx(
     *,
     type: str | None = None,  # noqa: A002 - the word people use on the command line
     dtype: str | None = None,
+    calibrate: str | None = None,
+    max_size_bytes: int | None = None,
     overwrite: bool = False,
     allow_requantize: bool = False,
     max_file_bytes: int | None = None,
@@ -65,7 +76,10 @@ def to_mlx(
         source: A Hugging Face directory or a GGUF file.
         out: The directory.
         type: `4bit`, `4bit-g32`, `mxfp4`, `mixed_3_6` ...; None leaves the matrices as floats.
-        dtype: Float type: F16, BF16 or F32; by default the source's.
+        dtype: Float type: F16, BF16 or F32; by default the source's, and F16 with calibration.
+        calibrate: Text to measure Hessians on: `bundled`, `self` or a file; affine layers are encoded under them.
+        max_size_bytes: With calibration: give every layer the grouping that is best within this size of all files of
+            weights, instead of the type's.
         overwrite: Replace an output that exists.
         allow_requantize: Accept a source whose tensors are quantized already, at a loss.
         max_file_bytes: Write shards of at most this size.
@@ -73,21 +87,38 @@ def to_mlx(
         threads: Threads over rows.
 
     Raises:
-        UnsupportedFormatError: There is no such type.
-        PlanError: The source is quantized.
+        UnsupportedFormatError: There is no such type, or it cannot be had with calibration.
+        PlanError: The source is quantized, or a size is given without calibration.
+        BudgetError: No groupings are that small.
         UnsupportedModelError: The architecture is not supported.
         OutputExistsError: The output exists.
     """
     started = time.monotonic()
     model = source if isinstance(source, Model) else open_model(source)
-    dtype = float_type(model, dtype)
+    if max_size_bytes is not None and calibrate is None:
+        raise PlanError("size: a limit needs to know what each layer can bear. Add --calibrate bundled.")
+    if calibrate and (dtype or SCALE_TYPE).upper() != SCALE_TYPE:
+        raise UnsupportedFormatError(f"dtype: {dtype} cannot be had with calibration yet. Use {SCALE_TYPE}.")
+    dtype = float_type(model, SCALE_TYPE if calibrate else dtype)
     if type is not None and not allow_requantize:
         check_is_full(model)
     plain = mlx_tensors(model, dtype)
     chosen = scheme(type, layer_shapes(plain)) if type is not None else None
+    encoder: Callable[[str, Grouping], Encoder | None] | None = None
+    provenance = {"version": __version__}
+    if calibrate and chosen is not None:
+        calibration = calibration_of(model, calibrate, threads=threads, progress=progress)
+        if max_size_bytes is not None:
+            rest = sum(n_bytes(t) for t in plain if t.name.removesuffix(WEIGHT) not in layer_shapes(plain))
+            chosen = fitted_scheme(
+                model, calibration, max_size_bytes - rest - HEADER_BYTES * len(plain), usual=chosen.usual,
+                threads=threads, progress=progress,
+            )  # fmt: skip
+        encoder = FittedLayers(model, calibration.curvatures, threads=threads)
+        provenance |= {"calibration.name": calibration.text.label, "calibration.sha256": calibration.text.sha256}
     files = write_mlx(
-        model, Path(out), dtype=dtype, scheme=chosen, provenance={"kvant.version": __version__}, overwrite=overwrite,
-        max_file_bytes=max_file_bytes, progress=progress, threads=threads,
+        model, Path(out), dtype=dtype, scheme=chosen, encoder=encoder, provenance=provenance if calibrate else None,
+        overwrite=overwrite, max_file_bytes=max_file_bytes, progress=progress, threads=threads,
     )  # fmt: skip
     size = sum(file.stat().st_size for file in files)
     return MLXResult(

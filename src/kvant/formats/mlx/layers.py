@@ -29,7 +29,7 @@ class QuantizedLayer:
         tensor: The matrix, `PATH.weight`.
         grouping: How to quantize it.
         scale_type: Type of affine scales and biases.
-        encode: Gives rows as they are stored; by default what `mx.quantize` gives.
+        encoder: Gives the encoder of rows when the matrix is read; None for that of `mx.quantize`.
         threads: Threads over rows.
     """
 
@@ -39,12 +39,12 @@ class QuantizedLayer:
         grouping: Grouping,
         scale_type: BlockType,
         *,
-        encode: Encoder | None = None,
+        encoder: Callable[[], Encoder | None] = lambda: None,
         threads: int = 1,
     ) -> None:
         kernels.check(grouping, row_length(tensor))
         self._tensor, self._grouping, self._scale_type = tensor, grouping, scale_type
-        self._encode = encode or partial(kernels.quantize, kind=grouping, scale_type=scale_type)
+        self._encoder = encoder
         self._threads = threads
         self._found: Quantized | None = None
         self._lock = Lock()
@@ -78,22 +78,23 @@ class QuantizedLayer:
 
     def _quantized(self) -> Quantized:
         rows, n = n_rows(self._tensor), row_length(self._tensor)
+        encode = self._encoder() or partial(kernels.quantize, kind=self._grouping, scale_type=self._scale_type)
         step = max(1, CHUNK_WEIGHTS // n)
         starts = range(0, rows, step)
         with ThreadPoolExecutor(max(1, self._threads)) as pool:
-            pieces = list(pool.map(self._piece, starts, [min(start + step, rows) for start in starts]))
+            pieces = list(pool.map(partial(self._piece, encode), starts, [min(start + step, rows) for start in starts]))
         return Quantized(
             words=np.concatenate([p.words for p in pieces]),
             scales=np.concatenate([p.scales for p in pieces]),
             biases=None if pieces[0].biases is None else np.concatenate([p.biases for p in pieces]),
         )
 
-    def _piece(self, start: int, stop: int) -> Quantized:
+    def _piece(self, encode: Encoder, start: int, stop: int) -> Quantized:
         floats = decode(
             self._tensor.read_bytes(start, stop), self._tensor.block_type, row_length(self._tensor), threads=1
         )
         try:
-            return self._encode(floats)
+            return encode(floats)
         except ValueRangeError as error:
             raise ValueRangeError(f"{self._tensor.name}: rows from {start} on: {error}") from error
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,10 @@ COPIED = (
 _DROPPED = ("_name_or_path", "vision_config", "quantization", "quantization_config")
 
 
+def _default(_path: str, _grouping: Grouping) -> None:
+    """The encoder of `mx.quantize` everywhere."""
+
+
 def layer_shapes(tensors: Sequence[LazyTensor]) -> dict[str, tuple[int, ...]]:
     """Return the shape of every layer that MLX can quantize, by its path: linear layers and embeddings."""
     return {t.name.removesuffix(WEIGHT): t.shape for t in tensors if len(t.shape) == 2 and t.name.endswith(WEIGHT)}
@@ -61,7 +66,7 @@ def write_mlx(
     *,
     dtype: str,
     scheme: Scheme | None = None,
-    encoder: Callable[[str, Grouping], Encoder | None] = lambda *_: None,
+    encoder: Callable[[str, Grouping], Encoder | None] | None = None,
     provenance: Mapping[str, str] | None = None,
     overwrite: bool = False,
     max_file_bytes: int | None = None,
@@ -75,8 +80,8 @@ def write_mlx(
         directory: Where to write; made if absent.
         dtype: `F32`, `F16` or `BF16`: type of what is not quantized, and of affine scales and biases.
         scheme: Grouping of the quantized layers; None for none.
-        encoder: Gives the encoder of a layer; None for what `mx.quantize` gives.
-        provenance: Entries for the files' metadata.
+        encoder: Gives the encoder of a layer when its turn has come; by default, and for None, `mx.quantize`'s.
+        provenance: Entries of an object `kvant` in config.json, which mlx-lm passes over; None for no such object.
         overwrite: Replace the files of a model that is there.
         max_file_bytes: Write shards of at most this size; 5 GiB by default.
         progress: Told of the bytes written.
@@ -100,23 +105,25 @@ def write_mlx(
         if grouping is None:
             tensors.append(tensor)
             continue
-        layer = QuantizedLayer(tensor, grouping, block_type(dtype), encode=encoder(path, grouping), threads=threads)
+        layer = QuantizedLayer(
+            tensor, grouping, block_type(dtype), encoder=partial(encoder or _default, path, grouping), threads=threads
+        )
         tensors += layer.parts()
-    partial = partial_path(directory)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    own = {"kvant": dict(provenance)} if provenance else {}
+    unfinished = partial_path(directory)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
     try:
-        metadata = {"format": "mlx", **(provenance or {})}
         placed = write_weights(
-            partial, tensors, metadata, max_file_bytes=max_file_bytes or SHARD_BYTES, progress=progress
+            unfinished, tensors, {"format": "mlx"}, max_file_bytes=max_file_bytes or SHARD_BYTES, progress=progress
         )
         total = {"total_size": sum(map(n_bytes, tensors)), "total_parameters": model.n_weights}
-        write_json(partial / INDEX, {"metadata": total, "weight_map": dict(sorted(placed.items()))})
-        _write_tokenizer(model, partial, dtype)
-        write_json(partial / CONFIG, dict(sorted(_config(model, dtype, scheme).items())))
-        commit_directory(partial, directory)
+        write_json(unfinished / INDEX, {"metadata": total, "weight_map": dict(sorted(placed.items()))})
+        _write_tokenizer(model, unfinished, dtype)
+        write_json(unfinished / CONFIG, dict(sorted((_config(model, dtype, scheme) | own).items())))
+        commit_directory(unfinished, directory)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return tuple(directory / name for name in dict.fromkeys(placed.values()))
 
 

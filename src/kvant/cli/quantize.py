@@ -111,7 +111,8 @@ def quantize(
     if to is To.mlx:
         _to_mlx(
             model, preset, out, dtype=dtype, calibrate=calibrate, max_size=max_size,
-            allow_requantize=allow_requantize, max_file_size=max_file_size, overwrite=overwrite, threads=threads, json=json,
+            allow_requantize=allow_requantize, max_file_size=max_file_size, overwrite=overwrite, threads=threads,
+            json=json,
         )  # fmt: skip
         return
     if (preset is None) == (plan is None):

@@ -132,14 +132,14 @@ def check(kind: Grouping, n: int) -> None:
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     """Pack codes, uint8 [rows, n], from the lowest bit up: uint32 [rows, n * bits / 32]."""
-    eights = codes.reshape(len(codes), -1, 8)
+    eights = codes.reshape(len(codes), codes.shape[1] // 8, 8)
     if bits == 8:
         return np.ascontiguousarray(codes).view("<u4")
     word = np.zeros(eights.shape[:2], "<u8")
     for i in range(8):
         word |= eights[:, :, i].astype("<u8") << np.uint64(i * bits)
     kept = word.view(np.uint8).reshape(*word.shape, 8)[..., :bits]
-    return np.ascontiguousarray(kept).reshape(len(codes), -1).view("<u4")
+    return np.ascontiguousarray(kept).reshape(len(codes), codes.shape[1] * bits // 8).view("<u4")
 
 
 def unpack(words: np.ndarray, bits: int) -> np.ndarray:
@@ -148,11 +148,11 @@ def unpack(words: np.ndarray, bits: int) -> np.ndarray:
     if bits == 8:
         return raw
     eights = np.zeros((len(raw), raw.shape[1] // bits, 8), np.uint8)
-    eights[..., :bits] = raw.reshape(len(raw), -1, bits)
+    eights[..., :bits] = raw.reshape(*eights.shape[:2], bits)
     word = eights.view("<u8")
     shifts = np.arange(8, dtype=np.uint64) * np.uint64(bits)
     codes: np.ndarray = ((word >> shifts) & np.uint64((1 << bits) - 1)).astype(np.uint8)
-    return codes.reshape(len(raw), -1)
+    return codes.reshape(len(raw), eights.shape[1] * 8)
 
 
 def _affine(groups: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -46,7 +46,8 @@ def _open(path: Path) -> tuple[Any, dict[str, Any]]:
 
     started = time.perf_counter()
     model, _ = load_model(path)
-    stored = sum(value.nbytes for _, value in tree_flatten(model.parameters()))
+    flat: Any = tree_flatten(model.parameters())
+    stored = sum(value.nbytes for _, value in flat)
     count = get_total_parameters(model)
 
     def widened(value: Any) -> Any:

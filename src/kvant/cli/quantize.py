@@ -90,14 +90,13 @@ def quantize(
 
     Types and bytes of all tensors equal those of llama.cpp's own quantizer. Tensors whose rows do not fit the preset's
     blocks fall back to other types, which is said. With --to mlx they equal those of mlx_lm.convert; types are 2bit to
-    8bit, 4bit-g32 for another group size, mxfp4, mxfp8, nvfp4 and mlx-lm's mixed recipes.
+    8bit, 4bit-g32, mxfp4, mxfp8, nvfp4 and mlx-lm's mixed recipes.
 
     \b
     Examples:
       kvant quantize SmolLM2-135M -t Q4_K_M
       kvant quantize model.gguf -t IQ4_XS --imatrix imatrix.gguf -o small.gguf
       kvant quantize model.gguf -t Q4_K_M --type 'attn_v=Q8_0' --dry-run
-      kvant quantize model.gguf -t Q4_K_M --write-plan plan.json --dry-run
       kvant quantize model.gguf --plan plan.json -o own.gguf
       kvant quantize SmolLM2-135M --to mlx -t 4bit -o smol-mlx
       kvant quantize SmolLM2-135M --to mlx -t 4bit --calibrate bundled --max-size 75.8MB -o smol-mlx
@@ -109,11 +108,8 @@ def quantize(
     from kvant.recipes import quantize as recipe
 
     if to is To.mlx:
-        _to_mlx(
-            model, preset, out, dtype=dtype, calibrate=calibrate, max_size=max_size,
-            allow_requantize=allow_requantize, max_file_size=max_file_size, overwrite=overwrite, threads=threads,
-            json=json,
-        )  # fmt: skip
+        limits = {"max_size": max_size, "max_file_size": max_file_size, "allow_requantize": allow_requantize}
+        _to_mlx(model, preset, out, dtype, calibrate, overwrite=overwrite, threads=threads, json=json, **limits)  # type: ignore[arg-type]
         return
     if (preset is None) == (plan is None):
         raise typer.BadParameter("give a preset (-t Q4_K_M) or a plan file (--plan FILE), and not both.")
@@ -148,7 +144,7 @@ def quantize(
 
 
 def _to_mlx(
-    model: Path, type_: str | None, out: Path | None, *, dtype: str | None, calibrate: str | None,
+    model: Path, type_: str | None, out: Path | None, dtype: str | None, calibrate: str | None, *,
     max_size: str | None, allow_requantize: bool, max_file_size: str | None, overwrite: bool, threads: int, json: bool,
 ) -> None:  # fmt: skip
     from kvant.devices.limits import cores

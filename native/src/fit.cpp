@@ -54,6 +54,8 @@ using Q4_K = Type<Even<0, 15>, 32, 8, true, 0, 63, 63>;
 using Q5_K = Type<Even<0, 31>, 32, 8, true, 0, 63, 63>;
 using Q6_K = Type<Even<-32, 31>, 16, 16, false, -128, 127>;
 using IQ4_XS = Type<Uneven, 32, 8, false, -32, 31>;
+template <int bits, int group>
+using Affine = Type<Even<0, (1 << bits) - 1>, group, 1, true>;  // MLX's
 
 // What a run is stored with: `scale` and `offset` as a decoder has them, and the integers they come from.
 struct Grid {
@@ -422,20 +424,24 @@ void fit(const FitProblem& p, int64_t first, int64_t end, float* scratch, const 
 }
 
 template <class T>
-constexpr FitKernel kernel(int ggml_id) { return {ggml_id, T::run, T::length, T::has_offset, fit<T>}; }
+constexpr FitKernel kernel(int id) { return {id, T::run, T::length, T::has_offset, fit<T>}; }
+template <int bits, int group>
+constexpr FitKernel affine() { return kernel<Affine<bits, group>>(affine_id(bits, group)); }
 constexpr FitKernel kernels[] = {
     kernel<Q4_0>(2), kernel<Q4_1>(3), kernel<Q5_0>(6), kernel<Q5_1>(7), kernel<Q8_0>(8), kernel<Q2_K>(10),
     kernel<Q3_K>(11), kernel<Q4_K>(12), kernel<Q5_K>(13), kernel<Q6_K>(14), kernel<IQ4_NL>(20), kernel<IQ4_XS>(23),
+    affine<2, 32>(), affine<3, 32>(), kernel<Q4_1>(affine_id(4, 32)), kernel<Q5_1>(affine_id(5, 32)), affine<6, 32>(),
+    affine<8, 32>(), affine<2, 64>(), affine<3, 64>(), affine<4, 64>(), affine<5, 64>(), affine<6, 64>(), affine<8, 64>(),
 };
 
 }  // namespace
 
 const FitKernel* find_codebook_fit(int ggml_id);  // fit_codebook.cpp
 
-const FitKernel* find_fit(int ggml_id) {
+const FitKernel* find_fit(int id) {
     for (const FitKernel& k : kernels)
-        if (k.ggml_id == ggml_id) return &k;
-    return find_codebook_fit(ggml_id);
+        if (k.id == id) return &k;
+    return find_codebook_fit(id);
 }
 
 }  // namespace kvant::KVANT_NS

@@ -358,7 +358,7 @@ constexpr FitKernel kernels[] = {
 
 const FitKernel* find_codebook_fit(int ggml_id) {
     for (const FitKernel& k : kernels)
-        if (k.ggml_id == ggml_id) return &k;
+        if (k.id == ggml_id) return &k;
     return nullptr;
 }
 

@@ -22,6 +22,7 @@ class Model:
         path: Where it was read from.
         files: Every file that holds a part of it.
         known_as: Name that goes into the metadata of what is made from it: its directory's or file's, if empty.
+        quantized_by: Whose quantized weights the tensors are computed from, where those have no block type here: `MLX`.
     """
 
     metadata: Mapping[str, Value]
@@ -29,6 +30,7 @@ class Model:
     path: Path
     files: tuple[Path, ...]
     known_as: str = ""
+    quantized_by: str = ""
 
     @property
     def architecture(self) -> str:
@@ -49,6 +51,13 @@ class Model:
     def tensor_bytes(self) -> int:
         """Bytes of all tensors as stored, without headers and padding."""
         return sum(n_bytes(t) for t in self.tensors.values())
+
+    @property
+    def quantized_types(self) -> list[str]:
+        """What its weights are quantized as; empty for a full-precision model."""
+        return sorted({t.block_type.name for t in self.tensors.values() if t.block_type.is_quantized}) + (
+            [self.quantized_by] if self.quantized_by else []
+        )
 
     def get(self, key: str, default: object = None) -> object:
         """Return a metadata value without its type; `default` if absent."""

@@ -33,8 +33,11 @@ inline int64_t fit_scratch(int64_t n) { return (5 * n + 256 + 4 * (n / 16 + 1) +
 // Round rows [first, end), `fit_rows` at most.
 using FitFn = void (*)(const FitProblem& problem, int64_t first, int64_t end, float* scratch, const FitResult& result);
 
+// Types without a number in ggml: codes of `bits` bits, scale and offset as halves, `group` weights each.
+constexpr int affine_id(int bits, int group) { return 100 * group + bits; }
+
 struct FitKernel {
-    int ggml_id, run, block_length;
+    int id, run, block_length;  // id: ggml's, or affine_id
     bool has_minimum;
     FitFn fit;
 };

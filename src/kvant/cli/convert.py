@@ -1,4 +1,4 @@
-"""`kvant convert`: between Hugging Face directories and GGUF."""
+"""`kvant convert`: between Hugging Face directories, GGUF and MLX."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +15,7 @@ class To(StrEnum):
 
     gguf = "gguf"
     hf = "hf"
+    mlx = "mlx"
 
 
 def convert(
@@ -33,15 +34,17 @@ def convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Convert a model between a Hugging Face directory and GGUF.
+    """Convert a model between a Hugging Face directory and GGUF, or to an MLX directory.
 
-    Nothing of the model is run: no pickles, no code of its own. Quantized GGUFs are decoded on the way to Hugging Face.
+    Nothing of the model is run: no pickles, no code of its own. Quantized GGUFs are decoded on the way to Hugging Face
+    and MLX.
 
     \b
     Examples:
       kvant convert SmolLM2-135M
       kvant convert SmolLM2-135M -t BF16 -o smol.gguf
       kvant convert smol.gguf --to hf -t BF16 -o smol-hf
+      kvant convert SmolLM2-135M --to mlx -t BF16 -o smol-mlx
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.recipes.convert import conversion_type, default_output
     from kvant.recipes.convert import convert as run

@@ -1,6 +1,7 @@
-"""`kvant quantize`: write a model with the block types of a preset or a plan."""
+"""`kvant quantize`: write a model with the block types of a preset or a plan, or the groupings of MLX."""
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,11 +14,30 @@ if TYPE_CHECKING:
     from kvant.model import Model
     from kvant.quant.importance import Importance
     from kvant.quant.plan import Fallback, Plan
+    from kvant.recipes.mlx import MLXResult
     from kvant.recipes.quantize import QuantizeResult
+
+
+class To(StrEnum):
+    """Formats to write."""
+
+    gguf = "gguf"
+    mlx = "mlx"
+
 
 # fmt: off
 Source = Annotated[Path, typer.Argument(help="Hugging Face directory or GGUF file.", show_default=False)]
-Preset = Annotated[str | None, typer.Option("-t", "--preset", help="Preset: Q4_K_M, Q8_0, ...", show_default=False)]
+Preset = Annotated[
+    str | None, typer.Option("-t", "--preset", help="Preset: Q4_K_M, ...; for MLX 4bit, mxfp4, ...", show_default=False)
+]
+Format = Annotated[To, typer.Option("--to", help="Format to write.")]
+Calibrate = Annotated[
+    str | None, typer.Option(help="MLX: encode under Hessians of a text: bundled, self, a file.", show_default=False)
+]
+MaxSize = Annotated[
+    str | None, typer.Option(help="MLX, calibrated: the best groupings for this size.", show_default=False)
+]
+Dtype = Annotated[str | None, typer.Option(help="MLX: float type of the rest: F16, BF16, F32.", show_default=False)]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Output; default MODEL-PRESET.gguf.", show_default=False)]
 Imatrix = Annotated[Path | None, typer.Option(help="Importance file, .dat or .gguf.", show_default=False)]
 Types = Annotated[
@@ -46,6 +66,10 @@ def quantize(
     model: Source,
     preset: Preset = None,
     out: Out = None,
+    to: Format = To.gguf,
+    dtype: Dtype = None,
+    calibrate: Calibrate = None,
+    max_size: MaxSize = None,
     imatrix: Imatrix = None,
     type_: Types = None,
     output_tensor_type: HeadType = None,
@@ -62,18 +86,20 @@ def quantize(
     threads: Threads = 0,
     json: Json = False,
 ) -> None:
-    """Quantize a model to GGUF with one of llama.cpp's presets, or with a plan of your own.
+    """Quantize a model to GGUF with one of llama.cpp's presets or a plan of your own, or to MLX.
 
     Types and bytes of all tensors equal those of llama.cpp's own quantizer. Tensors whose rows do not fit the preset's
-    blocks fall back to other types, which is said.
+    blocks fall back to other types, which is said. With --to mlx they equal those of mlx_lm.convert; types are 2bit to
+    8bit, 4bit-g32, mxfp4, mxfp8, nvfp4 and mlx-lm's mixed recipes.
 
     \b
     Examples:
       kvant quantize SmolLM2-135M -t Q4_K_M
       kvant quantize model.gguf -t IQ4_XS --imatrix imatrix.gguf -o small.gguf
       kvant quantize model.gguf -t Q4_K_M --type 'attn_v=Q8_0' --dry-run
-      kvant quantize model.gguf -t Q4_K_M --write-plan plan.json --dry-run
       kvant quantize model.gguf --plan plan.json -o own.gguf
+      kvant quantize SmolLM2-135M --to mlx -t 4bit -o smol-mlx
+      kvant quantize SmolLM2-135M --to mlx -t 4bit --calibrate bundled --max-size 75.8MB -o smol-mlx
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.formats.imatrix import read_imatrix
     from kvant.formats.open import open_model
@@ -81,6 +107,10 @@ def quantize(
     from kvant.quant.presets import plan_preset
     from kvant.recipes import quantize as recipe
 
+    if to is To.mlx:
+        limits = {"max_size": max_size, "max_file_size": max_file_size, "allow_requantize": allow_requantize}
+        _to_mlx(model, preset, out, dtype, calibrate, overwrite=overwrite, threads=threads, json=json, **limits)  # type: ignore[arg-type]
+        return
     if (preset is None) == (plan is None):
         raise typer.BadParameter("give a preset (-t Q4_K_M) or a plan file (--plan FILE), and not both.")
     if resume and max_file_size:
@@ -111,6 +141,41 @@ def quantize(
             allow_requantize=allow_requantize, progress=progress,
         )  # fmt: skip
     _report_result(result, json=json)
+
+
+def _to_mlx(
+    model: Path, type_: str | None, out: Path | None, dtype: str | None, calibrate: str | None, *,
+    max_size: str | None, allow_requantize: bool, max_file_size: str | None, overwrite: bool, threads: int, json: bool,
+) -> None:  # fmt: skip
+    from kvant.devices.limits import cores
+    from kvant.recipes.convert import default_output
+    from kvant.recipes.mlx import to_mlx
+
+    if type_ is None:
+        raise typer.BadParameter("--to mlx needs a type (-t 4bit).")
+    with console.progress(quiet=json) as progress:
+        result = to_mlx(
+            model, out or default_output(model, "mlx", type_).with_name(f"{model.stem}-mlx-{type_}"), type=type_,
+            dtype=dtype, calibrate=calibrate, max_size_bytes=parse_bytes(max_size) if max_size else None,
+            allow_requantize=allow_requantize, overwrite=overwrite, progress=progress,
+            max_file_bytes=parse_bytes(max_file_size) if max_file_size else None, threads=threads or cores(),
+        )  # fmt: skip
+    _report_mlx(result, json=json)
+
+
+def _report_mlx(result: "MLXResult", *, json: bool) -> None:
+    if json:
+        console.print_json(result)
+        return
+    if result.kept:
+        console.say(
+            f"{len(result.kept)} layers ({result.kept[0]}, ...) have rows that no group divides: {result.dtype}."
+        )
+    types = ", ".join(f"{count} {name}" for name, count in result.types.items())
+    console.say(
+        f"{result.path}: {types} layers, {format_bytes(result.size_bytes)}, {result.bpw:.2f} bits per weight, "
+        f"{result.wall_s:.1f} s"
+    )
 
 
 def _overrides(texts: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,16 +1,19 @@
 """Measure one variant: quality against the base's logits, then speed, memory and size."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
+import numpy as np
 
 from kvant.devices.limits import cores
 from kvant.errors import ValueRangeError
 from kvant.evaluate.baselogits import BaseLogits
 from kvant.evaluate.metrics import RowScores, Summary, score_rows, summarize
 from kvant.progress import SILENT, Progress
-from kvant.runtime.messages import Measured, Opened
+from kvant.runtime.messages import Measured
+from kvant.runtime.mlx import MLXProcess
 from kvant.runtime.process import EngineProcess
 
 SPEED_PROMPT = 256
@@ -85,6 +88,35 @@ class VariantScore(msgspec.Struct, frozen=True, kw_only=True):
     windows: tuple[float, ...] = ()
 
 
+class Opened(Protocol):
+    """What is asked of an open model."""
+
+    @property
+    def n_vocab(self) -> int: ...  # noqa: D102
+    @property
+    def n_params(self) -> int: ...  # noqa: D102
+    @property
+    def tensor_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def load_s(self) -> float: ...  # noqa: D102
+
+
+class Engine(Protocol):
+    """An engine with a model open, whatever its format."""
+
+    @property
+    def path(self) -> str: ...  # noqa: D102
+    @property
+    def opened(self) -> Opened | None: ...  # noqa: D102
+    def logits(self, windows: Iterable[np.ndarray], *, first: int) -> Iterator[np.ndarray]:
+        """Yield the logits of each window from a position on, float32 [n - first, n_vocab]."""
+        ...
+
+    def speed(self, *, n_prompt: int, n_generate: int, repeats: int) -> Measured:
+        """Measure tokens per second and memory."""
+        ...
+
+
 def score(
     variant: Path,
     base: BaseLogits,
@@ -97,7 +129,7 @@ def score(
     """Run a variant in a process of its own and measure it.
 
     Args:
-        variant: A GGUF file; the first one if it is split.
+        variant: A GGUF file, the first one if it is split; or an MLX directory, which mlx-lm runs.
         base: What to compare with.
         files: All files of a split variant.
         threads: Threads of the engine; 0 for one per core.
@@ -110,20 +142,29 @@ def score(
     """
     threads = threads or cores()
     measured: Measured | None = None
-    with EngineProcess() as engine:
-        context = base.windows.context
-        if speed:
-            engine.open(variant, n_ctx=context, n_threads=threads)
-            n_prompt = min(SPEED_PROMPT, context // 2)
-            measured = engine.speed(
-                n_prompt=n_prompt, n_generate=min(SPEED_GENERATE, context - n_prompt), repeats=SPEED_REPEATS
-            )
-        opened = engine.open(variant, n_ctx=context, n_threads=threads, all_logits=True)
-        windows = score_windows(engine, base, progress=progress)
+    context = base.windows.context
+    opened: Opened
+    if variant.is_dir():
+        with MLXProcess() as mlx:
+            opened = mlx.open(variant)
+            measured = _timed(mlx, context) if speed else None
+            windows = score_windows(mlx, base, progress=progress)
+    else:
+        with EngineProcess() as engine:
+            if speed:
+                engine.open(variant, n_ctx=context, n_threads=threads)
+                measured = _timed(engine, context)
+            opened = engine.open(variant, n_ctx=context, n_threads=threads, all_logits=True)
+            windows = score_windows(engine, base, progress=progress)
     return _assemble(variant, files or (variant,), base, opened, windows, measured, threads)
 
 
-def score_windows(engine: EngineProcess, base: BaseLogits, *, progress: Progress = SILENT) -> list[RowScores]:
+def _timed(engine: Engine, context: int) -> Measured:
+    n_prompt = min(SPEED_PROMPT, context // 2)
+    return engine.speed(n_prompt=n_prompt, n_generate=min(SPEED_GENERATE, context - n_prompt), repeats=SPEED_REPEATS)
+
+
+def score_windows(engine: Engine, base: BaseLogits, *, progress: Progress = SILENT) -> list[RowScores]:
     """Run every window through the open model and compare it with the base.
 
     Raises:

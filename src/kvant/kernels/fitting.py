@@ -22,6 +22,9 @@ from kvant.kernels.packing import PACKABLE, Parts, pack
 SWEEPS = 3
 """Passes of descent after the first rounding; the third still takes two per cent off the error, the eighth a half."""
 
+GROUP_BITS, GROUP_SIZES = (2, 3, 4, 5, 6, 8), (32, 64)
+"""MLX's affine groups that can be encoded under a Hessian; scale and bias are float16."""
+
 FITTABLE = PACKABLE
 """Block types that can be encoded under a Hessian: numbers on a grid, or points of IQ2's and IQ3's codebooks."""
 
@@ -97,15 +100,12 @@ def fit(
         raise UnsupportedFormatError(
             f"fit: {target} cannot be encoded under a Hessian. Use one of {', '.join(sorted(FITTABLE))}."
         )
-    if x.ndim != 2 or x.dtype != np.float32 or not np.isfinite(x).all():
-        raise ValueRangeError(f"x: {x.dtype} {x.shape} is not finite float32 [rows, n]. Check the source model.")
+    _check_rows(x, curvature)
     rows, n = x.shape
     if n % target.block_length:
         raise BlockShapeError(
             f"x: row length {n} is not a multiple of the {target} block length {target.block_length}. Use Q8_0."
         )
-    if curvature.hessian.shape != (n, n):
-        raise ValueRangeError(f"curvature: {curvature.hessian.shape} does not fit rows of {n}. Measure it again.")
     n_blocks, n_runs = n // target.block_length, n // runs[target.ggml_id]
     parts = Parts(
         codes=np.empty((rows, n), np.uint8),
@@ -118,3 +118,52 @@ def fit(
         sweeps, parts.codes, parts.scales, parts.minimums, parts.d, parts.dmin, loss, threads,
     )  # fmt: skip
     return pack(parts, target), loss
+
+
+def fit_groups(
+    x: np.ndarray, bits: int, group_size: int, curvature: Curvature, *, sweeps: int = SWEEPS, threads: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Encode rows as MLX's affine groups, weight = scale * code + bias, so that e H eᵀ is small.
+
+    Args:
+        x: Weights, float32 [rows, n]; n a multiple of the group size.
+        bits: Bits of a code: 2, 3, 4, 5, 6 or 8.
+        group_size: Weights that share scale and bias: 32 or 64.
+        curvature: The Hessian of the rows' columns.
+        sweeps: Passes of descent after the first rounding.
+        threads: Threads over rows; 0 for one per core.
+
+    Returns:
+        Codes, uint8 [rows, n]; scales and biases as float16 bits, uint16 [rows, groups]; what is left of e H eᵀ,
+        float32 [rows].
+
+    Raises:
+        BlockShapeError: n is not a multiple of the group size.
+        UnsupportedFormatError: There is no such encoder.
+        ValueRangeError: A weight is NaN or infinite, or the arrays do not fit one another.
+    """
+    if bits not in GROUP_BITS or group_size not in GROUP_SIZES:
+        raise UnsupportedFormatError(
+            f"fit: groups of {group_size} with {bits} bits cannot be encoded under a Hessian. Use {GROUP_BITS} bits in "
+            f"groups of {GROUP_SIZES}."
+        )
+    _check_rows(x, curvature)
+    rows, n = x.shape
+    if n % group_size:
+        raise BlockShapeError(f"x: row length {n} is not a multiple of the group size {group_size}. Use another.")
+    codes, loss = np.empty((rows, n), np.uint8), np.empty(rows, np.float32)
+    scales, biases = (np.empty((rows, n // group_size), np.uint16) for _ in range(2))
+    unused = np.empty((rows, 0), np.int8)
+    _ext.fit(
+        100 * group_size + bits, isa.level(), np.ascontiguousarray(x), curvature.hessian, curvature.feedback,
+        curvature.cost, sweeps, codes, unused, unused.view(np.uint8), scales, biases, loss, threads,
+    )  # fmt: skip
+    return codes, scales, biases, loss
+
+
+def _check_rows(x: np.ndarray, curvature: Curvature) -> None:
+    if x.ndim != 2 or x.dtype != np.float32 or not np.isfinite(x).all():
+        raise ValueRangeError(f"x: {x.dtype} {x.shape} is not finite float32 [rows, n]. Check the source model.")
+    n = x.shape[1]
+    if curvature.hessian.shape != (n, n):
+        raise ValueRangeError(f"curvature: {curvature.hessian.shape} does not fit rows of {n}. Measure it again.")

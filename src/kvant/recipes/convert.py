@@ -1,4 +1,4 @@
-"""Convert a model between a Hugging Face directory and GGUF, either way, without quantizing it further than Q8_0."""
+"""Convert a model between Hugging Face directories, GGUF and MLX, without quantizing it further than Q8_0."""
 
 import re
 import time
@@ -15,6 +15,7 @@ from kvant.formats.gguf.writer import write_gguf
 from kvant.formats.huggingface.naming import directory_identifier
 from kvant.formats.huggingface.reader import FILE_TYPES as FLOAT_FILE_TYPES
 from kvant.formats.huggingface.writer import write_huggingface
+from kvant.formats.mlx.writer import write_mlx
 from kvant.formats.open import open_model
 from kvant.formats.recode import recoded
 from kvant.metadata import u32
@@ -22,7 +23,7 @@ from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.tensors import LazyTensor, Tensor, row_length
 
-Target = Literal["gguf", "hf"]
+Target = Literal["gguf", "hf", "mlx"]
 
 FILE_TYPES = {kind.name: number for kind, number in FLOAT_FILE_TYPES.items()} | {"Q8_0": 7}
 """Types of matrices to convert to, with `general.file_type`. Source: llama.h `enum llama_ftype`."""
@@ -126,7 +127,8 @@ def convert(
             out, metadata, tensors, overwrite=overwrite, max_file_bytes=max_file_bytes, progress=progress
         )
     else:
-        files = write_huggingface(
+        write = write_huggingface if to == "hf" else write_mlx
+        files = write(
             model, out, dtype=target.name, overwrite=overwrite, max_file_bytes=max_file_bytes, progress=progress,
             threads=threads,
         )  # fmt: skip
@@ -158,7 +160,7 @@ def default_output(source: Path, to: Target, target: str) -> Path:
     name = directory_identifier(source).rpartition("/")[2] if source.is_dir() else SHARD.sub("", source.stem)
     for suffix in FILE_TYPES:
         name = name.removesuffix(f"-{suffix}")
-    return Path(f"{name}-{target.upper()}.gguf" if to == "gguf" else f"{name}-hf")
+    return Path(f"{name}-{target.upper()}.gguf" if to == "gguf" else f"{name}-{to}")
 
 
 def gguf_tensors(model: Model, target: BlockType, *, threads: int = 0) -> Iterator[LazyTensor]:

@@ -25,6 +25,7 @@ from kvant.evaluate.score import VariantScore, score, score_windows
 from kvant.evaluate.windows import cut
 from kvant.files import atomic_write, cache_dir
 from kvant.formats.open import open_model
+from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes.convert import convert
 from kvant.recipes.sample import PROMPT, TOKENS, Sample, Samples, continuation, generate
@@ -106,7 +107,7 @@ def evaluate(
     """Measure variants against the model they were made from.
 
     Args:
-        variants: GGUF files.
+        variants: GGUF files, or directories that MLX runs.
         against: The full-precision model: a Hugging Face directory or a GGUF of F32, BF16 or F16.
         text: A UTF-8 file to measure on; a bundled corpus if None.
         corpus: Name of the bundled corpus; its held-out half is used.
@@ -132,7 +133,14 @@ def evaluate(
     )
     found_floors = measure_floors(base_file, base, threads=threads, progress=progress) if floors else []
     scores = [
-        score(model.files[0], base, files=model.files, threads=threads, speed=speed, progress=progress)
+        score(
+            model.path if model.path.is_dir() else model.files[0],
+            base,
+            files=weight_files(model),
+            threads=threads,
+            speed=speed,
+            progress=progress,
+        )
         for model in opened
     ]
     samples = degraded_samples(base_file, base, scores, threads=threads)
@@ -141,11 +149,16 @@ def evaluate(
     )
 
 
+def weight_files(model: Model) -> tuple[Path, ...]:
+    """Return the files that hold a model's weights."""
+    return tuple(file for file in model.files if file.suffix in (".gguf", ".safetensors"))
+
+
 def degraded_samples(
     base_file: Path, base: BaseLogits, scores: Sequence[VariantScore], *, threads: int
 ) -> Samples | None:
-    """Let the original and every degraded variant continue a prompt; None if no variant is degraded."""
-    degraded = [score for score in scores if is_degraded(score.kld_mean)]
+    """Let the original and every degraded GGUF continue a prompt; None if none is degraded."""
+    degraded = [score for score in scores if is_degraded(score.kld_mean) and not Path(score.path).is_dir()]
     if not degraded:
         return None
     return Samples(
@@ -183,10 +196,9 @@ def f32_file(against: Path, *, progress: Progress = SILENT) -> tuple[Path, str]:
     """
     against = Path(against)
     model = open_model(against)
-    quantized = sorted({t.block_type.name for t in model.tensors.values() if t.block_type.is_quantized})
-    if quantized:
+    if model.quantized_types:
         raise FormatError(
-            f"{against}: holds {', '.join(quantized)} tensors, so it is no full-precision base. "
+            f"{against}: holds {', '.join(model.quantized_types)} tensors, so it is no full-precision base. "
             "Give the Hugging Face directory or a GGUF of F32, BF16 or F16."
         )
     name = identity(model.files)

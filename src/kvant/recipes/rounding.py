@@ -5,7 +5,7 @@ by calibrate/statistics.py. E is what the encoder leaves of a sample of
 rows; rows are alike enough for that, and encoding all of them at every type would take an hour for a large model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -16,7 +16,7 @@ from kvant.allocate.options import Option, allowed_types, stored_bytes
 from kvant.dtypes import BLOCK_TYPES, block_type
 from kvant.errors import KvantError
 from kvant.files import atomic_write
-from kvant.kernels.fitting import FITTABLE, fit
+from kvant.kernels.fitting import FITTABLE, Curvature, fit
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.curvature import DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING
@@ -60,60 +60,92 @@ def rounding_options(
     Raises:
         ValueRangeError: A weight is NaN or infinite.
     """
-    key = digest(SAMPLE_ROWS, SWEEPS, tuple(types), DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING)
-    path = calibration.directory / f"rounding-{key[:16]}.json"
+
+    def allowed(tensor: Tensor) -> Sequence[str]:
+        found = allowed_types(tensor.name, tensor.shape, types, architecture=model.architecture)
+        if any(kind not in FITTABLE for kind in found):
+            raise KvantError(
+                f"{tensor.name}: no block type divides its rows of {row_length(tensor)} weights. Leave out --calibrate."
+            )
+        return found
+
+    def restored(x: np.ndarray, kind: str, curvature: Curvature) -> np.ndarray:
+        blocks, _ = fit(x, kind, curvature, sweeps=SWEEPS, threads=threads)
+        return kernels.decode(blocks, kind, x.shape[1], threads=threads)
+
+    costs = rounding_costs(model, calibration, allowed, restored, key=tuple(types), threads=threads, progress=progress)
+    return {
+        name: tuple(
+            Option(
+                kind=block_type(kind).name,
+                n_bytes=stored_bytes(name, model.tensors[name].shape, kind),
+                cost=cost,
+            )
+            for kind, cost in kinds.items()
+        )
+        for name, kinds in costs.items()
+    }
+
+
+def rounding_costs(
+    model: Model,
+    calibration: Calibration,
+    kinds: Callable[[Tensor], Sequence[str]],
+    restored: Callable[[np.ndarray, str, Curvature], np.ndarray],
+    *,
+    key: object,
+    threads: int = 0,
+    progress: Progress = SILENT,
+) -> dict[str, dict[str, float]]:
+    """Return the KL divergence that each kind of encoding is predicted to add by each measured matrix.
+
+    On other text errors are larger than on the text that they were fitted to, the more columns there are to the fewer
+    tokens: by about 1 + columns / tokens. With 8960 columns on 12,288 tokens twice the error was measured, where
+    matrices of few columns had 1.2 times.
+
+    Args:
+        model: The full-precision model.
+        calibration: What was measured of it.
+        kinds: Names of what a tensor may become.
+        restored: Encodes and decodes rows, float32 [rows, n], under a Hessian.
+        key: What kinds there are, for the copy that is kept beside the statistics.
+        threads: Threads; 0 for one per core.
+        progress: Told of tensors.
+    """
+    name_of_copy = digest(SAMPLE_ROWS, SWEEPS, key, DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING)
+    path = calibration.directory / f"rounding-{name_of_copy[:16]}.json"
     names = [name for name in model.tensors if name in calibration.curvatures.names]
     try:
         costs = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, float]])
     except (OSError, msgspec.MsgspecError):
         costs = {}
     if sorted(costs) != sorted(names):
-        costs = _measured(model, calibration, names, types, threads, progress)
+        moments: Moments = calibration.statistics  # type: ignore[assignment]
+        progress.start("weigh block types", len(names), "tensors")
+        costs = {}
+        for name in names:
+            tensor = model.tensors[name]
+            x, risk = sample_rows(tensor), moments.risk(name)
+            curvature = calibration.curvatures.ready(name, threads=threads)
+            errors = {kind: restored(x, kind, curvature) - x for kind in kinds(tensor)}
+            costs[name] = {kind: _kld(error, risk) for kind, error in errors.items()}
+            progress.advance("weigh block types", 1)
+        progress.finish("weigh block types")
         with atomic_write(path) as file:
             file.write(msgspec.json.encode(costs))
-    tokens = calibration.curvatures.n_tokens
-    return {name: _options(model.tensors[name], costs[name], tokens) for name in names}
+    other_text = {name: 1 + row_length(model.tensors[name]) / calibration.curvatures.n_tokens for name in names}
+    return {
+        name: {kind: max(0.0, cost * other_text[name]) for kind, cost in kinds.items()} for name, kinds in costs.items()
+    }
+
+
+def _kld(error: np.ndarray, risk: np.ndarray) -> float:
+    return 0.5 * float(np.sum((error @ risk) * error, dtype=np.float64)) / len(error)
 
 
 def predicted_kld(costs: Mapping[str, Sequence[Option]], types: Mapping[str, str]) -> float:
     """Sum of what a plan's tensors are predicted to add, nats per token."""
     return sum(option.cost for name, kinds in costs.items() for option in kinds if option.kind == types[name])
-
-
-def _measured(
-    model: Model,
-    calibration: Calibration,
-    names: Sequence[str],
-    types: Sequence[str],
-    threads: int,
-    progress: Progress,
-) -> dict[str, dict[str, float]]:
-    moments = calibration.statistics
-    progress.start("weigh block types", len(names), "tensors")
-    costs = {}
-    for name in names:
-        costs[name] = _costs(model.tensors[name], model.architecture, calibration, moments, types, threads)  # type: ignore[arg-type]
-        progress.advance("weigh block types", 1)
-    progress.finish("weigh block types")
-    return costs
-
-
-def _costs(
-    tensor: Tensor, architecture: str, calibration: Calibration, moments: Moments, types: Sequence[str], threads: int
-) -> dict[str, float]:
-    """Predicted KL divergence by block type of one tensor."""
-    n = row_length(tensor)
-    x = sample_rows(tensor)
-    curvature = calibration.curvatures.ready(tensor.name, threads=threads)
-    risk = moments.risk(tensor.name)
-    found = {}
-    for kind in allowed_types(tensor.name, tensor.shape, types, architecture=architecture):
-        if kind not in FITTABLE:
-            raise KvantError(f"{tensor.name}: no block type divides its rows of {n} weights. Leave out --calibrate.")
-        blocks, _ = fit(x, kind, curvature, sweeps=SWEEPS, threads=threads)
-        error = kernels.decode(blocks, kind, n, threads=threads) - x
-        found[kind] = 0.5 * float(np.sum((error @ risk) * error, dtype=np.float64)) / len(x)
-    return found
 
 
 def sample_rows(tensor: Tensor, count: int = SAMPLE_ROWS) -> np.ndarray:
@@ -122,20 +154,3 @@ def sample_rows(tensor: Tensor, count: int = SAMPLE_ROWS) -> np.ndarray:
     chosen = np.unique(np.linspace(0, rows - 1, min(rows, count)).astype(np.int64))
     data = np.concatenate([tensor.read_bytes(int(row), int(row) + 1) for row in chosen])
     return kernels.decode(data, tensor.block_type, row_length(tensor))
-
-
-def _options(tensor: Tensor, costs: Mapping[str, float], n_tokens: int) -> tuple[Option, ...]:
-    """Options of a tensor from errors on the calibration text.
-
-    On other text they are larger, the more columns were fitted to the fewer tokens: by about 1 + columns / tokens. With
-    8960 columns on 12,288 tokens twice the error was measured, where matrices of few columns had 1.2 times.
-    """
-    other_text = 1 + row_length(tensor) / n_tokens
-    return tuple(
-        Option(
-            kind=block_type(kind).name,
-            n_bytes=stored_bytes(tensor.name, tensor.shape, kind),
-            cost=max(0.0, cost * other_text),
-        )
-        for kind, cost in costs.items()
-    )

@@ -187,7 +187,7 @@ def read_config(directory: Path) -> dict[str, Any]:
             f"runs none. If a supported architecture computes the same, remove auto_map and name it in architectures."
         )
     for key in QUANTIZED_KEYS:
-        if config.get(key):
+        if config.get(key) and config[key] != config.get("quantization"):  # MLX's, which is read
             raise UnsupportedModelError(
                 f"{path}: {key} says the weights are quantized already ({_method(config[key])}). Start from the "
                 f"full-precision model."

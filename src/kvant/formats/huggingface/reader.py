@@ -14,6 +14,8 @@ from kvant.formats.huggingface.general import general_metadata
 from kvant.formats.huggingface.lazy import as_float32, renamed
 from kvant.formats.huggingface.naming import directory_identifier
 from kvant.formats.huggingface.tokenizer import tokenizer_metadata
+from kvant.formats.mlx.layers import dequantized, layers_of
+from kvant.formats.mlx.schemes import read_scheme
 from kvant.formats.safetensors.reader import read_sharded, weight_files
 from kvant.metadata import Value, string, u32
 from kvant.model import Model
@@ -30,7 +32,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def read_huggingface(directory: Path, *, known_as: str = "") -> Model:
-    """Open a model directory with `config.json`, `*.safetensors` and a tokenizer.
+    """Open a model directory with `config.json`, `*.safetensors` and a tokenizer; one that MLX quantized is decoded.
 
     Matrices keep their type (BF16 stays BF16); vectors are F32, as llama.cpp wants them. Query and key rows, norms and
     rotary factors are those of llama.cpp, in upstream's order of tensors.
@@ -52,7 +54,11 @@ def read_huggingface(directory: Path, *, known_as: str = "") -> Model:
     config = complete_config(raw, family, path)
     _check_config(config, family)
     refuse_pickles(directory)
-    tensors = _by_name((*family.extra_tensors(config), *_canonical(_weights(directory), family, config)), directory)
+    weights = _weights(directory)
+    scheme = read_scheme(raw, layers_of(weights), str(path))
+    if scheme is not None:
+        weights = dequantized(weights, scheme, str(directory))
+    tensors = _by_name((*family.extra_tensors(config), *_canonical(weights, family, config)), directory)
     tokenizer = tokenizer_metadata(directory, raw)
     _check_vocabulary(tensors, tokenizer, directory)
     check_tensors(tensors, family, config)
@@ -65,7 +71,12 @@ def read_huggingface(directory: Path, *, known_as: str = "") -> Model:
         "general.quantization_version": u32(2),
         **tokenizer,
     }
-    return Model(metadata=metadata, tensors=tensors, path=directory, files=_files(directory), known_as=known_as)
+    if scheme is not None and isinstance(raw.get("kvant"), dict):
+        metadata |= {f"kvant.{key}": string(str(value)[:200]) for key, value in raw["kvant"].items()}
+    return Model(
+        metadata=metadata, tensors=tensors, path=directory, files=_files(directory), known_as=known_as,
+        quantized_by="MLX" if scheme is not None else "",
+    )  # fmt: skip
 
 
 def complete_config(raw: Mapping[str, Any], family: Family, path: Path) -> Config:

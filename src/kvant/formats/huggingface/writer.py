@@ -1,29 +1,31 @@
 """Write a `Model` as a Hugging Face directory: decoded safetensors, config.json, tokenizer."""
 
-import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kvant.dtypes import block_type
-from kvant.errors import FormatError, KvantError, LimitError, OutputExistsError, UnsupportedModelError
-from kvant.files import atomic_write, commit_file, partial_path, sync_directory
+from kvant.errors import FormatError, UnsupportedModelError
+from kvant.files import partial_path
 from kvant.formats.huggingface.architectures.base import Family
 from kvant.formats.huggingface.architectures.registry import family_of_architecture
 from kvant.formats.huggingface.architectures.shapes import check_tensors
 from kvant.formats.huggingface.config import Config
+from kvant.formats.huggingface.directory import (
+    CONFIG,
+    INDEX,
+    check_directory,
+    commit_directory,
+    write_json,
+    write_weights,
+)
 from kvant.formats.huggingface.lazy import renamed
 from kvant.formats.huggingface.tokenizer_write import write_tokenizer
 from kvant.formats.recode import recoded
-from kvant.formats.safetensors.writer import write_safetensors
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.tensors import LazyTensor, n_bytes
 
-CONFIG = "config.json"
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 TORCH_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 GENERATED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 """Tensors that go into config.json instead."""
@@ -65,7 +67,7 @@ def write_huggingface(
         ValueRangeError: A weight overflows `dtype`.
     """
     directory = Path(directory)
-    _check_directory(directory, overwrite=overwrite)
+    check_directory(directory, overwrite=overwrite)
     family = family_of_architecture(model.architecture, model.path)
     entries = config_json(model, family, dtype)
     config = Config(values=entries, path=model.path)
@@ -75,15 +77,19 @@ def write_huggingface(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        names = _write_weights(partial, tensors, max_file_bytes, progress)
+        placed = write_weights(partial, tensors, {"format": "pt"}, max_file_bytes=max_file_bytes, progress=progress)
+        files = tuple(dict.fromkeys(placed.values()))
+        if len(files) > 1:
+            index = {"metadata": {"total_size": sum(map(n_bytes, tensors))}, "weight_map": placed}
+            write_json(partial / INDEX, index)
         write_tokenizer(model, partial)
         ids = {key: entries[key] for key, _ in SPECIAL_IDS if key in entries}
-        _write_json(partial / "generation_config.json", ids)
-        _write_json(partial / CONFIG, entries)
-        _commit(partial, directory)
+        write_json(partial / "generation_config.json", ids)
+        write_json(partial / CONFIG, entries)
+        commit_directory(partial, directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return tuple(directory / name for name in names)
+    return tuple(directory / name for name in files)
 
 
 def config_json(model: Model, family: Family, dtype: str) -> dict[str, Any]:
@@ -141,66 +147,3 @@ def transformers_tensors(
         changed = transform.back(tensor, config) if transform else tensor
         found.append(renamed(recoded(changed, target, threads=threads), theirs))
     return sorted(found, key=lambda tensor: tensor.name)
-
-
-def shard(tensors: Sequence[LazyTensor], limit: int | None) -> list[list[LazyTensor]]:
-    """Share tensors out in order, so that the weights in a file are no more than `limit` bytes.
-
-    Raises:
-        LimitError: One tensor is larger than that.
-    """
-    groups: list[list[LazyTensor]] = [[]]
-    size = 0
-    for tensor in tensors:
-        length = n_bytes(tensor)
-        if limit is not None and length > limit:
-            raise LimitError(f"{tensor.name}: its {length} bytes are above {limit}. Raise the size of a shard.")
-        if limit is not None and groups[-1] and size + length > limit:
-            groups.append([])
-            size = 0
-        groups[-1].append(tensor)
-        size += length
-    return groups
-
-
-def _write_weights(directory: Path, tensors: list[LazyTensor], limit: int | None, progress: Progress) -> list[str]:
-    groups = shard(tensors, limit)
-    count = len(groups)
-    names = [SINGLE] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
-    for name, group in zip(names, groups, strict=True):
-        write_safetensors(directory / name, group, {"format": "pt"}, overwrite=True, progress=progress)
-    if count > 1:
-        index = {
-            "metadata": {"total_size": sum(map(n_bytes, tensors))},
-            "weight_map": {t.name: name for name, group in zip(names, groups, strict=True) for t in group},
-        }
-        _write_json(directory / INDEX, index)
-    return names
-
-
-def _commit(partial: Path, directory: Path) -> None:
-    """Move a finished model to its place; one that is there loses its configuration first and gets it last."""
-    if not directory.exists():
-        commit_file(partial, directory)
-        return
-    for path in (directory / CONFIG, directory / INDEX, *directory.glob("*.safetensors")):
-        path.unlink(missing_ok=True)
-    for path in sorted(partial.iterdir(), key=lambda path: path.name == CONFIG):
-        path.replace(directory / path.name)
-    sync_directory(directory)
-
-
-def _check_directory(directory: Path, *, overwrite: bool) -> None:
-    if directory.exists() and not directory.is_dir():
-        raise OutputExistsError(f"{directory}: is a file, not a directory. Choose another name.")
-    if not directory.parent.is_dir():
-        raise KvantError(f"{directory.parent}: is not a directory. Create it first.")
-    if not directory.is_dir():
-        return
-    if not overwrite and (any(directory.glob("*.safetensors")) or (directory / CONFIG).exists()):
-        raise OutputExistsError(f"{directory}: holds a model already. Choose another name or pass --overwrite.")
-
-
-def _write_json(path: Path, document: dict[str, Any]) -> None:
-    with atomic_write(path) as file:
-        file.write(json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n")

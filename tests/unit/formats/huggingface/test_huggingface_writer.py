@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from kvant.errors import FormatError, KvantError, LimitError, OutputExistsError, UnsupportedModelError, ValueRangeError
+from kvant.formats.huggingface.directory import shard
 from kvant.formats.huggingface.reader import read_huggingface
-from kvant.formats.huggingface.writer import shard, write_huggingface
+from kvant.formats.huggingface.writer import write_huggingface
 from kvant.metadata import string
 from kvant.model import Model
 from kvant.tensors import LazyTensor

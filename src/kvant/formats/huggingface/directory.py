@@ -1,0 +1,95 @@
+"""What directories of models have in common, whoever they are for: shards, an index, and that they come whole."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kvant.errors import KvantError, LimitError, OutputExistsError
+from kvant.files import atomic_write, commit_file, sync_directory
+from kvant.formats.safetensors.writer import write_safetensors
+from kvant.progress import SILENT, Progress
+from kvant.tensors import LazyTensor, n_bytes
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+def shard(tensors: Sequence[LazyTensor], limit: int | None) -> list[list[LazyTensor]]:
+    """Share tensors out in order, so that the weights in a file are no more than `limit` bytes.
+
+    Raises:
+        LimitError: One tensor is larger than that.
+    """
+    groups: list[list[LazyTensor]] = [[]]
+    size = 0
+    for tensor in tensors:
+        length = n_bytes(tensor)
+        if limit is not None and length > limit:
+            raise LimitError(f"{tensor.name}: its {length} bytes are above {limit}. Raise the size of a shard.")
+        if limit is not None and groups[-1] and size + length > limit:
+            groups.append([])
+            size = 0
+        groups[-1].append(tensor)
+        size += length
+    return groups
+
+
+def write_weights(
+    directory: Path,
+    tensors: Sequence[LazyTensor],
+    metadata: Mapping[str, str],
+    *,
+    max_file_bytes: int | None = None,
+    progress: Progress = SILENT,
+) -> dict[str, str]:
+    """Write tensors in their order, as one file or as shards.
+
+    Returns:
+        The file of every tensor.
+
+    Raises:
+        LimitError: One tensor is larger than a file may be.
+    """
+    groups = shard(tensors, max_file_bytes)
+    count = len(groups)
+    names = [SINGLE] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
+    for name, group in zip(names, groups, strict=True):
+        write_safetensors(directory / name, group, metadata, overwrite=True, progress=progress)
+    return {t.name: name for name, group in zip(names, groups, strict=True) for t in group}
+
+
+def commit_directory(partial: Path, directory: Path) -> None:
+    """Move a finished model to its place; one that is there loses its configuration first and gets it last."""
+    if not directory.exists():
+        commit_file(partial, directory)
+        return
+    for path in (directory / CONFIG, directory / INDEX, *directory.glob("*.safetensors")):
+        path.unlink(missing_ok=True)
+    for path in sorted(partial.iterdir(), key=lambda path: path.name == CONFIG):
+        path.replace(directory / path.name)
+    sync_directory(directory)
+
+
+def check_directory(directory: Path, *, overwrite: bool) -> None:
+    """Check that a model can be written here.
+
+    Raises:
+        OutputExistsError: There is a model already, or a file.
+        KvantError: The directory above is missing.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise OutputExistsError(f"{directory}: is a file, not a directory. Choose another name.")
+    if not directory.parent.is_dir():
+        raise KvantError(f"{directory.parent}: is not a directory. Create it first.")
+    if not directory.is_dir():
+        return
+    if not overwrite and (any(directory.glob("*.safetensors")) or (directory / CONFIG).exists()):
+        raise OutputExistsError(f"{directory}: holds a model already. Choose another name or pass --overwrite.")
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a JSON document as people read it."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n")

@@ -1,0 +1,1 @@
+"""MLX model directories: safetensors of packed codes, scales and biases, with the grouping in config.json."""

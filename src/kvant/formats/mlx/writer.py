@@ -1,0 +1,153 @@
+"""Write a `Model` as an MLX directory, as mlx-lm does: its names, its config.json, its index."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kvant.dtypes import block_type
+from kvant.files import partial_path
+from kvant.formats.base import member
+from kvant.formats.huggingface.architectures.registry import family_of_architecture
+from kvant.formats.huggingface.architectures.shapes import check_tensors
+from kvant.formats.huggingface.config import Config, read_config
+from kvant.formats.huggingface.directory import (
+    CONFIG,
+    INDEX,
+    check_directory,
+    commit_directory,
+    write_json,
+    write_weights,
+)
+from kvant.formats.huggingface.tokenizer_write import write_tokenizer
+from kvant.formats.huggingface.writer import SPECIAL_IDS, TORCH_DTYPES, config_json, transformers_tensors
+from kvant.formats.mlx.layers import WEIGHT, Encoder, QuantizedLayer
+from kvant.formats.mlx.schemes import Scheme
+from kvant.kernels.mlx import Grouping
+from kvant.model import Model
+from kvant.progress import SILENT, Progress
+from kvant.tensors import LazyTensor, n_bytes
+
+SHARD_BYTES = 5 << 30
+"""As mlx-lm shares weights out."""
+
+COPIED = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json", "generation_config.json",
+)  # fmt: skip
+_DROPPED = ("_name_or_path", "vision_config", "quantization", "quantization_config")
+
+
+def _default(_path: str, _grouping: Grouping) -> None:
+    """The encoder of `mx.quantize` everywhere."""
+
+
+def layer_shapes(tensors: Sequence[LazyTensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every layer that MLX can quantize, by its path: linear layers and embeddings."""
+    return {t.name.removesuffix(WEIGHT): t.shape for t in tensors if len(t.shape) == 2 and t.name.endswith(WEIGHT)}
+
+
+def mlx_tensors(model: Model, dtype: str, *, threads: int = 0) -> list[LazyTensor]:
+    """Return the tensors of a model under MLX's names, which are transformers', in one float type.
+
+    Raises:
+        UnsupportedModelError: The architecture is not supported, or has a tensor that transformers does not know.
+    """
+    family = family_of_architecture(model.architecture, model.path)
+    config = Config(values=config_json(model, family, dtype), path=model.path)
+    check_tensors(model.tensors, family, config)
+    return transformers_tensors(model, family, config, dtype, threads=threads)
+
+
+def write_mlx(
+    model: Model,
+    directory: Path,
+    *,
+    dtype: str,
+    scheme: Scheme | None = None,
+    encoder: Callable[[str, Grouping], Encoder | None] | None = None,
+    provenance: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    max_file_bytes: int | None = None,
+    progress: Progress = SILENT,
+    threads: int = 1,
+) -> tuple[Path, ...]:
+    """Write a model that mlx-lm loads.
+
+    Args:
+        model: Any model of a supported architecture.
+        directory: Where to write; made if absent.
+        dtype: `F32`, `F16` or `BF16`: type of what is not quantized, and of affine scales and biases.
+        scheme: Grouping of the quantized layers; None for none.
+        encoder: Gives the encoder of a layer when its turn has come; by default, and for None, `mx.quantize`'s.
+        provenance: Entries of an object `kvant` in config.json, which mlx-lm passes over; None for no such object.
+        overwrite: Replace the files of a model that is there.
+        max_file_bytes: Write shards of at most this size; 5 GiB by default.
+        progress: Told of the bytes written.
+        threads: Threads over rows.
+
+    Returns:
+        The files of weights.
+
+    Raises:
+        UnsupportedModelError: The architecture is not supported.
+        OutputExistsError: There is a model in `directory` and `overwrite` is false.
+        ValueRangeError: A weight is NaN or infinite, or overflows `dtype`.
+    """
+    directory = Path(directory)
+    check_directory(directory, overwrite=overwrite)
+    plain = mlx_tensors(model, dtype, threads=threads)
+    tensors: list[LazyTensor] = []
+    for tensor in plain:
+        path = tensor.name.removesuffix(WEIGHT)
+        grouping = scheme.layers.get(path) if scheme and tensor.name.endswith(WEIGHT) else None
+        if grouping is None:
+            tensors.append(tensor)
+            continue
+        layer = QuantizedLayer(
+            tensor, grouping, block_type(dtype), encoder=partial(encoder or _default, path, grouping), threads=threads
+        )
+        tensors += layer.parts()
+    own = {"kvant": dict(provenance)} if provenance else {}
+    unfinished = partial_path(directory)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    try:
+        placed = write_weights(
+            unfinished, tensors, {"format": "mlx"}, max_file_bytes=max_file_bytes or SHARD_BYTES, progress=progress
+        )
+        total = {"total_size": sum(map(n_bytes, tensors)), "total_parameters": model.n_weights}
+        write_json(unfinished / INDEX, {"metadata": total, "weight_map": dict(sorted(placed.items()))})
+        _write_tokenizer(model, unfinished, dtype)
+        write_json(unfinished / CONFIG, dict(sorted((_config(model, dtype, scheme) | own).items())))
+        commit_directory(unfinished, directory)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return tuple(directory / name for name in dict.fromkeys(placed.values()))
+
+
+def _config(model: Model, dtype: str, scheme: Scheme | None) -> dict[str, Any]:
+    """The source's own configuration where it has one; mlx-lm reads keys that a GGUF does not keep."""
+    if model.path.is_dir():
+        entries = {key: value for key, value in read_config(model.path).items() if key not in _DROPPED}
+        for key in ("torch_dtype", "dtype"):
+            if key in entries:
+                entries[key] = TORCH_DTYPES[dtype]
+    else:
+        entries = config_json(model, family_of_architecture(model.architecture, model.path), dtype)
+    if scheme is None:
+        return entries
+    return {**entries, "quantization": scheme.entries(), "quantization_config": scheme.entries()}
+
+
+def _write_tokenizer(model: Model, directory: Path, dtype: str) -> None:
+    """Copy the files of a Hugging Face directory, or make them from a GGUF's metadata."""
+    if model.path.is_dir():
+        for name in COPIED:
+            if (model.path / name).exists():
+                shutil.copyfile(member(model.path, name), directory / name)
+        return
+    write_tokenizer(model, directory)
+    entries = config_json(model, family_of_architecture(model.architecture, model.path), dtype)
+    write_json(directory / "generation_config.json", {key: entries[key] for key, _ in SPECIAL_IDS if key in entries})

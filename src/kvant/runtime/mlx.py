@@ -1,0 +1,142 @@
+"""MLX in a process of its own, seen from its owner: what `evaluate` asks of an engine.
+
+mlx-lm runs in the environment that `KVANT_MLX_PYTHON` names, or in kvant's own.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+
+from kvant.errors import EngineError, MissingDependencyError
+from kvant.runtime import messages
+
+PYTHON = "KVANT_MLX_PYTHON"
+_TAIL_BYTES = 2000
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What mlx-lm says of a model it has loaded.
+
+    Attributes:
+        n_vocab: Tokens that it gives logits of.
+        n_params: Weights.
+        tensor_bytes: Bytes of all tensors as stored.
+        load_s: Seconds to load it.
+    """
+
+    n_vocab: int
+    n_params: int
+    tensor_bytes: int
+    load_s: float
+
+
+class MLXProcess:
+    """mlx-lm in a child process; use it as a context manager. Leaving it kills the child.
+
+    Raises:
+        MissingDependencyError: There is no mlx-lm.
+    """
+
+    def __init__(self) -> None:
+        python = os.environ.get(PYTHON) or sys.executable
+        self._directory = tempfile.TemporaryDirectory(prefix="kvant-mlx-", ignore_cleanup_errors=True)
+        self._shared = Path(self._directory.name) / "logits"
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
+        self.path = ""
+        self.opened: Loaded | None = None
+        worker = Path(__file__).with_name("mlx_worker.py")
+        try:
+            self._child = subprocess.Popen(  # noqa: S603
+                [python, "-P", str(worker), str(self._shared)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr,
+            )  # fmt: skip
+        except OSError as error:
+            raise MissingDependencyError(f"{PYTHON}: {python} cannot be run ({error}). Name a Python.") from error
+
+    def open(self, path: Path) -> Loaded:
+        """Load a model in place of the one that was open.
+
+        Raises:
+            EngineError: mlx-lm cannot load it.
+            MissingDependencyError: There is no mlx-lm.
+        """
+        self.path = str(path)
+        self.opened = msgspec.convert(self._ask({"do": "open", "path": str(path)}), Loaded)
+        return self.opened
+
+    def logits(self, windows: Iterable[np.ndarray], *, first: int) -> Iterator[np.ndarray]:
+        """Run windows one after the other.
+
+        Args:
+            windows: Token ids, int32 [n] each.
+            first: Position of the first logits wanted of each.
+
+        Yields:
+            Logits, float32 [n - first, n_vocab].
+        """
+        assert self.opened is not None, "open comes first"
+        for window in windows:
+            rows = self._ask({"do": "logits", "ids": window.tolist(), "first": first})["rows"]
+            yield np.fromfile(self._shared, np.float32).reshape(rows, self.opened.n_vocab)
+
+    def speed(self, *, n_prompt: int, n_generate: int, repeats: int) -> messages.Measured:
+        """Measure tokens per second, in float32, and peak memory of the open model."""
+        asked = {"n_prompt": n_prompt, "n_generate": n_generate, "repeats": repeats}
+        found = self._ask({"do": "speed", **asked})
+        return messages.Measured(
+            **found, **asked, n_threads=0, energy_j_per_token=None, energy_reason="not measured under MLX"
+        )
+
+    def close(self) -> None:
+        """End the child at once."""
+        self._child.kill()
+        self._child.wait()
+        for stream in (self._child.stdin, self._child.stdout, self._stderr):
+            if stream is not None:
+                stream.close()
+        self._directory.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        try:
+            self._child.stdin.write(json.dumps(request).encode() + b"\n")
+            self._child.stdin.flush()
+            line = self._child.stdout.readline()
+        except BrokenPipeError:
+            line = b""
+        if not line:
+            raise self._ended()
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise EngineError(f"{self.path}: mlx-lm fails on it ({answer['error']}). Check the model and its version.")
+        return answer
+
+    def _ended(self) -> EngineError | MissingDependencyError:
+        self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, self._stderr.tell() - _TAIL_BYTES))
+        said = self._stderr.read().decode(errors="replace").strip()
+        last = said.splitlines()[-1] if said else "it said nothing"
+        if "No module named 'mlx" in said:
+            return MissingDependencyError(
+                f"mlx-lm: is not installed, and MLX models run in it ({last}). Run: pip install 'kvant[mlx]', or set "
+                f"{PYTHON} to the Python of an environment that has it."
+            )
+        return EngineError(f"{self.path}: the process of mlx-lm ended ({last[:300]}). Check the model and its version.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kvant.cli import console
+from kvant.cli import console, quantize_onnx
 from kvant.cli.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kvant.recipes.quantize import QuantizeResult
 
 # fmt: off
-Source = Annotated[Path, typer.Argument(help="Hugging Face directory or GGUF file.", show_default=False)]
+Source = Annotated[Path, typer.Argument(help="Hugging Face directory, GGUF or ONNX file.", show_default=False)]
 Preset = Annotated[str | None, typer.Option("-t", "--preset", help="Preset: Q4_K_M, Q8_0, ...", show_default=False)]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Output; default MODEL-PRESET.gguf.", show_default=False)]
 Imatrix = Annotated[Path | None, typer.Option(help="Importance file, .dat or .gguf.", show_default=False)]
@@ -39,6 +39,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue where an interr
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 for one per core.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+To = Annotated[str, typer.Option("--to", help="Format to write: gguf, or onnx.")]
 # fmt: on
 
 
@@ -60,9 +61,14 @@ def quantize(
     resume: Resume = False,
     overwrite: Overwrite = False,
     threads: Threads = 0,
+    to: To = "gguf",
+    calibration_data: quantize_onnx.CalibrationData = None,
+    calibration_method: quantize_onnx.CalibrationMethod = "auto",
+    max_drop: quantize_onnx.MaxDrop = 0.01,
+    metric: quantize_onnx.MetricEntry = None,
     json: Json = False,
 ) -> None:
-    """Quantize a model to GGUF with one of llama.cpp's presets, or with a plan of your own.
+    """Quantize a model: to GGUF with one of llama.cpp's presets or a plan of your own, or to ONNX.
 
     Types and bytes of all tensors equal those of llama.cpp's own quantizer. Tensors whose rows do not fit the preset's
     blocks fall back to other types, which is said.
@@ -74,6 +80,7 @@ def quantize(
       kvant quantize model.gguf -t Q4_K_M --type 'attn_v=Q8_0' --dry-run
       kvant quantize model.gguf -t Q4_K_M --write-plan plan.json --dry-run
       kvant quantize model.gguf --plan plan.json -o own.gguf
+      kvant quantize vision.onnx -t int8-static --calibration-data inputs/ -o small.onnx
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.formats.imatrix import read_imatrix
     from kvant.formats.open import open_model
@@ -81,11 +88,17 @@ def quantize(
     from kvant.quant.presets import plan_preset
     from kvant.recipes import quantize as recipe
 
+    if quantize_onnx.is_onnx(model):
+        quantize_onnx.int8(
+            model, preset, out, data=calibration_data, method=calibration_method, max_drop=max_drop, metric=metric,
+            threads=threads, overwrite=overwrite, json=json,
+        )  # fmt: skip
+        return
+    _check_target(to)
     if (preset is None) == (plan is None):
         raise typer.BadParameter("give a preset (-t Q4_K_M) or a plan file (--plan FILE), and not both.")
     if resume and max_file_size:
         raise typer.BadParameter("--resume does not work with --max-file-size.")
-    overrides = _overrides(type_ or ())
     source = open_model(model)
     importance = read_imatrix(imatrix) if imatrix else None
     if plan is not None:
@@ -93,7 +106,7 @@ def quantize(
         plans.check_plan(chosen, source)
     else:
         chosen = plan_preset(
-            source, preset or "", has_importance=importance is not None, pure=pure, overrides=overrides,
+            source, preset or "", has_importance=importance is not None, pure=pure, overrides=_overrides(type_ or ()),
             output_type=output_tensor_type, embedding_type=token_embedding_type, keep=keep or (),
         )  # fmt: skip
     chosen = recipe.with_size(source, chosen, importance)
@@ -111,6 +124,11 @@ def quantize(
             allow_requantize=allow_requantize, progress=progress,
         )  # fmt: skip
     _report_result(result, json=json)
+
+
+def _check_target(to: str) -> None:
+    if to != "gguf":
+        raise typer.BadParameter(f"--to {to}: is no format that this model is quantized to. Use gguf.")
 
 
 def _overrides(texts: Sequence[str]) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ struct FitResult {
     uint8_t* minimums;  // [rows][runs], integer minimums; likewise
     uint16_t* d;        // [rows][blocks], float16
     uint16_t* dmin;     // [rows][blocks], float16; untouched where the type has no minimum
+    float* wide;        // [rows][blocks], scales of ONNX's types, which are float32; their zero points are in `minimums`
     float* loss;        // [rows], the error that is left
 };
 
@@ -32,6 +33,9 @@ inline int64_t fit_scratch(int64_t n) { return (5 * n + 256 + 4 * (n / 16 + 1) +
 
 // Round rows [first, end), `fit_rows` at most.
 using FitFn = void (*)(const FitProblem& problem, int64_t first, int64_t end, float* scratch, const FitResult& result);
+
+// Number of an ONNX type, MatMulNBits, beside ggml's: bits, weights per block, and whether its zero point is fixed.
+constexpr int nbits_id(int bits, int block, bool symmetric) { return 1 << 16 | bits << 12 | block << 1 | (int)symmetric; }
 
 struct FitKernel {
     int ggml_id, run, block_length;

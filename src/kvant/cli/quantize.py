@@ -1,6 +1,7 @@
 """`kvant quantize`: write a model with the block types of a preset or a plan."""
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
     from kvant.quant.importance import Importance
     from kvant.quant.plan import Fallback, Plan
     from kvant.recipes.quantize import QuantizeResult
+
+
+class To(StrEnum):
+    """Formats to write."""
+
+    gguf = "gguf"
+    onnx = "onnx"
+
 
 # fmt: off
 Source = Annotated[Path, typer.Argument(help="Hugging Face directory, GGUF or ONNX file.", show_default=False)]
@@ -39,7 +48,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue where an interr
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 for one per core.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-To = Annotated[str, typer.Option("--to", help="Format to write: gguf, or onnx.")]
+Format = Annotated[To, typer.Option("--to", help="Format to write.")]
 # fmt: on
 
 
@@ -47,6 +56,7 @@ def quantize(
     model: Source,
     preset: Preset = None,
     out: Out = None,
+    to: Format = To.gguf,
     imatrix: Imatrix = None,
     type_: Types = None,
     output_tensor_type: HeadType = None,
@@ -61,11 +71,13 @@ def quantize(
     resume: Resume = False,
     overwrite: Overwrite = False,
     threads: Threads = 0,
-    to: To = "gguf",
     calibration_data: quantize_onnx.CalibrationData = None,
     calibration_method: quantize_onnx.CalibrationMethod = "auto",
     max_drop: quantize_onnx.MaxDrop = 0.01,
     metric: quantize_onnx.MetricEntry = None,
+    calibrate: quantize_onnx.Calibrate = None,
+    max_size: quantize_onnx.MaxSize = None,
+    target: quantize_onnx.Target = None,
     json: Json = False,
 ) -> None:
     """Quantize a model: to GGUF with one of llama.cpp's presets or a plan of your own, or to ONNX.
@@ -75,48 +87,44 @@ def quantize(
 
     \b
     Examples:
-      kvant quantize SmolLM2-135M -t Q4_K_M
       kvant quantize model.gguf -t IQ4_XS --imatrix imatrix.gguf -o small.gguf
       kvant quantize model.gguf -t Q4_K_M --type 'attn_v=Q8_0' --dry-run
       kvant quantize model.gguf -t Q4_K_M --write-plan plan.json --dry-run
       kvant quantize model.gguf --plan plan.json -o own.gguf
+      kvant quantize SmolLM2-135M --to onnx -t int4 --calibrate bundled -o smol-onnx
       kvant quantize vision.onnx -t int8-static --calibration-data inputs/ -o small.onnx
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.formats.imatrix import read_imatrix
     from kvant.formats.open import open_model
-    from kvant.quant import plan as plans
     from kvant.quant.presets import plan_preset
     from kvant.recipes import quantize as recipe
 
     if quantize_onnx.is_onnx(model):
         quantize_onnx.int8(
             model, preset, out, data=calibration_data, method=calibration_method, max_drop=max_drop, metric=metric,
-            threads=threads, overwrite=overwrite, json=json,
+            threads=threads, overwrite=overwrite, json=json, target=target,
         )  # fmt: skip
         return
-    _check_target(to)
-    if (preset is None) == (plan is None):
-        raise typer.BadParameter("give a preset (-t Q4_K_M) or a plan file (--plan FILE), and not both.")
-    if resume and max_file_size:
-        raise typer.BadParameter("--resume does not work with --max-file-size.")
+    if to is To.onnx:
+        quantize_onnx.decoder(
+            model, preset, out, calibrate=calibrate, max_size=max_size, threads=threads, overwrite=overwrite, json=json,
+            target=target,
+        )  # fmt: skip
+        return
+    if (preset is None) == (plan is None) or (resume and max_file_size):
+        raise typer.BadParameter("give a preset (-t Q4_K_M) or a plan file, and --resume without --max-file-size.")
     source = open_model(model)
     importance = read_imatrix(imatrix) if imatrix else None
-    if plan is not None:
-        chosen = plans.read_plan(plan)
-        plans.check_plan(chosen, source)
-    else:
-        chosen = plan_preset(
-            source, preset or "", has_importance=importance is not None, pure=pure, overrides=_overrides(type_ or ()),
-            output_type=output_tensor_type, embedding_type=token_embedding_type, keep=keep or (),
-        )  # fmt: skip
+    chosen = _checked_plan(source, plan) if plan is not None else plan_preset(
+        source, preset or "", has_importance=importance is not None, pure=pure, overrides=_overrides(type_ or ()),
+        output_type=output_tensor_type, embedding_type=token_embedding_type, keep=keep or (),
+    )  # fmt: skip
     chosen = recipe.with_size(source, chosen, importance)
-    if write_plan is not None:
-        plans.write_plan(chosen, write_plan, overwrite=overwrite)
+    _write_plan(chosen, write_plan, overwrite=overwrite)
     if dry_run:
         _report_plan(source, chosen, importance, json=json)
         return
-    if not json:
-        _say_fallbacks(chosen.fallbacks, len(chosen.types))
+    _say_fallbacks([] if json else chosen.fallbacks, len(chosen.types))
     with console.progress(quiet=json) as progress:
         result = recipe.quantize(
             source, chosen, out or recipe.default_output(source, chosen), importance=importance, threads=threads,
@@ -126,9 +134,19 @@ def quantize(
     _report_result(result, json=json)
 
 
-def _check_target(to: str) -> None:
-    if to != "gguf":
-        raise typer.BadParameter(f"--to {to}: is no format that this model is quantized to. Use gguf.")
+def _checked_plan(source: "Model", path: Path) -> "Plan":
+    from kvant.quant.plan import check_plan, read_plan
+
+    chosen = read_plan(path)
+    check_plan(chosen, source)
+    return chosen
+
+
+def _write_plan(chosen: "Plan", path: Path | None, *, overwrite: bool) -> None:
+    from kvant.quant.plan import write_plan
+
+    if path is not None:
+        write_plan(chosen, path, overwrite=overwrite)
 
 
 def _overrides(texts: Sequence[str]) -> list[tuple[str, str]]:

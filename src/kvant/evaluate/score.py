@@ -92,16 +92,18 @@ def score(
     files: tuple[Path, ...] = (),
     threads: int = 0,
     speed: bool = True,
+    engine: type[EngineProcess] = EngineProcess,
     progress: Progress = SILENT,
 ) -> VariantScore:
     """Run a variant in a process of its own and measure it.
 
     Args:
-        variant: A GGUF file; the first one if it is split.
+        variant: A GGUF file, the first one if it is split; or a directory, for ONNX Runtime.
         base: What to compare with.
         files: All files of a split variant.
         threads: Threads of the engine; 0 for one per core.
         speed: Measure tokens per second and memory, too.
+        engine: What runs it.
         progress: Told of the tokens run.
 
     Raises:
@@ -110,16 +112,16 @@ def score(
     """
     threads = threads or cores()
     measured: Measured | None = None
-    with EngineProcess() as engine:
+    with engine() as process:
         context = base.windows.context
         if speed:
-            engine.open(variant, n_ctx=context, n_threads=threads)
+            process.open(variant, n_ctx=context, n_threads=threads)
             n_prompt = min(SPEED_PROMPT, context // 2)
-            measured = engine.speed(
+            measured = process.speed(
                 n_prompt=n_prompt, n_generate=min(SPEED_GENERATE, context - n_prompt), repeats=SPEED_REPEATS
             )
-        opened = engine.open(variant, n_ctx=context, n_threads=threads, all_logits=True)
-        windows = score_windows(engine, base, progress=progress)
+        opened = process.open(variant, n_ctx=context, n_threads=threads, all_logits=True)
+        windows = score_windows(process, base, progress=progress)
     return _assemble(variant, files or (variant,), base, opened, windows, measured, threads)
 
 
@@ -152,7 +154,7 @@ def _assemble(
     domains = base.windows.domains
     summary = summarize(windows, domains)
     return VariantScore(
-        name=variant.stem, path=str(variant),
+        name=variant.name if variant.is_dir() else variant.stem, path=str(variant),
         size_bytes=sum(file.stat().st_size for file in files),
         bpw=8 * opened.tensor_bytes / opened.n_params,
         **_quality(summary),

@@ -4,6 +4,7 @@ Source: onnxruntime-genai 0.18, src/config.cpp.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,7 @@ class Decoder:
         head_size: Their length.
         n_ctx_train: Tokens it was made for.
         sizes: Weights and bytes.
+        notes: What the graph says of itself, by key.
     """
 
     file: Path
@@ -60,6 +62,7 @@ class Decoder:
     head_size: int
     n_ctx_train: int
     sizes: Sizes
+    notes: Mapping[str, str]
 
 
 def is_decoder(path: Path) -> bool:
@@ -109,6 +112,7 @@ def read_decoder(directory: Path) -> Decoder:
         n_layers=number(decoder, "num_hidden_layers", 1 << 16),
         n_kv_heads=number(decoder, "num_key_value_heads", 1 << 16), head_size=number(decoder, "head_size", 1 << 16),
         n_ctx_train=number(model, "context_length", 1 << 31), sizes=sizes(graph),
+        notes={entry.key: entry.value for entry in graph.metadata_props},
     )  # fmt: skip
 
 

@@ -14,7 +14,8 @@ from typing import Literal
 import msgspec
 
 from kvant.devices.limits import cores
-from kvant.errors import BudgetError, EngineError, FormatError, ValueRangeError
+from kvant.devices.providers import Provider, provider
+from kvant.errors import BudgetError, EngineError, FormatError, UnsupportedFormatError, ValueRangeError
 from kvant.files import atomic_write, check_output
 from kvant.formats.onnx.reader import data_files, read_onnx
 from kvant.progress import SILENT, Progress
@@ -106,6 +107,7 @@ def quantize_int8(
     metric: str | None = None,
     activation: Literal["uint8", "int8"] = "uint8",
     reduce_range: bool = False,
+    target: str | None = None,
     threads: int = 0,
     overwrite: bool = False,
     progress: Progress = SILENT,
@@ -122,6 +124,7 @@ def quantize_int8(
         metric: `module:function` that scores a model, larger is better; see `Metric`.
         activation: Type of activations.
         reduce_range: Weights of 7 bits, for x86 processors without VNNI.
+        target: Execution provider it must run on.
         threads: Threads of the measurements; 0 for one per core.
         overwrite: Replace an existing file.
         progress: Told of what is tried.
@@ -137,6 +140,8 @@ def quantize_int8(
     source, out = Path(source), Path(out)
     found_by = _checked(kind, method, data, max_drop)
     check_output(out, overwrite=overwrite)
+    if target:
+        kind, activation = for_target(kind, activation, provider(target))
     size = check_source(source)
     threads = threads or cores()
     with tempfile.TemporaryDirectory(prefix="kvant-int8-") as name:
@@ -164,6 +169,24 @@ def quantize_int8(
         score=score, max_drop=max_drop, n_calibration=len(feeds.calibration) if feeds else 0, n_held_out=len(held),
         threads=threads, trials=found.trials, noise=found.noise, wall_s=round(time.monotonic() - started, 3),
     )  # fmt: skip
+
+
+def for_target(kind: str, activation: Literal["uint8", "int8"], runs: Provider) -> tuple[str, Literal["uint8", "int8"]]:
+    """Return the type and activations that a provider runs of those asked for.
+
+    Raises:
+        UnsupportedFormatError: It runs neither, or not the one asked for.
+    """
+    ways = {"int8-dynamic": runs.dynamic_int8, "int8-static": runs.static_int8}
+    wanted = [way for way in ways if kind in ("int8", way)]
+    able = [way for way in wanted if ways[way]]
+    if not able:
+        others = " or ".join(way for way, can in ways.items() if can) or "nothing of int8 operators"
+        raise UnsupportedFormatError(
+            f"target: {runs.name} does not run {' or '.join(wanted)}; it runs {others}. Change -t or --target."
+        )
+    only: Literal["uint8", "int8"] = "int8" if runs.activation == "int8" else "uint8"
+    return able[0] if len(able) == 1 else kind, only if runs.activation else activation
 
 
 def check_source(source: Path) -> int:

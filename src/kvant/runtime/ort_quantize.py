@@ -25,9 +25,8 @@ STATIC_OPERATORS = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Gather", "EmbedL
 """Those with weights, the only ones that become int8 where everything else would lose too much."""
 
 PERCENTILE = 99.99
-HISTOGRAM_BINS = 512
-INTERMEDIATE_OUTPUTS = 8
-"""Runs whose intermediate outputs MinMax holds at a time."""
+STRIDE = 1
+"""Runs whose intermediate outputs are held at a time; more must all have the same shapes."""
 
 
 def prepare(request: Prepare) -> None:
@@ -79,7 +78,7 @@ def quantize(source: str, out: str, settings: Settings, feeds: Sequence[dict[str
             op_types_to_quantize=list(STATIC_OPERATORS) if settings.operators == "weights" else None,
             calibrate_method=getattr(CalibrationMethod, methods[settings.method]), calibration_cache_path=ranges,
             extra_options={
-                "CalibMaxIntermediateOutputs": INTERMEDIATE_OUTPUTS, "CalibPercentile": PERCENTILE,
+                "CalibStridedMinMax": STRIDE, "CalibPercentile": PERCENTILE,
                 "CalibTensorRangeSymmetric": settings.activation == "int8",
                 "ActivationSymmetric": settings.activation == "int8",
             },
@@ -116,6 +115,9 @@ def _reader(feeds: Sequence[dict[str, np.ndarray]]) -> Any:
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # the base has no types
         def __init__(self) -> None:
             self._left = iter(feeds)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self._left = iter(feeds[start_index:end_index])
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self._left, None)

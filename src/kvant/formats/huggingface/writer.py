@@ -19,7 +19,7 @@ from kvant.formats.recode import recoded
 from kvant.formats.safetensors.writer import write_safetensors
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
-from kvant.tensors import LazyTensor, n_bytes
+from kvant.tensors import LazyTensor, Tensor, n_bytes
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -141,6 +141,21 @@ def transformers_tensors(
         changed = transform.back(tensor, config) if transform else tensor
         found.append(renamed(recoded(changed, target, threads=threads), theirs))
     return sorted(found, key=lambda tensor: tensor.name)
+
+
+def in_transformers_order(model: Model) -> dict[str, Tensor]:
+    """Return a model's tensors by canonical name, rows in transformers' order, stored as they are.
+
+    Raises:
+        UnsupportedModelError: The architecture is not supported.
+    """
+    family = family_of_architecture(model.architecture, model.path)
+    config = Config(values=config_json(model, family, "F32"), path=model.path)
+    found: dict[str, Tensor] = {}
+    for name, tensor in model.tensors.items():
+        transform = family.transforms.get(family.stem(name) or "")
+        found[name] = transform.back(tensor, config) if transform else tensor
+    return found
 
 
 def shard(tensors: Sequence[LazyTensor], limit: int | None) -> list[list[LazyTensor]]:

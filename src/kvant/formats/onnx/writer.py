@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 INLINE_BYTES = 1024
 """Shorter tensors stay in the graph's file."""
 
-ALIGNMENT = 4096
-"""Of tensors in the data file: a page, so that ONNX Runtime can map them."""
+PAGE, LINE, LARGE_BYTES = 4096, 64, 1 << 20
+"""Alignment of large tensors in the data file, and of others; ONNX Runtime maps the large ones."""
 
 DTYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "float16": 10}
 """`TensorProto.DataType` by NumPy dtype."""
@@ -51,7 +51,7 @@ def write_graph(
             if raw.nbytes < INLINE_BYTES:
                 tensor.raw_data = raw.tobytes()
             else:
-                file.write(bytes(-file.tell() % ALIGNMENT))
+                file.write(bytes(-file.tell() % (PAGE if raw.nbytes >= LARGE_BYTES else LINE)))
                 tensor.data_location = EXTERNAL
                 for key, value in (("location", data.name), ("offset", file.tell()), ("length", raw.nbytes)):
                     tensor.external_data.add(key=key, value=str(value))

@@ -106,7 +106,7 @@ def quantize_decoder(
     started = time.monotonic()
     graph = read_onnx(origin.file)
     weights = find_weights(graph, origin.file)
-    rows = Rows(tensors={t.name: t for t in graph.initializer}, path=origin.file, model=model)
+    rows = Rows(tensors={t.name: t for t in graph.graph.initializer}, path=origin.file, model=model)
     measured = calibration() if calibration else None
     if max_bytes is not None:
         if measured is None:
@@ -275,9 +275,9 @@ def note(graph: "onnx.ModelProto", plan: DecoderPlan, calibration: Calibration |
 def _other_bytes(graph: "onnx.ModelProto", weights: tuple[Weight, ...]) -> int:
     """Bytes of a file that are not matrices': other tensors, nodes, and the padding of all."""
     from kvant.formats.onnx.external import tensor_bytes
-    from kvant.formats.onnx.writer import ALIGNMENT
+    from kvant.formats.onnx.writer import LINE, PAGE
 
     names = {weight.name for weight in weights}
-    others = sum(tensor_bytes(t, Path()) for t in graph.initializer if t.name not in names)
+    others = sum(tensor_bytes(t, Path()) for t in graph.graph.initializer if t.name not in names)
     nodes = len(graph.SerializeToString()) + 400 * len(weights)
-    return others + nodes + 3 * ALIGNMENT * len(weights) + ALIGNMENT * len(graph.initializer)
+    return others + nodes + (PAGE + 3 * LINE) * len(weights) + LINE * len(graph.graph.initializer)

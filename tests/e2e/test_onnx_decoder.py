@@ -1,5 +1,7 @@
 """Decoders as ONNX: quantized, transcoded and measured on the same scale as GGUF."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -110,3 +112,28 @@ def test_without_the_builders_environment(tiny: Path, tmp_path: Path, monkeypatc
     monkeypatch.setenv("KVANT_ONNX_PYTHON", "/nonexistent/python")
     with pytest.raises(MissingDependencyError, match="cannot be run"):
         quantize_decoder(tiny, "int4", tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_the_builder_itself_and_genai_loads_the_result(tiny: Path, tmp_path: Path) -> None:
+    """Needs KVANT_ONNX_PYTHON: exports for real, quantizes, and lets onnxruntime-genai make tokens."""
+    from kvant.recipes.decoder.quantize import quantize_decoder
+
+    python = os.environ.get("KVANT_ONNX_PYTHON")
+    if not python:
+        pytest.skip("KVANT_ONNX_PYTHON is not set")
+    quantize_decoder(tiny, "int4", tmp_path / "int4")
+    script = (
+        "import sys, onnxruntime_genai as og\n"
+        "model = og.Model(sys.argv[1])\n"
+        "params = og.GeneratorParams(model)\n"
+        "params.set_search_options(max_length=12, do_sample=False)\n"
+        "generator = og.Generator(model, params)\n"
+        "generator.append_tokens([1, 5, 9])\n"
+        "while not generator.is_done():\n"
+        "    generator.generate_next_token()\n"
+        "print(len(generator.get_sequence(0)))\n"
+    )
+    done = subprocess.run([python, "-c", script, str(tmp_path / "int4")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 3 < int(done.stdout) <= 12

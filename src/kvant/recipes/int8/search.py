@@ -112,7 +112,7 @@ class Search:
         if best.score is None:
             raise EngineError(best.refused)
         noise = self.rank(best)
-        loudest = [entry.node for entry in noise]
+        loudest = [entry.node for entry in noise if entry.snr_db is not None]
         found = fewest(
             len(loudest),
             lambda count: self.attempt(msgspec.structs.replace(best.settings, exclude=tuple(loudest[:count]))),
@@ -167,7 +167,7 @@ class Search:
 
 
 def fewest(total: int, attempt: Callable[[int], Trial], max_drop: float) -> Trial | None:
-    """Return the trial with about the fewest nodes kept float that keeps the limit; None if none but all of them do.
+    """Return the trial with about the fewest nodes kept float that keeps the limit; None if it takes all of them.
 
     Args:
         total: Nodes that could be kept float.

@@ -24,6 +24,12 @@ DYNAMIC_OPERATORS = ("MatMul", "Gemm", "Gather", "LSTM", "Attention", "EmbedLaye
 STATIC_OPERATORS = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Gather", "EmbedLayerNormalization")
 """Those with weights, the only ones that become int8 where everything else would lose too much."""
 
+INT8_OPERATORS = frozenset(
+    {"DequantizeLinear", "MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "QAttention"}
+    | {"QEmbedLayerNormalization", "MatMulIntegerToFloat"}
+)
+"""What stands in the place of a quantized node, or in front of it."""
+
 PERCENTILE = 99.99
 STRIDE = 1
 """Runs whose intermediate outputs are held at a time; more must all have the same shapes."""
@@ -66,7 +72,7 @@ def quantize(source: str, out: str, settings: Settings, feeds: Sequence[dict[str
             quantize_dynamic(
                 source, out, op_types_to_quantize=list(DYNAMIC_OPERATORS), per_channel=settings.per_channel,
                 reduce_range=settings.reduce_range, weight_type=QuantType.QInt8,
-                nodes_to_exclude=list(settings.exclude), nodes_to_quantize=list(settings.only),
+                nodes_to_exclude=_as_products(settings.exclude), nodes_to_quantize=_as_products(settings.only),
             )  # fmt: skip
             return
         methods = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
@@ -89,24 +95,33 @@ def quantize(source: str, out: str, settings: Settings, feeds: Sequence[dict[str
 
 
 def quantized_nodes(path: str | Path, source: str | Path) -> list[str]:
-    """Return the nodes of `source`, in its order, that are int8 in `path`: their operator or inputs have changed."""
+    """Return the nodes of `source`, in its order, between whose inputs and output there are int8 operators in `path`."""
     import onnx
 
     new = onnx.load(str(path), load_external_data=False).graph
     old = onnx.load(str(source), load_external_data=False).graph
     made_by = {output: node for node in new.node for output in node.output}
+    kept = {name for node in old.node for name in node.output}
     found = []
-    by_name = {node.name: node for node in new.node}
     for node in old.node:
-        now = by_name.get(node.name)
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear") or not node.input:
-            continue
-        if now is None or now.op_type != node.op_type:
-            if node.output[0] in made_by and made_by[node.output[0]].op_type != node.op_type:
+        waiting, ends = [node.output[0]] if node.output else [], kept.difference(node.output)
+        seen: set[str] = set()
+        while waiting:
+            name = waiting.pop()
+            step = made_by.get(name)
+            if step is None or name in seen or name in ends:
+                continue
+            seen.add(name)
+            if step.op_type in INT8_OPERATORS:
                 found.append(node.name)
-        elif any(made_by[i].op_type == "DequantizeLinear" for i in now.input if i in made_by):
-            found.append(node.name)
+                break
+            waiting += step.input
     return found
+
+
+def _as_products(nodes: Sequence[str]) -> list[str]:
+    """Names of nodes, and what a Gemm among them is called once onnxruntime.quantization has made a MatMul of it."""
+    return [name for node in nodes for name in (node, f"{node}_MatMul")]
 
 
 def _reader(feeds: Sequence[dict[str, np.ndarray]]) -> Any:

@@ -116,7 +116,8 @@ def _change(request: ort_messages.Prepare | ort_messages.Quantize) -> msgspec.St
         return ort_messages.Done([])
     feeds = [ort_messages.unpacked(feed) for feed in request.feeds]
     ort_quantize.quantize(request.source, request.out, request.settings, feeds, request.ranges)
-    return ort_messages.Done(ort_quantize.quantized_nodes(request.out, request.source))
+    made = ort_quantize.quantized_nodes(request.out, request.source)
+    return ort_messages.Done([node for node in made if node not in request.settings.exclude])
 
 
 def main() -> None:

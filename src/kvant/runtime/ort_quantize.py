@@ -95,7 +95,7 @@ def quantize(source: str, out: str, settings: Settings, feeds: Sequence[dict[str
 
 
 def quantized_nodes(path: str | Path, source: str | Path) -> list[str]:
-    """Return the nodes of `source`, in its order, between whose inputs and output there are int8 operators in `path`."""
+    """Return the nodes of `source`, in its order, that int8 operators of `path` compute."""
     import onnx
 
     new = onnx.load(str(path), load_external_data=False).graph

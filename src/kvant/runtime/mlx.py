@@ -5,6 +5,7 @@ mlx-lm runs in the environment that `KVANT_MLX_PYTHON` names, or in kvant's own.
 
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -42,11 +43,15 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
 class MLXProcess:
     """mlx-lm in a child process; use it as a context manager. Leaving it kills the child.
 
+    Args:
+        timeout_s: Seconds that one request may take.
+
     Raises:
         MissingDependencyError: There is no mlx-lm.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, timeout_s: float = 900.0) -> None:
+        self._timeout_s = timeout_s
         python = os.environ.get(PYTHON) or sys.executable
         self._directory = tempfile.TemporaryDirectory(prefix="kvant-mlx-", ignore_cleanup_errors=True)
         self._shared = Path(self._directory.name) / "logits"
@@ -119,6 +124,10 @@ class MLXProcess:
         try:
             self._child.stdin.write(json.dumps(request).encode() + b"\n")
             self._child.stdin.flush()
+            if not select.select([self._child.stdout], [], [], self._timeout_s)[0]:
+                raise EngineError(
+                    f"{self.path}: mlx-lm gave no answer within {self._timeout_s:g} s. Try a smaller model or context."
+                )
             line = self._child.stdout.readline()
         except BrokenPipeError:
             line = b""

@@ -1,13 +1,26 @@
 """A model in memory: named tensors and metadata. It knows no file format."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from kvant.metadata import Value
 from kvant.tensors import Tensor, n_bytes, n_weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """How a file holds a tensor that is no block type here and is decoded as it is read.
+
+    Attributes:
+        kind: The field's name, e.g. MLX's `4bit-g64`.
+        n_bytes: Bytes of all its parts.
+    """
+
+    kind: str
+    n_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +35,7 @@ class Model:
         path: Where it was read from.
         files: Every file that holds a part of it.
         known_as: Name that goes into the metadata of what is made from it: its directory's or file's, if empty.
-        quantized_by: Whose quantized weights the tensors are computed from, where those have no block type here: `MLX`.
+        stored: Of tensors that are decoded from something else, what that is; they are quantized already.
     """
 
     metadata: Mapping[str, Value]
@@ -30,7 +43,7 @@ class Model:
     path: Path
     files: tuple[Path, ...]
     known_as: str = ""
-    quantized_by: str = ""
+    stored: Mapping[str, Stored] = field(default_factory=dict)
 
     @property
     def architecture(self) -> str:
@@ -50,14 +63,13 @@ class Model:
     @property
     def tensor_bytes(self) -> int:
         """Bytes of all tensors as stored, without headers and padding."""
-        return sum(n_bytes(t) for t in self.tensors.values())
+        return sum(self.stored[t.name].n_bytes if t.name in self.stored else n_bytes(t) for t in self.tensors.values())
 
     @property
     def quantized_types(self) -> list[str]:
         """What its weights are quantized as; empty for a full-precision model."""
-        return sorted({t.block_type.name for t in self.tensors.values() if t.block_type.is_quantized}) + (
-            [self.quantized_by] if self.quantized_by else []
-        )
+        kinds = {t.block_type.name for t in self.tensors.values() if t.block_type.is_quantized}
+        return sorted(kinds | {stored.kind for stored in self.stored.values()})
 
     def get(self, key: str, default: object = None) -> object:
         """Return a metadata value without its type; `default` if absent."""

@@ -1,5 +1,6 @@
 """Say what a model file holds, how precise it is and what is wrong with it."""
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from kvant.dtypes import Family, precision_class
 from kvant.formats.base import sniff
 from kvant.formats.open import open_model
 from kvant.metadata import StringArray, Value, ValueType
-from kvant.model import Model
+from kvant.model import Model, Stored
 from kvant.quant.presets import PRESETS
 from kvant.quant.roles import EMBEDDINGS, OUTPUT
 from kvant.recipes.findings import fallbacks, has_chat_template, warnings
@@ -83,7 +84,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """All that `kvant inspect` tells.
 
     Attributes:
-        format: `gguf` or `huggingface`.
+        format: `gguf`, `huggingface` or `mlx`.
         preset: Name of the published mix that the file says it is; None if it does not say.
         size_bytes: Bytes of all its files.
         tensor_bytes: Bytes of the weights alone.
@@ -127,13 +128,13 @@ def inspect(path: Path) -> Inspection:
     """
     path = Path(path)
     model = open_model(path)
-    tensors = list(model.tensors.values())
+    reports = tuple(_report(tensor, model.stored.get(tensor.name)) for tensor in model.tensors.values())
     bpw = 8 * model.tensor_bytes / max(1, model.n_weights)
     preset = _preset(model)
     return Inspection(
         path=str(path),
         files=tuple(map(str, model.files)),
-        format=sniff(path),
+        format="mlx" if model.stored else sniff(path),
         architecture=model.architecture,
         name=model.name,
         preset=preset,
@@ -142,14 +143,14 @@ def inspect(path: Path) -> Inspection:
         weights=model.n_weights,
         bpw=bpw,
         precision_class=precision_class(bpw).value,
-        by_role=_shares(tensors, [role_name(t.name) for t in tensors], order=ROLES),
-        by_type=_shares(tensors, [t.block_type.name for t in tensors]),
+        by_role=_shares(reports, [t.role for t in reports], order=ROLES),
+        by_type=_shares(reports, [t.type for t in reports]),
         tokenizer=_tokenizer(model),
         has_chat_template=has_chat_template(model),
         fallbacks=fallbacks(model, preset),
         warnings=warnings(model),
         metadata={key: _entry(value) for key, value in model.metadata.items()},
-        tensors=tuple(map(_report, tensors)),
+        tensors=reports,
     )
 
 
@@ -166,8 +167,14 @@ def role_name(name: str) -> str:
     return "ffn" if "ffn_" in name else "other"
 
 
-def _report(tensor: Tensor) -> TensorReport:
+def _report(tensor: Tensor, stored: Stored | None) -> TensorReport:
     kind = tensor.block_type
+    if stored is not None:
+        bpw = 8 * stored.n_bytes / max(1, n_weights(tensor))
+        return TensorReport(
+            name=tensor.name, role=role_name(tensor.name), shape=tensor.shape, type=stored.kind, bpw=bpw,
+            precision_class=precision_class(bpw).value, bytes=stored.n_bytes,
+        )  # fmt: skip
     return TensorReport(
         name=tensor.name,
         role=role_name(tensor.name),
@@ -179,11 +186,11 @@ def _report(tensor: Tensor) -> TensorReport:
     )
 
 
-def _shares(tensors: Iterable[Tensor], groups: Iterable[str], order: tuple[str, ...] = ()) -> tuple[Share, ...]:
+def _shares(tensors: Iterable[TensorReport], groups: Iterable[str], order: tuple[str, ...] = ()) -> tuple[Share, ...]:
     """Add tensors up by group; groups in the order given, else by their bytes, largest first."""
     sums: dict[str, np.ndarray] = {}
     for tensor, group in zip(tensors, groups, strict=True):
-        one = np.array([1, n_weights(tensor), n_bytes(tensor)], object)
+        one = np.array([1, math.prod(tensor.shape), tensor.bytes], object)
         sums[group] = sums.get(group, np.zeros(3, object)) + one
     names = [name for name in order if name in sums] or sorted(sums, key=lambda name: -sums[name][2])
     return tuple(

@@ -11,7 +11,7 @@ from kvant.errors import PlanError, UnsupportedFormatError
 from kvant.formats.huggingface.config import read_config
 from kvant.formats.huggingface.writer import TORCH_DTYPES
 from kvant.formats.mlx.layers import WEIGHT, Encoder
-from kvant.formats.mlx.schemes import Scheme, scheme
+from kvant.formats.mlx.schemes import Scheme, grouping_name, scheme
 from kvant.formats.mlx.writer import layer_shapes, mlx_tensors, write_mlx
 from kvant.formats.open import open_model
 from kvant.kernels.mlx import Grouping
@@ -165,7 +165,6 @@ def counts(chosen: Scheme | None) -> dict[str, int]:
     """Return how many layers have each grouping."""
     found: dict[str, int] = {}
     for grouping in chosen.layers.values() if chosen else ():
-        is_affine = grouping.mode == "affine"
-        name = f"{grouping.bits}bit-g{grouping.group_size}" if is_affine else grouping.mode
+        name = grouping_name(grouping)
         found[name] = found.get(name, 0) + 1
     return dict(sorted(found.items()))

@@ -194,15 +194,12 @@ def check_work(
             f"Pass --imatrix FILE, or choose a type of more bits such as Q3_K_M."
         )
     tensors = model.tensors
-    if model.quantized_by and not allow_requantize:
-        raise PlanError(
-            f"{model.path}: was quantized by {model.quantized_by} already; it would lose twice. Start from the F16 or "
-            "BF16 model, or pass --allow-requantize."
-        )
     twice = [n for n, t in tensors.items() if t.block_type.is_quantized and t.block_type.name != plan.types[n]]
+    twice += model.stored
     if twice and not allow_requantize:
+        found = model.stored[twice[0]].kind if twice[0] in model.stored else tensors[twice[0]].block_type
         raise PlanError(
-            f"{twice[0]}: is {tensors[twice[0]].block_type} already; as {plan.types[twice[0]]} it would lose twice "
+            f"{twice[0]}: is {found} already; as {plan.types[twice[0]]} it would lose twice "
             f"({len(twice)} tensors). Start from the F16 or BF16 model, or pass --allow-requantize."
         )
 

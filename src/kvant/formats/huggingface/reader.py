@@ -14,11 +14,11 @@ from kvant.formats.huggingface.general import general_metadata
 from kvant.formats.huggingface.lazy import as_float32, renamed
 from kvant.formats.huggingface.naming import directory_identifier
 from kvant.formats.huggingface.tokenizer import tokenizer_metadata
-from kvant.formats.mlx.layers import dequantized, layers_of
-from kvant.formats.mlx.schemes import read_scheme
+from kvant.formats.mlx.layers import WEIGHT, dequantized, layer_bytes, layers_of
+from kvant.formats.mlx.schemes import Scheme, grouping_name, read_scheme
 from kvant.formats.safetensors.reader import read_sharded, weight_files
 from kvant.metadata import Value, string, u32
-from kvant.model import Model
+from kvant.model import Model, Stored
 from kvant.tensors import LazyTensor, Tensor, n_weights
 
 FILE_TYPES: Mapping[BlockType, int] = {F32: 0, F16: 1, BF16: 32}
@@ -56,6 +56,7 @@ def read_huggingface(directory: Path, *, known_as: str = "") -> Model:
     refuse_pickles(directory)
     weights = _weights(directory)
     scheme = read_scheme(raw, layers_of(weights), str(path))
+    stored = _stored(weights, scheme, family) if scheme else {}
     if scheme is not None:
         weights = dequantized(weights, scheme, str(directory))
     tensors = _by_name((*family.extra_tensors(config), *_canonical(weights, family, config)), directory)
@@ -67,15 +68,14 @@ def read_huggingface(directory: Path, *, known_as: str = "") -> Model:
         "general.type": string("model"),
         **general_metadata(directory, raw, sum(n_weights(t) for t in tensors.values()), known_as=known_as),
         **family.metadata(config),
-        "general.file_type": u32(_file_type(tensors.values())),
+        **({} if stored else {"general.file_type": u32(_file_type(tensors.values()))}),
         "general.quantization_version": u32(2),
         **tokenizer,
     }
     if scheme is not None and isinstance(raw.get("kvant"), dict):
         metadata |= {f"kvant.{key}": string(str(value)[:200]) for key, value in raw["kvant"].items()}
     return Model(
-        metadata=metadata, tensors=tensors, path=directory, files=_files(directory), known_as=known_as,
-        quantized_by="MLX" if scheme is not None else "",
+        metadata=metadata, tensors=tensors, path=directory, files=_files(directory), known_as=known_as, stored=stored,
     )  # fmt: skip
 
 
@@ -187,6 +187,16 @@ def _weights(directory: Path) -> dict[str, Tensor]:
     shards = read_optional_json(directory / INDEX).get("weight_map")
     files = shards if isinstance(shards, dict) else {}
     return dict(sorted(read_sharded(directory).items(), key=lambda item: (str(files.get(item[0], "")), item[0])))
+
+
+def _stored(weights: Mapping[str, Tensor], scheme: Scheme, family: Family) -> dict[str, Stored]:
+    """What the tensors that MLX quantized are stored as, by their names here."""
+    named = {path: family.canonical_name(path + WEIGHT) for path in scheme.layers}
+    return {
+        name: Stored(kind=grouping_name(scheme.layers[path]), n_bytes=layer_bytes(weights, path))
+        for path, name in named.items()
+        if name is not None
+    }
 
 
 def _files(directory: Path) -> tuple[Path, ...]:

@@ -14,7 +14,7 @@ from kvant.formats.safetensors.spec import DTYPES
 from kvant.kernels import decode
 from kvant.kernels import mlx as kernels
 from kvant.kernels.mlx import Grouping, Quantized
-from kvant.tensors import LazyTensor, Tensor, n_rows, row_length
+from kvant.tensors import LazyTensor, Tensor, n_bytes, n_rows, row_length
 
 WEIGHT, SCALES, BIASES = ".weight", ".scales", ".biases"
 CHUNK_WEIGHTS = 1 << 21
@@ -114,6 +114,11 @@ def dequantized(weights: Mapping[str, Tensor], scheme: Scheme, subject: str) -> 
             scales, biases = weights[path + SCALES], weights.get(path + BIASES)
             found[name] = _matrix(name, tensor, scales, biases, scheme.layers[path], subject)
     return found
+
+
+def layer_bytes(weights: Mapping[str, Tensor], path: str) -> int:
+    """Return the bytes of all parts of a quantized layer."""
+    return sum(n_bytes(weights[path + part]) for part in (WEIGHT, SCALES, BIASES) if path + part in weights)
 
 
 def layers_of(weights: Mapping[str, Tensor]) -> list[str]:

@@ -64,6 +64,11 @@ def named_grouping(name: str) -> Grouping:
     return found
 
 
+def grouping_name(grouping: Grouping) -> str:
+    """Return the name that a grouping is asked for by, its group size included."""
+    return f"{grouping.bits}bit-g{grouping.group_size}" if grouping.mode == "affine" else grouping.mode
+
+
 def scheme(name: str, shapes: Mapping[str, Sequence[int]]) -> Scheme:
     """Return the groupings that mlx-lm gives the layers of a model for a type or recipe.
 

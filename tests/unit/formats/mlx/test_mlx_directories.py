@@ -13,6 +13,7 @@ from kvant.formats.open import open_model
 from kvant.kernels import decode
 from kvant.kernels.mlx import Grouping, dequantize, quantize
 from kvant.recipes.evaluate import f32_file
+from kvant.recipes.inspect import inspect
 from kvant.recipes.mlx import to_mlx
 from kvant.recipes.quantize import quantize as to_gguf
 from kvant.tensors import Tensor, n_rows, row_length
@@ -63,7 +64,11 @@ def test_layers_that_no_group_divides_stay_floats() -> None:
 def test_what_is_written_is_read_as_the_same_weights(llama: Path, tmp_path: Path) -> None:
     result = to_mlx(llama, tmp_path / "out", type="4bit-g32")
     source, found = open_model(llama), open_model(tmp_path / "out")
-    assert found.quantized_types == ["MLX"]
+    assert found.quantized_types == ["4bit-g32"]
+    whole = inspect(tmp_path / "out")
+    assert (whole.format, whole.tensor_bytes) == ("mlx", found.tensor_bytes)
+    assert found.tensor_bytes < result.size_bytes < found.tensor_bytes + 20_000
+    assert {share.name for share in whole.by_type} == {"4bit-g32", "F32"}
     assert set(found.tensors) == set(source.tensors)
     grouping = named_grouping("4bit-g32")
     for name in ("token_embd.weight", "blk.0.ffn_down.weight"):
@@ -91,9 +96,9 @@ def test_shards_and_an_output_that_exists(llama: Path, tmp_path: Path) -> None:
 
 def test_a_quantized_model_is_no_source_and_no_base(llama: Path, tmp_path: Path) -> None:
     to_mlx(llama, tmp_path / "out", type="4bit-g32")
-    with pytest.raises(PlanError, match="MLX already"):
+    with pytest.raises(PlanError, match="4bit-g32 already"):
         to_mlx(tmp_path / "out", tmp_path / "twice", type="4bit-g32")
-    with pytest.raises(PlanError, match="MLX already"):
+    with pytest.raises(PlanError, match="4bit-g32 already"):
         to_gguf(tmp_path / "out", "Q8_0", tmp_path / "twice.gguf")
     with pytest.raises(FormatError, match="no full-precision base"):
         f32_file(tmp_path / "out")

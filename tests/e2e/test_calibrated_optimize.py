@@ -1,18 +1,22 @@
 """The main job with calibration, on a tiny random model: statistics, allocation, fitting and the engine, all real."""
 
+import functools
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
-from kvant.errors import FormatError, ValueRangeError
+from kvant.errors import BudgetError, FormatError, ValueRangeError
 from kvant.files import cache_dir, sha256_file
 from kvant.formats.open import open_model
 from kvant.quant.plan import Plan
 from kvant.recipes.budget import Budget
-from kvant.recipes.calibration import blend, calibrate
+from kvant.recipes.calibration import blend, calibrate, calibration_text
+from kvant.recipes.convert import convert
 from kvant.recipes.delivery import Request
+from kvant.recipes.evaluate import evaluate
+from kvant.recipes.mlx import to_mlx
 from kvant.recipes.pipeline import optimize
 from kvant.recipes.quantize import predict_size, quantize
 from kvant.recipes.rounding import predicted_kld, rounding_options, sample_rows
@@ -58,6 +62,36 @@ def test_a_fitted_variant_keeps_the_budget_and_says_what_it_was_calibrated_on(ti
     written = open_model(files[0])
     assert written.get("kvant.calibration.sha256") == calibration.text.sha256
     assert written.get("kvant.calibration.statistics.sha256") == calibration.curvatures.sha256
+
+
+def test_mlx_layers_under_hessians_and_for_a_size(tiny: Path, tmp_path: Path) -> None:
+    plain = to_mlx(tiny, tmp_path / "plain", type="4bit-g32", dtype="F16")
+    asked = functools.partial(to_mlx, tiny, type="4bit-g32", calibrate="bundled", calibrate_windows=3)
+    fitted = asked(out=tmp_path / "fitted", threads=1)
+    again = asked(out=tmp_path / "again", threads=3)
+    assert sha256_file(Path(fitted.files[0])) == sha256_file(Path(again.files[0]))
+    mixed = asked(out=tmp_path / "mixed", max_size_bytes=plain.size_bytes)
+    assert len(mixed.types) > 1
+    assert plain.size_bytes - 30_000 < mixed.size_bytes <= plain.size_bytes
+    files = []
+    for result in (plain, fitted, mixed):
+        files.append(tmp_path / f"{Path(result.path).name}.gguf")
+        convert(result.path, files[-1], to="gguf", type="F32")
+    first, second, third = (
+        s.kld_mean for s in evaluate(files, against=tiny, chunks=1, speed=False, floors=False).scores
+    )
+    assert second < 0.8 * first
+    assert third < 0.8 * first
+    with pytest.raises(BudgetError, match="2 bits"):
+        asked(out=tmp_path / "small", max_size_bytes=1000)
+    with pytest.raises(ValueRangeError, match="calibrated on"):
+        evaluate([tmp_path / "fitted"], against=tiny, text=_calibration_text(tmp_path), chunks=1)
+
+
+def _calibration_text(directory: Path) -> Path:
+    path = directory / "calibration.txt"
+    path.write_bytes(calibration_text("bundled").text.encode())
+    return path
 
 
 def test_statistics_and_weighed_types_are_kept(tiny: Path) -> None:

@@ -48,6 +48,16 @@ struct AlignedDelete {
     void operator()(float* p) const { ::operator delete[](p, std::align_val_t(64)); }
 };
 
+void over_rows(const FitKernel& type, const FitProblem& problem, int64_t rows, const FitResult& result, int threads) {
+    const int64_t floats = fit_scratch(problem.n);
+    const int64_t share = whole_vectors((rows + thread_count(threads) - 1) / thread_count(threads));
+    nb::gil_scoped_release unlocked;
+    over_pieces(rows, std::clamp<int64_t>(share, 16, fit_rows), threads, [&](int64_t first, int64_t end) {
+        const std::unique_ptr<float[], AlignedDelete> scratch(new (std::align_val_t(64)) float[floats]);
+        type.fit(problem, first, end, scratch.get(), result);
+    });
+}
+
 void fit(int ggml_id, const std::string& isa, const Matrix<const float>& weights, const Matrix<const float>& hessian,
          const Matrix<const float>& feedback, const Vector<const float>& curvature, int sweeps,
          const Matrix<uint8_t>& codes, const Matrix<int8_t>& scales, const Matrix<uint8_t>& minimums,
@@ -66,13 +76,28 @@ void fit(int ggml_id, const std::string& isa, const Matrix<const float>& weights
         (int64_t)loss.shape(0) != rows)
         throw std::invalid_argument("arrays do not fit one another");
     const FitProblem problem{n, weights.data(), hessian.data(), feedback.data(), curvature.data(), sweeps};
-    const FitResult result{codes.data(), scales.data(), minimums.data(), d.data(), dmin.data(), loss.data()};
-    const int64_t floats = fit_scratch(n), share = whole_vectors((rows + thread_count(threads) - 1) / thread_count(threads));
-    nb::gil_scoped_release unlocked;
-    over_pieces(rows, std::clamp<int64_t>(share, 16, fit_rows), threads, [&](int64_t first, int64_t end) {
-        const std::unique_ptr<float[], AlignedDelete> scratch(new (std::align_val_t(64)) float[floats]);
-        type->fit(problem, first, end, scratch.get(), result);
-    });
+    const FitResult result{codes.data(), scales.data(), minimums.data(), d.data(), dmin.data(), nullptr, loss.data()};
+    over_rows(*type, problem, rows, result, threads);
+}
+
+// As `fit`, for ONNX's MatMulNBits: float32 scales, and zero points where they are not fixed.
+void fit_nbits(int bits, int block, bool symmetric, const std::string& isa, const Matrix<const float>& weights,
+               const Matrix<const float>& hessian, const Matrix<const float>& feedback, const Vector<const float>& curvature,
+               int sweeps, const Matrix<uint8_t>& codes, const Matrix<float>& scales, const Matrix<uint8_t>& zeros,
+               const Vector<float>& loss, int threads) {
+    const FitKernel* type = find_level(isa)(nbits_id(bits, block, symmetric));
+    if (!type) throw std::invalid_argument("this type cannot be rounded under a Hessian");
+    const int64_t rows = weights.shape(0), n = weights.shape(1), blocks = n / block;
+    const auto has = [](const auto& array, int64_t a, int64_t b) {
+        return (int64_t)array.shape(0) == a && (int64_t)array.shape(1) == b;
+    };
+    if (n % block || !has(hessian, n, n) || !has(feedback, n, n) || (int64_t)curvature.shape(0) != n ||
+        !has(codes, rows, n) || !has(scales, rows, blocks) || (!symmetric && !has(zeros, rows, blocks)) ||
+        (int64_t)loss.shape(0) != rows)
+        throw std::invalid_argument("arrays do not fit one another");
+    const FitProblem problem{n, weights.data(), hessian.data(), feedback.data(), curvature.data(), sweeps};
+    const FitResult result{codes.data(), nullptr, zeros.data(), nullptr, nullptr, scales.data(), loss.data()};
+    over_rows(*type, problem, rows, result, threads);
 }
 
 }  // namespace
@@ -83,5 +108,9 @@ void bind_fit(nb::module_& m) {
           "feedback"_a.noconvert(), "curvature"_a.noconvert(), "sweeps"_a, "codes"_a.noconvert(), "scales"_a.noconvert(),
           "minimums"_a.noconvert(), "d"_a.noconvert(), "dmin"_a.noconvert(), "loss"_a.noconvert(), "threads"_a,
           "Round rows under a full Hessian; see kvant.kernels.fitting.");
+    m.def("fit_nbits", &kvant::fit_nbits, "bits"_a, "block"_a, "symmetric"_a, "isa"_a, "weights"_a.noconvert(),
+          "hessian"_a.noconvert(), "feedback"_a.noconvert(), "curvature"_a.noconvert(), "sweeps"_a,
+          "codes"_a.noconvert(), "scales"_a.noconvert(), "zeros"_a.noconvert(), "loss"_a.noconvert(), "threads"_a,
+          "Round rows under a full Hessian to MatMulNBits; see kvant.kernels.nbits.");
     m.def("fit_types", &kvant::fit_types, "(ggml id, weights per run, weights per block) of the types `fit` knows.");
 }

@@ -34,13 +34,14 @@ struct Uneven {
     }
 };
 
-// weight = scale * level + offset. Blocks of one run store both as halves; others store d, dmin and integers.
-template <class Levels_, int run_, int runs_, bool has_offset_, int scale_low_ = 0, int scale_high_ = 0, int minimum_high_ = 0>
+// weight = scale * level + offset. Blocks of one run store both as halves; others store d, dmin and integers; with a
+// float32 scale (`wide`) the offset is minus the scale times an integer zero point.
+template <class Levels_, int run_, int runs_, bool has_offset_, int scale_low_ = 0, int scale_high_ = 0, int minimum_high_ = 0, bool wide_ = false>
 struct Type {
     using Levels = Levels_;
     static constexpr int run = run_, runs = runs_, scale_low = scale_low_, scale_high = scale_high_;
     static constexpr int minimum_high = minimum_high_, length = run_ * runs_;
-    static constexpr bool has_offset = has_offset_, direct = runs_ == 1;
+    static constexpr bool has_offset = has_offset_, direct = runs_ == 1, wide = wide_;
 };
 using Q4_0 = Type<Even<-8, 7>, 32, 1, false>;
 using Q4_1 = Type<Even<0, 15>, 32, 1, true>;
@@ -56,6 +57,9 @@ using Q6_K = Type<Even<-32, 31>, 16, 16, false, -128, 127>;
 using IQ4_XS = Type<Uneven, 32, 8, false, -32, 31>;
 template <int bits, int group>
 using Affine = Type<Even<0, (1 << bits) - 1>, group, 1, true>;  // MLX's
+// ONNX Runtime's MatMulNBits. Source: ContribOperators.md `com.microsoft.MatMulNBits`.
+template <int bits, int block> using Symmetric = Type<Even<-(1 << (bits - 1)), (1 << (bits - 1)) - 1>, block, 1, false, 0, 0, 0, true>;
+template <int bits, int block> using Asymmetric = Type<Even<0, (1 << bits) - 1>, block, 1, true, 0, 0, 0, true>;
 
 // What a run is stored with: `scale` and `offset` as a decoder has them, and the integers they come from.
 struct Grid {
@@ -69,6 +73,10 @@ KVANT_INLINE Grid choose(vi mask, const Grid& a, const Grid& b) {
 // The grid nearest to a scale and an offset that a block with super-scales d and dmin can store.
 template <class T>
 KVANT_INLINE Grid stored(vf scale, vf offset, vf d, vf dmin) {
+    if constexpr (T::wide) {
+        const vf zero = T::has_offset ? nearest_clamped(-offset * inverse(scale), T::Levels::low, T::Levels::high) : vf{};
+        return {scale, T::has_offset ? -(scale * zero) : vf{}, vf{}, zero};
+    }
     if constexpr (T::direct) return {half_of(scale), T::has_offset ? half_of(offset) : vf{}, vf{}, vf{}};
     const vf sc = nearest_clamped(scale * inverse(d), T::scale_low, T::scale_high);
     const vf mn = T::has_offset ? nearest_clamped(-offset * inverse(dmin), 0, T::minimum_high) : vf{};
@@ -119,6 +127,7 @@ KVANT_INLINE void search(const vf* x, const float* w, vf& scale, vf& offset) {
         extreme = select(vabs(x[i]) > vabs(extreme), x[i], extreme);
     }
     if (T::has_offset && !T::direct) low = vmin(low, vf{});
+    if (T::has_offset && T::wide) low = vmin(low, vf{}), high = vmax(high, vf{});
     vf best = splat(huge), t[T::run], a, b;
     scale = offset = vf{};
     const auto attempt = [&](vf inverse_scale, vf from) {
@@ -250,7 +259,11 @@ struct Rows {
                 ss += hs;
             }
         }
-        if constexpr (T::has_offset) {
+        if constexpr (T::wide && T::has_offset) {
+            const vf zero = grid[at / R].mn;  // stays: the scale alone is free
+            scale -= (gt - zero * gs) * inverse(tt - 2.f * zero * ts + zero * zero * ss);
+            offset = -(scale * zero);
+        } else if constexpr (T::has_offset) {
             const vf determinant = tt * ss - ts * ts;
             const vi usable = determinant > 1e-6f * ss * tt;
             const vf by = select(usable, inverse(determinant), vf{});
@@ -290,6 +303,10 @@ struct Rows {
         mean *= 1.f / R;
         for (int i = 1; i <= 2; ++i) {
             for (int sign = -1; sign <= 1; sign += 2) {
+                if constexpr (T::wide && T::has_offset) {
+                    const vf zero = vmin(vmax(old.mn + (float)(sign * i), splat(L::low)), splat(L::high));
+                    attempt({old.scale, -(old.scale * zero), vf{}, zero});
+                }
                 if constexpr (T::direct) {
                     const vf wider = old.scale * (float)(1 + 0.35 * sign * i * L::step / (L::high - L::low));
                     attempt(stored<T>(wider, old.offset - (wider - old.scale) * mean, db, mb));
@@ -410,7 +427,11 @@ void fit(const FitProblem& p, int64_t first, int64_t end, float* scratch, const 
                 loss += (double)(r.v[j][k] - r.w[j][k]) * r.g[j][k];
             }
             out.loss[at] = (float)loss;
-            for (int64_t b = 0; b < blocks; ++b) {
+            for (int64_t b = 0; T::wide && b < blocks; ++b) {
+                out.wide[at * blocks + b] = r.grid[b].scale[k];
+                if (T::has_offset) out.minimums[at * blocks + b] = (uint8_t)r.grid[b].mn[k];
+            }
+            for (int64_t b = 0; !T::wide && b < blocks; ++b) {
                 out.d[at * blocks + b] = (uint16_t)to_half(T::direct ? r.grid[b].scale : r.d[b])[k];
                 if (T::has_offset) out.dmin[at * blocks + b] = (uint16_t)to_half(T::direct ? r.grid[b].offset : r.dmin[b])[k];
             }
@@ -427,7 +448,13 @@ template <class T>
 constexpr FitKernel kernel(int id) { return {id, T::run, T::length, T::has_offset, fit<T>}; }
 template <int bits, int group>
 constexpr FitKernel affine() { return kernel<Affine<bits, group>>(affine_id(bits, group)); }
+template <int bits, int block>
+constexpr FitKernel symmetric() { return kernel<Symmetric<bits, block>>(nbits_id(bits, block, true)); }
+template <int bits, int block>
+constexpr FitKernel asymmetric() { return kernel<Asymmetric<bits, block>>(nbits_id(bits, block, false)); }
 constexpr FitKernel kernels[] = {
+    symmetric<4, 32>(), symmetric<4, 64>(), symmetric<4, 128>(), asymmetric<4, 32>(), asymmetric<4, 64>(), asymmetric<4, 128>(),
+    asymmetric<2, 32>(), asymmetric<2, 64>(), asymmetric<8, 32>(), asymmetric<8, 64>(), asymmetric<8, 128>(),
     kernel<Q4_0>(2), kernel<Q4_1>(3), kernel<Q5_0>(6), kernel<Q5_1>(7), kernel<Q8_0>(8), kernel<Q2_K>(10),
     kernel<Q3_K>(11), kernel<Q4_K>(12), kernel<Q5_K>(13), kernel<Q6_K>(14), kernel<IQ4_NL>(20), kernel<IQ4_XS>(23),
     affine<2, 32>(), affine<3, 32>(), kernel<Q4_1>(affine_id(4, 32)), kernel<Q5_1>(affine_id(5, 32)), affine<6, 32>(),

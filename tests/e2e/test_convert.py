@@ -166,7 +166,7 @@ def test_a_weight_beyond_f16_stops_the_conversion_and_leaves_nothing(tmp_path: P
     [
         (("-t", "Q4_K"), 1, "kvant quantize"),
         (("--to", "hf", "-t", "Q8_0"), 1, "Q8_0"),
-        (("--to", "onnx"), 2, "onnx"),
+        (("--to", "tflite"), 2, "tflite"),
         (("--max-file-size", "lots"), 1, "lots"),
         (("--max-file-size", "1kB"), 1, "token_embd.weight"),
     ],

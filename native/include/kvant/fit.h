@@ -21,6 +21,7 @@ struct FitResult {
     uint8_t* minimums;  // [rows][runs], integer minimums; likewise
     uint16_t* d;        // [rows][blocks], float16
     uint16_t* dmin;     // [rows][blocks], float16; untouched where the type has no minimum
+    float* wide;        // [rows][blocks], scales of ONNX's types, which are float32; their zero points are in `minimums`
     float* loss;        // [rows], the error that is left
 };
 
@@ -35,6 +36,8 @@ using FitFn = void (*)(const FitProblem& problem, int64_t first, int64_t end, fl
 
 // Types without a number in ggml: codes of `bits` bits, scale and offset as halves, `group` weights each.
 constexpr int affine_id(int bits, int group) { return 100 * group + bits; }
+// Number of an ONNX type, MatMulNBits, beside ggml's: bits, weights per block, and whether its zero point is fixed.
+constexpr int nbits_id(int bits, int block, bool symmetric) { return 1 << 16 | bits << 12 | block << 1 | (int)symmetric; }
 
 struct FitKernel {
     int id, run, block_length;  // id: ggml's, or affine_id

@@ -2,12 +2,15 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kvant.cli import console
+from kvant.cli import console, convert_onnx
 from kvant.cli.units import format_bytes, parse_bytes
+
+if TYPE_CHECKING:
+    from kvant.recipes.convert import Target
 
 
 class To(StrEnum):
@@ -16,6 +19,7 @@ class To(StrEnum):
     gguf = "gguf"
     hf = "hf"
     mlx = "mlx"
+    onnx = "onnx"
 
 
 def convert(
@@ -45,16 +49,21 @@ def convert(
       kvant convert SmolLM2-135M -t BF16 -o smol.gguf
       kvant convert smol.gguf --to hf -t BF16 -o smol-hf
       kvant convert SmolLM2-135M --to mlx -t BF16 -o smol-mlx
+      kvant convert smol-Q8_0.gguf --to onnx -o smol-onnx
     """  # noqa: D301 - \b keeps the lines of the examples apart
+    if to is To.onnx:
+        convert_onnx.decoder(model, out, overwrite=overwrite, json=json)
+        return
     from kvant.recipes.convert import conversion_type, default_output
     from kvant.recipes.convert import convert as run
 
-    target = conversion_type(type_, to.value).name
-    path = out or default_output(model, to.value, target)
+    kind: Target = "hf" if to is To.hf else "gguf"
+    target = conversion_type(type_, kind).name
+    path = out or default_output(model, kind, target)
     limit = None if max_file_size is None else parse_bytes(max_file_size)
     with console.progress(quiet=json) as progress:
         result = run(
-            model, path, to=to.value, type=target, overwrite=overwrite, max_file_bytes=limit, progress=progress,
+            model, path, to=kind, type=target, overwrite=overwrite, max_file_bytes=limit, progress=progress,
             threads=threads,
         )  # fmt: skip
     if json:

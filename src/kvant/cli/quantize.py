@@ -1,4 +1,4 @@
-"""`kvant quantize`: write a model with the block types of a preset or a plan, or the groupings of MLX."""
+"""`kvant quantize`: write a model with the block types of a preset or a plan."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kvant.cli import console
+from kvant.cli import console, quantize_mlx, quantize_onnx
 from kvant.cli.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from kvant.model import Model
     from kvant.quant.importance import Importance
     from kvant.quant.plan import Fallback, Plan
-    from kvant.recipes.mlx import MLXResult
     from kvant.recipes.quantize import QuantizeResult
 
 
@@ -23,21 +22,30 @@ class To(StrEnum):
 
     gguf = "gguf"
     mlx = "mlx"
+    onnx = "onnx"
+
+
+_GGUF_ALONE = (
+    "imatrix", "type_", "output_tensor_type", "token_embedding_type", "keep", "pure", "plan", "write_plan", "dry_run",
+    "resume",
+)  # fmt: skip
+_WAYS = {
+    **dict.fromkeys(_GGUF_ALONE, ("gguf",)),
+    **dict.fromkeys(("max_file_size", "allow_requantize"), ("gguf", "mlx")),
+    **dict.fromkeys(("calibrate", "max_size"), ("mlx", "onnx")),
+    **dict.fromkeys(("calibration_data", "calibration_method", "max_drop", "metric"), ("int8",)),
+    "dtype": ("mlx",),
+    "target": ("onnx", "int8"),
+}
+"""Options that belong to some ways of quantizing: `int8` is that of ONNX files."""
 
 
 # fmt: off
-Source = Annotated[Path, typer.Argument(help="Hugging Face directory or GGUF file.", show_default=False)]
+Source = Annotated[Path, typer.Argument(help="Hugging Face directory, GGUF or ONNX file.", show_default=False)]
 Preset = Annotated[
-    str | None, typer.Option("-t", "--preset", help="Preset: Q4_K_M, ...; for MLX 4bit, mxfp4, ...", show_default=False)
+    str | None,
+    typer.Option("-t", "--preset", help="Q4_K_M, ...; MLX: 4bit, mxfp4, ...; ONNX: int4, ...", show_default=False),
 ]
-Format = Annotated[To, typer.Option("--to", help="Format to write.")]
-Calibrate = Annotated[
-    str | None, typer.Option(help="MLX: encode under Hessians of a text: bundled, self, a file.", show_default=False)
-]
-MaxSize = Annotated[
-    str | None, typer.Option(help="MLX, calibrated: the best groupings for this size.", show_default=False)
-]
-Dtype = Annotated[str | None, typer.Option(help="MLX: float type of the rest: F16, BF16, F32.", show_default=False)]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Output; default MODEL-PRESET.gguf.", show_default=False)]
 Imatrix = Annotated[Path | None, typer.Option(help="Importance file, .dat or .gguf.", show_default=False)]
 Types = Annotated[
@@ -59,17 +67,16 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue where an interr
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 for one per core.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Format = Annotated[To, typer.Option("--to", help="Format to write.")]
 # fmt: on
 
 
 def quantize(
+    options: typer.Context,
     model: Source,
     preset: Preset = None,
     out: Out = None,
     to: Format = To.gguf,
-    dtype: Dtype = None,
-    calibrate: Calibrate = None,
-    max_size: MaxSize = None,
     imatrix: Imatrix = None,
     type_: Types = None,
     output_tensor_type: HeadType = None,
@@ -84,56 +91,76 @@ def quantize(
     resume: Resume = False,
     overwrite: Overwrite = False,
     threads: Threads = 0,
+    calibration_data: quantize_onnx.CalibrationData = None,
+    calibration_method: quantize_onnx.CalibrationMethod = "auto",
+    max_drop: quantize_onnx.MaxDrop = 0.01,
+    metric: quantize_onnx.MetricEntry = None,
+    calibrate: quantize_onnx.Calibrate = None,
+    max_size: quantize_onnx.MaxSize = None,
+    target: quantize_onnx.Target = None,
+    dtype: quantize_mlx.Dtype = None,
     json: Json = False,
 ) -> None:
-    """Quantize a model to GGUF with one of llama.cpp's presets or a plan of your own, or to MLX.
+    """Quantize a model: to GGUF with one of llama.cpp's presets or a plan of your own, to MLX, or to ONNX.
 
-    Types and bytes of all tensors equal those of llama.cpp's own quantizer. Tensors whose rows do not fit the preset's
-    blocks fall back to other types, which is said. With --to mlx they equal those of mlx_lm.convert; types are 2bit to
-    8bit, 4bit-g32, mxfp4, mxfp8, nvfp4 and mlx-lm's mixed recipes.
+    Types and bytes of all tensors equal those of llama.cpp's own quantizer, of mlx_lm.convert, or of ONNX Runtime's.
+    Tensors whose rows do not fit fall back to other types, which is said.
 
     \b
     Examples:
-      kvant quantize SmolLM2-135M -t Q4_K_M
       kvant quantize model.gguf -t IQ4_XS --imatrix imatrix.gguf -o small.gguf
       kvant quantize model.gguf -t Q4_K_M --type 'attn_v=Q8_0' --dry-run
-      kvant quantize model.gguf --plan plan.json -o own.gguf
-      kvant quantize SmolLM2-135M --to mlx -t 4bit -o smol-mlx
       kvant quantize SmolLM2-135M --to mlx -t 4bit --calibrate bundled --max-size 75.8MB -o smol-mlx
+      kvant quantize SmolLM2-135M --to onnx -t int4 --calibrate bundled -o smol-onnx
+      kvant quantize vision.onnx -t int8-static --calibration-data inputs/ -o small.onnx
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.formats.imatrix import read_imatrix
     from kvant.formats.open import open_model
-    from kvant.quant import plan as plans
     from kvant.quant.presets import plan_preset
-    from kvant.recipes import quantize as recipe
 
-    if to is To.mlx:
-        limits = {"max_size": max_size, "max_file_size": max_file_size, "allow_requantize": allow_requantize}
-        _to_mlx(model, preset, out, dtype, calibrate, overwrite=overwrite, threads=threads, json=json, **limits)  # type: ignore[arg-type]
-        return
-    if (preset is None) == (plan is None):
-        raise typer.BadParameter("give a preset (-t Q4_K_M) or a plan file (--plan FILE), and not both.")
-    if resume and max_file_size:
-        raise typer.BadParameter("--resume does not work with --max-file-size.")
-    overrides = _overrides(type_ or ())
-    source = open_model(model)
-    importance = read_imatrix(imatrix) if imatrix else None
-    if plan is not None:
-        chosen = plans.read_plan(plan)
-        plans.check_plan(chosen, source)
-    else:
-        chosen = plan_preset(
-            source, preset or "", has_importance=importance is not None, pure=pure, overrides=overrides,
-            output_type=output_tensor_type, embedding_type=token_embedding_type, keep=keep or (),
+    _check_options(options, "int8" if quantize_onnx.is_onnx(model) else to.value)
+    if quantize_onnx.is_onnx(model):
+        quantize_onnx.int8(
+            model, preset, out, data=calibration_data, method=calibration_method, max_drop=max_drop, metric=metric,
+            threads=threads, overwrite=overwrite, json=json, target=target,
         )  # fmt: skip
-    chosen = recipe.with_size(source, chosen, importance)
-    if write_plan is not None:
-        plans.write_plan(chosen, write_plan, overwrite=overwrite)
+        return
+    if to is To.onnx:
+        quantize_onnx.decoder(
+            model, preset, out, calibrate=calibrate, max_size=max_size, target=target, threads=threads, json=json,
+            overwrite=overwrite)  # fmt: skip
+        return
+    if to is To.mlx:
+        quantize_mlx.directory(
+            model, preset, out, dtype=dtype, calibrate=calibrate, max_size=max_size, max_file_size=max_file_size,
+            allow_requantize=allow_requantize, overwrite=overwrite, threads=threads, json=json,
+        )  # fmt: skip
+        return
+    if (preset is None) == (plan is None) or (resume and max_file_size):
+        raise typer.BadParameter("give a preset (-t Q4_K_M) or a plan file, and --resume without --max-file-size.")
+    source, importance = open_model(model), read_imatrix(imatrix) if imatrix else None
+    chosen = _checked_plan(source, plan) if plan is not None else plan_preset(
+        source, preset or "", has_importance=importance is not None, pure=pure, overrides=_overrides(type_ or ()),
+        output_type=output_tensor_type, embedding_type=token_embedding_type, keep=keep or (),
+    )  # fmt: skip
+    chosen = _sized(source, chosen, importance, write_plan, overwrite=overwrite)
     if dry_run:
         _report_plan(source, chosen, importance, json=json)
         return
-    if not json:
-        _say_fallbacks(chosen.fallbacks, len(chosen.types))
+    _write(
+        source, chosen, out, importance, threads=threads, max_file_size=max_file_size, resume=resume,
+        overwrite=overwrite, allow_requantize=allow_requantize, json=json,
+    )  # fmt: skip
+
+
+def _write(
+    source: "Model", chosen: "Plan", out: Path | None, importance: "Importance | None", *, threads: int,
+    max_file_size: str | None, resume: bool, overwrite: bool, allow_requantize: bool, json: bool,
+) -> None:  # fmt: skip
+    """Quantize to GGUF and print what was written."""
+    from kvant.recipes import quantize as recipe
+
+    _say_fallbacks([] if json else chosen.fallbacks, len(chosen.types))
     with console.progress(quiet=json) as progress:
         result = recipe.quantize(
             source, chosen, out or recipe.default_output(source, chosen), importance=importance, threads=threads,
@@ -143,39 +170,37 @@ def quantize(
     _report_result(result, json=json)
 
 
-def _to_mlx(
-    model: Path, type_: str | None, out: Path | None, dtype: str | None, calibrate: str | None, *,
-    max_size: str | None, allow_requantize: bool, max_file_size: str | None, overwrite: bool, threads: int, json: bool,
-) -> None:  # fmt: skip
-    from kvant.devices.limits import cores
-    from kvant.recipes.convert import default_output
-    from kvant.recipes.mlx import to_mlx
-
-    if type_ is None:
-        raise typer.BadParameter("--to mlx needs a type (-t 4bit).")
-    with console.progress(quiet=json) as progress:
-        result = to_mlx(
-            model, out or default_output(model, "mlx", type_).with_name(f"{model.stem}-mlx-{type_}"), type=type_,
-            dtype=dtype, calibrate=calibrate, max_size_bytes=parse_bytes(max_size) if max_size else None,
-            allow_requantize=allow_requantize, overwrite=overwrite, progress=progress,
-            max_file_bytes=parse_bytes(max_file_size) if max_file_size else None, threads=threads or cores(),
-        )  # fmt: skip
-    _report_mlx(result, json=json)
+def _check_options(options: typer.Context, way: str) -> None:
+    """Refuse an option that means nothing for what is to be written."""
+    for parameter in options.command.params:
+        ways = _WAYS.get(parameter.name or "", (way,))
+        given = options.get_parameter_source(parameter.name or "")
+        if way not in ways and given is not None and given.name == "COMMANDLINE":
+            ask = " `kvant optimize` takes both for GGUF." if way == "gguf" and "onnx" in ways and "mlx" in ways else ""
+            raise typer.BadParameter(
+                f"{parameter.opts[0]} is for {' and '.join(ways)}, and this writes {way}. Leave it out.{ask}"
+            )
 
 
-def _report_mlx(result: "MLXResult", *, json: bool) -> None:
-    if json:
-        console.print_json(result)
-        return
-    if result.kept:
-        console.say(
-            f"{len(result.kept)} layers ({result.kept[0]}, ...) have rows that no group divides: {result.dtype}."
-        )
-    types = ", ".join(f"{count} {name}" for name, count in result.types.items())
-    console.say(
-        f"{result.path}: {types} layers, {format_bytes(result.size_bytes)}, {result.bpw:.2f} bits per weight, "
-        f"{result.wall_s:.1f} s"
-    )
+def _checked_plan(source: "Model", path: Path) -> "Plan":
+    from kvant.quant.plan import check_plan, read_plan
+
+    chosen = read_plan(path)
+    check_plan(chosen, source)
+    return chosen
+
+
+def _sized(
+    source: "Model", chosen: "Plan", importance: "Importance | None", path: Path | None, *, overwrite: bool
+) -> "Plan":
+    """Return a plan with its predicted size; written to a file, too, if there is a path."""
+    from kvant.quant.plan import write_plan
+    from kvant.recipes.quantize import with_size
+
+    found = with_size(source, chosen, importance)
+    if path is not None:
+        write_plan(found, path, overwrite=overwrite)
+    return found
 
 
 def _overrides(texts: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,8 +1,9 @@
 """Measure one variant: quality against the base's logits, then speed, memory and size."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 import msgspec
 import numpy as np
@@ -13,7 +14,6 @@ from kvant.evaluate.baselogits import BaseLogits
 from kvant.evaluate.metrics import RowScores, Summary, score_rows, summarize
 from kvant.progress import SILENT, Progress
 from kvant.runtime.messages import Measured
-from kvant.runtime.mlx import MLXProcess
 from kvant.runtime.process import EngineProcess
 
 SPEED_PROMPT = 256
@@ -102,12 +102,16 @@ class Opened(Protocol):
 
 
 class Engine(Protocol):
-    """An engine with a model open, whatever its format."""
+    """An engine in a process of its own, whatever format it runs; leaving it ends the process."""
 
     @property
     def path(self) -> str: ...  # noqa: D102
     @property
     def opened(self) -> Opened | None: ...  # noqa: D102
+    def open(self, path: Path, *, n_ctx: int, n_threads: int, all_logits: bool = False) -> Opened:
+        """Load a model in place of the one that was open."""
+        ...
+
     def logits(self, windows: Iterable[np.ndarray], *, first: int) -> Iterator[np.ndarray]:
         """Yield the logits of each window from a position on, float32 [n - first, n_vocab]."""
         ...
@@ -115,6 +119,11 @@ class Engine(Protocol):
     def speed(self, *, n_prompt: int, n_generate: int, repeats: int) -> Measured:
         """Measure tokens per second and memory."""
         ...
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 def score(
@@ -124,16 +133,18 @@ def score(
     files: tuple[Path, ...] = (),
     threads: int = 0,
     speed: bool = True,
+    engine: Callable[[], Engine] = EngineProcess,
     progress: Progress = SILENT,
 ) -> VariantScore:
     """Run a variant in a process of its own and measure it.
 
     Args:
-        variant: A GGUF file, the first one if it is split; or an MLX directory, which mlx-lm runs.
+        variant: A GGUF file, the first one if it is split; or a directory, for ONNX Runtime or mlx-lm.
         base: What to compare with.
         files: All files of a split variant.
         threads: Threads of the engine; 0 for one per core.
         speed: Measure tokens per second and memory, too.
+        engine: Starts what runs it.
         progress: Told of the tokens run.
 
     Raises:
@@ -143,25 +154,16 @@ def score(
     threads = threads or cores()
     measured: Measured | None = None
     context = base.windows.context
-    opened: Opened
-    if variant.is_dir():
-        with MLXProcess() as mlx:
-            opened = mlx.open(variant)
-            measured = _timed(mlx, context) if speed else None
-            windows = score_windows(mlx, base, progress=progress)
-    else:
-        with EngineProcess() as engine:
-            if speed:
-                engine.open(variant, n_ctx=context, n_threads=threads)
-                measured = _timed(engine, context)
-            opened = engine.open(variant, n_ctx=context, n_threads=threads, all_logits=True)
-            windows = score_windows(engine, base, progress=progress)
+    with engine() as process:
+        if speed:
+            process.open(variant, n_ctx=context, n_threads=threads)
+            n_prompt = min(SPEED_PROMPT, context // 2)
+            measured = process.speed(
+                n_prompt=n_prompt, n_generate=min(SPEED_GENERATE, context - n_prompt), repeats=SPEED_REPEATS
+            )
+        opened = process.open(variant, n_ctx=context, n_threads=threads, all_logits=True)
+        windows = score_windows(process, base, progress=progress)
     return _assemble(variant, files or (variant,), base, opened, windows, measured, threads)
-
-
-def _timed(engine: Engine, context: int) -> Measured:
-    n_prompt = min(SPEED_PROMPT, context // 2)
-    return engine.speed(n_prompt=n_prompt, n_generate=min(SPEED_GENERATE, context - n_prompt), repeats=SPEED_REPEATS)
 
 
 def score_windows(engine: Engine, base: BaseLogits, *, progress: Progress = SILENT) -> list[RowScores]:
@@ -193,7 +195,7 @@ def _assemble(
     domains = base.windows.domains
     summary = summarize(windows, domains)
     return VariantScore(
-        name=variant.stem, path=str(variant),
+        name=variant.name if variant.is_dir() else variant.stem, path=str(variant),
         size_bytes=sum(file.stat().st_size for file in files),
         bpw=8 * opened.tensor_bytes / opened.n_params,
         **_quality(summary),

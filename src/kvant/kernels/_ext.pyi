@@ -61,6 +61,24 @@ def fit(
 ) -> None:
     """Round rows under a full Hessian; see kvant.kernels.fitting."""
 
+def fit_nbits(
+    bits: int,
+    block: int,
+    symmetric: bool,
+    isa: str,
+    weights: np.ndarray[Any, Any],
+    hessian: np.ndarray[Any, Any],
+    feedback: np.ndarray[Any, Any],
+    curvature: np.ndarray[Any, Any],
+    sweeps: int,
+    codes: np.ndarray[Any, Any],
+    scales: np.ndarray[Any, Any],
+    zeros: np.ndarray[Any, Any],
+    loss: np.ndarray[Any, Any],
+    threads: int,
+) -> None:
+    """Round rows under a full Hessian to MatMulNBits; see kvant.kernels.nbits."""
+
 def fit_types() -> list[tuple[int, int, int]]:
     """(ggml id, weights per run, weights per block) of the types `fit` knows."""
 

@@ -6,7 +6,8 @@ variants ── checked: not calibrated on this text ──────┘
 """
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -21,15 +22,18 @@ from kvant.evaluate.base import MAX_BASE_BYTES, identity
 from kvant.evaluate.baselogits import BaseLogits, base_logits, engine_name, trim
 from kvant.evaluate.corpora import Corpus, check_unseen, corpus, text_file
 from kvant.evaluate.metrics import summarize
-from kvant.evaluate.score import VariantScore, score, score_windows
+from kvant.evaluate.score import Engine, VariantScore, score, score_windows
 from kvant.evaluate.windows import cut
 from kvant.files import atomic_write, cache_dir
+from kvant.formats.onnx.decoder import is_decoder, read_decoder
 from kvant.formats.open import open_model
-from kvant.model import Model
+from kvant.metadata import Value, ValueType
 from kvant.progress import SILENT, Progress
 from kvant.recipes.convert import convert
 from kvant.recipes.sample import PROMPT, TOKENS, Sample, Samples, continuation, generate
 from kvant.recipes.words import is_degraded
+from kvant.runtime.mlx import MLXProcess
+from kvant.runtime.ort_process import OrtProcess
 from kvant.runtime.process import EngineProcess
 from kvant.tensors import Tensor
 
@@ -107,7 +111,7 @@ def evaluate(
     """Measure variants against the model they were made from.
 
     Args:
-        variants: GGUF files, or directories that MLX runs.
+        variants: GGUF files, MLX directories, or directories of ONNX models as onnxruntime-genai reads them.
         against: The full-precision model: a Hugging Face directory or a GGUF of F32, BF16 or F16.
         text: A UTF-8 file to measure on; a bundled corpus if None.
         corpus: Name of the bundled corpus; its held-out half is used.
@@ -125,23 +129,16 @@ def evaluate(
     """
     threads = threads or cores()
     used = measured_text(text, corpus)
-    opened = [open_model(variant) for variant in variants]
-    for model in opened:
-        check_unseen(used, model.path, model.metadata)
+    opened = [open_variant(variant) for variant in variants]
+    for variant in opened:
+        check_unseen(used, variant.path, variant.metadata)
     base_file, base = prepare_base(
         against, text=used, context=context, chunks=chunks, threads=threads, progress=progress
     )
     found_floors = measure_floors(base_file, base, threads=threads, progress=progress) if floors else []
     scores = [
-        score(
-            model.path if model.path.is_dir() else model.files[0],
-            base,
-            files=weight_files(model),
-            threads=threads,
-            speed=speed,
-            progress=progress,
-        )
-        for model in opened
+        score(v.entry, base, files=v.files, threads=threads, speed=speed, engine=v.engine, progress=progress)
+        for v in opened
     ]
     samples = degraded_samples(base_file, base, scores, threads=threads)
     return msgspec.structs.replace(
@@ -149,16 +146,50 @@ def evaluate(
     )
 
 
-def weight_files(model: Model) -> tuple[Path, ...]:
-    """Return the files that hold a model's weights."""
-    return tuple(file for file in model.files if file.suffix in (".gguf", ".safetensors"))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedVariant:
+    """A variant whose files were checked.
+
+    Attributes:
+        path: As it was given.
+        entry: What its engine opens.
+        files: Files that hold its weights.
+        metadata: Of these, for what it was calibrated on.
+        engine: Starts what runs it.
+    """
+
+    path: Path
+    entry: Path
+    files: tuple[Path, ...]
+    metadata: Mapping[str, Value]
+    engine: Callable[[], Engine]
+
+
+def open_variant(path: Path) -> OpenedVariant:
+    """Check a variant of any format and say what runs it.
+
+    Raises:
+        FormatError: It is damaged, or no format that is run here.
+    """
+    path = Path(path)
+    if is_decoder(path):
+        found = read_decoder(path)
+        texts = {key: Value(ValueType.STRING, text) for key, text in found.notes.items()}
+        return OpenedVariant(path=path, entry=path, files=found.files, metadata=texts, engine=OrtProcess)
+    model = open_model(path)
+    files = tuple(file for file in model.files if file.suffix in (".gguf", ".safetensors"))
+    is_directory = model.path.is_dir()
+    return OpenedVariant(
+        path=model.path, entry=model.path if is_directory else model.files[0], files=files, metadata=model.metadata,
+        engine=MLXProcess if is_directory else EngineProcess,
+    )  # fmt: skip
 
 
 def degraded_samples(
     base_file: Path, base: BaseLogits, scores: Sequence[VariantScore], *, threads: int
 ) -> Samples | None:
     """Let the original and every degraded GGUF continue a prompt; None if none is degraded."""
-    degraded = [score for score in scores if is_degraded(score.kld_mean) and not Path(score.path).is_dir()]
+    degraded = [s for s in scores if is_degraded(s.kld_mean) and not Path(s.path).is_dir()]
     if not degraded:
         return None
     return Samples(

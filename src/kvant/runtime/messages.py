@@ -141,7 +141,7 @@ Request = Open | Tokenize | Logits | Next | Extend | Pieces | Ends | Speed
 Reply = Opened | Tokens | Bytes | Wrote | Measured | Failed
 
 
-def write(stream: BinaryIO, message: Request | Reply) -> None:
+def write(stream: BinaryIO, message: msgspec.Struct) -> None:
     """Write one message and flush."""
     body = msgspec.msgpack.encode(message)
     stream.write(HEADER.pack(len(body)) + body)

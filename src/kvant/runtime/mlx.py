@@ -67,8 +67,8 @@ class MLXProcess:
         except OSError as error:
             raise MissingDependencyError(f"{PYTHON}: {python} cannot be run ({error}). Name a Python.") from error
 
-    def open(self, path: Path) -> Loaded:
-        """Load a model in place of the one that was open.
+    def open(self, path: Path, *, n_ctx: int = 0, n_threads: int = 0, all_logits: bool = False) -> Loaded:  # noqa: ARG002
+        """Load a model in place of the one that was open; MLX sizes contexts and chooses threads itself.
 
         Raises:
             EngineError: mlx-lm cannot load it.

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, BinaryIO, Self, TypeVar, cast
+from typing import IO, Any, BinaryIO, ClassVar, Self, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -32,6 +32,12 @@ class EngineProcess:
         timeout_s: Seconds that one request may take.
     """
 
+    MODULE: ClassVar[str] = "kvant.runtime.worker"
+    """What runs in the child."""
+
+    REPLIES: ClassVar[Any] = messages.Reply
+    """What it may answer."""
+
     def __init__(self, *, memory_limit_bytes: int | None = None, timeout_s: float = 900.0) -> None:
         self._timeout_s = timeout_s
         self._stderr = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115
@@ -42,7 +48,7 @@ class EngineProcess:
         fd = self._shared_file.fileno()
         limit = memory_limit_bytes or _machine_bytes() + (64 << 30)
         self._child = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-P", "-m", "kvant.runtime.worker", str(fd), str(limit)],
+            [sys.executable, "-P", "-m", self.MODULE, str(fd), str(limit)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, pass_fds=(fd,),
         )  # fmt: skip
 
@@ -145,11 +151,11 @@ class EngineProcess:
         assert self._shared is not None
         return np.frombuffer(self._shared, np.float32, count=rows * n_vocab, offset=offset).reshape(rows, n_vocab)
 
-    def _ask(self, request: messages.Request, kind: type[ReplyT]) -> ReplyT:
+    def _ask(self, request: msgspec.Struct, kind: type[ReplyT]) -> ReplyT:
         self._send(request)
         return self._receive(kind)
 
-    def _send(self, request: messages.Request) -> None:
+    def _send(self, request: msgspec.Struct) -> None:
         assert self._child.stdin is not None
         try:
             messages.write(cast("BinaryIO", self._child.stdin), request)
@@ -160,13 +166,11 @@ class EngineProcess:
         stdout = self._child.stdout
         assert stdout is not None
         if not select.select([stdout], [], [], self._timeout_s)[0]:
-            raise EngineError(
-                f"{self.path}: llama.cpp did not answer within {self._timeout_s:.0f} s. Use a smaller context or model."
-            )
+            raise EngineError(f"{self.path}: no answer within {self._timeout_s:.0f} s. Use a smaller context or model.")
         body = messages.read_body(cast("BinaryIO", stdout))
         if body is None:
             raise self._crash()
-        reply = msgspec.msgpack.decode(body, type=messages.Reply)
+        reply = msgspec.msgpack.decode(body, type=self.REPLIES)
         if isinstance(reply, messages.Failed):
             raise (ValueRangeError if reply.value_error else EngineError)(reply.message)
         assert isinstance(reply, kind), f"{reply} is not a {kind.__name__}"

@@ -8,10 +8,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from kvant.runtime.llamacpp import LlamaCpp
 from kvant.runtime.messages import Measured
 
 BUDGET_S = 10.0
@@ -19,8 +19,23 @@ RAPL = Path("/sys/class/powercap")
 STATUS = Path("/proc/self/status")
 
 
+class Timed(Protocol):
+    """An open model that can be timed."""
+
+    @property
+    def n_vocab(self) -> int: ...  # noqa: D102
+
+    def time_prompt(self, tokens: np.ndarray) -> float:
+        """Read a prompt anew and return the seconds it took."""
+        ...
+
+    def time_steps(self, n: int) -> float:
+        """Continue it by `n` tokens, each the most likely, and return the seconds."""
+        ...
+
+
 def measure(
-    model: LlamaCpp, *, n_threads: int, n_prompt: int, n_generate: int, repeats: int, rss_before_bytes: int
+    model: Timed, *, n_threads: int, n_prompt: int, n_generate: int, repeats: int, rss_before_bytes: int
 ) -> Measured:
     """Time a prompt and a generation several times.
 

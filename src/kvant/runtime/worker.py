@@ -79,7 +79,7 @@ class Worker:
         return messages.Wrote(len(rows))
 
 
-def _limit(memory_bytes: int) -> None:
+def limit(memory_bytes: int) -> None:
     """Dump no core, bound the address space, and leave Ctrl-C to the owner."""
     import resource
 
@@ -92,7 +92,7 @@ def _limit(memory_bytes: int) -> None:
 def main() -> None:
     """Serve requests until standard input ends."""
     shared_fd, memory_bytes = int(sys.argv[1]), int(sys.argv[2])
-    _limit(memory_bytes)
+    limit(memory_bytes)
     requests = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what native code prints must not look like a reply

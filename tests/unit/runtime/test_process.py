@@ -87,7 +87,7 @@ def test_leaving_ends_the_child(tiny_file: Path) -> None:
 
 
 def test_a_slow_answer_is_an_error(tiny_file: Path) -> None:
-    with EngineProcess(timeout_s=0.0) as engine, pytest.raises(EngineError, match="did not answer within 0 s"):
+    with EngineProcess(timeout_s=0.0) as engine, pytest.raises(EngineError, match="no answer within 0 s"):
         engine.open(tiny_file, n_ctx=32, n_threads=1)
 
 

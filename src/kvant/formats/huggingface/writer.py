@@ -24,7 +24,7 @@ from kvant.formats.huggingface.tokenizer_write import write_tokenizer
 from kvant.formats.recode import recoded
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
-from kvant.tensors import LazyTensor, n_bytes
+from kvant.tensors import LazyTensor, Tensor, n_bytes
 
 TORCH_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 GENERATED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
@@ -147,3 +147,18 @@ def transformers_tensors(
         changed = transform.back(tensor, config) if transform else tensor
         found.append(renamed(recoded(changed, target, threads=threads), theirs))
     return sorted(found, key=lambda tensor: tensor.name)
+
+
+def in_transformers_order(model: Model) -> dict[str, Tensor]:
+    """Return a model's tensors by canonical name, rows in transformers' order, stored as they are.
+
+    Raises:
+        UnsupportedModelError: The architecture is not supported.
+    """
+    family = family_of_architecture(model.architecture, model.path)
+    config = Config(values=config_json(model, family, "F32"), path=model.path)
+    found: dict[str, Tensor] = {}
+    for name, tensor in model.tensors.items():
+        transform = family.transforms.get(family.stem(name) or "")
+        found[name] = transform.back(tensor, config) if transform else tensor
+    return found

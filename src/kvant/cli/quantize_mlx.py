@@ -1,0 +1,44 @@
+"""What `kvant quantize --to mlx` does."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kvant.cli import console
+from kvant.cli.units import format_bytes, parse_bytes
+
+Dtype = Annotated[
+    str | None, typer.Option(help="--to mlx: float type of the rest: F16, BF16, F32.", show_default=False)
+]
+
+
+def directory(
+    model: Path, type_: str | None, out: Path | None, *, dtype: str | None, calibrate: str | None, max_size: str | None,
+    max_file_size: str | None, allow_requantize: bool, overwrite: bool, threads: int, json: bool,
+) -> None:  # fmt: skip
+    """Write an MLX directory and print what became of the layers."""
+    from kvant.devices.limits import cores
+    from kvant.recipes.mlx import to_mlx
+
+    if type_ is None:
+        raise typer.BadParameter("--to mlx needs a type (-t 4bit).")
+    with console.progress(quiet=json) as progress:
+        result = to_mlx(
+            model, out or Path(f"{model.resolve().name.removesuffix('.gguf')}-mlx-{type_}"), type=type_, dtype=dtype,
+            calibrate=calibrate, max_size_bytes=parse_bytes(max_size) if max_size else None,
+            max_file_bytes=parse_bytes(max_file_size) if max_file_size else None, allow_requantize=allow_requantize,
+            overwrite=overwrite, threads=threads or cores(), progress=progress,
+        )  # fmt: skip
+    if json:
+        console.print_json(result)
+        return
+    if result.kept:
+        console.say(
+            f"{len(result.kept)} layers ({result.kept[0]}, ...) have rows that no group divides: {result.dtype}."
+        )
+    types = ", ".join(f"{count} {name}" for name, count in result.types.items())
+    console.say(
+        f"{result.path}: {types} layers, {format_bytes(result.size_bytes)}, {result.bpw:.2f} bits per weight, "
+        f"{result.wall_s:.1f} s"
+    )

@@ -1,0 +1,1 @@
+"""Decoder language models as ONNX for onnxruntime-genai: exported, then quantized by weight."""

@@ -1,0 +1,170 @@
+"""Which blocks every matrix of a decoder gets: from a type's name, or the best for a size by measured curvature."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import numpy as np
+
+from kvant.allocate.options import Option
+from kvant.allocate.solver import solve
+from kvant.devices.providers import Provider
+from kvant.errors import BudgetError, UnsupportedFormatError
+from kvant.formats.onnx.weights import EMBEDDING, HEAD, Weight
+from kvant.kernels.nbits import BITS, BLOCKS, NBits, encode, fit, nbits_type
+from kvant.progress import SILENT, Progress
+from kvant.recipes.calibration import Calibration
+from kvant.recipes.decoder.rows import Rows
+
+TYPES: dict[str, tuple[NBits, NBits]] = {
+    "int4": (NBits(bits=4, block=32), NBits(bits=8, block=32)),
+    "int8": (NBits(bits=8, block=32), NBits(bits=8, block=32)),
+    "int2": (NBits(bits=2, block=32), NBits(bits=8, block=32)),
+}
+"""Types by name: blocks of the layers' matrices, and of embedding and head."""
+
+CANDIDATES = tuple(
+    NBits(bits=bits, block=block)
+    for bits, block in ((2, 32), (2, 64), (4, 32), (4, 64), (4, 128), (8, 32), (8, 64), (8, 128))
+)
+ALL = tuple(NBits(bits=bits, block=block, symmetric=s) for bits in BITS for block in BLOCKS for s in (False, True))
+SAMPLE_ROWS = 48
+FITTED_SWEEPS = 1
+
+
+class DecoderPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Blocks of every matrix.
+
+    Attributes:
+        name: What was asked for.
+        types: Name of the type, by initializer.
+        predicted_kld: Sum of what the matrices are predicted to add, nats per token; None if it was not predicted.
+    """
+
+    name: str
+    types: dict[str, str]
+    predicted_kld: float | None = None
+
+
+def named_plan(weights: Sequence[Weight], name: str) -> DecoderPlan:
+    """Return the plan of a name: one of `TYPES`, or one type of blocks for every matrix.
+
+    Raises:
+        UnsupportedFormatError: There is no such type.
+    """
+    if name.lower() in TYPES:
+        body, ends = TYPES[name.lower()]
+    else:
+        try:
+            body = ends = nbits_type(name)
+        except UnsupportedFormatError as error:
+            raise UnsupportedFormatError(
+                f"type: {name!r} is none for ONNX. Use {', '.join(TYPES)}, or blocks such as MatMulNBits4_b32_sym."
+            ) from error
+    types = {w.name: (ends if set(w.names) & {EMBEDDING, HEAD} else body).name for w in weights}
+    return DecoderPlan(name=name, types=types)
+
+
+def best_plan(
+    weights: Sequence[Weight], rows: Rows, calibration: Calibration, max_bytes: int, *, runs: Provider | None = None,
+    threads: int = 0, progress: Progress = SILENT,
+) -> DecoderPlan:  # fmt: skip
+    """Return the plan of the least predicted KL divergence whose matrices take at most `max_bytes`.
+
+    Raises:
+        BudgetError: Even the smallest is larger.
+    """
+    options: dict[str, tuple[Option, ...]] = {}
+    progress.start("weigh block types", len(weights), "matrices")
+    for weight in weights:
+        options[weight.name] = _options(weight, rows, calibration, runs, threads)
+        progress.advance("weigh block types", 1)
+    progress.finish("weigh block types")
+    least = sum(min(o.n_bytes for o in kinds) for kinds in options.values())
+    most = sum(max(o.n_bytes for o in kinds) for kinds in options.values())
+    if max_bytes < least:
+        raise BudgetError(f"max size: {max_bytes} bytes for matrices are below {least}, the least possible. Raise it.")
+    chosen = solve(options, most).at(min(max_bytes, most))
+    return DecoderPlan(
+        name="kvant", types={name: option.kind for name, option in chosen.items()},
+        predicted_kld=sum(option.cost for option in chosen.values()),
+    )  # fmt: skip
+
+
+def fitting_plan(
+    weights: Sequence[Weight], plan: DecoderPlan, runs: Provider | None
+) -> tuple[DecoderPlan, tuple[str, ...]]:
+    """Give matrices whose blocks a provider does not run the smallest larger ones that it does.
+
+    Returns:
+        The plan, and what was changed, for people.
+
+    Raises:
+        UnsupportedFormatError: The provider runs no blocks at all, or none as large.
+    """
+    if runs is None:
+        return plan, ()
+    if not runs.matmul_bits:
+        raise UnsupportedFormatError(
+            f"target: {runs.name} runs no weights of few bits. Use --target CPU, or for models that are no decoders "
+            "-t int8-static."
+        )
+    types, said = dict(plan.types), []
+    for weight in weights:
+        kind = nbits_type(types[weight.name])
+        reason = refusal(weight, kind, runs)
+        if not reason:
+            continue
+        fits = [other for other in ALL if other.bits >= kind.bits and not refusal(weight, other, runs)]
+        if not fits:
+            raise UnsupportedFormatError(f"{weight.name}: {reason}, nor any larger blocks. Use another --target.")
+        best = min(fits, key=lambda k: (k.bits, abs(k.block - kind.block), k.symmetric != kind.symmetric))
+        types[weight.name] = best.name
+        said.append(f"{weight.name}: {reason}; {best.name} instead.")
+    return msgspec.structs.replace(plan, types=types), tuple(said)
+
+
+def refusal(weight: Weight, kind: NBits, runs: Provider) -> str:
+    """Say why a provider does not run a matrix in blocks of a type; empty if it does."""
+    bits = runs.matmul_bits if weight.product else runs.gather_bits
+    if weight.product and weight.lookup:
+        bits = bits & runs.gather_bits
+    if kind.bits not in bits or kind.block not in runs.blocks or not (kind.symmetric or runs.asymmetric):
+        return f"{runs.name} does not run {kind.name}{' in look-ups' if weight.lookup else ''}"
+    return ""
+
+
+def _options(
+    weight: Weight, rows: Rows, calibration: Calibration, runs: Provider | None, threads: int
+) -> tuple[Option, ...]:
+    """What a matrix may become; errors of samples of its rows, weighed as in recipes/rounding.py."""
+    samples = _samples(weight, rows, calibration, threads)
+    found = []
+    for kind in CANDIDATES:
+        if weight.columns % kind.block or (runs is not None and refusal(weight, kind, runs)):
+            continue
+        cost = sum(share * _cost(x, kind, ready, risk, threads) for x, ready, risk, share in samples)
+        generalized = cost * (1 + weight.columns / calibration.curvatures.n_tokens)
+        found.append(Option(kind=kind.name, n_bytes=weight.rows * kind.row_bytes(weight.columns), cost=generalized))
+    return tuple(found)
+
+
+def _samples(weight: Weight, rows: Rows, calibration: Calibration, threads: int) -> list[tuple]:  # type: ignore[type-arg]
+    """Rows, factored Hessian, risk and 1 of every tensor that a matrix holds."""
+    found = []
+    for name, start, stop in rows.parts(weight):
+        chosen = np.unique(np.linspace(start, stop - 1, min(stop - start, SAMPLE_ROWS)).astype(np.int64))
+        x = rows.read(weight, chosen)
+        ready = calibration.curvatures.ready(name, threads=threads)
+        found.append((x, ready, calibration.statistics.risk(name), 1.0))  # type: ignore[attr-defined]
+    return found
+
+
+def _cost(x: np.ndarray, kind: NBits, ready: object, risk: np.ndarray, threads: int) -> float:
+    fitted = fit(x, kind, ready, sweeps=FITTED_SWEEPS, threads=threads)[0] if kind.bits < 8 else encode(x, kind)  # type: ignore[arg-type]
+    error = fitted.decode() - x
+    return max(0.0, 0.5 * float(np.sum((error @ risk) * error, dtype=np.float64)) / len(x))
+
+
+def counts(types: Mapping[str, str]) -> dict[str, int]:
+    """Matrices of each type."""
+    return {name: list(types.values()).count(name) for name in sorted(set(types.values()))}

@@ -1,0 +1,283 @@
+"""Quantize a decoder's matrices into MatMulNBits and GatherBlockQuantized, as a directory of onnxruntime-genai.
+
+source ── exported() ── float32 graph ── plan ── each matrix encoded ── OUT/model.onnx, model.onnx.data
+calibration ── Hessians ──────────────────┴──────────┘                   OUT/genai_config.json, tokenizer
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from kvant._version import __version__
+from kvant.devices.providers import provider
+from kvant.errors import KvantError, OutputExistsError
+from kvant.evaluate.corpora import CALIBRATION_HASH_KEY
+from kvant.files import commit_file, partial_path
+from kvant.formats.onnx.decoder import CONFIG, read_decoder
+from kvant.formats.onnx.reader import read_onnx
+from kvant.formats.onnx.weights import Weight, find_weights, replace, shape_name, tensor_names
+from kvant.formats.onnx.writer import array_of, write_graph
+from kvant.formats.open import open_model
+from kvant.kernels.nbits import FITTED, Blocks, encode, fit, nbits_type
+from kvant.progress import SILENT, Progress
+from kvant.recipes.calibration import Calibration
+from kvant.recipes.decoder.export import exported
+from kvant.recipes.decoder.plan import DecoderPlan, best_plan, counts, fitting_plan, named_plan
+from kvant.recipes.decoder.rows import CHUNK_ROWS, Rows
+
+if TYPE_CHECKING:
+    import onnx
+
+GRAPH = "model.onnx"
+
+
+class DecoderResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What was written.
+
+    Attributes:
+        path: The directory.
+        files: The files that hold the model's graph and weights.
+        type: What was asked for.
+        types: Matrices of each type of blocks.
+        n_fitted: Matrices encoded under a Hessian.
+        size_bytes: Bytes of `files`.
+        bpw: Bits per weight over all tensors.
+        predicted_kld: KL divergence that the plan was predicted to add; None if it was not.
+        rewritten: Matrices that got other blocks than asked for because of the target, and why.
+        wall_s: Seconds it took, the export aside.
+    """
+
+    path: str
+    files: tuple[str, ...]
+    type: str
+    types: dict[str, int]
+    n_fitted: int
+    size_bytes: int
+    bpw: float
+    predicted_kld: float | None
+    rewritten: tuple[str, ...]
+    wall_s: float
+
+
+def quantize_decoder(
+    source: Path,
+    kind: str,
+    out: Path,
+    *,
+    calibration: "Callable[[], Calibration] | None" = None,
+    max_bytes: int | None = None,
+    target: str | None = None,
+    threads: int = 0,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+) -> DecoderResult:
+    """Write a decoder with weights of few bits.
+
+    Args:
+        source: A Hugging Face directory or GGUF of full precision.
+        kind: `int4`, `int8`, `int2`, or blocks such as `MatMulNBits4_b64_sym` for every matrix.
+        out: Directory to write.
+        calibration: Measures the model; with it matrices are encoded under their Hessians, without it by rounding, bit
+            for bit as ONNX Runtime's default quantizer.
+        max_bytes: Size of the graph and its weights: with calibration, the blocks of every matrix are then chosen for
+            it, and `kind` does not matter.
+        target: Execution provider it must run on: blocks that it does not run become ones that it does.
+        threads: Threads; 0 for one per core.
+        overwrite: Replace a directory that exists.
+        progress: Told of matrices.
+
+    Raises:
+        UnsupportedFormatError: The type is not known.
+        UnsupportedModelError: The model cannot be exported or read.
+        MissingDependencyError: No environment to export in is named.
+        BudgetError: Nothing fits `max_bytes`.
+        OutputExistsError: The output exists.
+    """
+    out = Path(out)
+    check_directory(out, overwrite=overwrite)
+    runs = provider(target) if target else None
+    model = open_model(source)
+    origin = read_decoder(exported(model, progress=progress))
+    started = time.monotonic()
+    graph = read_onnx(origin.file)
+    weights = find_weights(graph, origin.file)
+    rows = Rows(tensors={t.name: t for t in graph.graph.initializer}, path=origin.file, model=model)
+    measured = calibration() if calibration else None
+    if max_bytes is not None:
+        if measured is None:
+            raise KvantError("--max-size: needs --calibrate, which says what each matrix bears. Pass both.")
+        room = max_bytes - _other_bytes(graph, weights)
+        plan = best_plan(weights, rows, measured, room, runs=runs, threads=threads, progress=progress)
+    else:
+        plan = named_plan(weights, kind)
+    plan, rewritten = fitting_plan(weights, plan, runs)
+    encoder = Encoder(rows, plan, measured, threads)
+    partial = partial_path(out)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        progress.start("quantize", len(weights), "matrices")
+        for weight in weights:
+            replace(graph, weight, nbits_type(plan.types[weight.name]))
+        note(graph, plan, measured)
+        arrays = encoder.arrays(weights)
+        done = {tensor_names(w)[0] for w in weights}
+        write_graph(
+            graph, arrays, partial / GRAPH,
+            on_tensor=lambda name: progress.advance("quantize", 1) if name in done else None,
+        )  # fmt: skip
+        progress.finish("quantize")
+        copy_rest(origin.file.parent, partial, origin.files)
+        written = read_decoder(partial)
+        place(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    files = tuple(out / file.name for file in written.files)
+    return DecoderResult(
+        path=str(out), files=tuple(map(str, files)), type=plan.name, types=counts(plan.types),
+        n_fitted=encoder.n_fitted, size_bytes=sum(file.stat().st_size for file in files),
+        bpw=8 * written.sizes.tensor_bytes / written.sizes.n_params, predicted_kld=plan.predicted_kld,
+        rewritten=rewritten, wall_s=round(time.monotonic() - started, 3),
+    )  # fmt: skip
+
+
+class Encoder:
+    """Encodes matrices as they are written, one at a time.
+
+    Args:
+        rows: Reads the weights.
+        plan: Their types.
+        calibration: Hessians; None to round.
+        threads: Threads.
+
+    Attributes:
+        n_fitted: Matrices encoded under a Hessian so far.
+    """
+
+    def __init__(self, rows: Rows, plan: DecoderPlan, calibration: Calibration | None, threads: int) -> None:
+        self.rows, self.plan, self.calibration, self.threads = rows, plan, calibration, threads
+        self.n_fitted = 0
+
+    def arrays(self, weights: tuple[Weight, ...]) -> dict[str, Callable[[], np.ndarray]]:
+        """Return what makes every initializer of the new graph: the old ones but for the matrices, then those."""
+        replaced = {weight.name for weight in weights}
+        found: dict[str, Callable[[], np.ndarray]] = {
+            name: (lambda t=tensor: array_of(t, self.rows.path))  # type: ignore[misc]
+            for name, tensor in self.rows.tensors.items()
+            if name not in replaced
+        }
+        for weight in weights:
+            found |= self._tensors(weight)
+        return found
+
+    def encode(self, weight: Weight) -> Blocks:
+        """Encode a matrix: under Hessians where they were measured and its type can be, else by rounding."""
+        kind = nbits_type(self.plan.types[weight.name])
+        parts = self.rows.parts(weight)
+        names = self.calibration.curvatures.names if self.calibration else ()
+        can = (kind.bits, kind.block, kind.symmetric) in FITTED and weight.columns % kind.block == 0
+        if self.calibration is None or not can or not parts or any(name not in names for name, *_ in parts):
+            spans = [slice(at, at + CHUNK_ROWS) for at in range(0, weight.rows, CHUNK_ROWS)]
+            return joined([encode(self.rows.read(weight, span), kind) for span in spans])
+        found = []
+        for name, start, stop in parts:
+            ready = self.calibration.curvatures.ready(name, threads=self.threads)
+            for at in range(start, stop, CHUNK_ROWS):
+                x = self.rows.read(weight, slice(at, min(stop, at + CHUNK_ROWS)))
+                found.append(fit(x, kind, ready, threads=self.threads)[0])
+        self.n_fitted += 1
+        return joined(found)
+
+    def _tensors(self, weight: Weight) -> dict[str, Callable[[], np.ndarray]]:
+        kind = nbits_type(self.plan.types[weight.name])
+        made: list[Blocks] = []
+        codes, scales, zeros = tensor_names(weight)
+
+        def first() -> np.ndarray:
+            made.append(self.encode(weight))
+            packed = made[0].packed_codes()
+            shared = weight.product is not None
+            return packed if shared else packed.reshape(weight.rows, -1)
+
+        def last() -> np.ndarray:
+            return made.pop().packed_zeros()
+
+        found: dict[str, Callable[[], np.ndarray]] = {codes: first}
+        if kind.symmetric:
+            found[scales] = lambda: made.pop().scales
+        else:
+            found |= {scales: lambda: made[0].scales, zeros: last}
+        shape = shape_name(weight)
+        if shape:
+            found[shape] = lambda: np.array([weight.rows, kind.code_bytes(weight.columns)], np.int64)
+        return found
+
+
+def joined(blocks: list[Blocks]) -> Blocks:
+    """Put rows encoded one after the other into one."""
+    return Blocks(
+        kind=blocks[0].kind, n=blocks[0].n, codes=np.concatenate([b.codes for b in blocks]),
+        scales=np.concatenate([b.scales for b in blocks]), zeros=np.concatenate([b.zeros for b in blocks]),
+    )  # fmt: skip
+
+
+def check_directory(out: Path, *, overwrite: bool) -> None:
+    """Refuse a directory that holds something else than a model of this kind, or one that may not be replaced.
+
+    Raises:
+        OutputExistsError: There is something.
+        KvantError: There is no directory to write in.
+    """
+    if not out.parent.is_dir():
+        raise KvantError(f"{out.parent}: is not a directory. Create it first.")
+    if not out.exists():
+        return
+    is_model = out.is_dir() and ((out / CONFIG).is_file() or not any(out.iterdir()))
+    if not overwrite or not is_model:
+        raise OutputExistsError(f"{out}: exists already. Choose another name or, for a model, pass --overwrite.")
+
+
+def place(partial: Path, out: Path) -> None:
+    """Give a finished directory its name; the old one is gone only when the new one is there."""
+    if out.exists():
+        old = out.with_name(out.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        out.rename(old)
+        commit_file(partial, out)
+        shutil.rmtree(old)
+    else:
+        commit_file(partial, out)
+
+
+def copy_rest(source: Path, out: Path, graph: tuple[Path, ...]) -> None:
+    """Copy what is no part of the graph: configuration, tokenizer, chat template."""
+    for file in sorted(source.iterdir()):
+        if file.is_file() and file not in graph:
+            shutil.copyfile(file, out / file.name)
+
+
+def note(graph: "onnx.ModelProto", plan: DecoderPlan, calibration: Calibration | None) -> None:
+    """Write into the graph where it comes from."""
+    entries = {"kvant.version": __version__, "kvant.type": plan.name}
+    if calibration is not None:
+        entries[CALIBRATION_HASH_KEY] = calibration.curvatures.text_sha256
+    kept = {p.key: p.value for p in graph.metadata_props} | entries
+    del graph.metadata_props[:]
+    for key, value in kept.items():
+        graph.metadata_props.add(key=key, value=value)
+
+
+def _other_bytes(graph: "onnx.ModelProto", weights: tuple[Weight, ...]) -> int:
+    """Bytes of a file that are not matrices': other tensors, nodes, and the padding of all."""
+    from kvant.formats.onnx.external import tensor_bytes
+    from kvant.formats.onnx.writer import LINE, PAGE
+
+    names = {weight.name for weight in weights}
+    others = sum(tensor_bytes(t, Path()) for t in graph.graph.initializer if t.name not in names)
+    nodes = len(graph.SerializeToString()) + 400 * len(weights)
+    return others + nodes + (PAGE + 3 * LINE) * len(weights) + LINE * len(graph.graph.initializer)

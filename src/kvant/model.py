@@ -1,6 +1,6 @@
 """A model in memory: named tensors and metadata. It knows no file format."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,10 +17,12 @@ class Stored:
     Attributes:
         kind: The field's name, e.g. MLX's `4bit-g64`.
         n_bytes: Bytes of all its parts.
+        blocks: Gives the tensor in the block type that holds exactly the same values; None if there is none.
     """
 
     kind: str
     n_bytes: int
+    blocks: Callable[[], Tensor | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,12 @@ def convert(
     model: Annotated[Path, typer.Argument(help="Hugging Face directory or GGUF file.", show_default=False)],
     to: Annotated[To, typer.Option("--to", help="Format to write.")] = To.gguf,
     type_: Annotated[
-        str, typer.Option("-t", "--type", help="Type of the matrices: F32, F16, BF16 or, for GGUF, Q8_0.")
+        str,
+        typer.Option(
+            "-t",
+            "--type",
+            help="Type of the matrices: F32, F16, BF16; for GGUF also Q8_0; keep moves quantized weights as they are.",
+        ),  # fmt: skip
     ] = "F16",
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Output; named after the model by default.", show_default=False)
@@ -41,7 +46,8 @@ def convert(
     """Convert a model between a Hugging Face directory and GGUF, or to an MLX directory.
 
     Nothing of the model is run: no pickles, no code of its own. Quantized GGUFs are decoded on the way to Hugging Face
-    and MLX.
+    and MLX, unless -t keep moves their blocks as they are: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and MXFP4 to MLX, and what an
+    MLX directory holds in 5 bits or fewer to GGUF. Every weight is then compared with the source's.
 
     \b
     Examples:
@@ -49,16 +55,18 @@ def convert(
       kvant convert SmolLM2-135M -t BF16 -o smol.gguf
       kvant convert smol.gguf --to hf -t BF16 -o smol-hf
       kvant convert SmolLM2-135M --to mlx -t BF16 -o smol-mlx
+      kvant convert smol-Q4_0.gguf --to mlx -t keep -o smol-mlx-q4
+      kvant convert smol-mlx-4bit --to gguf -t keep -o smol-4bit.gguf
       kvant convert smol-Q8_0.gguf --to onnx -o smol-onnx
     """  # noqa: D301 - \b keeps the lines of the examples apart
     if to is To.onnx:
         convert_onnx.decoder(model, out, overwrite=overwrite, json=json)
         return
-    from kvant.recipes.convert import conversion_type, default_output
+    from kvant.recipes.convert import KEEP, conversion_type, default_output
     from kvant.recipes.convert import convert as run
 
-    kind: Target = "hf" if to is To.hf else "gguf"
-    target = conversion_type(type_, kind).name
+    kind: Target = "hf" if to is To.hf else "mlx" if to is To.mlx else "gguf"
+    target = KEEP if type_.lower() == KEEP else conversion_type(type_, kind).name
     path = out or default_output(model, kind, target)
     limit = None if max_file_size is None else parse_bytes(max_file_size)
     with console.progress(quiet=json) as progress:
@@ -73,6 +81,9 @@ def convert(
         console.say(
             f"{fallback.tensor}: rows of {fallback.row_length} do not fit {fallback.wanted}; stored as {fallback.used}."
         )
+    for kept in result.kept:
+        same = "every weight equal" if kept.n_exact == kept.n_tensors else f"errors of up to {kept.largest_error:.2g}"
+        console.say(f"{kept.source} -> {kept.stored}: {kept.n_tensors} tensors, {kept.n_exact} bit-exact, {same}")
     files = "" if len(result.files) == 1 else f" in {len(result.files)} files"
     console.say(
         f"{result.output}: {result.architecture}, {result.n_tensors} tensors, {result.n_weights / 1e6:.1f} M weights, "

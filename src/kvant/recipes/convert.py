@@ -1,13 +1,20 @@
-"""Convert a model between Hugging Face directories, GGUF and MLX, without quantizing it further than Q8_0."""
+"""Convert a model between Hugging Face directories, GGUF and MLX, without quantizing it further than Q8_0.
+
+`keep` moves quantized weights between GGUF and MLX as they are, where both hold the same values; what cannot be moved
+is decoded. Then every weight of the result is compared with the source's, because "without loss" is a claim.
+"""
 
 import re
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+import numpy as np
 
+from kvant.devices.limits import cores
 from kvant.dtypes import BLOCK_TYPES, F16, F32, BlockType, Family, block_type
 from kvant.errors import UnsupportedFormatError
 from kvant.files import check_output
@@ -18,12 +25,17 @@ from kvant.formats.huggingface.writer import write_huggingface
 from kvant.formats.mlx.writer import write_mlx
 from kvant.formats.open import open_model
 from kvant.formats.recode import recoded
+from kvant.kernels import decode
+from kvant.kernels.mlx_blocks import SAME_VALUES
 from kvant.metadata import u32
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
-from kvant.tensors import LazyTensor, Tensor, row_length
+from kvant.tensors import LazyTensor, Tensor, n_rows, row_length
 
 Target = Literal["gguf", "hf", "mlx"]
+KEEP = "keep"
+DECODED = "F16"
+"""What `keep` decodes the rest to."""
 
 FILE_TYPES = {kind.name: number for kind, number in FLOAT_FILE_TYPES.items()} | {"Q8_0": 7}
 """Types of matrices to convert to, with `general.file_type`. Source: llama.h `enum llama_ftype`."""
@@ -34,6 +46,10 @@ ALWAYS_F32 = re.compile(
     r"|time_mix_(first|w1|w2|decay_w1|decay_w2|lerp_fused)|position_embd|token_types)\.weight"
 )
 """Matrices that the engine reads as F32 only; they come with GGUFs of other architectures."""
+
+_FILE_TYPES = FILE_TYPES | {"Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q5_1": 9, "MXFP4": 38}
+COMPARED_WEIGHTS = 1 << 22
+"""Weights in memory at once when a result is compared with its source."""
 
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 """What the stem of a shard's name ends with."""
@@ -55,6 +71,24 @@ class Fallback(msgspec.Struct, frozen=True, kw_only=True):
     row_length: int
 
 
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the tensors of one type.
+
+    Attributes:
+        source: The type.
+        stored: What they are stored as.
+        n_tensors: How many they are.
+        n_exact: Those whose every weight is the source's, to the bit.
+        largest_error: Largest difference of a weight.
+    """
+
+    source: str
+    stored: str
+    n_tensors: int
+    n_exact: int
+    largest_error: float
+
+
 class ConvertResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a conversion wrote.
 
@@ -68,6 +102,7 @@ class ConvertResult(msgspec.Struct, frozen=True, kw_only=True):
         n_weights: Weights in all of them.
         size_bytes: Size of the files.
         fallbacks: Tensors stored otherwise than asked.
+        kept: With `keep`: every tensor compared with the source's, by types.
         seconds: Wall time.
     """
 
@@ -80,6 +115,7 @@ class ConvertResult(msgspec.Struct, frozen=True, kw_only=True):
     n_weights: int
     size_bytes: int
     fallbacks: tuple[Fallback, ...]
+    kept: tuple[Kept, ...] = ()
     seconds: float
 
 
@@ -100,42 +136,53 @@ def convert(
         source: A Hugging Face directory or a GGUF file; quantized GGUFs are decoded.
         out: The GGUF file or the directory to write.
         to: Format to write.
-        type: Type of the matrices: F32, F16, BF16, and for GGUF Q8_0. Vectors stay F32 in GGUF.
+        type: Type of the matrices: F32, F16, BF16, and for GGUF Q8_0. Vectors stay F32 in GGUF. `keep` between GGUF
+            and MLX: blocks and groups as they are, the rest F16.
         overwrite: Replace an output that exists.
         max_file_bytes: Write shards of at most this size.
         progress: Told of the bytes written.
         threads: Threads of the encoders; 0 for one per core.
 
     Raises:
-        UnsupportedFormatError: A type that is not converted to.
+        UnsupportedFormatError: A type that is not converted to, or nothing that could be kept.
         OutputExistsError: The output exists.
         ValueRangeError: A weight is NaN or infinite, or overflows F16.
         FormatError: The source is damaged.
         UnsupportedModelError: The source's architecture or tokenizer is not supported.
     """
     started = time.monotonic()
-    out, target = Path(out), conversion_type(type, to)
+    out, keeps = Path(out), type.lower() == KEEP
+    target = conversion_type(DECODED if keeps else type, to)
     if to == "gguf":  # refuse before reading anything
         check_output(out, overwrite=overwrite)
     model = open_model(source)
+    if keeps:
+        _check_keeps(model, to)
     fallbacks: tuple[Fallback, ...] = ()
     if to == "gguf":
-        tensors = list(gguf_tensors(model, target, threads=threads))
-        fallbacks = find_fallbacks(tensors, target)
-        metadata = {**model.metadata, "general.file_type": u32(FILE_TYPES[target.name])}
+        blocks = _kept_blocks(model) if keeps else {}
+        tensors = [blocks.get(t.name) or t for t in gguf_tensors(model, target, threads=threads)]
+        fallbacks = () if keeps else find_fallbacks(tensors, target)
+        kinds = Counter(t.block_type.name for t in blocks.values()) or Counter([target.name])
+        metadata = {**model.metadata, "general.file_type": u32(_FILE_TYPES[kinds.most_common(1)[0][0]])}
         files = write_gguf(
             out, metadata, tensors, overwrite=overwrite, max_file_bytes=max_file_bytes, progress=progress
         )
-    else:
-        write = write_huggingface if to == "hf" else write_mlx
-        files = write(
+    elif to == "hf":
+        files = write_huggingface(
             model, out, dtype=target.name, overwrite=overwrite, max_file_bytes=max_file_bytes, progress=progress,
             threads=threads,
         )  # fmt: skip
+    else:
+        files = write_mlx(
+            model, out, dtype=target.name, keep_blocks=keeps, overwrite=overwrite, max_file_bytes=max_file_bytes,
+            progress=progress, threads=threads or cores(),
+        )  # fmt: skip
     return ConvertResult(
         source=str(source), output=str(files[0] if to == "gguf" else out), files=tuple(map(str, files)),
-        architecture=model.architecture, type=target.name, n_tensors=len(model.tensors), n_weights=model.n_weights,
-        size_bytes=sum(path.stat().st_size for path in files), fallbacks=fallbacks,
+        architecture=model.architecture, type=KEEP if keeps else target.name, n_tensors=len(model.tensors),
+        n_weights=model.n_weights, size_bytes=sum(path.stat().st_size for path in files), fallbacks=fallbacks,
+        kept=tuple(_compared(model, open_model(files[0] if to == "gguf" else out))) if keeps else (),
         seconds=round(time.monotonic() - started, 3),
     )  # fmt: skip
 
@@ -160,7 +207,55 @@ def default_output(source: Path, to: Target, target: str) -> Path:
     name = directory_identifier(source).rpartition("/")[2] if source.is_dir() else SHARD.sub("", source.stem)
     for suffix in FILE_TYPES:
         name = name.removesuffix(f"-{suffix}")
+    if target == KEEP:
+        return Path(f"{name}.gguf" if to == "gguf" else f"{name}-{to}")
     return Path(f"{name}-{target.upper()}.gguf" if to == "gguf" else f"{name}-{to}")
+
+
+def _check_keeps(model: Model, to: Target) -> None:
+    """Refuse to keep where nothing could be.
+
+    Raises:
+        UnsupportedFormatError: The target holds floats alone, or the source has nothing that the target holds.
+    """
+    if to == "mlx" and any(t.block_type.name in SAME_VALUES for t in model.tensors.values()):
+        return
+    if to == "gguf" and model.stored:
+        return
+    raise UnsupportedFormatError(
+        f"{model.path}: -t {KEEP} moves quantized weights: {', '.join(SAME_VALUES)} of a GGUF to MLX (--to mlx), or "
+        f"an MLX directory's to GGUF (--to gguf). It holds {', '.join(model.quantized_types) or 'floats alone'}. "
+        f"Use -t F16."
+    )
+
+
+def _kept_blocks(model: Model) -> dict[str, Tensor]:
+    """The quantized tensors of an MLX directory as blocks of the same values, where there are such."""
+    found = {name: stored.blocks() for name, stored in model.stored.items()}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+def _compared(source: Model, written: Model) -> Iterator[Kept]:
+    """Compare every weight with the source's, tensor by tensor, and sum up by types."""
+    errors: dict[tuple[str, str], list[float]] = {}
+    for name, tensor in source.tensors.items():
+        kinds = tuple(
+            model.stored[name].kind if name in model.stored else model.tensors[name].block_type.name
+            for model in (source, written)
+        )
+        errors.setdefault((kinds[0], kinds[1]), []).append(_largest_error(tensor, written.tensors[name]))
+    for (theirs, ours), found in sorted(errors.items()):
+        yield Kept(source=theirs, stored=ours, n_tensors=len(found), n_exact=found.count(0.0), largest_error=max(found))
+
+
+def _largest_error(one: Tensor, other: Tensor) -> float:
+    length, largest = row_length(one), 0.0
+    step = max(1, COMPARED_WEIGHTS // length)
+    for start in range(0, n_rows(one), step):
+        stop = min(start + step, n_rows(one))
+        a, b = (decode(t.read_bytes(start, stop), t.block_type, length) for t in (one, other))
+        largest = max(largest, float(np.abs(a - b).max()))
+    return largest
 
 
 def gguf_tensors(model: Model, target: BlockType, *, threads: int = 0) -> Iterator[LazyTensor]:
@@ -183,7 +278,7 @@ def converted_type(tensor: Tensor, target: BlockType) -> BlockType:
     return F16 if row_length(tensor) % target.block_length else target
 
 
-def find_fallbacks(tensors: list[LazyTensor], target: BlockType) -> tuple[Fallback, ...]:
+def find_fallbacks(tensors: Sequence[Tensor], target: BlockType) -> tuple[Fallback, ...]:
     """List the tensors whose rows do not fit the type asked for."""
     return tuple(
         Fallback(tensor=t.name, wanted=target.name, used=t.block_type.name, row_length=row_length(t))

@@ -1,6 +1,7 @@
 """Read a Hugging Face directory as a `Model`: weights mapped, translated as they are read; none of its code runs."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from kvant.formats.huggingface.general import general_metadata
 from kvant.formats.huggingface.lazy import as_float32, renamed
 from kvant.formats.huggingface.naming import directory_identifier
 from kvant.formats.huggingface.tokenizer import tokenizer_metadata
-from kvant.formats.mlx.layers import WEIGHT, dequantized, layer_bytes, layers_of
+from kvant.formats.mlx.layers import WEIGHT, dequantized, layer_bytes, layers_of, same_blocks
 from kvant.formats.mlx.schemes import Scheme, grouping_name, read_scheme
 from kvant.formats.safetensors.reader import read_sharded, weight_files
 from kvant.metadata import Value, string, u32
@@ -56,7 +57,7 @@ def read_huggingface(directory: Path, *, known_as: str = "") -> Model:
     refuse_pickles(directory)
     weights = _weights(directory)
     scheme = read_scheme(raw, layers_of(weights), str(path))
-    stored = _stored(weights, scheme, family) if scheme else {}
+    stored = _stored(weights, scheme, family, config) if scheme else {}
     if scheme is not None:
         weights = dequantized(weights, scheme, str(directory))
     tensors = _by_name((*family.extra_tensors(config), *_canonical(weights, family, config)), directory)
@@ -140,11 +141,16 @@ def _canonical(tensors: Mapping[str, Tensor], family: Family, config: Config) ->
             raise UnsupportedFormatError(
                 f"{theirs}: its type {tensor.block_type} is not a plain float. Start from the full-precision model."
             )
-        stem = family.stem(name)
-        assert stem is not None, name
-        transform = family.transforms.get(stem)
-        changed = renamed(transform.forward(tensor, config) if transform else tensor, name)
+        changed = _transformed(tensor, name, family, config)
         yield as_float32(changed) if len(tensor.shape) <= 1 else changed
+
+
+def _transformed(tensor: Tensor, name: str, family: Family, config: Config) -> LazyTensor:
+    """A tensor of transformers as llama.cpp has it, under the name it has here."""
+    stem = family.stem(name)
+    assert stem is not None, name
+    transform = family.transforms.get(stem)
+    return renamed(transform.forward(tensor, config) if transform else tensor, name)
 
 
 def _by_name(tensors: Iterable[LazyTensor], directory: Path) -> dict[str, LazyTensor]:
@@ -189,14 +195,22 @@ def _weights(directory: Path) -> dict[str, Tensor]:
     return dict(sorted(read_sharded(directory).items(), key=lambda item: (str(files.get(item[0], "")), item[0])))
 
 
-def _stored(weights: Mapping[str, Tensor], scheme: Scheme, family: Family) -> dict[str, Stored]:
+def _stored(weights: Mapping[str, Tensor], scheme: Scheme, family: Family, config: Config) -> dict[str, Stored]:
     """What the tensors that MLX quantized are stored as, by their names here."""
+
+    def blocks(path: str, name: str) -> Tensor | None:
+        found = same_blocks(weights, path, scheme.layers[path])
+        return None if found is None else _transformed(found, name, family, config)
+
     named = {path: family.canonical_name(path + WEIGHT) for path in scheme.layers}
     return {
-        name: Stored(kind=grouping_name(scheme.layers[path]), n_bytes=layer_bytes(weights, path))
+        name: Stored(
+            kind=grouping_name(scheme.layers[path]), n_bytes=layer_bytes(weights, path),
+            blocks=partial(blocks, path, name),
+        )
         for path, name in named.items()
         if name is not None
-    }
+    }  # fmt: skip
 
 
 def _files(directory: Path) -> tuple[Path, ...]:

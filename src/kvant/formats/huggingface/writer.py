@@ -1,6 +1,7 @@
 """Write a `Model` as a Hugging Face directory: decoded safetensors, config.json, tokenizer."""
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +128,11 @@ def vocabulary_size(model: Model) -> int:
 
 
 def transformers_tensors(
-    model: Model, family: Family, config: Config, dtype: str, *, threads: int = 0
+    model: Model, family: Family, config: Config, dtype: str, *, kept: Collection[str] = (), threads: int = 0
 ) -> list[LazyTensor]:
     """Return the tensors under transformers' names and in its layout, sorted by name.
+
+    Those of the types `kept` stay as they are stored; all others become `dtype`.
 
     Raises:
         UnsupportedModelError: A tensor has no counterpart.
@@ -145,7 +148,8 @@ def transformers_tensors(
             )
         transform = family.transforms.get(stem)
         changed = transform.back(tensor, config) if transform else tensor
-        found.append(renamed(recoded(changed, target, threads=threads), theirs))
+        kind = tensor.block_type if tensor.block_type.name in kept else target
+        found.append(renamed(recoded(changed, kind, threads=threads), theirs))
     return sorted(found, key=lambda tensor: tensor.name)
 
 

@@ -14,6 +14,7 @@ from kvant.formats.safetensors.spec import DTYPES
 from kvant.kernels import decode
 from kvant.kernels import mlx as kernels
 from kvant.kernels.mlx import Grouping, Quantized
+from kvant.kernels.mlx_blocks import block_holding, from_blocks, to_blocks
 from kvant.tensors import LazyTensor, Tensor, n_bytes, n_rows, row_length
 
 WEIGHT, SCALES, BIASES = ".weight", ".scales", ".biases"
@@ -31,6 +32,7 @@ class QuantizedLayer:
         scale_type: Type of affine scales and biases.
         encoder: Gives the encoder of rows when the matrix is read; None for that of `mx.quantize`.
         threads: Threads over rows.
+        keeps_blocks: The matrix is of blocks whose values the grouping holds: they are not encoded but moved.
     """
 
     def __init__(
@@ -41,11 +43,13 @@ class QuantizedLayer:
         *,
         encoder: Callable[[], Encoder | None] = lambda: None,
         threads: int = 1,
+        keeps_blocks: bool = False,
     ) -> None:
         kernels.check(grouping, row_length(tensor))
         self._tensor, self._grouping, self._scale_type = tensor, grouping, scale_type
         self._encoder = encoder
         self._threads = threads
+        self._keeps_blocks = keeps_blocks
         self._found: Quantized | None = None
         self._lock = Lock()
 
@@ -90,11 +94,11 @@ class QuantizedLayer:
         )
 
     def _piece(self, encode: Encoder, start: int, stop: int) -> Quantized:
-        floats = decode(
-            self._tensor.read_bytes(start, stop), self._tensor.block_type, row_length(self._tensor), threads=1
-        )
+        rows, kind = self._tensor.read_bytes(start, stop), self._tensor.block_type
         try:
-            return encode(floats)
+            if self._keeps_blocks:
+                return from_blocks(rows, kind)
+            return encode(decode(rows, kind, row_length(self._tensor), threads=1))
         except ValueRangeError as error:
             raise ValueRangeError(f"{self._tensor.name}: rows from {start} on: {error}") from error
 
@@ -114,6 +118,22 @@ def dequantized(weights: Mapping[str, Tensor], scheme: Scheme, subject: str) -> 
             scales, biases = weights[path + SCALES], weights.get(path + BIASES)
             found[name] = _matrix(name, tensor, scales, biases, scheme.layers[path], subject)
     return found
+
+
+def same_blocks(weights: Mapping[str, Tensor], path: str, grouping: Grouping) -> LazyTensor | None:
+    """Return a quantized layer as blocks of exactly its values; None if no block type holds them."""
+    words, scales, biases = weights[path + WEIGHT], weights[path + SCALES], weights.get(path + BIASES)
+    scale_type = BLOCK_TYPES.get(scales.block_type.name, F32)
+    values = [None if part is None or grouping.mode != "affine" else _floats(part) for part in (scales, biases)]
+    kind = block_holding(np.empty(0) if values[0] is None else values[0], values[1], grouping)
+    if kind is None:
+        return None
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return to_blocks(_rows(words, scales, biases, start, stop), grouping, scale_type, kind)
+
+    shape = (n_rows(words), row_length(words) * kernels.WORD_BITS // grouping.bits)
+    return LazyTensor(name=path + WEIGHT, shape=shape, block_type=kind, read=read)
 
 
 def layer_bytes(weights: Mapping[str, Tensor], path: str) -> int:
@@ -144,11 +164,18 @@ def _matrix(
     scale_type = BLOCK_TYPES.get(scales.block_type.name, F32)
 
     def read(start: int, stop: int) -> np.ndarray:
-        packed = Quantized(
-            words=np.ascontiguousarray(words.read_bytes(start, stop)).view("<u4"),
-            scales=np.ascontiguousarray(scales.read_bytes(start, stop)),
-            biases=None if biases is None else np.ascontiguousarray(biases.read_bytes(start, stop)),
-        )
-        return kernels.dequantize(packed, grouping, scale_type).view(np.uint8)
+        return kernels.dequantize(_rows(words, scales, biases, start, stop), grouping, scale_type).view(np.uint8)
 
     return LazyTensor(name=name, shape=(rows, n), block_type=F32, read=read)
+
+
+def _rows(words: Tensor, scales: Tensor, biases: Tensor | None, start: int, stop: int) -> Quantized:
+    return Quantized(
+        words=np.ascontiguousarray(words.read_bytes(start, stop)).view("<u4"),
+        scales=np.ascontiguousarray(scales.read_bytes(start, stop)),
+        biases=None if biases is None else np.ascontiguousarray(biases.read_bytes(start, stop)),
+    )
+
+
+def _floats(tensor: Tensor) -> np.ndarray:
+    return decode(tensor.read_bytes(0, n_rows(tensor)), tensor.block_type, row_length(tensor), threads=1)

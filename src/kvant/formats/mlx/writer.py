@@ -1,6 +1,7 @@
 """Write a `Model` as an MLX directory, as mlx-lm does: its names, its config.json, its index."""
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from kvant.formats.huggingface.writer import SPECIAL_IDS, TORCH_DTYPES, config_j
 from kvant.formats.mlx.layers import WEIGHT, Encoder, QuantizedLayer
 from kvant.formats.mlx.schemes import Scheme
 from kvant.kernels.mlx import Grouping
+from kvant.kernels.mlx_blocks import SAME_VALUES
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.tensors import LazyTensor, n_bytes
@@ -48,8 +50,10 @@ def layer_shapes(tensors: Sequence[LazyTensor]) -> dict[str, tuple[int, ...]]:
     return {t.name.removesuffix(WEIGHT): t.shape for t in tensors if len(t.shape) == 2 and t.name.endswith(WEIGHT)}
 
 
-def mlx_tensors(model: Model, dtype: str, *, threads: int = 0) -> list[LazyTensor]:
+def mlx_tensors(model: Model, dtype: str, *, keep_blocks: bool = False, threads: int = 0) -> list[LazyTensor]:
     """Return the tensors of a model under MLX's names, which are transformers', in one float type.
+
+    With `keep_blocks`, matrices of a block type whose values MLX can hold stay blocks.
 
     Raises:
         UnsupportedModelError: The architecture is not supported, or has a tensor that transformers does not know.
@@ -57,7 +61,8 @@ def mlx_tensors(model: Model, dtype: str, *, threads: int = 0) -> list[LazyTenso
     family = family_of_architecture(model.architecture, model.path)
     config = Config(values=config_json(model, family, dtype), path=model.path)
     check_tensors(model.tensors, family, config)
-    return transformers_tensors(model, family, config, dtype, threads=threads)
+    kept = SAME_VALUES if keep_blocks else ()
+    return transformers_tensors(model, family, config, dtype, kept=kept, threads=threads)
 
 
 def write_mlx(
@@ -68,6 +73,7 @@ def write_mlx(
     scheme: Scheme | None = None,
     encoder: Callable[[str, Grouping], Encoder | None] | None = None,
     provenance: Mapping[str, str] | None = None,
+    keep_blocks: bool = False,
     overwrite: bool = False,
     max_file_bytes: int | None = None,
     progress: Progress = SILENT,
@@ -82,6 +88,7 @@ def write_mlx(
         scheme: Grouping of the quantized layers; None for none.
         encoder: Gives the encoder of a layer when its turn has come; by default, and for None, `mx.quantize`'s.
         provenance: Entries of an object `kvant` in config.json, which mlx-lm passes over; None for no such object.
+        keep_blocks: Move blocks whose values MLX can hold as they are; the scheme is then theirs, and `dtype` F16.
         overwrite: Replace the files of a model that is there.
         max_file_bytes: Write shards of at most this size; 5 GiB by default.
         progress: Told of the bytes written.
@@ -97,7 +104,8 @@ def write_mlx(
     """
     directory = Path(directory)
     check_directory(directory, overwrite=overwrite)
-    plain = mlx_tensors(model, dtype, threads=threads)
+    plain = mlx_tensors(model, dtype, keep_blocks=keep_blocks, threads=threads)
+    scheme = _kept_scheme(plain) if keep_blocks else scheme
     tensors: list[LazyTensor] = []
     for tensor in plain:
         path = tensor.name.removesuffix(WEIGHT)
@@ -106,8 +114,9 @@ def write_mlx(
             tensors.append(tensor)
             continue
         layer = QuantizedLayer(
-            tensor, grouping, block_type(dtype), encoder=partial(encoder or _default, path, grouping), threads=threads
-        )
+            tensor, grouping, block_type(dtype), encoder=partial(encoder or _default, path, grouping),
+            threads=threads, keeps_blocks=keep_blocks,
+        )  # fmt: skip
         tensors += layer.parts()
     own = {"kvant": dict(provenance)} if provenance else {}
     unfinished = partial_path(directory)
@@ -125,6 +134,16 @@ def write_mlx(
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return tuple(directory / name for name in dict.fromkeys(placed.values()))
+
+
+def _kept_scheme(tensors: Sequence[LazyTensor]) -> Scheme | None:
+    """The groupings of blocks that MLX can hold; the commonest is that of the whole model."""
+    layers = {
+        t.name.removesuffix(WEIGHT): SAME_VALUES[t.block_type.name] for t in tensors if t.block_type.name in SAME_VALUES
+    }
+    if not layers:
+        return None
+    return Scheme(usual=Counter(layers.values()).most_common(1)[0][0], layers=layers)
 
 
 def _config(model: Model, dtype: str, scheme: Scheme | None) -> dict[str, Any]:

@@ -6,12 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from typer.testing import CliRunner
 
-from kvant.errors import FormatError, KvantError, OutputExistsError, PlanError, UnsupportedFormatError
+from kvant.cli.main import app
+from kvant.dtypes import F16, block_type
+from kvant.errors import FormatError, KvantError, OutputExistsError, PlanError, UnsupportedFormatError, ValueRangeError
 from kvant.formats.mlx.schemes import Scheme, named_grouping, read_scheme, scheme
 from kvant.formats.open import open_model
-from kvant.kernels import decode
+from kvant.kernels import decode, encode
 from kvant.kernels.mlx import Grouping, dequantize, quantize
+from kvant.kernels.mlx_blocks import SAME_VALUES, block_holding, from_blocks, to_blocks
+from kvant.quant.plan import Plan
+from kvant.recipes.convert import convert
 from kvant.recipes.evaluate import f32_file
 from kvant.recipes.inspect import inspect
 from kvant.recipes.mlx import to_mlx
@@ -154,3 +161,94 @@ def test_a_scheme_names_what_differs() -> None:
         "mode": "affine",
         "b": {"group_size": 32, "bits": 6, "mode": "affine"},
     }
+
+
+def blocks_of(model: Path, kind: str, path: Path, *, embedding: str | None = None) -> None:
+    """Write a GGUF with all matrices in one type, the embedding in another if asked."""
+    source = open_model(model)
+    types = {name: kind if len(t.shape) > 1 else "F32" for name, t in source.tensors.items()}
+    types["token_embd.weight"] = embedding or kind
+    to_gguf(source, Plan(preset=kind, file_type=0, types=types), path)
+
+
+EXACT = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4")
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_blocks_move_to_mlx_and_back_without_loss(kind: str) -> None:
+    random = np.random.default_rng(0)
+    rows = encode(random.standard_normal((8, 128)).astype(np.float32), kind, threads=1)
+    source = block_type(kind)
+    moved, grouping = from_blocks(rows, source), SAME_VALUES[kind]
+    floats = [None if part is None else decode(part, F16, 4) for part in (moved.scales, moved.biases)]
+    assert np.array_equal(dequantize(moved, grouping), decode(rows, source, 128))
+    if kind == "MXFP4":
+        floats = [np.empty(0), None]
+    assert floats[0] is not None
+    found = block_holding(floats[0], floats[1], grouping)
+    assert found == source
+    assert np.array_equal(to_blocks(moved, grouping, F16, source), rows)
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_a_gguf_kept_as_mlx_and_back(kind: str, llama: Path, tmp_path: Path) -> None:
+    blocks_of(llama, kind, tmp_path / "a.gguf")
+    there = convert(tmp_path / "a.gguf", tmp_path / "mlx", to="mlx", type="keep")
+    back = convert(tmp_path / "mlx", tmp_path / "b.gguf", to="gguf", type="keep")
+    a, b = open_model(tmp_path / "a.gguf"), open_model(tmp_path / "b.gguf")
+    matrices = {name for name, tensor in a.tensors.items() if tensor.block_type.is_quantized}
+    assert matrices
+    for name in matrices:
+        assert b.tensors[name].block_type == a.tensors[name].block_type
+        assert np.array_equal(b.tensors[name].read_bytes(0, 4), a.tensors[name].read_bytes(0, 4))
+    for result in (there, back):
+        assert sum(kept.n_tensors for kept in result.kept) == len(a.tensors)
+        moved = [kept for kept in result.kept if kind in (kept.source, kept.stored)]
+        assert all(kept.n_exact == kept.n_tensors and kept.largest_error == 0 for kept in moved)
+
+
+def test_groups_of_64_and_few_bits_become_blocks(llama: Path, tmp_path: Path) -> None:
+    for type_, stored in (("4bit-g32", "Q4_1"), ("3bit-g32", "Q4_1"), ("5bit-g32", "Q5_1"), ("8bit-g32", "F16")):
+        to_mlx(llama, tmp_path / type_, type=type_, dtype="F16")
+        result = convert(tmp_path / type_, tmp_path / f"{type_}.gguf", to="gguf", type="keep")
+        (found,) = [kept for kept in result.kept if kept.source == type_]
+        assert found.stored == stored
+        assert (found.largest_error == 0) == (stored != "F16")
+
+
+def test_what_mlx_cannot_hold_is_decoded_and_its_error_told(llama: Path, tmp_path: Path) -> None:
+    blocks_of(llama, "Q4_0", tmp_path / "a.gguf", embedding="Q6_K")
+    result = convert(tmp_path / "a.gguf", tmp_path / "mlx", to="mlx", type="keep")
+    assert {kept.source: kept.stored for kept in result.kept}["Q4_0"] == "4bit-g32"
+    config = json.loads((tmp_path / "mlx" / "config.json").read_text())
+    assert config["quantization"] == {"group_size": 32, "bits": 4, "mode": "affine"}
+
+
+def test_keeping_where_there_is_nothing_to_keep(llama: Path, tmp_path: Path) -> None:
+    for to in ("gguf", "mlx", "hf"):
+        with pytest.raises(UnsupportedFormatError, match="floats alone"):
+            convert(llama, tmp_path / "out", to=to, type="keep")
+    blocks_of(llama, "Q4_0", tmp_path / "a.gguf")
+    with pytest.raises(UnsupportedFormatError, match="Q4_0"):
+        convert(tmp_path / "a.gguf", tmp_path / "out", to="hf", type="keep")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bias_beyond_float16_is_refused() -> None:
+    rows = np.zeros((1, 34), np.uint8)
+    rows[0, :2] = np.frombuffer(np.float16(600).tobytes(), np.uint8)
+    with pytest.raises(ValueRangeError, match="beyond float16"):
+        from_blocks(rows, block_type("Q8_0"))
+
+
+def test_the_command_writes_mlx(llama: Path, tmp_path: Path) -> None:
+    run = CliRunner().invoke(app, ["convert", str(llama), "--to", "mlx", "-t", "F16", "-o", str(tmp_path / "out")])
+    assert run.exit_code == 0, run.output
+    with safe_open(tmp_path / "out" / "model.safetensors", framework="np") as file:
+        assert file.metadata() == {"format": "mlx"}
+    blocks_of(llama, "Q4_0", tmp_path / "a.gguf")
+    run = CliRunner().invoke(
+        app, ["convert", str(tmp_path / "a.gguf"), "--to", "mlx", "-t", "keep", "-o", str(tmp_path / "kept")]
+    )
+    assert run.exit_code == 0, run.output
+    assert "bit-exact" in run.output

@@ -31,7 +31,7 @@ def convert(
             "-t",
             "--type",
             help="Type of the matrices: F32, F16, BF16; for GGUF also Q8_0; keep moves quantized weights as they are.",
-        ),  # fmt: skip
+        ),
     ] = "F16",
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Output; named after the model by default.", show_default=False)

@@ -27,6 +27,7 @@ Context = Annotated[int, typer.Option(min=16, help="Tokens of context that memor
 Corpus = Annotated[str, typer.Option(help="Bundled text to measure on; its held-out half is used.")]
 Text = Annotated[Path | None, typer.Option(help="UTF-8 file to measure on instead.", show_default=False)]
 Chunks = Annotated[int, typer.Option(min=0, help="Windows of 512 tokens to measure on; 0 for all of the text.")]
+Formats = Annotated[str, typer.Option(help="Formats wanted within the limits: gguf,mlx,onnx.")]
 Candidates = Annotated[str | None, typer.Option(help="Presets to consider: Q4_K_M,Q5_K_M,...", show_default=False)]
 Imatrix = Annotated[Path | None, typer.Option(help="Importance file; allows I-quants.", show_default=False)]
 Calibrate = Annotated[str | None, typer.Option(help="Calibration text: bundled, self (the model writes it), or a file. Adds fitted variants; needs kvant\\[calibrate].", show_default=False)]  # noqa: E501
@@ -55,6 +56,7 @@ def optimize(
     corpus: Corpus = "default",
     text: Text = None,
     chunks: Chunks = 16,
+    formats: Formats = "gguf",
     candidates: Candidates = None,
     imatrix: Imatrix = None,
     calibrate: Calibrate = None,
@@ -80,6 +82,7 @@ def optimize(
       kvant optimize SmolLM2-135M --max-size 100MB --keep smollm2:100mb
       kvant optimize SmolLM2-135M --max-size 90MB --calibrate bundled
       kvant optimize SmolLM2-135M --max-size 90MB --calibrate self
+      kvant optimize SmolLM2-135M --max-size 90MB --calibrate bundled --formats gguf,mlx,onnx
       kvant optimize model.gguf --device phone-6gb --context 8192
       kvant optimize SmolLM2-135M --max-kld 0.02 --imatrix imatrix.gguf -o out
       kvant optimize --recipe recipe.yaml -o out
@@ -99,6 +102,7 @@ def optimize(
     )  # fmt: skip
     request = Request(
         source=model or Path(), budget=budget, out=out, context=context, corpus=corpus, text=text, chunks=chunks,
+        formats=tuple(name.strip().lower() for name in formats.split(",") if name.strip()),
         presets=tuple(name.strip() for name in candidates.split(",") if name.strip()) if candidates else (),
         imatrix=imatrix, calibrate=calibrate, refinements=refine, measure_all=measure_all, jobs=jobs, threads=threads,
         overwrite=overwrite, accepted_licences=tuple(accept_licence or ()),
@@ -166,6 +170,12 @@ def show(report: "Report") -> None:
     for line in as_lines(report.samples) if report.samples else ():
         console.say(line)
     console.say(f"Pick: {report.reason}")
+    for taken in report.formats:
+        best = "the best of all formats; " if taken.is_best else ""
+        console.say(
+            f"{taken.format}: {best}{taken.type}, {format_bytes(taken.size_bytes)}, mean KLD {taken.kld_mean:.4f}: "
+            f"{taken.path}"
+        )
     if report.fallbacks:
         console.say(f"Fallbacks: {report.fallbacks}")
     console.say(f"Written: {report.path}, with report.html, report.json, its lock and the recipe beside it.")
@@ -177,5 +187,6 @@ def _row(v: "MeasuredVariant") -> tuple[str, ...]:
         v.preset, format_bytes(v.size_bytes), f"{v.bpw:.2f}",
         f"{s.kld_mean:.4f}", f"{s.kld_se:.4f}", f"{s.kld_p99:.3f}",
         f"{100 * s.top1:.1f}", f"{s.ppl_ratio:.4f}", "–" if s.tg_tok_s is None else f"{s.tg_tok_s:.0f}",
-        format_bytes(v.ram.total_bytes), "<- pick" if v.is_pick else "front" if v.on_front else "",
+        "–" if v.memory_bytes is None else format_bytes(v.memory_bytes),
+        "<- pick" if v.is_pick else "front" if v.on_front else "",
     )  # fmt: skip

@@ -199,7 +199,7 @@ def _assemble(
         size_bytes=sum(file.stat().st_size for file in files),
         bpw=8 * opened.tensor_bytes / opened.n_params,
         **_quality(summary),
-        **_speed(measured),
+        **speed_fields(measured),
         load_s=opened.load_s,
         n_threads=threads,
         domains={name: _domain(windows, domains, name) for name in sorted(set(domains))},
@@ -207,7 +207,8 @@ def _assemble(
     )  # fmt: skip
 
 
-def _speed(measured: Measured | None) -> dict[str, Any]:
+def speed_fields(measured: Measured | None) -> dict[str, Any]:
+    """Return what a score says of speed and memory; None of everything that was not measured."""
     if measured is None:
         names = ("pp_tok_s", "tg_tok_s", "rss_bytes", "rss_model_bytes", "energy_j_per_token")
         return {**dict.fromkeys(names), "energy_reason": "speed was not measured"}

@@ -3,7 +3,7 @@
 import datetime
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,15 +20,25 @@ from kvant.evaluate.score import VariantScore
 from kvant.files import atomic_write, sha256_file
 from kvant.model import Model
 from kvant.quant.importance import Importance
-from kvant.recipes import variants
+from kvant.recipes import formats, variants
 from kvant.recipes.budget import Budget, Goal, megabytes, why_not
 from kvant.recipes.calibration import BUNDLED, SEED, SELF, WINDOWS, Calibration
 from kvant.recipes.candidates import Candidate
 from kvant.recipes.choose import Variant, explain, least_kld
 from kvant.recipes.evaluate import Floor
+from kvant.recipes.formats import Rival, best, command, deliver_format
 from kvant.recipes.lock import LOCK_SUFFIX, LockedOutput, is_written_by_model, make_lock, token_file, write_lock
 from kvant.recipes.pareto import front
-from kvant.recipes.report import CurvePoint, MeasuredVariant, ModelFacts, Report, Skipped, TextFacts, write_report
+from kvant.recipes.report import (
+    CurvePoint,
+    FormatPick,
+    MeasuredVariant,
+    ModelFacts,
+    Report,
+    Skipped,
+    TextFacts,
+    write_report,
+)
 from kvant.recipes.sample import Samples
 from kvant.recipes.selftext import write_tokens
 from kvant.recipes.strip import TensorType
@@ -43,6 +53,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         source: Hugging Face directory or GGUF of the full-precision model.
         budget: Limits to keep.
         out: Directory to write to, made if absent; by default one named after the model in the working directory.
+        formats: Formats to search: GGUF, and what else is wanted within the same limits; see `formats`.
         presets: Presets to consider; every sensible one if empty.
         imatrix: Importance file that variants are encoded with.
         calibrate: Text to measure the model on, `bundled`, `self` for what it writes itself, or a file; adds
@@ -65,6 +76,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     source: Path
     budget: Budget = Budget()
     out: Path | None = None
+    formats: tuple[str, ...] = ("gguf",)
     presets: tuple[str, ...] = ()
     imatrix: Path | None = None
     calibrate: str | None = None
@@ -102,6 +114,8 @@ class Outcome:
     threads: int
     curve: Sequence[tuple[int, float]] = ()
     samples: Samples | None = None
+    others: formats.Bench
+    rivals: Sequence[Rival] = ()
 
 
 class Passport(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,7 +151,8 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True):
 def deliver(outcome: Outcome, request: Request, file: Path) -> Report:
     """Write the file, its lock, its passport and the report, in this order; each appears whole or not at all.
 
-    Where the model wrote its calibration text, its tokens come before the lock.
+    Where the model wrote its calibration text, its tokens come before the lock. The best of every other format comes
+    before the report.
 
     Raises:
         OutputExistsError: A file of that name with other content exists, and overwriting was not asked for.
@@ -160,7 +175,12 @@ def deliver(outcome: Outcome, request: Request, file: Path) -> Report:
     if lock.calibration and outcome.calibration and is_written_by_model(outcome.calibration):
         write_tokens(out.with_name(token_file(out.name)), outcome.calibration.text, outcome.calibration.windows)
     write_lock(out.with_suffix(LOCK_SUFFIX), lock)
-    report = make_report(outcome, request, out, digest)
+    others = [
+        (rival, directory / f"{name}-{rival.format}-{rival.type}") for rival in best_rivals(outcome, request.budget)
+    ]
+    for rival, place in others:
+        deliver_format(rival, outcome.others, place, overwrite=request.overwrite)
+    report = make_report(outcome, request, out, digest, others)
     with atomic_write(out.with_suffix(".passport.json")) as passport:
         passport.write(msgspec.json.format(msgspec.json.encode(make_passport(outcome, report)), indent=2) + b"\n")
     write_report(report, directory)
@@ -205,14 +225,23 @@ def make_passport(outcome: Outcome, report: Report) -> Passport:
     )
 
 
-def make_report(outcome: Outcome, request: Request, out: Path, digest: str) -> Report:
-    """Put everything together that the report says."""
-    best = outcome.taken.candidate
+def best_rivals(outcome: Outcome, budget: Budget) -> list[Rival]:
+    """Return the variant to take of every other format that has one."""
+    names = dict.fromkeys(rival.format for rival in outcome.rivals)
+    taken = (best([r for r in outcome.rivals if r.format == name], budget, outcome.goal) for name in names)
+    return [rival for rival in taken if rival is not None]
+
+
+def make_report(
+    outcome: Outcome, request: Request, out: Path, digest: str, others: Sequence[tuple[Rival, Path]]
+) -> Report:
+    """Put everything together that the report says; `others` are the best of other formats, where they were written."""
+    chosen = outcome.taken.candidate
     asked = limits_in_words(request.budget, request.context)
     return Report(
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
         asked=asked,
-        pick=best.preset,
+        pick=chosen.preset,
         reason=explain(outcome.taken, outcome.keeping, outcome.goal, len(outcome.fitting), asked),
         file=out.name,
         path=str(out),
@@ -231,12 +260,13 @@ def make_report(outcome: Outcome, request: Request, out: Path, digest: str) -> R
         device=outcome.device,
         machine=outcome.machine,
         versions={"kvant": __version__, "numpy": np.__version__, "engine": outcome.base.header.engine},
-        variants=measured_variants(outcome),
+        variants=measured_variants(outcome, [rival for rival, _ in others]),
+        formats=format_picks(outcome, out, others) if len(request.formats) > 1 else (),
         skipped=skipped(outcome, request.budget),
         floors=tuple(outcome.floors),
-        tensors=tensor_types(outcome.model, best),
-        fallbacks=fallbacks_in_words(best),
-        commands=commands(request, outcome, out),
+        tensors=tensor_types(outcome.model, chosen),
+        fallbacks=fallbacks_in_words(chosen),
+        commands=(*commands(request, outcome, out), *other_commands(request, outcome, others)),
         curve=tuple(CurvePoint(size_bytes=size, kld=kld) for size, kld in outcome.curve),
         samples=outcome.samples,
     )
@@ -254,24 +284,66 @@ def model_facts(outcome: Outcome, request: Request) -> ModelFacts:
     )
 
 
-def measured_variants(outcome: Outcome) -> tuple[MeasuredVariant, ...]:
-    """List what was measured, by size."""
-    line = front(outcome.measured, cost=lambda v: v.candidate.size_bytes, loss=lambda v: v.kld)
+def measured_variants(outcome: Outcome, taken: Sequence[Rival]) -> tuple[MeasuredVariant, ...]:
+    """List what was measured in every format, by size; the front is one."""
+    found = [*_measured_ggufs(outcome), *_measured_rivals(outcome, taken)]
+    line = front(found, cost=lambda v: v.size_bytes, loss=lambda v: v.score.kld_mean)
     return tuple(
+        msgspec.structs.replace(v, on_front=v in line) for v in sorted(found, key=lambda v: v.size_bytes)
+    )  # fmt: skip
+
+
+def _measured_rivals(outcome: Outcome, taken: Sequence[Rival]) -> Iterator[MeasuredVariant]:
+    for rival in outcome.rivals:
+        yield MeasuredVariant(
+            preset=rival.name, format=rival.format, size_bytes=rival.score.size_bytes, bpw=rival.score.bpw,
+            memory_bytes=rival.score.rss_bytes, is_pick=rival in taken, score=rival.score,
+            cost=cost_in_words(rival.score) if is_degraded(rival.kld) else "",
+        )  # fmt: skip
+
+
+def format_picks(outcome: Outcome, out: Path, others: Sequence[tuple[Rival, Path]]) -> tuple[FormatPick, ...]:
+    """Say what was taken in every format, and which of these is the goal's best."""
+    gguf, goal = outcome.taken, outcome.goal
+    found = [("gguf", gguf.candidate.preset, out, gguf.score, gguf.candidate.ram.total_bytes)]
+    found += [(rival.format, rival.type, place, rival.score, rival.score.rss_bytes or 0) for rival, place in others]
+    passing = [one for one in found if one[3].kld_mean <= goal.max_kld] if goal.kind == "size" else []
+    first = min(passing, key=lambda one: one[3].size_bytes) if passing else min(found, key=lambda one: one[3].kld_mean)
+    return tuple(
+        FormatPick(
+            format=name, type=kind, file=path.name, path=str(path), size_bytes=score.size_bytes,
+            kld_mean=score.kld_mean, kld_se=score.kld_se, top1=score.top1, tg_tok_s=score.tg_tok_s,
+            memory_bytes=memory or None, is_best=name == first[0],
+        )
+        for name, kind, path, score, memory in found
+    )  # fmt: skip
+
+
+def other_commands(request: Request, outcome: Outcome, others: Sequence[tuple[Rival, Path]]) -> list[str]:
+    """Write the commands that make the best of other formats, and measure them side by side."""
+    if not others:
+        return []
+    made = [command(rival, outcome.others, request.source, place) for rival, place in others]
+    check = ["kvant", "evaluate", *(place.name for _, place in others), "--against", str(request.source)]
+    return [shlex.join(words) for words in (*made, check)]
+
+
+def _measured_ggufs(outcome: Outcome) -> Iterator[MeasuredVariant]:
+    yield from (
         MeasuredVariant(
             preset=v.candidate.preset,
             aliases=v.candidate.aliases,
             size_bytes=v.candidate.size_bytes,
             bpw=v.candidate.bpw,
             ram=v.candidate.ram,
+            memory_bytes=v.candidate.ram.total_bytes,
             predicted_tok_s=v.candidate.speed_tok_s,
             distortion=v.candidate.distortion,
-            on_front=v in line,
             is_pick=v is outcome.taken,
             score=v.score,
             cost=cost_in_words(v.score) if is_degraded(v.kld) else "",
         )
-        for v in sorted(outcome.measured, key=lambda v: v.candidate.size_bytes)
+        for v in outcome.measured
     )
 
 
@@ -355,6 +427,7 @@ def commands(request: Request, outcome: Outcome, out: Path) -> tuple[str, ...]:
     search = ["kvant", "optimize", str(request.source)]
     search += [word for name, value in limits.items() if value for word in (name, f"{value}")]
     search += ["--context", str(request.context), *text, "--chunks", str(request.chunks), *imatrix]
+    search += ["--formats", ",".join(request.formats)] if len(request.formats) > 1 else []
     search += ["--candidates", ",".join(request.presets)] if request.presets else []
     search += ["--all"] if request.measure_all else []
     search += ["--calibrate", request.calibrate] if request.calibrate else []

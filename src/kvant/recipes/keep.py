@@ -31,7 +31,7 @@ def keep(report: Report, name: str, *, progress: Progress = SILENT) -> StoredMod
 
 def passport(report: Report) -> dict[str, Any]:
     """Return what a report says of the variant it took, as plain values."""
-    taken = next(variant for variant in report.variants if variant.is_pick)
+    taken = next(v for v in report.variants if v.is_pick and v.format == "gguf")
     score = taken.score
     return {
         "variant": report.pick, "reason": report.reason, "asked": report.asked, "sha256": report.sha256,
@@ -39,5 +39,5 @@ def passport(report: Report) -> dict[str, Any]:
         "text_tokens": report.text.tokens, "size_bytes": taken.size_bytes, "bpw": taken.bpw,
         "kld_mean": score.kld_mean, "kld_se": score.kld_se, "kld_p99": score.kld_p99, "top1": score.top1,
         "ppl_ratio": score.ppl_ratio, "tg_tok_s": score.tg_tok_s, "context": report.context,
-        "ram_bytes": taken.ram.total_bytes, "cost": taken.cost, "versions": dict(report.versions),
+        "ram_bytes": taken.memory_bytes, "cost": taken.cost, "versions": dict(report.versions),
     }  # fmt: skip

@@ -17,7 +17,7 @@ from kvant.formats.open import open_model
 from kvant.kernels.mlx import Grouping
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
-from kvant.recipes.calibration import WINDOWS
+from kvant.recipes.calibration import WINDOWS, Calibration
 from kvant.recipes.calibration import calibrate as calibration_of
 from kvant.recipes.mlx_fitted import SCALE_TYPE, FittedLayers, fitted_scheme
 from kvant.tensors import n_bytes
@@ -63,7 +63,7 @@ def to_mlx(
     *,
     type: str | None = None,  # noqa: A002 - the word people use on the command line
     dtype: str | None = None,
-    calibrate: str | None = None,
+    calibrate: str | Calibration | None = None,
     calibrate_windows: int = WINDOWS,
     max_size_bytes: int | None = None,
     overwrite: bool = False,
@@ -79,7 +79,8 @@ def to_mlx(
         out: The directory.
         type: `4bit`, `4bit-g32`, `mxfp4`, `mixed_3_6` ...; None leaves the matrices as floats.
         dtype: Float type: F16, BF16 or F32; by default the source's, and F16 with calibration.
-        calibrate: Text to measure Hessians on: `bundled`, `self` or a file; affine layers are encoded under them.
+        calibrate: Text to measure Hessians on: `bundled`, `self` or a file, or what was measured already; affine layers
+            are encoded under them.
         calibrate_windows: Most windows of 512 tokens of it.
         max_size_bytes: With calibration: give every layer the grouping that is best within this size of all files of
             weights, instead of the type's.
@@ -110,7 +111,9 @@ def to_mlx(
     encoder: Callable[[str, Grouping], Encoder | None] | None = None
     provenance = {"version": __version__}
     if calibrate and chosen is not None:
-        calibration = calibration_of(model, calibrate, windows=calibrate_windows, threads=threads, progress=progress)
+        calibration = calibrate if isinstance(calibrate, Calibration) else calibration_of(
+            model, calibrate, windows=calibrate_windows, threads=threads, progress=progress
+        )  # fmt: skip
         if max_size_bytes is not None:
             rest = sum(n_bytes(t) for t in plain if t.name.removesuffix(WEIGHT) not in layer_shapes(plain))
             chosen = fitted_scheme(

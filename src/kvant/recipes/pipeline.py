@@ -5,7 +5,7 @@
         ─► plan every preset and the best mixes, predict size, memory and speed ─► keep what fits the budget
         ─► encode and measure, most promising first, until nothing left can win
         ─► correct the predictions by that, measure the mixes that are best then
-        ─► take the best ─► write it, with a report that says why
+        ─► do the same in other formats, if they are wanted ─► take the best ─► write it, with a report that says why
 
 Every step is a call to the part of kvant that does it; read on there. Nothing is encoded that cannot fit, and what was
 encoded and measured is kept in the cache, so that an interrupted run takes up where it stopped.
@@ -37,7 +37,7 @@ from kvant.model import Model
 from kvant.progress import SILENT, Prefixed, Progress
 from kvant.quant.curvature import Curvatures
 from kvant.quant.importance import Importance
-from kvant.recipes import variants
+from kvant.recipes import formats, variants
 from kvant.recipes.budget import Budget, Goal, affordable, goal_of, why_not
 from kvant.recipes.calibration import Calibration, calibrate
 from kvant.recipes.candidates import Candidate, make_candidates
@@ -45,6 +45,7 @@ from kvant.recipes.choose import Variant, next_candidate, pick
 from kvant.recipes.delivery import Outcome, Request, deliver
 from kvant.recipes.evaluate import Floor, measure_floors, measured_text, prepare_base
 from kvant.recipes.fitted import Mixes, engine_floor
+from kvant.recipes.formats import checked_formats, measure_formats
 from kvant.recipes.limits import Limits, limits_of, on_device
 from kvant.recipes.pace import Pace, matrix_types, pace_for, paced
 from kvant.recipes.report import Report
@@ -102,6 +103,7 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     request = request if isinstance(request, Request) else Request(source=Path(request))
     machine = detect()
     device = device_for(request.budget.device, machine)
+    wanted = checked_formats(request.formats)
     goal = goal_of(request.budget)
     model = open_model(request.source)
     check_model(model, accepted=request.accepted_licences)
@@ -135,12 +137,14 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     keeping = [v for v in measured if keeps_speed(v, request.budget, device)]
     taken = take(keeping, measured, goal, request.budget)
 
+    others = other_formats(request, model, calibration, goal, device, bench)
+    rivals = measure_formats(wanted, others)
     file = variants.encoded(model, taken.candidate.plan, **bench.statistics(taken.candidate), progress=progress)
     outcome = Outcome(
         model=model, importance=importance, calibration=calibration, base=bench.base, floors=floors, machine=machine,
         device=device, goal=goal, candidates=candidates, fitting=fitting, measured=measured, keeping=keeping,
         taken=taken, threads=bench.threads, curve=mixes.curve(measured) if mixes else (),
-        samples=make_samples(taken, file, measured, bench),
+        samples=make_samples(taken, file, measured, bench), others=others, rivals=rivals,
     )  # fmt: skip
     report = deliver(outcome, request, file)
     write_recipe(Path(report.path).with_name(RECIPE_FILE), request)
@@ -270,6 +274,17 @@ def make_and_measure(candidate: Candidate, bench: Bench) -> Variant:
         f"{candidate.preset}: {candidate.size_bytes / 1e6:.1f} MB, mean KLD {found.kld_mean:.4f} ± {found.kld_se:.4f}"
     )
     return Variant(candidate=candidate, score=found)
+
+
+def other_formats(
+    request: Request, model: Model, calibration: Calibration | None, goal: Goal, device: Profile, bench: Bench
+) -> formats.Bench:
+    """Say what variants of other formats are made from and measured against: the same as GGUF's."""
+    return formats.Bench(
+        model=model, base=bench.base, calibration=calibration, calibrate=request.calibrate, budget=request.budget,
+        goal=goal, max_bytes=limits_of(request.budget, device, model, request.context, None).max_file_bytes,
+        machine=bench.machine, threads=request.threads or bench.machine.cores, progress=bench.progress,
+    )  # fmt: skip
 
 
 def make_samples(taken: Variant, file: Path, measured: Sequence[Variant], bench: Bench) -> Samples:

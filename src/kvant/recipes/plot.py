@@ -30,12 +30,12 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """What is plotted of one variant."""
+    """What is plotted of one variant; `tone` is the class of style rules that colours it."""
 
     name: str
     size: float
     loss: float
-    shade: int
+    tone: str
     is_pick: bool
     on_front: bool
     notes: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from kvant.recipes.strip import TensorType, strip
 WIDE = Frame(width=860, height=440)
 NARROW = Frame(width=380, height=400, left=62, right=14)
 SHADES = 5
+FORMAT_NAMES = {"gguf": "GGUF in llama.cpp", "mlx": "MLX", "onnx": "ONNX in ONNX Runtime"}
 
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,19 +46,47 @@ class TextFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MeasuredVariant(msgspec.Struct, frozen=True, kw_only=True):
-    """A variant that was made and measured; `cost` says in words what a degraded one lost, and is empty of others."""
+    """A variant that was made and measured.
+
+    Attributes:
+        preset: Its preset; of other formats than GGUF the format and its type.
+        format: `gguf`, `mlx` or `onnx`.
+        memory_bytes: Predicted at the context asked for of a GGUF, measured of other formats; None if it was not.
+        ram: What the prediction consists of; None of other formats, like the two after it.
+        on_front: No other variant of any format beats it in both size and divergence.
+        is_pick: Taken of its format.
+        cost: In words what a degraded one lost; empty of others.
+    """
 
     preset: str
-    aliases: tuple[str, ...]
+    format: str = "gguf"
+    aliases: tuple[str, ...] = ()
     size_bytes: int
     bpw: float
-    ram: RamPrediction
-    predicted_tok_s: float
-    distortion: float
-    on_front: bool
+    memory_bytes: int | None
+    ram: RamPrediction | None = None
+    predicted_tok_s: float | None = None
+    distortion: float | None = None
+    on_front: bool = False
     is_pick: bool
     score: VariantScore
     cost: str = ""
+
+
+class FormatPick(msgspec.Struct, frozen=True, kw_only=True):
+    """What was taken in one format, and where it was written; `is_best` of the goal's best of all formats."""
+
+    format: str
+    type: str
+    file: str
+    path: str
+    size_bytes: int
+    kld_mean: float
+    kld_se: float
+    top1: float
+    tg_tok_s: float | None
+    memory_bytes: int | None
+    is_best: bool
 
 
 class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +117,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         sha256: Its hash.
         context: Tokens of context that memory is predicted for.
         variants: Measured variants by rising size.
+        formats: What was taken in every format; empty if GGUF alone was searched.
         skipped: The other candidates.
         floors: Divergences that are noise.
         tensors: Types of the pick.
@@ -119,8 +149,16 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     tensors: tuple[TensorType, ...]
     fallbacks: str
     commands: tuple[str, ...]
+    formats: tuple[FormatPick, ...] = ()
     curve: tuple[CurvePoint, ...] = ()
     samples: Samples | None = None
+
+
+class Legend(msgspec.Struct, frozen=True, kw_only=True):
+    """What the colours of the plot mean: classes of style rules, and their texts."""
+
+    title: str
+    entries: tuple[tuple[str, str], ...]
 
 
 def write_report(report: Report, directory: Path) -> None:
@@ -141,7 +179,7 @@ def render(report: Report) -> str:
     files = resources.files("kvant.recipes")
     style = files.joinpath("report.css").read_text(encoding="utf-8") + _tip_rules(len(report.variants))
     page = environment.from_string(files.joinpath("report.html.j2").read_text(encoding="utf-8"))
-    points, shades = _points(report.variants)
+    points, legend = _points(report.variants)
     loss_limit = report.goal.max_kld if report.goal.kind == "size" else None
     wide, narrow = (
         layout(
@@ -154,7 +192,7 @@ def render(report: Report) -> str:
         report=report,
         wide=wide,
         narrow=narrow,
-        shades=shades,
+        legend=legend,
         strip=strip(report.tensors),
         style=Markup(style),  # noqa: S704  our own file, no text of the model in it
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
@@ -174,21 +212,16 @@ def _tip_rules(count: int) -> str:
     return "\n".join([*rules, ""])
 
 
-def _points(variants: Sequence[MeasuredVariant]) -> tuple[list[Point], list[str]]:
-    """Points of the plot and the legend of their shades, slow to fast."""
-    speeds = [v.score.tg_tok_s for v in variants if v.score.tg_tok_s is not None]
-    slowest, fastest = min(speeds, default=0.0), max(speeds, default=0.0)
-    span = fastest - slowest
-
-    def shade(speed: float | None) -> int:
-        return 0 if speed is None or not span else min(SHADES - 1, int((speed - slowest) / span * SHADES))
-
+def _points(variants: Sequence[MeasuredVariant]) -> tuple[list[Point], Legend]:
+    """Points of the plot and what their colours mean: formats if there are several, else speeds, slow to fast."""
+    formats = sorted({v.format for v in variants})
+    tones, legend = _by_format(formats) if len(formats) > 1 else _by_speed(variants)
     points = [
         Point(
             name=v.preset,
             size=v.size_bytes,
             loss=v.score.kld_mean,
-            shade=shade(v.score.tg_tok_s),
+            tone=tones(v),
             is_pick=v.is_pick,
             on_front=v.on_front,
             notes=(
@@ -200,6 +233,25 @@ def _points(variants: Sequence[MeasuredVariant]) -> tuple[list[Point], list[str]
         )
         for v in variants
     ]
-    edges = [slowest + span * i / SHADES for i in range(SHADES + 1)]
-    legend = [f"{speed_text(a)} to {speed_text(b)}" for a, b in itertools.pairwise(edges)] if span else []
     return points, legend
+
+
+def _by_format(formats: Sequence[str]) -> tuple[Callable[[MeasuredVariant], str], Legend]:
+    entries = tuple((f"format-{name}", FORMAT_NAMES[name]) for name in formats)
+    return lambda v: f"format-{v.format}", Legend(title="Format", entries=entries)
+
+
+def _by_speed(variants: Sequence[MeasuredVariant]) -> tuple[Callable[[MeasuredVariant], str], Legend]:
+    speeds = [v.score.tg_tok_s for v in variants if v.score.tg_tok_s is not None]
+    slowest, fastest = min(speeds, default=0.0), max(speeds, default=0.0)
+    span = fastest - slowest
+
+    def tone(v: MeasuredVariant) -> str:
+        speed = v.score.tg_tok_s
+        shade = 0 if speed is None or not span else min(SHADES - 1, int((speed - slowest) / span * SHADES))
+        return f"s{shade}"
+
+    edges = [slowest + span * i / SHADES for i in range(SHADES + 1)]
+    texts = [f"{speed_text(a)} to {speed_text(b)}" for a, b in itertools.pairwise(edges)] if span else []
+    entries = tuple((f"s{i}", text) for i, text in enumerate(texts))
+    return tone, Legend(title="Generated tokens/s" if texts else "", entries=entries)

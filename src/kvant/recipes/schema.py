@@ -62,6 +62,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         budget: Limits to keep.
         calibrate: What to measure for fitted variants; None for none.
         imatrix: Importance file.
+        formats: Formats to search.
         candidates: Presets to consider; every sensible one if empty.
         refine: Most mixes to measure after predictions were corrected.
         context: Tokens of context that memory is predicted for.
@@ -73,6 +74,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     budget: Budget = Budget()
     calibrate: CalibrationRecipe | None = None
     imatrix: str | None = None
+    formats: tuple[str, ...] = ("gguf",)
     candidates: tuple[str, ...] = ()
     refine: Annotated[int, msgspec.Meta(ge=0, le=10)] = 4
     context: Annotated[int, msgspec.Meta(ge=16, le=1 << 31)] = 4096
@@ -132,7 +134,8 @@ def request_of(recipe: Recipe, directory: Path, source: Path | None = None) -> R
         calibrate_windows=calibrate.windows if calibrate else WINDOWS,
         calibrate_seed=calibrate.seed if calibrate else SEED,
         imatrix=None if recipe.imatrix is None else directory / recipe.imatrix,
-        presets=recipe.candidates, refinements=recipe.refine, context=recipe.context, corpus=measure.corpus,
+        formats=recipe.formats, presets=recipe.candidates, refinements=recipe.refine, context=recipe.context,
+        corpus=measure.corpus,
         text=None if measure.text is None else directory / measure.text, chunks=measure.chunks,
         measure_all=measure.all,
     )  # fmt: skip
@@ -147,7 +150,7 @@ def recipe_of(request: Request, directory: Path) -> Recipe:
     return Recipe(
         recipe=1, source=_relative(request.source, directory), budget=request.budget, calibrate=calibrate,
         imatrix=_relative(request.imatrix, directory) if request.imatrix else None,
-        candidates=request.presets, refine=request.refinements, context=request.context,
+        formats=request.formats, candidates=request.presets, refine=request.refinements, context=request.context,
         measure=MeasureRecipe(
             corpus=request.corpus, text=_relative(request.text, directory) if request.text else None,
             chunks=request.chunks, all=request.measure_all,

@@ -12,7 +12,7 @@ PRESETS = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_NL", "Q3_K_M", "IQ3_XXS", "Q
 
 def point(name: str, size: float, loss: float, **flags: bool) -> Point:
     return Point(
-        name=name, size=size, loss=loss, shade=0, is_pick=flags.get("pick", False), on_front=flags.get("front", False)
+        name=name, size=size, loss=loss, tone="s0", is_pick=flags.get("pick", False), on_front=flags.get("front", False)
     )
 
 

@@ -93,7 +93,7 @@ def best_plan(
 def fitting_plan(
     weights: Sequence[Weight], plan: DecoderPlan, runs: Provider | None
 ) -> tuple[DecoderPlan, tuple[str, ...]]:
-    """Give matrices whose blocks a provider does not run the smallest larger ones that it does.
+    """Give matrices other blocks where theirs do not fit: shorter ones, or the smallest that a provider runs.
 
     Returns:
         The plan, and what was changed, for people.
@@ -101,9 +101,7 @@ def fitting_plan(
     Raises:
         UnsupportedFormatError: The provider runs no blocks at all, or none as large.
     """
-    if runs is None:
-        return plan, ()
-    if not runs.matmul_bits:
+    if runs is not None and not runs.matmul_bits:
         raise UnsupportedFormatError(
             f"target: {runs.name} runs no weights of few bits. Use --target CPU, or for models that are no decoders "
             "-t int8-static."
@@ -116,15 +114,19 @@ def fitting_plan(
             continue
         fits = [other for other in ALL if other.bits >= kind.bits and not refusal(weight, other, runs)]
         if not fits:
-            raise UnsupportedFormatError(f"{weight.name}: {reason}, nor any larger blocks. Use another --target.")
+            raise UnsupportedFormatError(f"{weight.name}: {reason}, nor do other blocks. Use another type or --target.")
         best = min(fits, key=lambda k: (k.bits, abs(k.block - kind.block), k.symmetric != kind.symmetric))
         types[weight.name] = best.name
         said.append(f"{weight.name}: {reason}; {best.name} instead.")
     return msgspec.structs.replace(plan, types=types), tuple(said)
 
 
-def refusal(weight: Weight, kind: NBits, runs: Provider) -> str:
-    """Say why a provider does not run a matrix in blocks of a type; empty if it does."""
+def refusal(weight: Weight, kind: NBits, runs: Provider | None) -> str:
+    """Say why a matrix cannot be had in blocks of a type, or not be run by a provider so; empty if it can."""
+    if weight.columns % kind.block:
+        return f"rows of {weight.columns} are no whole blocks of {kind.block}"
+    if runs is None:
+        return ""
     bits = runs.matmul_bits if weight.product else runs.gather_bits
     if weight.product and weight.lookup:
         bits = bits & runs.gather_bits
@@ -140,7 +142,7 @@ def _options(
     samples = _samples(weight, rows, calibration, threads)
     found = []
     for kind in CANDIDATES:
-        if weight.columns % kind.block or (runs is not None and refusal(weight, kind, runs)):
+        if refusal(weight, kind, runs):
             continue
         cost = sum(share * _cost(x, kind, ready, risk, threads) for x, ready, risk, share in samples)
         generalized = cost * (1 + weight.columns / calibration.curvatures.n_tokens)

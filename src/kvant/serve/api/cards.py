@@ -158,7 +158,7 @@ def _plot(group: list[Card]) -> BasePlot:
     best = {item.name for item in front(group, cost=lambda item: item.size_bytes, loss=_loss)}
     points = [
         Point(
-            name=_label(item), size=item.size_bytes, loss=_loss(item), shade=3, is_pick=False,
+            name=_label(item), size=item.size_bytes, loss=_loss(item), tone="s3", is_pick=False,
             on_front=item.name in best, notes=_notes(item),
         )
         for item in group

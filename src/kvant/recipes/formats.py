@@ -1,0 +1,307 @@
+"""The other formats a model is wanted in: variants for the same budget, on the same scale as GGUF's.
+
+for each format: types from fine to coarse ─► what the size allows ─► made ─► measured ─► the goal's best ─► delivered
+
+With calibration and a size there is one variant to make, whose layers are chosen for that size; else the format's own
+types are tried in turn. What was made and measured is kept in the cache.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from kvant._version import __version__
+from kvant.devices.detect import Machine
+from kvant.errors import BudgetError, MissingDependencyError, OutputExistsError, ValueRangeError
+from kvant.evaluate.baselogits import BaseLogits
+from kvant.evaluate.score import VariantScore, score, speed_fields
+from kvant.files import cache_dir, sha256_file
+from kvant.formats.open import open_model
+from kvant.model import Model
+from kvant.progress import SILENT, Prefixed, Progress
+from kvant.recipes import variants
+from kvant.recipes.budget import Budget, Goal, megabytes
+from kvant.recipes.calibration import Calibration
+from kvant.recipes.convert import convert
+from kvant.recipes.decoder.export import builder_python
+from kvant.recipes.decoder.quantize import quantize_decoder
+from kvant.recipes.mlx import to_mlx
+from kvant.runtime.messages import Measured
+from kvant.runtime.mlx import MLXProcess
+from kvant.runtime.ort_process import OrtProcess
+
+Format = Literal["gguf", "mlx", "onnx"]
+FORMATS: tuple[Format, ...] = ("gguf", "mlx", "onnx")
+FITTED = "fitted"
+
+
+class Rung(msgspec.Struct, frozen=True):
+    """A type of a format, and the least bits per weight that its matrices take."""
+
+    type: str
+    bpw: float
+
+
+RUNGS: dict[str, tuple[Rung, ...]] = {
+    "mlx": (
+        Rung("8bit", 8.5), Rung("6bit", 6.5), Rung("5bit", 5.5), Rung("4bit-g32", 5), Rung("4bit", 4.5),
+        Rung("3bit-g32", 4), Rung("3bit", 3.5),
+    ),
+    "onnx": (Rung("int8", 9.25), Rung("int4", 5.125), Rung("MatMulNBits4_b128", 4.28)),
+}  # fmt: skip
+"""From fine to coarse. Where quality is asked for, the first `TRIED` that fit are measured."""
+
+TRIED = 2
+MLX_SPEED = {"n_prompt": 64, "n_generate": 16, "repeats": 1}
+"""MLX's products are slow on processors: more would take minutes."""
+
+
+class Rival(msgspec.Struct, frozen=True, kw_only=True):
+    """A variant in another format that was made and measured.
+
+    Attributes:
+        format: `mlx` or `onnx`.
+        type: What was asked for; `fitted` if layers were chosen for the size.
+        score: What was measured; `size_bytes` of its files of weights.
+    """
+
+    format: str
+    type: str
+    score: VariantScore
+
+    @property
+    def name(self) -> str:
+        """As tables show it."""
+        return f"{self.format} {self.type}"
+
+    @property
+    def kld(self) -> float:
+        """Mean KL divergence from the full-precision model, nats per token."""
+        return self.score.kld_mean
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What variants of other formats are made from and measured against.
+
+    Attributes:
+        model: The full-precision model.
+        base: Its logits.
+        calibration: What was measured of it; None to take the formats' own encoders.
+        calibrate: The text of that, as asked for.
+        budget: Limits; that on the size holds for files of weights.
+        goal: What is best.
+        max_bytes: Largest size, the device's limit included; None for none.
+        machine: Where it runs.
+        threads: Threads.
+        progress: Told of every step.
+    """
+
+    model: Model
+    base: BaseLogits
+    calibration: Calibration | None
+    calibrate: str | None
+    budget: Budget
+    goal: Goal
+    max_bytes: int | None
+    machine: Machine
+    threads: int
+    progress: Progress = SILENT
+
+
+def checked_formats(names: Sequence[str]) -> tuple[Format, ...]:
+    """Check the formats asked for, before hours of work.
+
+    Raises:
+        ValueRangeError: One is none that is searched, or GGUF is not among them.
+        MissingDependencyError: ONNX is, and there is no environment to export in.
+    """
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown or "gguf" not in names:
+        raise ValueRangeError(
+            f"formats: {', '.join(names)} must be of {', '.join(FORMATS)} and hold gguf, whose engine measures the "
+            f"original. For another format alone, use kvant quantize --to."
+        )
+    if "onnx" in names:
+        builder_python()
+    return tuple(name for name in FORMATS if name in names)
+
+
+def measure_formats(names: Sequence[Format], bench: Bench) -> list[Rival]:
+    """Make and measure variants in every format but GGUF."""
+    found: list[Rival] = []
+    for name in names:
+        if name != "gguf":
+            found += _measured(name, bench)
+    return found
+
+
+def best(rivals: Sequence[Rival], budget: Budget, goal: Goal) -> Rival | None:
+    """Return the rival to take, by the rules for GGUF; None if none keeps the limits."""
+    keeping = [rival for rival in rivals if _keeps(rival, budget)]
+    passing = [rival for rival in keeping if rival.kld <= goal.max_kld]
+    if goal.kind == "size" and passing:
+        return min(passing, key=lambda r: (r.score.size_bytes, r.kld))
+    return None if goal.is_strict else min(keeping, key=lambda r: r.kld, default=None)
+
+
+def deliver_format(rival: Rival, bench: Bench, out: Path, *, overwrite: bool) -> None:
+    """Give a rival's directory its name; what is in the cache no more is made again.
+
+    Raises:
+        OutputExistsError: There is another directory of that name, and `overwrite` is false.
+    """
+    source, _ = _made(rival.format, rival.type, bench)
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    if out.exists():
+        same = all(_is_same(file, out / file.relative_to(source)) for file in files)
+        if not same and not overwrite:
+            raise OutputExistsError(f"{out}: exists with other content. Choose another directory with -o or pass "
+                                    f"--overwrite.")  # fmt: skip
+        shutil.rmtree(out)
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for file in files:
+        place = partial / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        variants.deliver(file, place)
+    partial.replace(out)
+
+
+def command(rival: Rival, bench: Bench, source: Path, out: Path) -> list[str]:
+    """Return the words of the command that makes a rival again."""
+    words = ["kvant", "quantize", str(source), "--to", rival.format]
+    words += [] if rival.type == FITTED else ["-t", rival.type]
+    words += ["--calibrate", bench.calibrate] if bench.calibrate else []
+    words += ["--max-size", str(bench.max_bytes)] if rival.type == FITTED else []
+    return [*words, "-o", out.name]
+
+
+def _measured(name: Format, bench: Bench) -> Iterator[Rival]:
+    limit = bench.max_bytes
+    if bench.calibration and limit and bench.goal.kind == "quality":
+        rival = _try(name, FITTED, bench)
+        if rival:
+            yield rival
+        return
+    weights = sum(t.shape[0] * t.shape[1] for t in bench.model.tensors.values() if len(t.shape) == 2)
+    fitting = [rung for rung in RUNGS[name] if limit is None or weights * rung.bpw / 8 <= limit]
+    if not fitting:
+        bench.progress.say(f"{name}: none of its types is below {megabytes(limit or 0)}.")
+    kept = 0
+    for rung in fitting:
+        rival = _try(name, rung.type, bench)
+        if rival is None:
+            continue
+        yield rival
+        kept += 1
+        if bench.goal.kind == "quality" and kept == TRIED:
+            return
+        if bench.goal.kind == "size" and rival.kld > bench.goal.max_kld:
+            return
+
+
+def _try(name: Format, kind: str, bench: Bench) -> Rival | None:
+    """Make and measure a variant; None if it is too large."""
+    limit = bench.max_bytes
+    key = variants.digest(
+        "format", __version__, variants.source_key(bench.model), name, kind, limit if kind == FITTED else None,
+        bench.calibration.sha256 if bench.calibration else "", bench.base.key, bench.machine.cpu, bench.threads,
+    )  # fmt: skip
+    found = variants.read_score(key)
+    if found is None:
+        try:
+            directory, files = _made(name, kind, bench)
+        except BudgetError as error:
+            bench.progress.say(f"{name}: {error}")
+            return None
+        if limit is not None and sum(file.stat().st_size for file in files) > limit:
+            return None
+        progress = Prefixed(bench.progress, f"{name} {kind}")
+        found = _MEASURERS[name](directory, files, bench, progress)
+        found = msgspec.structs.replace(found, name=f"{name} {kind}", path="")
+        variants.write_score(key, found)
+    bench.progress.say(
+        f"{name} {kind}: {found.size_bytes / 1e6:.1f} MB, mean KLD {found.kld_mean:.4f} ± {found.kld_se:.4f}"
+    )
+    return Rival(format=name, type=kind, score=found)
+
+
+def _made(name: str, kind: str, bench: Bench) -> tuple[Path, tuple[Path, ...]]:
+    """Return a variant's directory and its files of weights, made unless the cache has it whole."""
+    key = variants.digest(
+        "files", __version__, variants.source_key(bench.model), name, kind,
+        bench.max_bytes if kind == FITTED else None, bench.calibration.sha256 if bench.calibration else "",
+    )  # fmt: skip
+    directory = cache_dir("formats") / key
+    if not directory.is_dir():  # both writers put a directory in place when it is whole
+        _MAKERS[name](kind, directory, bench)
+    files = (path for path in directory.iterdir() if path.suffix in (".safetensors", ".onnx", ".data"))
+    return directory, tuple(sorted(files))
+
+
+def _make_mlx(kind: str, out: Path, bench: Bench) -> None:
+    to_mlx(
+        bench.model, out, type="4bit" if kind == FITTED else kind, calibrate=bench.calibration,
+        max_size_bytes=bench.max_bytes if kind == FITTED else None, threads=bench.threads, progress=bench.progress,
+    )  # fmt: skip
+
+
+def _make_onnx(kind: str, out: Path, bench: Bench) -> None:
+    known = bench.calibration
+    quantize_decoder(
+        bench.model.path, "int4" if kind == FITTED else kind, out, calibration=(lambda: known) if known else None,
+        max_bytes=bench.max_bytes if kind == FITTED else None, threads=bench.threads, progress=bench.progress,
+    )  # fmt: skip
+
+
+def _measure_onnx(directory: Path, files: tuple[Path, ...], bench: Bench, progress: Progress) -> VariantScore:
+    return score(directory, bench.base, files=files, threads=bench.threads, engine=OrtProcess, progress=progress)
+
+
+def _measure_mlx(directory: Path, files: tuple[Path, ...], bench: Bench, progress: Progress) -> VariantScore:
+    """Quality of the decoded weights in llama.cpp, which MLX itself takes a minute per window for on a processor."""
+    model = open_model(directory)
+    plain = directory.with_name(directory.name + ".gguf")
+    try:
+        convert(directory, plain, to="gguf", type="F32", overwrite=True)
+        found = score(plain, bench.base, threads=bench.threads, speed=False, progress=progress)
+    finally:
+        plain.unlink(missing_ok=True)
+    measured: Measured | None = None
+    try:
+        with MLXProcess() as process:
+            process.open(directory)
+            measured = process.speed(**MLX_SPEED)
+    except MissingDependencyError:
+        progress.say("mlx-lm is not installed: its speed and memory were not measured.")
+    return msgspec.structs.replace(
+        found, size_bytes=sum(file.stat().st_size for file in files), bpw=8 * model.tensor_bytes / model.n_weights,
+        **speed_fields(measured),
+    )  # fmt: skip
+
+
+_MAKERS: dict[str, Callable[[str, Path, Bench], None]] = {"mlx": _make_mlx, "onnx": _make_onnx}
+_MEASURERS: dict[str, Callable[[Path, tuple[Path, ...], Bench, Progress], VariantScore]] = {
+    "mlx": _measure_mlx,
+    "onnx": _measure_onnx,
+}
+
+
+def _keeps(rival: Rival, budget: Budget) -> bool:
+    memory, speed = rival.score.rss_bytes, rival.score.tg_tok_s
+    return not (
+        (budget.max_size_bytes and rival.score.size_bytes > budget.max_size_bytes)
+        or (budget.max_ram_bytes and memory and memory > budget.max_ram_bytes)
+        or (budget.min_speed_tok_s and speed and speed < budget.min_speed_tok_s)
+    )
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    if not other.is_file() or other.stat().st_size != one.stat().st_size:
+        return False
+    return sha256_file(one) == sha256_file(other)

@@ -1,0 +1,151 @@
+"""The main job across formats on a tiny random model: one front, the best of each format written."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from kvant.cli.main import app
+from kvant.errors import MissingDependencyError, OutputExistsError, ValueRangeError
+from kvant.files import cache_dir
+from kvant.formats.open import open_model
+from kvant.recipes.budget import Budget
+from kvant.recipes.delivery import Request
+from kvant.recipes.evaluate import evaluate
+from kvant.recipes.pipeline import optimize
+from kvant.recipes.report import Report
+from kvant.recipes.schema import read_recipe
+from tiny_models import write_tiny_model
+
+pytest.importorskip("mlx_lm", reason="there is no wheel of mlx for this system")
+
+
+@pytest.fixture(scope="module")
+def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for the tests of this module."""
+    return tmp_path_factory.mktemp("shared-home")
+
+
+@pytest.fixture(autouse=True)
+def own_home(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Replace the empty home that every test gets by the shared one."""
+    monkeypatch.setenv("KVANT_HOME", str(shared_home))
+    monkeypatch.delenv("KVANT_ONNX_PYTHON", raising=False)
+    return shared_home
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model("llama", tmp_path_factory.mktemp("tiny") / "little-llama")
+
+
+def request(tiny: Path, out: Path, **changes: object) -> Request:
+    asked = Request(
+        source=tiny, out=out, formats=("gguf", "mlx"), presets=("Q8_0", "Q4_0"), chunks=1, threads=1,
+        budget=Budget(max_size_bytes=2_000_000_000),
+    )  # fmt: skip
+    return msgspec.structs.replace(asked, **changes)
+
+
+@pytest.fixture(scope="module")
+def found(tiny: Path, shared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KVANT_HOME", str(shared_home))
+        return optimize(request(tiny, tmp_path_factory.mktemp("found")))
+
+
+def test_one_front_and_the_best_of_every_format(found: Report) -> None:
+    by_format = {name: [v for v in found.variants if v.format == name] for name in ("gguf", "mlx")}
+    assert [v.preset for v in by_format["mlx"]] == ["mlx 6bit", "mlx 8bit"]
+    for name, variants in by_format.items():
+        (pick,) = [v for v in variants if v.is_pick]
+        (written,) = [f for f in found.formats if f.format == name]
+        assert pick.score.kld_mean == written.kld_mean == min(v.score.kld_mean for v in variants)
+        assert written.tg_tok_s is not None
+        assert written.memory_bytes is not None
+    smallest_loss = min(found.variants, key=lambda v: v.score.kld_mean)
+    assert smallest_loss.on_front
+    assert [f.format for f in found.formats if f.is_best] == [smallest_loss.format]
+    for v in found.variants:
+        beaten = any(w.size_bytes <= v.size_bytes and w.score.kld_mean < v.score.kld_mean for w in found.variants)
+        assert v.on_front == (not beaten), v.preset
+    assert sum(v.is_pick for v in found.variants) == 2
+
+
+def test_what_is_written_is_what_was_measured(found: Report, tiny: Path) -> None:
+    (written,) = [f for f in found.formats if f.format == "mlx"]
+    assert open_model(Path(written.path)).quantized_types == [f"{written.type}-g64"]
+    table = evaluate([Path(written.path)], against=tiny, chunks=1, threads=1, speed=False, floors=False)
+    # In mlx-lm itself; `optimize` measured the decoded weights in llama.cpp.
+    assert table.scores[0].kld_mean == pytest.approx(written.kld_mean, rel=0.02)
+    assert table.scores[0].size_bytes == written.size_bytes
+
+
+def test_the_page_the_recipe_and_the_commands_know_of_formats(found: Report) -> None:
+    directory = Path(found.path).parent
+    page = (directory / "report.html").read_text()
+    assert "The best of every format" in page
+    assert page.count("format-mlx") > 2
+    assert read_recipe(directory / "recipe.yaml").formats == ("gguf", "mlx")
+    assert any("--formats gguf,mlx" in command for command in found.commands)
+    assert any("--to mlx" in command for command in found.commands)
+
+
+def test_a_second_run_measures_nothing_and_other_content_is_not_replaced(
+    found: Report, tiny: Path, tmp_path: Path
+) -> None:
+    again = optimize(request(tiny, tmp_path / "out"))
+    assert [v.score for v in again.variants] == [v.score for v in found.variants]
+    (written,) = [f for f in again.formats if f.format == "mlx"]
+    config = Path(written.path) / "config.json"
+    config.unlink()
+    config.write_text("{}")
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        optimize(request(tiny, tmp_path / "out"))
+    optimize(request(tiny, tmp_path / "out", overwrite=True))
+    assert json.loads(config.read_text())["quantization"]
+
+
+def test_the_smallest_that_is_close_enough(found: Report, tiny: Path, tmp_path: Path) -> None:
+    bound = max(v.score.kld_mean for v in found.variants if v.format == "mlx") * 1.01
+    report = optimize(request(tiny, tmp_path / "out", budget=Budget(max_kld=bound), presets=("F16", "Q8_0")))
+    (written,) = [f for f in report.formats if f.format == "mlx"]
+    sizes = [v.size_bytes for v in report.variants if v.format == "mlx" and v.score.kld_mean <= bound]
+    assert written.size_bytes == min(sizes)
+
+
+def test_a_size_is_kept_by_fitted_layers(tiny: Path, tmp_path: Path) -> None:
+    whole = sum(t.shape[0] * t.shape[-1] for t in open_model(tiny).tensors.values())
+    limit = whole + 40_000
+    report = optimize(
+        request(
+            tiny, tmp_path / "out", presets=("Q4_0",), calibrate="bundled", calibrate_windows=3, refinements=0,
+            budget=Budget(max_size_bytes=limit + 400_000),
+        )
+    )  # fmt: skip
+    (written,) = [f for f in report.formats if f.format == "mlx"]
+    assert written.type == "fitted"
+    assert written.size_bytes <= limit + 400_000
+    assert open_model(Path(written.path)).get("kvant.calibration.name")
+
+
+def test_formats_that_cannot_be_had_are_refused_at_once(tiny: Path, tmp_path: Path) -> None:
+    for formats, error in ((("mlx",), "hold gguf"), (("gguf", "tflite"), "tflite")):
+        with pytest.raises(ValueRangeError, match=error):
+            optimize(request(tiny, tmp_path / "out", formats=formats))
+    with pytest.raises(MissingDependencyError, match="KVANT_ONNX_PYTHON"):
+        optimize(request(tiny, tmp_path / "out", formats=("gguf", "onnx")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(tiny: Path, tmp_path: Path) -> None:
+    run = CliRunner().invoke(
+        app,
+        ["optimize", str(tiny), "--max-size", "2GB", "--formats", "gguf,mlx", "--candidates", "Q8_0,Q4_0", "--chunks",
+         "1", "--threads", "1", "-o", str(tmp_path / "out")],
+    )  # fmt: skip
+    assert run.exit_code == 0, run.output
+    assert "the best of all formats" in run.output
+    assert not list(cache_dir("formats").glob("*.gguf"))

@@ -1,5 +1,6 @@
 """Decoders as ONNX: quantized, transcoded and measured on the same scale as GGUF."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvant.errors import MissingDependencyError, OutputExistsError, UnsupportedFormatError
+from kvant.errors import FormatError, MissingDependencyError, OutputExistsError, UnsupportedFormatError
 from kvant.evaluate.base import identity
 from kvant.files import cache_dir
 from kvant.formats.open import open_model
@@ -79,6 +80,43 @@ def test_targets_reject_or_rewrite(tiny: Path, tmp_path: Path) -> None:
     assert len(done.rewritten) == 20
     with pytest.raises(UnsupportedFormatError, match="CoreML"):
         quantize_decoder(tiny, "int4", tmp_path / "no", target="CoreML", threads=1)
+
+
+def test_blocks_that_do_not_divide_rows_become_shorter_and_run(tmp_path: Path) -> None:
+    """ONNX Runtime refuses the others."""
+    tiny = write_tiny_model("llama", tmp_path / "odd", intermediate_size=320)
+    from kvant.recipes.decoder.quantize import quantize_decoder
+    from kvant.recipes.evaluate import evaluate
+
+    keep_export(tiny, tiny)
+    done = quantize_decoder(tiny, "MatMulNBits4_b256", tmp_path / "out", threads=1)
+    assert done.rewritten
+    assert "no whole blocks of 256" in done.rewritten[0]
+    evaluate([tmp_path / "out"], against=tiny, chunks=1, threads=1, speed=False, floors=False)
+
+
+def test_logits_under_another_name(tiny: Path, tmp_path: Path) -> None:
+    import onnx
+
+    from kvant.recipes.decoder.transcode import convert_decoder
+    from kvant.recipes.evaluate import evaluate
+
+    keep_export(tiny, tiny)
+    out = tmp_path / "out"
+    convert_decoder(tiny, out)
+    model = onnx.load(out / "model.onnx", load_external_data=False)
+    for node in model.graph.node:
+        for i, name in enumerate(node.output):
+            node.output[i] = "scores" if name == "logits" else name
+    model.graph.output[0].name = "scores"
+    onnx.save(model, out / "model.onnx")
+    with pytest.raises(FormatError, match="no output 'logits'"):
+        evaluate([out], against=tiny, chunks=1, threads=1, floors=False)
+    config = json.loads((out / "genai_config.json").read_text())
+    config["model"]["decoder"]["outputs"] = {"logits": "scores"}
+    (out / "genai_config.json").write_text(json.dumps(config))
+    found = evaluate([out], against=tiny, chunks=1, threads=1, floors=False)
+    assert found.scores[0].kld_mean < 1e-4
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q8_0"])

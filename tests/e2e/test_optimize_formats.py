@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from kvant.cli.main import app
 from kvant.errors import MissingDependencyError, OutputExistsError, ValueRangeError
+from kvant.evaluate.base import identity
 from kvant.files import cache_dir
 from kvant.formats.open import open_model
 from kvant.recipes.budget import Budget
@@ -17,6 +18,7 @@ from kvant.recipes.evaluate import evaluate
 from kvant.recipes.pipeline import optimize
 from kvant.recipes.report import Report
 from kvant.recipes.schema import read_recipe
+from onnx_decoders import export_tiny
 from tiny_models import write_tiny_model
 
 pytest.importorskip("mlx_lm", reason="there is no wheel of mlx for this system")
@@ -131,12 +133,25 @@ def test_a_size_is_kept_by_fitted_layers(tiny: Path, tmp_path: Path) -> None:
     assert open_model(Path(written.path)).get("kvant.calibration.name")
 
 
+def test_three_formats_on_one_front(tiny: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    export_tiny(tiny, cache_dir("onnx") / identity(open_model(tiny).files)[:32])
+    report = optimize(request(tiny, tmp_path / "out", formats=("gguf", "mlx", "onnx")))
+    assert {v.format for v in report.variants} == {"gguf", "mlx", "onnx"}
+    (written,) = [f for f in report.formats if f.format == "onnx"]
+    assert written.type == "int8"
+    table = evaluate([Path(written.path)], against=tiny, chunks=1, threads=1, speed=False, floors=False)
+    assert table.scores[0].kld_mean == pytest.approx(written.kld_mean, rel=1e-4)
+    assert "format-onnx" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_formats_that_cannot_be_had_are_refused_at_once(tiny: Path, tmp_path: Path) -> None:
     for formats, error in ((("mlx",), "hold gguf"), (("gguf", "tflite"), "tflite")):
         with pytest.raises(ValueRangeError, match=error):
             optimize(request(tiny, tmp_path / "out", formats=formats))
+    other = write_tiny_model("qwen2", tmp_path / "other")
     with pytest.raises(MissingDependencyError, match="KVANT_ONNX_PYTHON"):
-        optimize(request(tiny, tmp_path / "out", formats=("gguf", "onnx")))
+        optimize(request(other, tmp_path / "out", formats=("gguf", "onnx")))
     assert not (tmp_path / "out").exists()
 
 

@@ -19,7 +19,7 @@ from kvant.devices.detect import Machine
 from kvant.errors import BudgetError, MissingDependencyError, OutputExistsError, ValueRangeError
 from kvant.evaluate.baselogits import BaseLogits
 from kvant.evaluate.score import VariantScore, score, speed_fields
-from kvant.files import cache_dir, sha256_file
+from kvant.files import cache_dir, partial_path, sha256_file
 from kvant.formats.open import open_model
 from kvant.model import Model
 from kvant.progress import SILENT, Prefixed, Progress
@@ -27,7 +27,7 @@ from kvant.recipes import variants
 from kvant.recipes.budget import Budget, Goal, megabytes
 from kvant.recipes.calibration import Calibration
 from kvant.recipes.convert import convert
-from kvant.recipes.decoder.export import builder_python
+from kvant.recipes.decoder.export import builder_python, is_exported
 from kvant.recipes.decoder.quantize import quantize_decoder
 from kvant.recipes.mlx import to_mlx
 from kvant.runtime.messages import Measured
@@ -113,12 +113,12 @@ class Bench:
     progress: Progress = SILENT
 
 
-def checked_formats(names: Sequence[str]) -> tuple[Format, ...]:
-    """Check the formats asked for, before hours of work.
+def checked_formats(names: Sequence[str], model: Model) -> tuple[Format, ...]:
+    """Check the formats asked for of a model, before hours of work.
 
     Raises:
         ValueRangeError: One is none that is searched, or GGUF is not among them.
-        MissingDependencyError: ONNX is, and there is no environment to export in.
+        MissingDependencyError: ONNX is, the model was not exported yet, and there is no environment to do it in.
     """
     unknown = [name for name in names if name not in FORMATS]
     if unknown or "gguf" not in names:
@@ -126,7 +126,7 @@ def checked_formats(names: Sequence[str]) -> tuple[Format, ...]:
             f"formats: {', '.join(names)} must be of {', '.join(FORMATS)} and hold gguf, whose engine measures the "
             f"original. For another format alone, use kvant quantize --to."
         )
-    if "onnx" in names:
+    if "onnx" in names and not is_exported(model):
         builder_python()
     return tuple(name for name in FORMATS if name in names)
 
@@ -135,8 +135,14 @@ def measure_formats(names: Sequence[Format], bench: Bench) -> list[Rival]:
     """Make and measure variants in every format but GGUF."""
     found: list[Rival] = []
     for name in names:
-        if name != "gguf":
-            found += _measured(name, bench)
+        if name == "gguf":
+            continue
+        rivals = list(_measured(name, bench))
+        taken = best(rivals, bench.budget, bench.goal)
+        for rival in rivals:  # scores stay, and making is quick
+            if rival is not taken:
+                shutil.rmtree(_place(rival.format, rival.type, bench), ignore_errors=True)
+        found += rivals
     return found
 
 
@@ -150,7 +156,9 @@ def best(rivals: Sequence[Rival], budget: Budget, goal: Goal) -> Rival | None:
 
 
 def deliver_format(rival: Rival, bench: Bench, out: Path, *, overwrite: bool) -> None:
-    """Give a rival's directory its name; what is in the cache no more is made again.
+    """Copy a rival's directory to its place; what is in the cache no more is made again.
+
+    No links: readers of ONNX refuse weights that have two names.
 
     Raises:
         OutputExistsError: There is another directory of that name, and `overwrite` is false.
@@ -163,13 +171,13 @@ def deliver_format(rival: Rival, bench: Bench, out: Path, *, overwrite: bool) ->
             raise OutputExistsError(f"{out}: exists with other content. Choose another directory with -o or pass "
                                     f"--overwrite.")  # fmt: skip
         shutil.rmtree(out)
-    partial = out.with_name(out.name + ".partial")
+    partial = partial_path(out)
     shutil.rmtree(partial, ignore_errors=True)
-    for file in files:
-        place = partial / file.relative_to(source)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        variants.deliver(file, place)
-    partial.replace(out)
+    try:
+        shutil.copytree(source, partial)
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def command(rival: Rival, bench: Bench, source: Path, out: Path) -> list[str]:
@@ -233,15 +241,20 @@ def _try(name: Format, kind: str, bench: Bench) -> Rival | None:
 
 def _made(name: str, kind: str, bench: Bench) -> tuple[Path, tuple[Path, ...]]:
     """Return a variant's directory and its files of weights, made unless the cache has it whole."""
-    key = variants.digest(
-        "files", __version__, variants.source_key(bench.model), name, kind,
-        bench.max_bytes if kind == FITTED else None, bench.calibration.sha256 if bench.calibration else "",
-    )  # fmt: skip
-    directory = cache_dir("formats") / key
+    directory = _place(name, kind, bench)
     if not directory.is_dir():  # both writers put a directory in place when it is whole
         _MAKERS[name](kind, directory, bench)
     files = (path for path in directory.iterdir() if path.suffix in (".safetensors", ".onnx", ".data"))
     return directory, tuple(sorted(files))
+
+
+def _place(name: str, kind: str, bench: Bench) -> Path:
+    """Where the cache keeps a variant."""
+    key = variants.digest(
+        "files", __version__, variants.source_key(bench.model), name, kind,
+        bench.max_bytes if kind == FITTED else None, bench.calibration.sha256 if bench.calibration else "",
+    )  # fmt: skip
+    return cache_dir("formats") / key
 
 
 def _make_mlx(kind: str, out: Path, bench: Bench) -> None:

@@ -103,9 +103,9 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     request = request if isinstance(request, Request) else Request(source=Path(request))
     machine = detect()
     device = device_for(request.budget.device, machine)
-    wanted = checked_formats(request.formats)
     goal = goal_of(request.budget)
     model = open_model(request.source)
+    wanted = checked_formats(request.formats, model)
     check_model(model, accepted=request.accepted_licences)
     calibration = None
     if request.calibrate:

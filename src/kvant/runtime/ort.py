@@ -98,7 +98,7 @@ class OrtDecoder:
     def logits(self, tokens: np.ndarray, *, first: int) -> np.ndarray:
         """Run tokens from an empty cache; return logits from position `first` on, float32 [n - first, n_vocab]."""
         feeds = self._feeds(tokens, 0, self._past)
-        (found,) = guarded(self.layout.file, lambda: self.session.run(["logits"], feeds))
+        (found,) = guarded(self.layout.file, lambda: self.session.run([self.layout.logits], feeds))
         rows: np.ndarray = found[0, first:].astype(np.float32, copy=False)
         if rows.shape != (len(tokens) - first, self.n_vocab):
             raise EngineError(
@@ -121,7 +121,7 @@ class OrtDecoder:
         started = time.perf_counter()
         outputs = dict(zip(self._names, guarded(self.layout.file, lambda: self.session.run(None, feeds)), strict=True))
         seconds = time.perf_counter() - started
-        self._next = int(outputs["logits"][0, -1].argmax())
+        self._next = int(outputs[self.layout.logits][0, -1].argmax())
         self._position += len(tokens)
         self._state = {name: outputs[name.replace("past_key_values", "present")] for name in self._past}
         return seconds

@@ -52,6 +52,7 @@ class Decoder:
         n_ctx_train: Tokens it was made for.
         sizes: Weights and bytes.
         notes: What the graph says of itself, by key.
+        logits: Name of the output that has the logits.
     """
 
     file: Path
@@ -63,6 +64,7 @@ class Decoder:
     n_ctx_train: int
     sizes: Sizes
     notes: Mapping[str, str]
+    logits: str
 
 
 def is_decoder(path: Path) -> bool:
@@ -101,6 +103,15 @@ def read_decoder(directory: Path) -> Decoder:
     file = member(directory, str(decoder.get("filename", "model.onnx")))
     graph = read_onnx(file)
 
+    outputs = decoder.get("outputs")
+    logits = str(outputs.get("logits", "logits")) if isinstance(outputs, dict) else "logits"
+    names = [output.name for output in graph.graph.output]
+    if logits not in names:
+        raise FormatError(
+            f"{file}: has no output {logits[:80]!r}, which {CONFIG} says has the logits, but "
+            f"{', '.join(names[:3])[:200]}. Correct model.decoder.outputs.logits, or export the model again."
+        )
+
     def number(source: dict[str, Any], key: str, most: int) -> int:
         value = source.get(key)
         if not isinstance(value, int) or not 0 < value <= most:
@@ -112,7 +123,7 @@ def read_decoder(directory: Path) -> Decoder:
         n_layers=number(decoder, "num_hidden_layers", 1 << 16),
         n_kv_heads=number(decoder, "num_key_value_heads", 1 << 16), head_size=number(decoder, "head_size", 1 << 16),
         n_ctx_train=number(model, "context_length", 1 << 31), sizes=sizes(graph),
-        notes={entry.key: entry.value for entry in graph.metadata_props},
+        notes={entry.key: entry.value for entry in graph.metadata_props}, logits=logits,
     )  # fmt: skip
 
 

@@ -36,9 +36,9 @@ def exported(model: Model, *, progress: Progress = SILENT) -> Path:
         MissingDependencyError: No environment with the builder is named.
         EngineError: The builder fails.
     """
-    home = cache_dir("onnx")
-    directory = home / identity(model.files)[:32]
-    if (directory / CONFIG).is_file():
+    directory = _place(model)
+    home = directory.parent
+    if is_exported(model):
         os.utime(directory)
         return directory
     python = builder_python()
@@ -54,6 +54,11 @@ def exported(model: Model, *, progress: Progress = SILENT) -> Path:
         (folder / "out").replace(directory)
     _trim(home, keep=directory)
     return directory
+
+
+def is_exported(model: Model) -> bool:
+    """Say whether a model's export is in the cache."""
+    return (_place(model) / CONFIG).is_file()
 
 
 def builder_python() -> str:
@@ -97,6 +102,10 @@ def run_builder(python: str, source: Path, out: Path, cache: Path) -> None:
             f"{source}: onnxruntime-genai's builder fails ({' | '.join(lines[-_TAIL:])[:600]}). "
             "See which architectures it knows, or stay with GGUF."
         )
+
+
+def _place(model: Model) -> Path:
+    return cache_dir("onnx") / identity(model.files)[:32]
 
 
 def _trim(home: Path, *, keep: Path) -> None:

@@ -51,6 +51,7 @@ def main() -> None:
     for _ in range(options.rounds):
         for name, command in commands.items():
             shutil.rmtree(places[name], ignore_errors=True)
+            shutil.rmtree(options.work / ".olive-cache", ignore_errors=True)
             runs[name].append(measured([*command, str(places[name].absolute())], options.work))
     for name, place in places.items():
         if name.startswith("olive"):

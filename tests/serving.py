@@ -22,7 +22,7 @@ MB = 1_000_000
 def model_file(name: str, *, digest: str = "0", trained: int = 8192, path: Path = Path("/nonexistent")) -> ModelFile:
     facts = Facts(
         architecture="llama", parameters=1, context_length=trained, embedding_length=1, quantization="F16", types={},
-        has_template=False, capabilities=["completion"], metadata={},
+        type_bytes={}, has_template=False, capabilities=["completion"], metadata={},
     )  # fmt: skip
     return ModelFile(
         name=name, path=path, digest=f"{name}-{digest}", size_bytes=MB, modified_at=datetime.now(UTC),

@@ -11,6 +11,8 @@ import pytest
 
 from kvant.hub.manifest import ModelSettings
 from kvant.hub.store import Store
+from kvant.serve.passports import measured
+from kvant.serve.storelibrary import StoreLibrary
 from store_files import family, write_gguf
 from tiny_models import write_tiny_model
 
@@ -124,8 +126,15 @@ def test_optimize_keeps_what_it_found_with_its_passport(tmp_path: Path) -> None:
 
     shown = document("show", "tiny:best")
     passport = shown["settings"]["passport"]
-    assert (passport["variant"], passport["sha256"]) == ("Q8_0", report["sha256"])
+    assert (passport["preset"], passport["sha256"]) == ("Q8_0", report["sha256"])
     assert Path(shown["path"]).read_bytes() == Path(report["path"]).read_bytes()
+    assert "kld_mean" in kvant("show", "tiny:best").stdout
+    kvant("import", report["path"], "tiny:again")
+    for name in ("tiny:best", "tiny:again"):  # what the gateway's page shows
+        card = measured(StoreLibrary().find(name))
+        assert card is not None
+        assert card.kld_mean == report["variants"][0]["score"]["kld_mean"]
+        assert card.base_sha256
     again = kvant("optimize", directory, *options, "--keep", "tiny:best", status=1)
     assert "tiny:best: is in the store already" in again.stderr
 

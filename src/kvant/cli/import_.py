@@ -11,6 +11,7 @@ from kvant.cli.units import format_bytes
 from kvant.errors import FormatError, ModelNameError, OutputExistsError
 
 if TYPE_CHECKING:
+    from kvant.hub.manifest import ModelSettings
     from kvant.hub.store import Store, StoredModel
 
 _VARIANT = re.compile(r"(?P<model>.+)[-._](?P<tag>(?:I?Q|TQ|BF|F|MXFP)\d\w*)", re.IGNORECASE)
@@ -29,7 +30,8 @@ def import_(
     """Put a GGUF file, or a bundle that `kvant export` wrote, into the store.
 
     Every byte is hashed. Tensors that are in the store already are not kept twice. Without a name, the file's name is
-    taken: `SmolLM2-135M-Q4_K_M.gguf` becomes `smollm2-135m:Q4_K_M`.
+    taken: `SmolLM2-135M-Q4_K_M.gguf` becomes `smollm2-135m:Q4_K_M`. A passport that `kvant optimize` wrote beside the
+    file comes with it.
 
     \b
     Examples:
@@ -51,7 +53,7 @@ def import_(
         else:
             target = name or name_of_file(file)
             _check_free(store, target, overwrite=overwrite)
-            models = [store.import_file(file, target, progress=progress, move=move)]
+            models = [store.import_file(file, target, _settings(file), progress=progress, move=move)]
     if as_json:
         console.print_json([as_document(model) for model in models])
         return
@@ -65,6 +67,17 @@ def _print(models: "list[StoredModel]", grown: int) -> None:
     shared = sum(model.size_bytes for model in models) - grown
     if shared > 1 << 20:
         console.say(f"The store grew by {format_bytes(max(grown, 0))}; it had the rest already.")
+
+
+def _settings(file: Path) -> "ModelSettings | None":
+    """What belongs to a file beside its weights: where it is from, and the passport beside it; None without one."""
+    from kvant.formats.gguf.reader import read_gguf
+    from kvant.hub.manifest import ModelSettings
+    from kvant.serve.passports import beside
+
+    passport = beside(file, sum(part.stat().st_size for part in read_gguf(file).files))
+    source = str(file).encode(errors="replace").decode()
+    return None if passport is None else ModelSettings(source=source, passport=passport)
 
 
 def _check_free(store: "Store", name: str, *, overwrite: bool) -> None:

@@ -1,6 +1,7 @@
 """`kvant show`: what is known about a stored model."""
 
 import sys
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -53,5 +54,13 @@ def show(
     for key, value in settings.items():
         text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
         rows.append((key, text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"))
-    rows += [(f"passport: {key}", str(value)) for key, value in passport.items() if not isinstance(value, dict | list)]
+    rows += [(f"passport: {key}", str(value)) for key, value in _flat(passport)]
     console.table("", ("", ""), rows, left=2)
+
+
+def _flat(passport: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a passport says, and the score in it, without lists and tables by domain."""
+    score = passport.get("score")
+    for key, value in {**passport, **(score if isinstance(score, dict) else {})}.items():
+        if value not in (None, "") and not isinstance(value, dict | list):
+            yield key, value

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kvant.errors import OutputExistsError
 from kvant.hub.manifest import ModelSettings
 from kvant.hub.names import ModelName
@@ -30,14 +32,6 @@ def keep(report: Report, name: str, *, progress: Progress = SILENT) -> StoredMod
 
 
 def passport(report: Report) -> dict[str, Any]:
-    """Return what a report says of the variant it took, as plain values."""
-    taken = next(v for v in report.variants if v.is_pick and v.format == "gguf")
-    score = taken.score
-    return {
-        "variant": report.pick, "reason": report.reason, "asked": report.asked, "sha256": report.sha256,
-        "created": report.created, "base": report.model.name, "text": report.text.name,
-        "text_tokens": report.text.tokens, "size_bytes": taken.size_bytes, "bpw": taken.bpw,
-        "kld_mean": score.kld_mean, "kld_se": score.kld_se, "kld_p99": score.kld_p99, "top1": score.top1,
-        "ppl_ratio": score.ppl_ratio, "tg_tok_s": score.tg_tok_s, "context": report.context,
-        "ram_bytes": taken.memory_bytes, "cost": taken.cost, "versions": dict(report.versions),
-    }  # fmt: skip
+    """Return the passport that lies beside the file of a report, as plain values."""
+    found: dict[str, Any] = msgspec.json.decode(Path(report.path).with_suffix(".passport.json").read_bytes())
+    return found

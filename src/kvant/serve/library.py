@@ -16,6 +16,7 @@ from kvant.hub.manifest import ModelSettings
 from kvant.metadata import StringArray
 from kvant.model import Model
 from kvant.quant.presets import PRESETS
+from kvant.tensors import n_bytes
 
 _MAX_VALUE_CHARS = 16384
 _MAX_ITEMS = 16
@@ -32,6 +33,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         embedding_length: Numbers in a hidden state; 0 if not told.
         quantization: The preset's name, or the most used block type's.
         types: Tensors of every block type.
+        type_bytes: Bytes of every block type.
         has_template: Whether it has a chat template.
         capabilities: `completion`, `embedding`, `tools`, ..., as Ollama names them.
         metadata: The header's values; long texts and arrays are cut.
@@ -43,6 +45,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     embedding_length: int
     quantization: str
     types: dict[str, int]
+    type_bytes: dict[str, int]
     has_template: bool
     capabilities: list[str]
     metadata: dict[str, Any]
@@ -168,6 +171,9 @@ def model_file(name: str, path: Path, digest: str, settings: ModelSettings | Non
 def facts(model: Model) -> Facts:
     """Return what a model's header says, bounded in size."""
     types = Counter(tensor.block_type.name for tensor in model.tensors.values())
+    sizes: Counter[str] = Counter()
+    for tensor in model.tensors.values():
+        sizes[tensor.block_type.name] += n_bytes(tensor)
     template = model.get(_TEMPLATE)
     return Facts(
         architecture=model.architecture,
@@ -176,6 +182,7 @@ def facts(model: Model) -> Facts:
         embedding_length=model.hyper("embedding_length", 0),
         quantization=_quantization(model, types),
         types=dict(types.most_common()),
+        type_bytes=dict(sizes.most_common()),
         has_template=isinstance(template, str),
         capabilities=_capabilities(model, template if isinstance(template, str) else ""),
         metadata={key: _shown(value.value) for key, value in model.metadata.items()},

@@ -70,10 +70,8 @@ def measured(file: ModelFile) -> Measured | None:
     """
     if file.settings.passport is not None:
         return read(file.settings.passport)
-    document = _beside(file.path)
-    if document is None or _score(document).get("size_bytes") != file.size_bytes:
-        return None
-    return read(document)
+    document = beside(file.path, file.size_bytes)
+    return None if document is None else read(document)
 
 
 def read(document: Mapping[str, Any]) -> Measured | None:
@@ -85,8 +83,8 @@ def read(document: Mapping[str, Any]) -> Measured | None:
     return found if found.kld_mean is not None else None
 
 
-def _beside(path: Path) -> Mapping[str, Any] | None:
-    """Return the passport beside a file, as `kvant optimize` writes it."""
+def beside(path: Path, size_bytes: int) -> dict[str, Any] | None:
+    """Return the passport beside a file of a size, as `kvant optimize` writes it; None if there is none for it."""
     stem = path.with_suffix("")
     match = SHARD_NAME.fullmatch(path.name)
     passport = stem.with_name((match["stem"] if match else stem.name) + SUFFIX)
@@ -96,7 +94,9 @@ def _beside(path: Path) -> Mapping[str, Any] | None:
         document = json.loads(data) if len(data) <= MAX_BYTES else None
     except (OSError, ValueError, RecursionError):
         return None
-    return document if isinstance(document, dict) else None
+    if not isinstance(document, dict) or _score(document).get("size_bytes") != size_bytes:
+        return None
+    return document
 
 
 def _score(document: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,9 +1,7 @@
 """kvant's own API about models: what each is, what was measured of it, and a plot of the variants of one base."""
 
 import asyncio
-import functools
-from collections import Counter, defaultdict
-from pathlib import Path
+from collections import defaultdict
 
 import msgspec
 from starlette.requests import Request
@@ -11,18 +9,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kvant.errors import KvantError
-from kvant.formats.gguf.reader import read_gguf
 from kvant.recipes.pareto import front
 from kvant.recipes.plot import Frame, Plot, Point, layout
 from kvant.serve.api.ollama import OLLAMA, find
 from kvant.serve.api.wire import as_json, endpoint, gateway
 from kvant.serve.library import ModelFile
 from kvant.serve.passports import Measured, measured
-from kvant.tensors import n_bytes
 
 WIDE = Frame(width=860, height=380)
 NARROW = Frame(width=380, height=340, left=62, right=14)
-KNOWN_FILES = 512
 MAX_POINTS = 64
 MAX_CHARACTERS = 200
 
@@ -121,28 +116,14 @@ async def _card(request: Request, file: ModelFile) -> Card:
         name=file.name, digest=file.digest, size_bytes=file.size_bytes, modified_at=file.modified_at.isoformat(),
         architecture=facts.architecture, parameters=facts.parameters,
         bpw=8 * file.size_bytes / facts.parameters if facts.parameters else None,
-        quantization=facts.quantization, blocks=await asyncio.to_thread(_blocks, file.path, file.digest),
+        quantization=facts.quantization,
+        blocks=[Blocks(kind, facts.types[kind], size) for kind, size in facts.type_bytes.items()],
         context_length=facts.context_length, embedding_length=facts.embedding_length,
         capabilities=facts.capabilities, has_template=facts.has_template or file.settings.template is not None,
         licence=_line(meta.get("general.license")) or _line(" ".join(file.settings.license)),
         base=_line((passport and passport.base) or meta.get("kvant.source.name") or meta.get("general.name")),
         source=_line(file.settings.source), ram_bytes=ram, passport=passport,
     )  # fmt: skip
-
-
-@functools.lru_cache(maxsize=KNOWN_FILES)
-def _blocks(path: Path, digest: str) -> list[Blocks]:  # noqa: ARG001  the digest is a key: a file may change
-    """Return the bytes of every block type, most first; nothing if the file cannot be read any more."""
-    try:
-        model = read_gguf(path)
-    except (KvantError, OSError):
-        return []
-    sizes: Counter[str] = Counter()
-    tensors: Counter[str] = Counter()
-    for tensor in model.tensors.values():
-        sizes[tensor.block_type.name] += n_bytes(tensor)
-        tensors[tensor.block_type.name] += 1
-    return [Blocks(name, tensors[name], size) for name, size in sizes.most_common()]
 
 
 def plots(found: list[Card]) -> list[BasePlot]:

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from kvant.evaluate.odd_texts import TEXTS
 from kvant.formats.huggingface.tokenizer import tokenizer_metadata
 from kvant.metadata import Value, ValueType
 from kvant.runtime.llamacpp import LlamaCpp
-from odd_texts import TEXTS
 from tiny_tokenizers import KINDS, TEXT, write_tokenizer
 
 N_VOCAB = 1200

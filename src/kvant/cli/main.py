@@ -23,6 +23,7 @@ from kvant.cli.inspect import inspect
 from kvant.cli.key import key
 from kvant.cli.list import list_
 from kvant.cli.optimize import optimize
+from kvant.cli.parity import parity
 from kvant.cli.pull import pull
 from kvant.cli.quantize import quantize
 from kvant.cli.rebuild import rebuild
@@ -86,8 +87,8 @@ def options(
 
 # In alphabetical order; a command's name is its function's, its help its docstring.
 COMMANDS: tuple[Callable[..., Any], ...] = (
-    advise, calibrate, convert, copy, create, evaluate, export, fsck, gc, import_, inspect, key, list_, optimize, pull,
-    quantize, rebuild, rm, run, search, serve, show, top,
+    advise, calibrate, convert, copy, create, evaluate, export, fsck, gc, import_, inspect, key, list_, optimize,
+    parity, pull, quantize, rebuild, rm, run, search, serve, show, top,
 )  # fmt: skip
 for _command in COMMANDS:
     app.command(_command.__name__.rstrip("_"))(guarded(_command))

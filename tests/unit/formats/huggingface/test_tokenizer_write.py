@@ -7,11 +7,11 @@ import pytest
 from tokenizers import Tokenizer
 
 from kvant.errors import FormatError, KvantError, UnsupportedModelError
+from kvant.evaluate.odd_texts import TEXTS
 from kvant.formats.huggingface.tokenizer import tokenizer_metadata
 from kvant.formats.huggingface.tokenizer import write_tokenizer as write_back
 from kvant.metadata import Value, ValueType, array, string
 from kvant.model import Model
-from odd_texts import TEXTS
 from tiny_tokenizers import KINDS, write_tokenizer
 
 # Flags that GGUF does not keep: Metaspace's "only the first word", Phi-3's tokens that swallow spaces, Gemma's marks.

@@ -95,6 +95,41 @@ def test_blocks_that_do_not_divide_rows_become_shorter_and_run(tmp_path: Path) -
     evaluate([tmp_path / "out"], against=tiny, chunks=1, threads=1, speed=False, floors=False)
 
 
+@pytest.mark.parametrize("chunk_bytes", [1 << 30, 60_000])
+def test_a_layout_for_browsers_holds_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
+) -> None:
+    from kvant.recipes.decoder import browser
+    from kvant.recipes.decoder.quantize import quantize_decoder
+
+    tiny = write_tiny_model("llama", tmp_path / "source")
+    monkeypatch.setattr(browser, "MAX_CHUNK_BYTES", chunk_bytes)
+    keep_export(tiny, tiny)
+    genai = cache_dir("onnx") / identity(open_model(tiny).files)[:32]
+    (genai / "chat_template.jinja").write_text("{{ messages }}")
+    quantize_decoder(tiny, "int4", tmp_path / "genai", threads=1)
+    done = quantize_decoder(tiny, "int4", tmp_path / "web", threads=1, layout="transformers.js")
+    assert done.size_bytes == sum(Path(file).stat().st_size for file in done.files)
+    config = json.loads((tmp_path / "web" / "config.json").read_text())
+    settings = config["transformers.js_config"]
+    assert settings == {"dtype": "q4", "use_external_data_format": {"model_q4.onnx": len(done.files) - 1}}
+    assert (len(done.files) > 3) == (chunk_bytes < 1 << 20)
+    names = ["model_q4.onnx_data"] + [f"model_q4.onnx_data_{i}" for i in range(1, len(done.files) - 1)]
+    assert [Path(file).name for file in done.files[1:]] == names
+    assert json.loads((tmp_path / "web" / "tokenizer_config.json").read_text())["chat_template"] == "{{ messages }}"
+    assert not (tmp_path / "web" / "genai_config.json").exists()
+    logits = []
+    for file in (tmp_path / "genai" / "model.onnx", tmp_path / "web" / "onnx" / "model_q4.onnx"):
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        past, ids = np.zeros((1, 4, 0, 32), np.float32), np.ones((1, 5), np.int64)
+        feeds = {port.name: past if port.name.startswith("past") else ids for port in session.get_inputs()}
+        logits.append(session.run(["logits"], feeds)[0])
+    assert np.array_equal(*logits)
+    assert all(port.shape[1] == 4 and port.shape[3] == 32 for port in session.get_inputs() if "past" in port.name)
+    quantize_decoder(tiny, "int8", tmp_path / "web", threads=1, layout="transformers.js", overwrite=True)
+    assert (tmp_path / "web" / "onnx" / "model_quantized.onnx").is_file()
+
+
 def test_logits_under_another_name(tiny: Path, tmp_path: Path) -> None:
     import onnx
 

@@ -36,6 +36,7 @@ _WAYS = {
     **dict.fromkeys(("calibration_data", "calibration_method", "max_drop", "metric"), ("int8",)),
     "dtype": ("mlx",),
     "target": ("onnx", "int8"),
+    "layout": ("onnx",),
 }
 """Options that belong to some ways of quantizing: `int8` is that of ONNX files."""
 
@@ -98,13 +99,13 @@ def quantize(
     calibrate: quantize_onnx.Calibrate = None,
     max_size: quantize_onnx.MaxSize = None,
     target: quantize_onnx.Target = None,
+    layout: quantize_onnx.Layout = quantize_onnx.LayoutName.genai,
     dtype: quantize_mlx.Dtype = None,
     json: Json = False,
 ) -> None:
     """Quantize a model: to GGUF with one of llama.cpp's presets or a plan of your own, to MLX, or to ONNX.
 
-    Types and bytes of all tensors equal those of llama.cpp's own quantizer, of mlx_lm.convert, or of ONNX Runtime's.
-    Tensors whose rows do not fit fall back to other types, which is said.
+    Tensors equal those of llama.cpp's quantizer, of mlx_lm.convert, or of ONNX Runtime's; what does not fit is said.
 
     \b
     Examples:
@@ -112,6 +113,7 @@ def quantize(
       kvant quantize model.gguf -t Q4_K_M --type 'attn_v=Q8_0' --dry-run
       kvant quantize SmolLM2-135M --to mlx -t 4bit --calibrate bundled --max-size 75.8MB -o smol-mlx
       kvant quantize SmolLM2-135M --to onnx -t int4 --calibrate bundled -o smol-onnx
+      kvant quantize SmolLM2-135M --to onnx -t int4 --layout transformers.js -o web/smol
       kvant quantize vision.onnx -t int8-static --calibration-data inputs/ -o small.onnx
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.formats.imatrix import read_imatrix
@@ -126,9 +128,8 @@ def quantize(
         )  # fmt: skip
         return
     if to is To.onnx:
-        quantize_onnx.decoder(
-            model, preset, out, calibrate=calibrate, max_size=max_size, target=target, threads=threads, json=json,
-            overwrite=overwrite)  # fmt: skip
+        quantize_onnx.decoder(model, preset, out, calibrate=calibrate, max_size=max_size, target=target,
+                              threads=threads, json=json, overwrite=overwrite, layout=layout)  # fmt: skip
         return
     if to is To.mlx:
         quantize_mlx.directory(

@@ -1,5 +1,6 @@
 """What `kvant quantize` does for ONNX: int8 operators for any model, weights of few bits for decoders."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +33,18 @@ MaxSize = Annotated[
         help="MLX, ONNX, calibrated: the best blocks of every matrix for this size: 100MB.", show_default=False
     ),
 ]
+
+
+class LayoutName(StrEnum):
+    """Who reads an ONNX directory."""
+
+    genai = "genai"
+    browser = "transformers.js"
+
+
+Layout = Annotated[
+    LayoutName, typer.Option(help="ONNX: who reads the directory: onnxruntime-genai, or transformers.js in a browser.")
+]
 Target = Annotated[
     str | None, typer.Option(help="ONNX: execution provider it must run on: CPU, CUDA, ...", show_default=False)
 ]
@@ -63,7 +76,7 @@ def int8(
 
 def decoder(
     model: Path, preset: str | None, out: Path | None, *, calibrate: str | None, max_size: str | None, threads: int,
-    overwrite: bool, json: bool, target: str | None,
+    overwrite: bool, json: bool, target: str | None, layout: LayoutName,
 ) -> None:  # fmt: skip
     """Quantize a decoder's weights and print what was written."""
     from kvant.formats.open import open_model
@@ -79,7 +92,7 @@ def decoder(
         result = quantize_decoder(
             model, kind, out or Path(f"{model.resolve().name.removesuffix('.gguf')}-onnx-{kind}"),
             calibration=calibration if calibrate else None, max_bytes=parse_bytes(max_size) if max_size else None,
-            target=target, threads=threads, overwrite=overwrite, progress=progress,
+            target=target, layout=layout.value, threads=threads, overwrite=overwrite, progress=progress,
         )  # fmt: skip
     if json:
         console.print_json(result)

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
@@ -26,6 +26,7 @@ from kvant.formats.open import open_model
 from kvant.kernels.nbits import FITTED, Blocks, encode, fit, nbits_type
 from kvant.progress import SILENT, Progress
 from kvant.recipes.calibration import Calibration
+from kvant.recipes.decoder.browser import rearrange
 from kvant.recipes.decoder.export import exported
 from kvant.recipes.decoder.plan import DecoderPlan, best_plan, counts, fitting_plan, named_plan
 from kvant.recipes.decoder.rows import CHUNK_ROWS, Rows
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     import onnx
 
 GRAPH = "model.onnx"
+Layout = Literal["genai", "transformers.js"]
+LAYOUTS: tuple[Layout, ...] = ("genai", "transformers.js")
 
 
 class DecoderResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +75,7 @@ def quantize_decoder(
     calibration: "Callable[[], Calibration] | None" = None,
     max_bytes: int | None = None,
     target: str | None = None,
+    layout: Layout = "genai",
     threads: int = 0,
     overwrite: bool = False,
     progress: Progress = SILENT,
@@ -87,6 +91,7 @@ def quantize_decoder(
         max_bytes: Size of the graph and its weights: with calibration, the blocks of every matrix are then chosen for
             it, and `kind` does not matter.
         target: Execution provider it must run on: blocks that it does not run become ones that it does.
+        layout: Who reads the directory: onnxruntime-genai (and Foundry Local), or transformers.js.
         threads: Threads; 0 for one per core.
         overwrite: Replace a directory that exists.
         progress: Told of matrices.
@@ -121,29 +126,37 @@ def quantize_decoder(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        progress.start("quantize", len(weights), "matrices")
-        for weight in weights:
-            replace(graph, weight, nbits_type(plan.types[weight.name]))
         note(graph, plan, measured)
-        arrays = encoder.arrays(weights)
-        done = {tensor_names(w)[0] for w in weights}
-        write_graph(
-            graph, arrays, partial / GRAPH,
-            on_tensor=lambda name: progress.advance("quantize", 1) if name in done else None,
-        )  # fmt: skip
-        progress.finish("quantize")
+        _write_matrices(graph, weights, encoder, partial / GRAPH, progress)
         copy_rest(origin.file.parent, partial, origin.files)
         written = read_decoder(partial)
+        made = written.files if layout == "genai" else rearrange(partial, written, model, plan.types)
+        names = [file.relative_to(partial) for file in made]
         place(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    files = tuple(out / file.name for file in written.files)
+    files = tuple(out / name for name in names)
     return DecoderResult(
         path=str(out), files=tuple(map(str, files)), type=plan.name, types=counts(plan.types),
         n_fitted=encoder.n_fitted, size_bytes=sum(file.stat().st_size for file in files),
         bpw=8 * written.sizes.tensor_bytes / written.sizes.n_params, predicted_kld=plan.predicted_kld,
         rewritten=rewritten, wall_s=round(time.monotonic() - started, 3),
     )  # fmt: skip
+
+
+def _write_matrices(
+    graph: "onnx.ModelProto", weights: tuple[Weight, ...], encoder: "Encoder", path: Path, progress: Progress
+) -> None:
+    """Give a graph's matrices their blocks and write it, each encoded when its turn has come."""
+    progress.start("quantize", len(weights), "matrices")
+    for weight in weights:
+        replace(graph, weight, nbits_type(encoder.plan.types[weight.name]))
+    done = {tensor_names(w)[0] for w in weights}
+    write_graph(
+        graph, encoder.arrays(weights), path,
+        on_tensor=lambda name: progress.advance("quantize", 1) if name in done else None,
+    )  # fmt: skip
+    progress.finish("quantize")
 
 
 class Encoder:
@@ -237,7 +250,8 @@ def check_directory(out: Path, *, overwrite: bool) -> None:
         raise KvantError(f"{out.parent}: is not a directory. Create it first.")
     if not out.exists():
         return
-    is_model = out.is_dir() and ((out / CONFIG).is_file() or not any(out.iterdir()))
+    marks = (out / CONFIG, out / "onnx")
+    is_model = out.is_dir() and (any(mark.exists() for mark in marks) or not any(out.iterdir()))
     if not overwrite or not is_model:
         raise OutputExistsError(f"{out}: exists already. Choose another name or, for a model, pass --overwrite.")
 

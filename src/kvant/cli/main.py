@@ -10,6 +10,7 @@ import typer
 from kvant._version import __version__
 from kvant.cli import console
 from kvant.cli.advise import advise
+from kvant.cli.bench import bench
 from kvant.cli.calibrate import calibrate
 from kvant.cli.convert import convert
 from kvant.cli.copy import copy
@@ -87,7 +88,7 @@ def options(
 
 # In alphabetical order; a command's name is its function's, its help its docstring.
 COMMANDS: tuple[Callable[..., Any], ...] = (
-    advise, calibrate, convert, copy, create, evaluate, export, fsck, gc, import_, inspect, key, list_, optimize,
+    advise, bench, calibrate, convert, copy, create, evaluate, export, fsck, gc, import_, inspect, key, list_, optimize,
     parity, pull, quantize, rebuild, rm, run, search, serve, show, top,
 )  # fmt: skip
 for _command in COMMANDS:

@@ -21,6 +21,7 @@ class Open(msgspec.Struct, tag=True, frozen=True):
     repack: bool = True
     vocab_only: bool = False
     n_seq: int = 1
+    spinning: bool | None = None  # of ONNX Runtime's idle threads
 
 
 class Tokenize(msgspec.Struct, tag=True, frozen=True):

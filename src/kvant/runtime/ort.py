@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvant.errors import EngineError, UnsupportedModelError
-from kvant.formats.onnx.decoder import Sizes, read_decoder
+from kvant.formats.onnx.decoder import SPINNING, Sizes, read_decoder
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -25,8 +25,8 @@ _DTYPES = {
 }  # fmt: skip
 
 
-def open_session(path: Path, *, n_threads: int) -> "onnxruntime.InferenceSession":
-    """Load a checked model on the processor.
+def open_session(path: Path, *, n_threads: int, spinning: bool | None = None) -> "onnxruntime.InferenceSession":
+    """Load a checked model on the processor; idle threads wait by spinning if they are told to, or nothing is said.
 
     Raises:
         EngineError: ONNX Runtime cannot load it.
@@ -37,6 +37,8 @@ def open_session(path: Path, *, n_threads: int) -> "onnxruntime.InferenceSession
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = n_threads
     options.log_severity_level = 4
+    if spinning is not None:
+        options.add_session_config_entry(SPINNING, str(int(spinning)))
     return guarded(path, lambda: onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
 
 
@@ -62,6 +64,7 @@ class OrtDecoder:
     Args:
         path: The directory.
         n_threads: Threads.
+        spinning: Whether idle threads spin; None for what the directory says.
 
     Attributes:
         n_vocab: Tokens in the vocabulary.
@@ -72,10 +75,11 @@ class OrtDecoder:
         UnsupportedModelError: It has inputs that are not known here.
     """
 
-    def __init__(self, path: Path, *, n_threads: int) -> None:
+    def __init__(self, path: Path, *, n_threads: int, spinning: bool | None = None) -> None:
         started = time.perf_counter()
         self.layout = read_decoder(path)
-        self.session = open_session(self.layout.file, n_threads=n_threads)
+        spins = self.layout.spinning if spinning is None else spinning
+        self.session = open_session(self.layout.file, n_threads=n_threads, spinning=spins)
         self.load_s = time.perf_counter() - started
         self.sizes: Sizes = self.layout.sizes
         self.n_vocab = self.layout.n_vocab

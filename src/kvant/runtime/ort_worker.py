@@ -59,7 +59,7 @@ class Worker:
 
     def _open(self, request: messages.Open) -> messages.Opened:
         self._decoder = None
-        self._decoder = found = OrtDecoder(Path(request.path), n_threads=request.n_threads)
+        self._decoder = found = OrtDecoder(Path(request.path), n_threads=request.n_threads, spinning=request.spinning)
         self._n_threads = request.n_threads
         sizes = found.sizes
         return messages.Opened(

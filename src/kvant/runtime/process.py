@@ -54,7 +54,7 @@ class EngineProcess:
 
     def open(
         self, path: Path, *, n_ctx: int, n_threads: int, all_logits: bool = False, repack: bool = True,
-        vocab_only: bool = False, n_seq: int = 1,
+        vocab_only: bool = False, n_seq: int = 1, spinning: bool | None = None,
     ) -> messages.Opened:  # fmt: skip
         """Load a model in place of the one that was open.
 
@@ -62,7 +62,7 @@ class EngineProcess:
             EngineError: llama.cpp cannot load it, or crashed over it.
         """
         self.path = str(path)
-        request = messages.Open(str(path), n_ctx, n_threads, all_logits, repack, vocab_only, n_seq)
+        request = messages.Open(str(path), n_ctx, n_threads, all_logits, repack, vocab_only, n_seq, spinning)
         self.opened = self._ask(request, messages.Opened)
         return self.opened
 

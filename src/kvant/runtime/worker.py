@@ -63,6 +63,7 @@ class Worker:
         if self._model is not None:
             self._model.close()
         options = msgspec.structs.asdict(request)
+        del options["spinning"]
         self._model = model = LlamaCpp(options.pop("path"), **options)
         self._n_threads = request.n_threads
         return messages.Opened(**{name: getattr(model, name) for name in messages.Opened.__struct_fields__})

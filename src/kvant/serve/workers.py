@@ -21,6 +21,9 @@ HEALTH_TIMEOUT_S = 30.0
 # Threads that wait for each other spin for microseconds, then sleep: workers share the cores, and OpenMP's default of
 # milliseconds makes every other worker wait (with ten busy processes on two cores: 2 instead of 5 tokens a second).
 GIVEN = {"GOMP_SPINCOUNT": "1000", "MALLOC_ARENA_MAX": "4"}
+OWN_WORDS = "kvant-engine:"
+"""What the engine's process begins its own last words with."""
+
 FATAL = ("GGML_ASSERT", "terminate called", "out of memory", "bad_alloc", "Segmentation")
 # What a worker's environment keeps: how to find programs and libraries, how to write text. No tokens, no proxies.
 KEPT = frozenset({
@@ -263,7 +266,8 @@ def _fatal(log: list[str]) -> list[str]:
 def _telling(log: list[str]) -> list[str]:
     """The last lines that say what went wrong, without the engine's time stamps; else the last ones."""
     lines = [line.split(maxsplit=1)[-1] if line[:1].isdigit() else line for line in log if line.strip()]
-    telling = [line for line in lines if line.startswith(("E ", "kvant-engine:")) or "error" in line.lower()]
+    lines = [line[max(0, line.find(OWN_WORDS)) :] for line in lines]  # the engine's log may end in the middle of a line
+    telling = [line for line in lines if line.startswith(("E ", OWN_WORDS)) or "error" in line.lower()]
     return (telling or lines)[-3:]
 
 

@@ -16,7 +16,7 @@ from kvant.serve.engines.base import Start
 from kvant.serve.library import DirectoryLibrary
 from kvant.serve.scheduler import Scheduler
 from kvant.serve.settings import Settings
-from kvant.serve.workers import WorkerProcess, _fatal, start_worker
+from kvant.serve.workers import WorkerProcess, _fatal, _telling, start_worker
 
 COMPLETION = {"prompt": "Hello", "n_predict": 400, "stream": True, "ignore_eos": True}
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="signals")
@@ -89,11 +89,14 @@ def test_a_crash_is_an_error_that_names_the_signal_and_quotes_no_request(models:
         assert not worker.alive
 
     run(models / "tiny.gguf", test)
+    assert _telling(["0.1 I srv: loading", "0.2 I kvant-engine: Failed to start."]) == [
+        "kvant-engine: Failed to start."
+    ]
     assert _fatal(["got exception: secret words", "GGML_ASSERT(n > 0) failed"]) == ["GGML_ASSERT(n > 0) failed"]
 
 
 def test_a_file_that_cannot_be_loaded_is_an_error_in_the_engines_words(models: Path) -> None:
-    with pytest.raises(WorkerError, match=r"model 'tiny': the engine could not be loaded \(status 1: .*fail"):
+    with pytest.raises(WorkerError, match=r"model 'tiny': the engine could not be loaded \(status 1: .*[Ff]ail"):
         asyncio.run(start_worker(start_of(models / "broken.gguf"), timeout_s=100))
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import onnx
 
 CONFIG = "genai_config.json"
+SPINNING = "session.intra_op.allow_spinning"
+"""The session option that says whether idle threads wait by spinning, `0` or `1`."""
 MAX_CONFIG_BYTES = 1 << 20
 CACHES = ("cos_cache", "sin_cache")
 """Tables of rotary angles: computed, and no weights."""
@@ -53,6 +55,7 @@ class Decoder:
         sizes: Weights and bytes.
         notes: What the graph says of itself, by key.
         logits: Name of the output that has the logits.
+        spinning: Whether idle threads wait by spinning; None if it does not say.
     """
 
     file: Path
@@ -65,6 +68,7 @@ class Decoder:
     sizes: Sizes
     notes: Mapping[str, str]
     logits: str
+    spinning: bool | None
 
 
 def is_decoder(path: Path) -> bool:
@@ -124,7 +128,14 @@ def read_decoder(directory: Path) -> Decoder:
         n_kv_heads=number(decoder, "num_key_value_heads", 1 << 16), head_size=number(decoder, "head_size", 1 << 16),
         n_ctx_train=number(model, "context_length", 1 << 31), sizes=sizes(graph),
         notes={entry.key: entry.value for entry in graph.metadata_props}, logits=logits,
+        spinning=_spinning(decoder),
     )  # fmt: skip
+
+
+def _spinning(decoder: Mapping[str, Any]) -> bool | None:
+    options = decoder.get("session_options")
+    value = options.get(SPINNING) if isinstance(options, dict) else None
+    return None if value is None else str(value) != "0"
 
 
 def sizes(model: "onnx.ModelProto") -> Sizes:

@@ -1,0 +1,179 @@
+"""Which threads and session options a model runs fastest with on this machine, found by running it.
+
+Every setting gets a process of its own, and settings take turns in rounds, so that what else the machine does falls on
+all of them.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from kvant.devices.limits import cores
+from kvant.errors import UnsupportedFormatError, ValueRangeError
+from kvant.files import atomic_write
+from kvant.formats.base import sniff
+from kvant.formats.onnx.decoder import CONFIG, SPINNING, is_decoder, read_config, read_decoder
+from kvant.formats.open import open_model
+from kvant.progress import SILENT, Progress
+from kvant.runtime.messages import Measured
+from kvant.runtime.mlx import MLXProcess
+from kvant.runtime.ort_process import OrtProcess
+from kvant.runtime.process import EngineProcess
+
+TIE = 0.97
+"""Speeds this close to the fastest are as good; the setting with fewer threads, and without spinning, is taken then."""
+
+Kind = Literal["gguf", "mlx", "onnx"]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How a model is run: threads (0: the engine's own choice), and whether ONNX Runtime's threads wait by spinning."""
+
+    threads: int
+    spinning: bool | None = None
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """What one setting gave: medians over rounds.
+
+    Attributes:
+        threads: Threads; 0 for the engine's own choice.
+        spinning: Whether ONNX Runtime's threads wait by spinning; None of other engines.
+        pp_tok_s: Prompt tokens per second.
+        tg_tok_s: Generated tokens per second.
+        rss_bytes: Peak resident memory.
+        is_best: Whether it is the one to take.
+    """
+
+    threads: int
+    spinning: bool | None
+    pp_tok_s: float
+    tg_tok_s: float
+    rss_bytes: int
+    is_best: bool = False
+
+
+class Benched(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's timings; `saved` if the best went into its directory."""
+
+    path: str
+    format: Kind
+    timings: tuple[Timing, ...]
+    saved: bool = False
+
+
+def bench(
+    models: Sequence[Path], *, threads: Sequence[int] = (), n_prompt: int = 256, n_generate: int = 32, rounds: int = 3,
+    save: bool = False, progress: Progress = SILENT,
+) -> list[Benched]:  # fmt: skip
+    """Time models of any format under several settings.
+
+    Args:
+        models: GGUF files, MLX directories, directories of onnxruntime-genai.
+        threads: Thread counts to try; by default powers of two up to the cores, and the cores.
+        n_prompt: Tokens of the prompt.
+        n_generate: Tokens to make after it.
+        rounds: Times that every setting is run.
+        save: Write the best of ONNX directories into their genai_config.json, where onnxruntime-genai reads it.
+        progress: Told of runs.
+
+    Raises:
+        ValueRangeError: A count is below 1.
+        UnsupportedFormatError: `save`, and a model is no ONNX directory: other formats keep no such settings.
+        EngineError: An engine fails on a model.
+    """
+    if min((*threads, n_prompt, n_generate, rounds)) < 1:
+        raise ValueRangeError("threads, prompt, tokens and rounds: one is below 1. Give at least 1.")
+    kinds = [kind_of(Path(model)) for model in models]
+    if save and set(kinds) != {"onnx"}:
+        raise UnsupportedFormatError(
+            "--save: only ONNX directories keep session options (genai_config.json). Pass --threads to kvant run."
+        )
+    return [
+        _benched(Path(model), kind, threads or default_threads(), n_prompt, n_generate, rounds, save, progress)
+        for model, kind in zip(models, kinds, strict=True)
+    ]
+
+
+def kind_of(path: Path) -> Kind:
+    """Return a checked model's format.
+
+    Raises:
+        FormatError: It is damaged, or no format that is run here.
+    """
+    if is_decoder(path):
+        read_decoder(path)
+        return "onnx"
+    open_model(path)
+    return "gguf" if sniff(path) == "gguf" else "mlx"
+
+
+def default_threads() -> tuple[int, ...]:
+    """Powers of two up to the cores, and the cores."""
+    most = cores()
+    return tuple(sorted({*(1 << i for i in range(most.bit_length()) if 1 << i <= most), most}))
+
+
+def _benched(
+    path: Path, kind: Kind, threads: Sequence[int], n_prompt: int, n_generate: int, rounds: int, save: bool,
+    progress: Progress,
+) -> Benched:  # fmt: skip
+    settings = {
+        "gguf": [Setting(n) for n in threads],
+        "mlx": [Setting(0)],
+        "onnx": [Setting(n, spinning) for n in threads for spinning in (True, False)],
+    }[kind]
+    found: dict[Setting, list[Measured]] = {setting: [] for setting in settings}
+    task = f"bench {path.name}"
+    progress.start(task, rounds * len(settings), "runs")
+    for _ in range(rounds):
+        for setting in settings:
+            found[setting].append(_run(path, kind, setting, n_prompt, n_generate))
+            progress.advance(task, 1)
+    progress.finish(task)
+    timings = [
+        Timing(
+            threads=setting.threads, spinning=setting.spinning,
+            pp_tok_s=statistics.median(m.pp_tok_s for m in runs), tg_tok_s=statistics.median(m.tg_tok_s for m in runs),
+            rss_bytes=max(m.rss_bytes for m in runs),
+        )
+        for setting, runs in found.items()
+    ]  # fmt: skip
+    fastest = max(t.tg_tok_s for t in timings)
+    best = min(
+        (t for t in timings if t.tg_tok_s >= TIE * fastest), key=lambda t: (t.threads, bool(t.spinning), -t.tg_tok_s)
+    )
+    if save:
+        _save(path, best)
+    marked = tuple(msgspec.structs.replace(t, is_best=t is best) for t in timings)
+    return Benched(path=str(path), format=kind, timings=marked, saved=save)
+
+
+def _run(path: Path, kind: Kind, setting: Setting, n_prompt: int, n_generate: int) -> Measured:
+    n_ctx = n_prompt + n_generate
+    if kind == "onnx":
+        with OrtProcess() as session:
+            session.open(path, n_ctx=n_ctx, n_threads=setting.threads, spinning=setting.spinning)
+            return session.speed(n_prompt=n_prompt, n_generate=n_generate, repeats=1)
+    if kind == "mlx":
+        with MLXProcess() as process:
+            process.open(path)
+            return process.speed(n_prompt=n_prompt, n_generate=n_generate, repeats=1)
+    with EngineProcess() as engine:
+        engine.open(open_model(path).files[0], n_ctx=n_ctx, n_threads=setting.threads)
+        return engine.speed(n_prompt=n_prompt, n_generate=n_generate, repeats=1)
+
+
+def _save(path: Path, best: Timing) -> None:
+    """Write a setting where onnxruntime-genai reads it."""
+    config = read_config(path)
+    options = config["model"]["decoder"].setdefault("session_options", {})
+    options["intra_op_num_threads"] = best.threads
+    options[SPINNING] = str(int(bool(best.spinning)))
+    with atomic_write(path / CONFIG) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(config), indent=4) + b"\n")

@@ -44,11 +44,13 @@ def main() -> None:
                 row(name, models / file, way, data, Path(folder), limit, models)
 
 
-def row(name: str, model: Path, way: str, data: Path, folder: Path, limit: float, models: Path) -> None:
+def row(
+    name: str, model: Path, way: str, data: Path, folder: Path, limit: float, models: Path, module: str = "onnx_models"
+) -> None:  # fmt: skip
     """Quantize through the command and print one line."""
     command = [
         sys.executable, "-m", "kvant.cli.main", "quantize", str(model), "-t", way, "--calibration-data", str(data),
-        "--max-drop", str(limit), "--metric", f"onnx_models:{name}_metric", "-o", str(folder / f"{way}.onnx"),
+        "--max-drop", str(limit), "--metric", f"{module}:{name}_metric", "-o", str(folder / f"{way}.onnx"),
         "--overwrite", "--json",
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(models)}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvant.errors import FormatError, MissingDependencyError, OutputExistsError, UnsupportedFormatError
+from kvant.errors import FormatError, MissingDependencyError, OutputExistsError, UnsupportedFormatError, ValueRangeError
 from kvant.evaluate.base import identity
 from kvant.files import cache_dir
 from kvant.formats.open import open_model
@@ -128,6 +128,38 @@ def test_a_layout_for_browsers_holds_the_same_model(
     assert all(port.shape[1] == 4 and port.shape[3] == 32 for port in session.get_inputs() if "past" in port.name)
     quantize_decoder(tiny, "int8", tmp_path / "web", threads=1, layout="transformers.js", overwrite=True)
     assert (tmp_path / "web" / "onnx" / "model_quantized.onnx").is_file()
+
+
+def test_float16_halves_scales_and_keeps_quality(tiny: Path, tmp_path: Path) -> None:
+    import onnx
+
+    from kvant.recipes.decoder.quantize import quantize_decoder
+    from kvant.recipes.evaluate import evaluate
+
+    keep_export(tiny, tiny)
+    whole = quantize_decoder(tiny, "int8", tmp_path / "f32", threads=1)
+    half = quantize_decoder(tiny, "int8", tmp_path / "f16", threads=1, dtype="F16")
+    assert half.size_bytes < 0.95 * whole.size_bytes
+    found = evaluate([tmp_path / "f32", tmp_path / "f16"], against=tiny, chunks=1, threads=1, floors=False)
+    one, other = (score.kld_mean for score in found.scores)
+    assert abs(one - other) < 0.1 * one + 1e-4
+    graph = onnx.load(tmp_path / "f16" / "model.onnx", load_external_data=False).graph
+    kinds = {t.data_type for t in graph.initializer} | {p.type.tensor_type.elem_type for p in graph.output}
+    assert onnx.TensorProto.FLOAT not in kinds
+    assert onnx.TensorProto.FLOAT16 in kinds
+    done = quantize_decoder(tiny, "int4", tmp_path / "web", threads=1, dtype="F16", layout="transformers.js")
+    assert Path(done.files[0]).name == "model_q4f16.onnx"
+    with pytest.raises(UnsupportedFormatError, match="q8f16"):
+        quantize_decoder(tiny, "int8", tmp_path / "no", threads=1, dtype="F16", layout="transformers.js")
+    assert not (tmp_path / "no").exists()
+
+
+def test_what_float16_cannot_hold_is_refused() -> None:
+    from kvant.formats.onnx.halves import as_half
+
+    with pytest.raises(ValueRangeError, match="beyond float16"):
+        as_half("x", lambda: np.full(3, 1e6, np.float32))()
+    assert as_half("x", lambda: np.arange(3))().dtype == np.int64
 
 
 def test_logits_under_another_name(tiny: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ _WAYS = {
     **dict.fromkeys(("max_file_size", "allow_requantize"), ("gguf", "mlx")),
     **dict.fromkeys(("calibrate", "max_size"), ("mlx", "onnx")),
     **dict.fromkeys(("calibration_data", "calibration_method", "max_drop", "metric"), ("int8",)),
-    "dtype": ("mlx",),
+    "dtype": ("mlx", "onnx"),
     "target": ("onnx", "int8"),
     "layout": ("onnx",),
 }
@@ -129,7 +129,7 @@ def quantize(
         return
     if to is To.onnx:
         quantize_onnx.decoder(model, preset, out, calibrate=calibrate, max_size=max_size, target=target,
-                              threads=threads, json=json, overwrite=overwrite, layout=layout)  # fmt: skip
+                              threads=threads, json=json, overwrite=overwrite, layout=layout, dtype=dtype)  # fmt: skip
         return
     if to is To.mlx:
         quantize_mlx.directory(

@@ -9,7 +9,7 @@ from kvant.cli import console
 from kvant.cli.units import format_bytes, parse_bytes
 
 Dtype = Annotated[
-    str | None, typer.Option(help="--to mlx: float type of the rest: F16, BF16, F32.", show_default=False)
+    str | None, typer.Option(help="MLX, ONNX: float type of the rest: F16, F32; MLX also BF16.", show_default=False)
 ]
 
 

@@ -8,9 +8,11 @@ import typer
 
 from kvant.cli import console
 from kvant.cli.units import format_bytes, parse_bytes
+from kvant.errors import UnsupportedFormatError
 
 if TYPE_CHECKING:
     from kvant.recipes.calibration import Calibration
+    from kvant.recipes.decoder.plan import Dtype
     from kvant.recipes.int8.quantize import Int8Result
 
 CalibrationData = Annotated[
@@ -77,6 +79,7 @@ def int8(
 def decoder(
     model: Path, preset: str | None, out: Path | None, *, calibrate: str | None, max_size: str | None, threads: int,
     overwrite: bool, json: bool, target: str | None, layout: LayoutName,
+    dtype: str | None,
 ) -> None:  # fmt: skip
     """Quantize a decoder's weights and print what was written."""
     from kvant.formats.open import open_model
@@ -92,7 +95,8 @@ def decoder(
         result = quantize_decoder(
             model, kind, out or Path(f"{model.resolve().name.removesuffix('.gguf')}-onnx-{kind}"),
             calibration=calibration if calibrate else None, max_bytes=parse_bytes(max_size) if max_size else None,
-            target=target, layout=layout.value, threads=threads, overwrite=overwrite, progress=progress,
+            target=target, layout=layout.value, dtype=_dtype(dtype), threads=threads, overwrite=overwrite,
+            progress=progress,
         )  # fmt: skip
     if json:
         console.print_json(result)
@@ -104,6 +108,13 @@ def decoder(
         f"{result.path}: {result.type}, {format_bytes(result.size_bytes)} ({result.size_bytes} bytes), "
         f"{result.bpw:.2f} bits per weight, {result.n_fitted} matrices under a Hessian, {result.wall_s:.1f} s"
     )
+
+
+def _dtype(name: str | None) -> "Dtype":
+    floats: dict[str, Dtype] = {"F32": "F32", "F16": "F16"}
+    if name is not None and name.upper() not in floats:
+        raise UnsupportedFormatError(f"dtype: {name!r} is none that ONNX decoders take here. Use F32 or F16.")
+    return floats[(name or "F32").upper()]
 
 
 def _report(result: "Int8Result") -> None:

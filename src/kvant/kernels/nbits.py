@@ -68,11 +68,11 @@ class NBits:
         """Bytes of a row's codes."""
         return self.blocks(n) * self.block * self.bits // 8
 
-    def row_bytes(self, n: int) -> int:
+    def row_bytes(self, n: int, scale_bytes: int = SCALE_BYTES) -> int:
         """Bytes of a row: codes, scales and zero points."""
         blocks = self.blocks(n)
         zeros = 0 if self.symmetric else -(-blocks * self.bits // 8)
-        return self.code_bytes(n) + blocks * SCALE_BYTES + zeros
+        return self.code_bytes(n) + blocks * scale_bytes + zeros
 
 
 def nbits_type(name: str) -> NBits:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kvant.errors import UnsupportedFormatError
 from kvant.formats.huggingface.architectures.registry import family_of_architecture
 from kvant.formats.huggingface.config import read_config
 from kvant.formats.huggingface.directory import write_json
@@ -19,32 +20,43 @@ from kvant.formats.onnx.reader import read_onnx
 from kvant.formats.onnx.spec import EXTERNAL
 from kvant.kernels.nbits import nbits_type
 from kvant.model import Model
+from kvant.recipes.decoder.plan import Dtype
 
 MAX_CHUNK_BYTES = 1 << 30
 """Bytes of a data file; a browser's array buffers end at 2 GiB."""
 
 ALIGNMENT = 4096
 DTYPES = {2: "q2", 4: "q4", 8: "q8"}
-SUFFIXES = {"q2": "_q2", "q4": "_q4", "q8": "_quantized"}
+SUFFIXES = {"q2": "_q2", "q4": "_q4", "q8": "_quantized", "q2f16": "_q2f16", "q4f16": "_q4f16"}
 """What transformers.js calls a file, by the `dtype` that is asked for."""
 
 _COPIED = 1 << 24
 
 
-def rearrange(directory: Path, decoder: Decoder, model: Model, types: Mapping[str, str]) -> tuple[Path, ...]:
+def rearrange(
+    directory: Path, decoder: Decoder, model: Model, types: Mapping[str, str], floats: Dtype
+) -> tuple[Path, ...]:
     """Turn a directory of onnxruntime-genai into one of transformers.js, in place.
 
     Args:
         directory: The directory.
         decoder: What is in it.
         model: What it was made from; its configuration goes along.
-        types: Blocks of every matrix; the commonest bits decide the file's name.
+        types: Blocks of every matrix; the commonest bits decide the file's name, with the floats' type.
+        floats: Type of everything else.
 
     Returns:
         The graph and its data files.
+
+    Raises:
+        UnsupportedFormatError: transformers.js has no name for these bits with float16.
     """
     bits = [nbits_type(name).bits for name in types.values()]
-    dtype = DTYPES[max(set(bits), key=bits.count)]
+    dtype = DTYPES[max(set(bits), key=bits.count)] + ("f16" if floats == "F16" else "")
+    if dtype not in SUFFIXES:
+        raise UnsupportedFormatError(
+            f"layout: transformers.js has no {dtype}, only {', '.join(SUFFIXES)}. Use -t int4, or leave --dtype out."
+        )
     folder = directory / "onnx"
     folder.mkdir()
     path = folder / f"model{SUFFIXES[dtype]}.onnx"

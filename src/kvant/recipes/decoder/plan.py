@@ -1,6 +1,7 @@
 """Which blocks every matrix of a decoder gets: from a type's name, or the best for a size by measured curvature."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -27,6 +28,8 @@ CANDIDATES = tuple(
     for bits, block in ((2, 32), (2, 64), (4, 32), (4, 64), (4, 128), (8, 32), (8, 64), (8, 128))
 )
 ALL = tuple(NBits(bits=bits, block=block, symmetric=s) for bits in BITS for block in BLOCKS for s in (False, True))
+Dtype = Literal["F32", "F16"]
+SCALE_BYTES: dict[Dtype, int] = {"F32": 4, "F16": 2}
 SAMPLE_ROWS = 48
 FITTED_SWEEPS = 1
 
@@ -66,7 +69,7 @@ def named_plan(weights: Sequence[Weight], name: str) -> DecoderPlan:
 
 def best_plan(
     weights: Sequence[Weight], rows: Rows, calibration: Calibration, max_bytes: int, *, runs: Provider | None = None,
-    threads: int = 0, progress: Progress = SILENT,
+    dtype: Dtype = "F32", threads: int = 0, progress: Progress = SILENT,
 ) -> DecoderPlan:  # fmt: skip
     """Return the plan of the least predicted KL divergence whose matrices take at most `max_bytes`.
 
@@ -76,7 +79,7 @@ def best_plan(
     options: dict[str, tuple[Option, ...]] = {}
     progress.start("weigh block types", len(weights), "matrices")
     for weight in weights:
-        options[weight.name] = _options(weight, rows, calibration, runs, threads)
+        options[weight.name] = _options(weight, rows, calibration, runs, threads, dtype)
         progress.advance("weigh block types", 1)
     progress.finish("weigh block types")
     least = sum(min(o.n_bytes for o in kinds) for kinds in options.values())
@@ -136,7 +139,7 @@ def refusal(weight: Weight, kind: NBits, runs: Provider | None) -> str:
 
 
 def _options(
-    weight: Weight, rows: Rows, calibration: Calibration, runs: Provider | None, threads: int
+    weight: Weight, rows: Rows, calibration: Calibration, runs: Provider | None, threads: int, dtype: Dtype
 ) -> tuple[Option, ...]:
     """What a matrix may become; errors of samples of its rows, weighed as in recipes/rounding.py."""
     samples = _samples(weight, rows, calibration, threads)
@@ -146,7 +149,13 @@ def _options(
             continue
         cost = sum(share * _cost(x, kind, ready, risk, threads) for x, ready, risk, share in samples)
         generalized = cost * (1 + weight.columns / calibration.curvatures.n_tokens)
-        found.append(Option(kind=kind.name, n_bytes=weight.rows * kind.row_bytes(weight.columns), cost=generalized))
+        found.append(
+            Option(
+                kind=kind.name,
+                n_bytes=weight.rows * kind.row_bytes(weight.columns, SCALE_BYTES[dtype]),
+                cost=generalized,
+            )
+        )
     return tuple(found)
 
 

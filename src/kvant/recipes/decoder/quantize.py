@@ -19,6 +19,7 @@ from kvant.errors import KvantError, OutputExistsError
 from kvant.evaluate.corpora import CALIBRATION_HASH_KEY
 from kvant.files import commit_file, partial_path
 from kvant.formats.onnx.decoder import CONFIG, read_decoder
+from kvant.formats.onnx.halves import as_half, halve
 from kvant.formats.onnx.reader import read_onnx
 from kvant.formats.onnx.weights import Weight, find_weights, replace, shape_name, tensor_names
 from kvant.formats.onnx.writer import array_of, write_graph
@@ -28,7 +29,7 @@ from kvant.progress import SILENT, Progress
 from kvant.recipes.calibration import Calibration
 from kvant.recipes.decoder.browser import rearrange
 from kvant.recipes.decoder.export import exported
-from kvant.recipes.decoder.plan import DecoderPlan, best_plan, counts, fitting_plan, named_plan
+from kvant.recipes.decoder.plan import DecoderPlan, Dtype, best_plan, counts, fitting_plan, named_plan
 from kvant.recipes.decoder.rows import CHUNK_ROWS, Rows
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def quantize_decoder(
     max_bytes: int | None = None,
     target: str | None = None,
     layout: Layout = "genai",
+    dtype: Dtype = "F32",
     threads: int = 0,
     overwrite: bool = False,
     progress: Progress = SILENT,
@@ -92,6 +94,7 @@ def quantize_decoder(
             it, and `kind` does not matter.
         target: Execution provider it must run on: blocks that it does not run become ones that it does.
         layout: Who reads the directory: onnxruntime-genai (and Foundry Local), or transformers.js.
+        dtype: Type of scales, norms, activations and the cache; float16 is half of these bytes, made for accelerators.
         threads: Threads; 0 for one per core.
         overwrite: Replace a directory that exists.
         progress: Told of matrices.
@@ -116,12 +119,12 @@ def quantize_decoder(
     if max_bytes is not None:
         if measured is None:
             raise KvantError("--max-size: needs --calibrate, which says what each matrix bears. Pass both.")
-        room = max_bytes - _other_bytes(graph, weights)
-        plan = best_plan(weights, rows, measured, room, runs=runs, threads=threads, progress=progress)
+        room = max_bytes - _other_bytes(graph, weights, dtype)
+        plan = best_plan(weights, rows, measured, room, runs=runs, dtype=dtype, threads=threads, progress=progress)
     else:
         plan = named_plan(weights, kind)
     plan, rewritten = fitting_plan(weights, plan, runs)
-    encoder = Encoder(rows, plan, measured, threads)
+    encoder = Encoder(rows, plan, measured, threads, dtype)
     partial = partial_path(out)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -130,7 +133,7 @@ def quantize_decoder(
         _write_matrices(graph, weights, encoder, partial / GRAPH, progress)
         copy_rest(origin.file.parent, partial, origin.files)
         written = read_decoder(partial)
-        made = written.files if layout == "genai" else rearrange(partial, written, model, plan.types)
+        made = written.files if layout == "genai" else rearrange(partial, written, model, plan.types, dtype)
         names = [file.relative_to(partial) for file in made]
         place(partial, out)
     finally:
@@ -151,6 +154,8 @@ def _write_matrices(
     progress.start("quantize", len(weights), "matrices")
     for weight in weights:
         replace(graph, weight, nbits_type(encoder.plan.types[weight.name]))
+    if encoder.dtype == "F16":
+        halve(graph)
     done = {tensor_names(w)[0] for w in weights}
     write_graph(
         graph, encoder.arrays(weights), path,
@@ -167,13 +172,16 @@ class Encoder:
         plan: Their types.
         calibration: Hessians; None to round.
         threads: Threads.
+        dtype: Type of all floats that are written.
 
     Attributes:
         n_fitted: Matrices encoded under a Hessian so far.
     """
 
-    def __init__(self, rows: Rows, plan: DecoderPlan, calibration: Calibration | None, threads: int) -> None:
-        self.rows, self.plan, self.calibration, self.threads = rows, plan, calibration, threads
+    def __init__(
+        self, rows: Rows, plan: DecoderPlan, calibration: Calibration | None, threads: int, dtype: Dtype = "F32"
+    ) -> None:
+        self.rows, self.plan, self.calibration, self.threads, self.dtype = rows, plan, calibration, threads, dtype
         self.n_fitted = 0
 
     def arrays(self, weights: tuple[Weight, ...]) -> dict[str, Callable[[], np.ndarray]]:
@@ -186,7 +194,7 @@ class Encoder:
         }
         for weight in weights:
             found |= self._tensors(weight)
-        return found
+        return {name: as_half(name, make) for name, make in found.items()} if self.dtype == "F16" else found
 
     def encode(self, weight: Weight) -> Blocks:
         """Encode a matrix: under Hessians where they were measured and its type can be, else by rounding."""
@@ -286,12 +294,13 @@ def note(graph: "onnx.ModelProto", plan: DecoderPlan, calibration: Calibration |
         graph.metadata_props.add(key=key, value=value)
 
 
-def _other_bytes(graph: "onnx.ModelProto", weights: tuple[Weight, ...]) -> int:
+def _other_bytes(graph: "onnx.ModelProto", weights: tuple[Weight, ...], dtype: Dtype) -> int:
     """Bytes of a file that are not matrices': other tensors, nodes, and the padding of all."""
     from kvant.formats.onnx.external import tensor_bytes
     from kvant.formats.onnx.writer import LINE, PAGE
 
     names = {weight.name for weight in weights}
     others = sum(tensor_bytes(t, Path()) for t in graph.graph.initializer if t.name not in names)
+    others //= 2 if dtype == "F16" else 1  # what is not matrices is floats, but for a few shapes
     nodes = len(graph.SerializeToString()) + 400 * len(weights)
     return others + nodes + (PAGE + 3 * LINE) * len(weights) + LINE * len(graph.graph.initializer)

@@ -1,0 +1,57 @@
+"""A float32 graph in float16: its inputs, outputs, casts, constants and tensors.
+
+Operators keep their names; a processor computes those that it has in float32 alone between casts that ONNX Runtime
+inserts. Source: onnx.proto `TensorProto.DataType`; what the model builder's own fp16 models hold.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kvant.errors import ValueRangeError
+
+if TYPE_CHECKING:
+    import onnx
+
+FLOAT, FLOAT16 = 1, 10
+
+
+def halve(model: "onnx.ModelProto") -> None:
+    """Turn every float32 type of a graph into float16; its tensors are the caller's to convert (`as_half`)."""
+    from onnx import numpy_helper
+
+    graph = model.graph
+    del graph.value_info[:]
+    for port in (*graph.input, *graph.output):
+        if port.type.tensor_type.elem_type == FLOAT:
+            port.type.tensor_type.elem_type = FLOAT16
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == FLOAT:
+                attribute.i = FLOAT16
+            elif attribute.HasField("t") and attribute.t.data_type == FLOAT:
+                values = numpy_helper.to_array(attribute.t)
+                attribute.t.CopyFrom(numpy_helper.from_array(_half(values, node.name), attribute.t.name))
+
+
+def as_half(name: str, make: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
+    """Return what makes a tensor in float16, if it is float32.
+
+    Raises:
+        ValueRangeError: When it is made: a value is beyond float16.
+    """
+
+    def made() -> np.ndarray:
+        values = make()
+        return _half(values, name) if values.dtype == np.float32 else values
+
+    return made
+
+
+def _half(values: np.ndarray, name: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        found = np.asarray(values.astype(np.float16))
+    if not np.isfinite(found).all():
+        raise ValueRangeError(f"{name}: holds values beyond float16 (65504). Leave --dtype out: float32 holds them.")
+    return found

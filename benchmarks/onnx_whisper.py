@@ -30,13 +30,10 @@ SPHINX = Path("/usr/share/pocketsphinx/test/data")
 ALSA = Path("/usr/share/sounds/alsa")
 START, NO_TIMESTAMPS, END = 50257, 50362, 50256
 LIMIT = 0.01
-NUMBERS = dict(
-    zip(
-        ["2", "3", "4", "5", "6", "7", "8", "9", "10"],
-        ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
-        strict=True,
-    )
-)
+NUMBERS = {
+    str(i): word
+    for i, word in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])
+}
 
 Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 

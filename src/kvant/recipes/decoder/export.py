@@ -17,8 +17,9 @@ from kvant.formats.huggingface.writer import write_huggingface
 from kvant.formats.onnx.decoder import CONFIG, read_decoder
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
+from kvant.runtime.tokenizers import GENAI_PYTHON
 
-PYTHON = "KVANT_ONNX_PYTHON"
+PYTHON = GENAI_PYTHON
 BUILDER = "onnxruntime_genai.models.builder"
 TIMEOUT_S = 4 * 3600
 MAX_CACHE_BYTES = 24 << 30

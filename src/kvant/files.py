@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +24,19 @@ def cache_dir(*parts: str) -> Path:
     path = home().joinpath("cache", *parts)
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def trim_directories(home: Path, max_bytes: int, *, keep: Path) -> None:
+    """Delete the directories in a cache that were used longest ago until the rest fits; `keep` stays.
+
+    One that is being written has a name with a dot or a hyphen, and stays as well.
+    """
+    places = [p for p in home.iterdir() if p.is_dir() and p != keep and p.name.isalnum()]
+    room = max_bytes
+    for place in [keep, *sorted(places, key=lambda p: p.stat().st_mtime, reverse=True)]:
+        room -= sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+        if room < 0 and place != keep:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def partial_path(path: Path) -> Path:

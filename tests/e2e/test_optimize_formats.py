@@ -101,6 +101,10 @@ def test_a_second_run_measures_nothing_and_other_content_is_not_replaced(
     again = optimize(request(tiny, tmp_path / "out"))
     assert [v.score for v in again.variants] == [v.score for v in found.variants]
     (written,) = [f for f in again.formats if f.format == "mlx"]
+    note = Path(written.path) / "note.txt"
+    note.write_text("mine")
+    optimize(request(tiny, tmp_path / "out"))
+    assert note.read_text() == "mine"
     config = Path(written.path) / "config.json"
     config.unlink()
     config.write_text("{}")
@@ -116,6 +120,18 @@ def test_the_smallest_that_is_close_enough(found: Report, tiny: Path, tmp_path: 
     (written,) = [f for f in report.formats if f.format == "mlx"]
     sizes = [v.size_bytes for v in report.variants if v.format == "mlx" and v.score.kld_mean <= bound]
     assert written.size_bytes == min(sizes)
+
+
+def test_limits_hold_for_what_was_measured_before_them(found: Report, tiny: Path, tmp_path: Path) -> None:
+    sizes = sorted(v.size_bytes for v in found.variants if v.format == "mlx")
+    budget = Budget(max_size_bytes=sizes[-1] - 1)
+    report = optimize(request(tiny, tmp_path / "size", budget=budget, presets=("Q4_0",)))
+    assert all(v.size_bytes < sizes[-1] for v in report.variants)
+    memory = {v.preset: v.memory_bytes for v in found.variants}
+    assert min(m for name, m in memory.items() if name.startswith("mlx")) > memory["Q8_0"]
+    budget = Budget(max_ram_bytes=memory["Q8_0"])
+    report = optimize(request(tiny, tmp_path / "memory", budget=budget))
+    assert [f.format for f in report.formats] == ["gguf"]
 
 
 def test_a_size_is_kept_by_fitted_layers(tiny: Path, tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ def convert(
 
     Nothing of the model is run: no pickles, no code of its own. Quantized GGUFs are decoded on the way to Hugging Face
     and MLX, unless -t keep moves their blocks as they are: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and MXFP4 to MLX, and what an
-    MLX directory holds in 5 bits or fewer to GGUF. Every weight is then compared with the source's.
+    MLX directory holds in 5 bits or fewer to GGUF. Either way every weight is compared with the source's, and a loss is
+    said.
 
     \b
     Examples:
@@ -81,9 +82,9 @@ def convert(
         console.say(
             f"{fallback.tensor}: rows of {fallback.row_length} do not fit {fallback.wanted}; stored as {fallback.used}."
         )
-    for kept in result.kept:
-        same = "every weight equal" if kept.n_exact == kept.n_tensors else f"errors of up to {kept.largest_error:.2g}"
-        console.say(f"{kept.source} -> {kept.stored}: {kept.n_tensors} tensors, {kept.n_exact} bit-exact, {same}")
+    for part in result.compared:
+        same = "every weight equal" if part.n_exact == part.n_tensors else f"errors of up to {part.largest_error:.2g}"
+        console.say(f"{part.source} -> {part.stored}: {part.n_tensors} tensors, {part.n_exact} bit-exact, {same}")
     files = "" if len(result.files) == 1 else f" in {len(result.files)} files"
     console.say(
         f"{result.output}: {result.architecture}, {result.n_tensors} tensors, {result.n_weights / 1e6:.1f} M weights, "

@@ -187,6 +187,6 @@ def _row(v: "MeasuredVariant") -> tuple[str, ...]:
         v.preset, format_bytes(v.size_bytes), f"{v.bpw:.2f}",
         f"{s.kld_mean:.4f}", f"{s.kld_se:.4f}", f"{s.kld_p99:.3f}",
         f"{100 * s.top1:.1f}", f"{s.ppl_ratio:.4f}", "–" if s.tg_tok_s is None else f"{s.tg_tok_s:.0f}",
-        "–" if v.memory_bytes is None else format_bytes(v.memory_bytes),
+        format_bytes(v.memory_bytes),
         "<- pick" if v.is_pick else "front" if v.on_front else "",
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """Convert a model between Hugging Face directories, GGUF and MLX, without quantizing it further than Q8_0.
 
 `keep` moves quantized weights between GGUF and MLX as they are, where both hold the same values; what cannot be moved
-is decoded. Then every weight of the result is compared with the source's, because "without loss" is a claim.
+is decoded. Whenever quantized weights are moved or decoded, every weight of the result is compared with the source's:
+"without loss" is a claim, and a loss is said.
 """
 
 import re
@@ -71,7 +72,7 @@ class Fallback(msgspec.Struct, frozen=True, kw_only=True):
     row_length: int
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
+class Compared(msgspec.Struct, frozen=True, kw_only=True):
     """What became of the tensors of one type.
 
     Attributes:
@@ -102,7 +103,7 @@ class ConvertResult(msgspec.Struct, frozen=True, kw_only=True):
         n_weights: Weights in all of them.
         size_bytes: Size of the files.
         fallbacks: Tensors stored otherwise than asked.
-        kept: With `keep`: every tensor compared with the source's, by types.
+        compared: Of a quantized source: every tensor compared with it, by types. Empty if nothing could be lost.
         seconds: Wall time.
     """
 
@@ -115,7 +116,7 @@ class ConvertResult(msgspec.Struct, frozen=True, kw_only=True):
     n_weights: int
     size_bytes: int
     fallbacks: tuple[Fallback, ...]
-    kept: tuple[Kept, ...] = ()
+    compared: tuple[Compared, ...] = ()
     seconds: float
 
 
@@ -158,6 +159,7 @@ def convert(
     model = open_model(source)
     if keeps:
         _check_keeps(model, to)
+    can_lose = keeps or bool(model.quantized_types and target is not F32)
     fallbacks: tuple[Fallback, ...] = ()
     if to == "gguf":
         blocks = _kept_blocks(model) if keeps else {}
@@ -182,7 +184,7 @@ def convert(
         source=str(source), output=str(files[0] if to == "gguf" else out), files=tuple(map(str, files)),
         architecture=model.architecture, type=KEEP if keeps else target.name, n_tensors=len(model.tensors),
         n_weights=model.n_weights, size_bytes=sum(path.stat().st_size for path in files), fallbacks=fallbacks,
-        kept=tuple(_compared(model, open_model(files[0] if to == "gguf" else out))) if keeps else (),
+        compared=tuple(_compared(model, open_model(files[0] if to == "gguf" else out))) if can_lose else (),
         seconds=round(time.monotonic() - started, 3),
     )  # fmt: skip
 
@@ -235,17 +237,21 @@ def _kept_blocks(model: Model) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
-def _compared(source: Model, written: Model) -> Iterator[Kept]:
+def _compared(source: Model, written: Model) -> Iterator[Compared]:
     """Compare every weight with the source's, tensor by tensor, and sum up by types."""
     errors: dict[tuple[str, str], list[float]] = {}
     for name, tensor in source.tensors.items():
+        if name not in written.tensors:  # rotary factors, which went into config.json
+            continue
         kinds = tuple(
             model.stored[name].kind if name in model.stored else model.tensors[name].block_type.name
             for model in (source, written)
         )
         errors.setdefault((kinds[0], kinds[1]), []).append(_largest_error(tensor, written.tensors[name]))
     for (theirs, ours), found in sorted(errors.items()):
-        yield Kept(source=theirs, stored=ours, n_tensors=len(found), n_exact=found.count(0.0), largest_error=max(found))
+        yield Compared(
+            source=theirs, stored=ours, n_tensors=len(found), n_exact=found.count(0.0), largest_error=max(found)
+        )  # fmt: skip
 
 
 def _largest_error(one: Tensor, other: Tensor) -> float:

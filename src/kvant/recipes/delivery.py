@@ -26,7 +26,7 @@ from kvant.recipes.calibration import BUNDLED, SEED, SELF, WINDOWS, Calibration
 from kvant.recipes.candidates import Candidate
 from kvant.recipes.choose import Variant, explain, least_kld
 from kvant.recipes.evaluate import Floor
-from kvant.recipes.formats import Rival, best, command, deliver_format
+from kvant.recipes.formats import FormatVariant, best, command, deliver_format
 from kvant.recipes.lock import LOCK_SUFFIX, LockedOutput, is_written_by_model, make_lock, token_file, write_lock
 from kvant.recipes.pareto import front
 from kvant.recipes.report import (
@@ -115,7 +115,7 @@ class Outcome:
     curve: Sequence[tuple[int, float]] = ()
     samples: Samples | None = None
     others: formats.Bench
-    rivals: Sequence[Rival] = ()
+    format_variants: Sequence[FormatVariant] = ()
 
 
 class Passport(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,11 +175,9 @@ def deliver(outcome: Outcome, request: Request, file: Path) -> Report:
     if lock.calibration and outcome.calibration and is_written_by_model(outcome.calibration):
         write_tokens(out.with_name(token_file(out.name)), outcome.calibration.text, outcome.calibration.windows)
     write_lock(out.with_suffix(LOCK_SUFFIX), lock)
-    others = [
-        (rival, directory / f"{name}-{rival.format}-{rival.type}") for rival in best_rivals(outcome, request.budget)
-    ]
-    for rival, place in others:
-        deliver_format(rival, outcome.others, place, overwrite=request.overwrite)
+    others = [(found, directory / f"{name}-{found.format}-{found.type}") for found in best_of_formats(outcome)]
+    for variant, place in others:
+        deliver_format(variant, outcome.others, place, overwrite=request.overwrite)
     report = make_report(outcome, request, out, digest, others)
     with atomic_write(out.with_suffix(".passport.json")) as passport:
         passport.write(msgspec.json.format(msgspec.json.encode(make_passport(outcome, report)), indent=2) + b"\n")
@@ -225,15 +223,15 @@ def make_passport(outcome: Outcome, report: Report) -> Passport:
     )
 
 
-def best_rivals(outcome: Outcome, budget: Budget) -> list[Rival]:
+def best_of_formats(outcome: Outcome) -> list[FormatVariant]:
     """Return the variant to take of every other format that has one."""
-    names = dict.fromkeys(rival.format for rival in outcome.rivals)
-    taken = (best([r for r in outcome.rivals if r.format == name], budget, outcome.goal) for name in names)
-    return [rival for rival in taken if rival is not None]
+    names = dict.fromkeys(variant.format for variant in outcome.format_variants)
+    taken = (best([v for v in outcome.format_variants if v.format == name], outcome.others) for name in names)
+    return [variant for variant in taken if variant is not None]
 
 
 def make_report(
-    outcome: Outcome, request: Request, out: Path, digest: str, others: Sequence[tuple[Rival, Path]]
+    outcome: Outcome, request: Request, out: Path, digest: str, others: Sequence[tuple[FormatVariant, Path]]
 ) -> Report:
     """Put everything together that the report says; `others` are the best of other formats, where they were written."""
     chosen = outcome.taken.candidate
@@ -260,7 +258,7 @@ def make_report(
         device=outcome.device,
         machine=outcome.machine,
         versions={"kvant": __version__, "numpy": np.__version__, "engine": outcome.base.header.engine},
-        variants=measured_variants(outcome, [rival for rival, _ in others]),
+        variants=measured_variants(outcome, [variant for variant, _ in others]),
         formats=format_picks(outcome, out, others) if len(request.formats) > 1 else (),
         skipped=skipped(outcome, request.budget),
         floors=tuple(outcome.floors),
@@ -284,46 +282,46 @@ def model_facts(outcome: Outcome, request: Request) -> ModelFacts:
     )
 
 
-def measured_variants(outcome: Outcome, taken: Sequence[Rival]) -> tuple[MeasuredVariant, ...]:
+def measured_variants(outcome: Outcome, taken: Sequence[FormatVariant]) -> tuple[MeasuredVariant, ...]:
     """List what was measured in every format, by size; the front is one."""
-    found = [*_measured_ggufs(outcome), *_measured_rivals(outcome, taken)]
+    found = [*_measured_ggufs(outcome), *_measured_of_formats(outcome, taken)]
     line = front(found, cost=lambda v: v.size_bytes, loss=lambda v: v.score.kld_mean)
     return tuple(
         msgspec.structs.replace(v, on_front=v in line) for v in sorted(found, key=lambda v: v.size_bytes)
     )  # fmt: skip
 
 
-def _measured_rivals(outcome: Outcome, taken: Sequence[Rival]) -> Iterator[MeasuredVariant]:
-    for rival in outcome.rivals:
+def _measured_of_formats(outcome: Outcome, taken: Sequence[FormatVariant]) -> Iterator[MeasuredVariant]:
+    for variant in outcome.format_variants:
         yield MeasuredVariant(
-            preset=rival.name, format=rival.format, size_bytes=rival.score.size_bytes, bpw=rival.score.bpw,
-            memory_bytes=rival.score.rss_bytes, is_pick=rival in taken, score=rival.score,
-            cost=cost_in_words(rival.score) if is_degraded(rival.kld) else "",
+            preset=variant.name, format=variant.format, size_bytes=variant.score.size_bytes, bpw=variant.score.bpw,
+            memory_bytes=variant.memory_bytes, is_pick=variant in taken, score=variant.score,
+            cost=cost_in_words(variant.score) if is_degraded(variant.kld) else "",
         )  # fmt: skip
 
 
-def format_picks(outcome: Outcome, out: Path, others: Sequence[tuple[Rival, Path]]) -> tuple[FormatPick, ...]:
+def format_picks(outcome: Outcome, out: Path, others: Sequence[tuple[FormatVariant, Path]]) -> tuple[FormatPick, ...]:
     """Say what was taken in every format, and which of these is the goal's best."""
     gguf, goal = outcome.taken, outcome.goal
     found = [("gguf", gguf.candidate.preset, out, gguf.score, gguf.candidate.ram.total_bytes)]
-    found += [(rival.format, rival.type, place, rival.score, rival.score.rss_bytes or 0) for rival, place in others]
+    found += [(variant.format, variant.type, place, variant.score, variant.memory_bytes) for variant, place in others]
     passing = [one for one in found if one[3].kld_mean <= goal.max_kld] if goal.kind == "size" else []
     first = min(passing, key=lambda one: one[3].size_bytes) if passing else min(found, key=lambda one: one[3].kld_mean)
     return tuple(
         FormatPick(
             format=name, type=kind, file=path.name, path=str(path), size_bytes=score.size_bytes,
             kld_mean=score.kld_mean, kld_se=score.kld_se, top1=score.top1, tg_tok_s=score.tg_tok_s,
-            memory_bytes=memory or None, is_best=name == first[0],
+            memory_bytes=memory, is_best=name == first[0],
         )
         for name, kind, path, score, memory in found
     )  # fmt: skip
 
 
-def other_commands(request: Request, outcome: Outcome, others: Sequence[tuple[Rival, Path]]) -> list[str]:
+def other_commands(request: Request, outcome: Outcome, others: Sequence[tuple[FormatVariant, Path]]) -> list[str]:
     """Write the commands that make the best of other formats, and measure them side by side."""
     if not others:
         return []
-    made = [command(rival, outcome.others, request.source, place) for rival, place in others]
+    made = [command(variant, outcome.others, request.source, place) for variant, place in others]
     check = ["kvant", "evaluate", *(place.name for _, place in others), "--against", str(request.source)]
     return [shlex.join(words) for words in (*made, check)]
 

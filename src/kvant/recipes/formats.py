@@ -6,6 +6,7 @@ With calibration and a size there is one variant to make, whose layers are chose
 types are tried in turn. What was made and measured is kept in the cache.
 """
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,19 +17,20 @@ import msgspec
 
 from kvant._version import __version__
 from kvant.devices.detect import Machine
+from kvant.devices.memory import predict_ram
 from kvant.errors import BudgetError, MissingDependencyError, OutputExistsError, ValueRangeError
 from kvant.evaluate.baselogits import BaseLogits
 from kvant.evaluate.score import VariantScore, score, speed_fields
-from kvant.files import cache_dir, partial_path, sha256_file
+from kvant.files import cache_dir, partial_path, sha256_file, trim_directories
 from kvant.formats.open import open_model
 from kvant.model import Model
 from kvant.progress import SILENT, Prefixed, Progress
 from kvant.recipes import variants
-from kvant.recipes.budget import Budget, Goal, megabytes
+from kvant.recipes.budget import Goal, megabytes
 from kvant.recipes.calibration import Calibration
 from kvant.recipes.convert import convert
 from kvant.recipes.decoder.export import builder_python, is_exported
-from kvant.recipes.decoder.quantize import quantize_decoder
+from kvant.recipes.decoder.quantize import place, quantize_decoder
 from kvant.recipes.mlx import to_mlx
 from kvant.runtime.messages import Measured
 from kvant.runtime.mlx import MLXProcess
@@ -39,39 +41,43 @@ FORMATS: tuple[Format, ...] = ("gguf", "mlx", "onnx")
 FITTED = "fitted"
 
 
-class Rung(msgspec.Struct, frozen=True):
+class FormatType(msgspec.Struct, frozen=True):
     """A type of a format, and the least bits per weight that its matrices take."""
 
     type: str
     bpw: float
 
 
-RUNGS: dict[str, tuple[Rung, ...]] = {
+TYPES: dict[str, tuple[FormatType, ...]] = {
     "mlx": (
-        Rung("8bit", 8.5), Rung("6bit", 6.5), Rung("5bit", 5.5), Rung("4bit-g32", 5), Rung("4bit", 4.5),
-        Rung("3bit-g32", 4), Rung("3bit", 3.5),
+        FormatType("8bit", 8.5), FormatType("6bit", 6.5), FormatType("5bit", 5.5), FormatType("4bit-g32", 5),
+        FormatType("4bit", 4.5), FormatType("3bit-g32", 4), FormatType("3bit", 3.5),
     ),
-    "onnx": (Rung("int8", 9.25), Rung("int4", 5.125), Rung("MatMulNBits4_b128", 4.28)),
+    "onnx": (FormatType("int8", 9.25), FormatType("int4", 5.125), FormatType("MatMulNBits4_b128", 4.28)),
 }  # fmt: skip
 """From fine to coarse. Where quality is asked for, the first `TRIED` that fit are measured."""
 
+MAX_CACHE_BYTES = 24 << 30
 TRIED = 2
 MLX_SPEED = {"n_prompt": 64, "n_generate": 16, "repeats": 1}
 """MLX's products are slow on processors: more would take minutes."""
 
 
-class Rival(msgspec.Struct, frozen=True, kw_only=True):
+class FormatVariant(msgspec.Struct, frozen=True, kw_only=True):
     """A variant in another format that was made and measured.
 
     Attributes:
         format: `mlx` or `onnx`.
         type: What was asked for; `fitted` if layers were chosen for the size.
         score: What was measured; `size_bytes` of its files of weights.
+        memory_bytes: What was measured, and not less than llama.cpp is predicted to take for as many bytes at the
+            context asked for: cache and activations are the model's, not the format's.
     """
 
     format: str
     type: str
     score: VariantScore
+    memory_bytes: int
 
     @property
     def name(self) -> str:
@@ -93,9 +99,11 @@ class Bench:
         base: Its logits.
         calibration: What was measured of it; None to take the formats' own encoders.
         calibrate: The text of that, as asked for.
-        budget: Limits; that on the size holds for files of weights.
         goal: What is best.
-        max_bytes: Largest size, the device's limit included; None for none.
+        max_bytes: Largest size of the files of weights; None for none, like the two after it.
+        max_ram_bytes: Most memory.
+        min_tok_s: Slowest generation.
+        context: Tokens of context that memory is predicted for.
         machine: Where it runs.
         threads: Threads.
         progress: Told of every step.
@@ -105,9 +113,11 @@ class Bench:
     base: BaseLogits
     calibration: Calibration | None
     calibrate: str | None
-    budget: Budget
     goal: Goal
     max_bytes: int | None
+    max_ram_bytes: int | None
+    min_tok_s: float | None
+    context: int
     machine: Machine
     threads: int
     progress: Progress = SILENT
@@ -131,89 +141,90 @@ def checked_formats(names: Sequence[str], model: Model) -> tuple[Format, ...]:
     return tuple(name for name in FORMATS if name in names)
 
 
-def measure_formats(names: Sequence[Format], bench: Bench) -> list[Rival]:
+def measure_formats(names: Sequence[Format], bench: Bench) -> list[FormatVariant]:
     """Make and measure variants in every format but GGUF."""
-    found: list[Rival] = []
+    found: list[FormatVariant] = []
     for name in names:
         if name == "gguf":
             continue
-        rivals = list(_measured(name, bench))
-        taken = best(rivals, bench.budget, bench.goal)
-        for rival in rivals:  # scores stay, and making is quick
-            if rival is not taken:
-                shutil.rmtree(_place(rival.format, rival.type, bench), ignore_errors=True)
-        found += rivals
+        measured = list(_measured(name, bench))
+        taken = best(measured, bench)
+        for variant in measured:  # scores stay, and making is quick
+            if variant is not taken:
+                shutil.rmtree(_place(variant.format, variant.type, bench), ignore_errors=True)
+        found += measured
     return found
 
 
-def best(rivals: Sequence[Rival], budget: Budget, goal: Goal) -> Rival | None:
-    """Return the rival to take, by the rules for GGUF; None if none keeps the limits."""
-    keeping = [rival for rival in rivals if _keeps(rival, budget)]
-    passing = [rival for rival in keeping if rival.kld <= goal.max_kld]
-    if goal.kind == "size" and passing:
-        return min(passing, key=lambda r: (r.score.size_bytes, r.kld))
-    return None if goal.is_strict else min(keeping, key=lambda r: r.kld, default=None)
+def best(found: Sequence[FormatVariant], bench: Bench) -> FormatVariant | None:
+    """Return the variant to take, by the rules for GGUF; None if none keeps the limits."""
+    keeping = [variant for variant in found if _keeps(variant, bench)]
+    passing = [variant for variant in keeping if variant.kld <= bench.goal.max_kld]
+    if bench.goal.kind == "size" and passing:
+        return min(passing, key=lambda v: (v.score.size_bytes, v.kld))
+    return None if bench.goal.is_strict else min(keeping, key=lambda v: v.kld, default=None)
 
 
-def deliver_format(rival: Rival, bench: Bench, out: Path, *, overwrite: bool) -> None:
-    """Copy a rival's directory to its place; what is in the cache no more is made again.
+def deliver_format(variant: FormatVariant, bench: Bench, out: Path, *, overwrite: bool) -> None:
+    """Copy a variant's directory to its place, unless it is there; what is in the cache no more is made again.
 
     No links: readers of ONNX refuse weights that have two names.
 
     Raises:
         OutputExistsError: There is another directory of that name, and `overwrite` is false.
     """
-    source, _ = _made(rival.format, rival.type, bench)
+    source, _ = _made(variant.format, variant.type, bench)
     files = sorted(path for path in source.rglob("*") if path.is_file())
     if out.exists():
-        same = all(_is_same(file, out / file.relative_to(source)) for file in files)
-        if not same and not overwrite:
-            raise OutputExistsError(f"{out}: exists with other content. Choose another directory with -o or pass "
-                                    f"--overwrite.")  # fmt: skip
-        shutil.rmtree(out)
+        if all(_is_same(file, out / file.relative_to(source)) for file in files):
+            return
+        if not overwrite:
+            raise OutputExistsError(
+                f"{out}: exists with other content. Choose another directory with -o or pass --overwrite."
+            )
     partial = partial_path(out)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         shutil.copytree(source, partial)
-        partial.replace(out)
+        place(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def command(rival: Rival, bench: Bench, source: Path, out: Path) -> list[str]:
-    """Return the words of the command that makes a rival again."""
-    words = ["kvant", "quantize", str(source), "--to", rival.format]
-    words += [] if rival.type == FITTED else ["-t", rival.type]
+def command(variant: FormatVariant, bench: Bench, source: Path, out: Path) -> list[str]:
+    """Return the words of the command that makes a variant again."""
+    words = ["kvant", "quantize", str(source), "--to", variant.format]
+    words += [] if variant.type == FITTED else ["-t", variant.type]
     words += ["--calibrate", bench.calibrate] if bench.calibrate else []
-    words += ["--max-size", str(bench.max_bytes)] if rival.type == FITTED else []
+    words += ["--max-size", str(bench.max_bytes)] if variant.type == FITTED else []
     return [*words, "-o", out.name]
 
 
-def _measured(name: Format, bench: Bench) -> Iterator[Rival]:
+def _measured(name: Format, bench: Bench) -> Iterator[FormatVariant]:
     limit = bench.max_bytes
     if bench.calibration and limit and bench.goal.kind == "quality":
-        rival = _try(name, FITTED, bench)
-        if rival:
-            yield rival
+        variant = _try(name, FITTED, bench)
+        if variant:
+            yield variant
         return
     weights = sum(t.shape[0] * t.shape[1] for t in bench.model.tensors.values() if len(t.shape) == 2)
-    fitting = [rung for rung in RUNGS[name] if limit is None or weights * rung.bpw / 8 <= limit]
+    fitting = [kind for kind in TYPES[name] if limit is None or weights * kind.bpw / 8 <= limit]
     if not fitting:
         bench.progress.say(f"{name}: none of its types is below {megabytes(limit or 0)}.")
     kept = 0
-    for rung in fitting:
-        rival = _try(name, rung.type, bench)
-        if rival is None:
+    for kind in fitting:
+        variant = _try(name, kind.type, bench)
+        if variant is None:
             continue
-        yield rival
+        yield variant
         kept += 1
         if bench.goal.kind == "quality" and kept == TRIED:
             return
-        if bench.goal.kind == "size" and rival.kld > bench.goal.max_kld:
+        if bench.goal.kind == "size" and variant.kld > bench.goal.max_kld:
             return
 
 
-def _try(name: Format, kind: str, bench: Bench) -> Rival | None:
+def _try(name: Format, kind: str, bench: Bench) -> FormatVariant | None:
     """Make and measure a variant; None if it is too large."""
     limit = bench.max_bytes
     key = variants.digest(
@@ -228,15 +239,18 @@ def _try(name: Format, kind: str, bench: Bench) -> Rival | None:
             bench.progress.say(f"{name}: {error}")
             return None
         if limit is not None and sum(file.stat().st_size for file in files) > limit:
-            return None
+            return None  # before it is measured, which takes longest
         progress = Prefixed(bench.progress, f"{name} {kind}")
         found = _MEASURERS[name](directory, files, bench, progress)
         found = msgspec.structs.replace(found, name=f"{name} {kind}", path="")
         variants.write_score(key, found)
+    if limit is not None and found.size_bytes > limit:
+        return None
     bench.progress.say(
         f"{name} {kind}: {found.size_bytes / 1e6:.1f} MB, mean KLD {found.kld_mean:.4f} ± {found.kld_se:.4f}"
     )
-    return Rival(format=name, type=kind, score=found)
+    predicted = predict_ram(bench.model, found.size_bytes, bench.context).total_bytes
+    return FormatVariant(format=name, type=kind, score=found, memory_bytes=max(predicted, found.rss_bytes or 0))
 
 
 def _made(name: str, kind: str, bench: Bench) -> tuple[Path, tuple[Path, ...]]:
@@ -244,6 +258,8 @@ def _made(name: str, kind: str, bench: Bench) -> tuple[Path, tuple[Path, ...]]:
     directory = _place(name, kind, bench)
     if not directory.is_dir():  # both writers put a directory in place when it is whole
         _MAKERS[name](kind, directory, bench)
+        trim_directories(directory.parent, MAX_CACHE_BYTES, keep=directory)
+    os.utime(directory)
     files = (path for path in directory.iterdir() if path.suffix in (".safetensors", ".onnx", ".data"))
     return directory, tuple(sorted(files))
 
@@ -305,13 +321,11 @@ _MEASURERS: dict[str, Callable[[Path, tuple[Path, ...], Bench, Progress], Varian
 }
 
 
-def _keeps(rival: Rival, budget: Budget) -> bool:
-    memory, speed = rival.score.rss_bytes, rival.score.tg_tok_s
-    return not (
-        (budget.max_size_bytes and rival.score.size_bytes > budget.max_size_bytes)
-        or (budget.max_ram_bytes and memory and memory > budget.max_ram_bytes)
-        or (budget.min_speed_tok_s and speed and speed < budget.min_speed_tok_s)
-    )
+def _keeps(variant: FormatVariant, bench: Bench) -> bool:
+    speed = variant.score.tg_tok_s
+    is_large = bench.max_ram_bytes is not None and variant.memory_bytes > bench.max_ram_bytes
+    is_slow = bench.min_tok_s is not None and speed is not None and speed < bench.min_tok_s
+    return not (is_large or is_slow)
 
 
 def _is_same(one: Path, other: Path) -> bool:

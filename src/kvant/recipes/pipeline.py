@@ -138,13 +138,13 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     taken = take(keeping, measured, goal, request.budget)
 
     others = other_formats(request, model, calibration, goal, device, bench)
-    rivals = measure_formats(wanted, others)
+    found_formats = measure_formats(wanted, others)
     file = variants.encoded(model, taken.candidate.plan, **bench.statistics(taken.candidate), progress=progress)
     outcome = Outcome(
         model=model, importance=importance, calibration=calibration, base=bench.base, floors=floors, machine=machine,
         device=device, goal=goal, candidates=candidates, fitting=fitting, measured=measured, keeping=keeping,
         taken=taken, threads=bench.threads, curve=mixes.curve(measured) if mixes else (),
-        samples=make_samples(taken, file, measured, bench), others=others, rivals=rivals,
+        samples=make_samples(taken, file, measured, bench), others=others, format_variants=found_formats,
     )  # fmt: skip
     report = deliver(outcome, request, file)
     write_recipe(Path(report.path).with_name(RECIPE_FILE), request)
@@ -280,9 +280,13 @@ def other_formats(
     request: Request, model: Model, calibration: Calibration | None, goal: Goal, device: Profile, bench: Bench
 ) -> formats.Bench:
     """Say what variants of other formats are made from and measured against: the same as GGUF's."""
+    budget = request.budget
+    memory = [limit for limit in (budget.max_ram_bytes, device.usable_bytes if budget.device else None) if limit]
     return formats.Bench(
-        model=model, base=bench.base, calibration=calibration, calibrate=request.calibrate, budget=request.budget,
-        goal=goal, max_bytes=limits_of(request.budget, device, model, request.context, None).max_file_bytes,
+        model=model, base=bench.base, calibration=calibration, calibrate=request.calibrate, goal=goal,
+        max_bytes=limits_of(budget, device, model, request.context, None).max_file_bytes,
+        max_ram_bytes=min(memory, default=None), context=request.context,
+        min_tok_s=budget.min_speed_tok_s if device.is_here else None,
         machine=bench.machine, threads=request.threads or bench.machine.cores, progress=bench.progress,
     )  # fmt: skip
 

@@ -51,7 +51,7 @@ class MeasuredVariant(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         preset: Its preset; of other formats than GGUF the format and its type.
         format: `gguf`, `mlx` or `onnx`.
-        memory_bytes: Predicted at the context asked for of a GGUF, measured of other formats; None if it was not.
+        memory_bytes: Predicted at the context asked for; of other formats than GGUF not less than was measured.
         ram: What the prediction consists of; None of other formats, like the two after it.
         on_front: No other variant of any format beats it in both size and divergence.
         is_pick: Taken of its format.
@@ -63,7 +63,7 @@ class MeasuredVariant(msgspec.Struct, frozen=True, kw_only=True):
     aliases: tuple[str, ...] = ()
     size_bytes: int
     bpw: float
-    memory_bytes: int | None
+    memory_bytes: int
     ram: RamPrediction | None = None
     predicted_tok_s: float | None = None
     distortion: float | None = None
@@ -85,7 +85,7 @@ class FormatPick(msgspec.Struct, frozen=True, kw_only=True):
     kld_se: float
     top1: float
     tg_tok_s: float | None
-    memory_bytes: int | None
+    memory_bytes: int
     is_best: bool
 
 

@@ -5,14 +5,13 @@ What it makes is kept in the cache, so that several types are made from one expo
 """
 
 import os
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
 from kvant.errors import EngineError, MissingDependencyError
 from kvant.evaluate.base import identity
-from kvant.files import cache_dir
+from kvant.files import cache_dir, trim_directories
 from kvant.formats.huggingface.writer import write_huggingface
 from kvant.formats.onnx.decoder import CONFIG, read_decoder
 from kvant.model import Model
@@ -53,7 +52,7 @@ def exported(model: Model, *, progress: Progress = SILENT) -> Path:
         run_builder(python, source, folder / "out", folder / "cache")
         read_decoder(folder / "out")
         (folder / "out").replace(directory)
-    _trim(home, keep=directory)
+    trim_directories(home, MAX_CACHE_BYTES, keep=directory)
     return directory
 
 
@@ -107,13 +106,3 @@ def run_builder(python: str, source: Path, out: Path, cache: Path) -> None:
 
 def _place(model: Model) -> Path:
     return cache_dir("onnx") / identity(model.files)[:32]
-
-
-def _trim(home: Path, *, keep: Path) -> None:
-    """Delete the exports that were used longest ago until the rest fits."""
-    room = MAX_CACHE_BYTES
-    places = [place for place in home.iterdir() if place.is_dir() and place != keep and len(place.name) == 32]
-    for place in [keep, *sorted(places, key=lambda p: p.stat().st_mtime, reverse=True)]:
-        room -= sum(file.stat().st_size for file in place.iterdir())
-        if room < 0 and place != keep:
-            shutil.rmtree(place, ignore_errors=True)

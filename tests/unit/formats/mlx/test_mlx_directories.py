@@ -202,8 +202,8 @@ def test_a_gguf_kept_as_mlx_and_back(kind: str, llama: Path, tmp_path: Path) -> 
         assert b.tensors[name].block_type == a.tensors[name].block_type
         assert np.array_equal(b.tensors[name].read_bytes(0, 4), a.tensors[name].read_bytes(0, 4))
     for result in (there, back):
-        assert sum(kept.n_tensors for kept in result.kept) == len(a.tensors)
-        moved = [kept for kept in result.kept if kind in (kept.source, kept.stored)]
+        assert sum(kept.n_tensors for kept in result.compared) == len(a.tensors)
+        moved = [kept for kept in result.compared if kind in (kept.source, kept.stored)]
         assert all(kept.n_exact == kept.n_tensors and kept.largest_error == 0 for kept in moved)
 
 
@@ -211,7 +211,7 @@ def test_groups_of_64_and_few_bits_become_blocks(llama: Path, tmp_path: Path) ->
     for type_, stored in (("4bit-g32", "Q4_1"), ("3bit-g32", "Q4_1"), ("5bit-g32", "Q5_1"), ("8bit-g32", "F16")):
         to_mlx(llama, tmp_path / type_, type=type_, dtype="F16")
         result = convert(tmp_path / type_, tmp_path / f"{type_}.gguf", to="gguf", type="keep")
-        (found,) = [kept for kept in result.kept if kept.source == type_]
+        (found,) = [kept for kept in result.compared if kept.source == type_]
         assert found.stored == stored
         assert (found.largest_error == 0) == (stored != "F16")
 
@@ -219,9 +219,22 @@ def test_groups_of_64_and_few_bits_become_blocks(llama: Path, tmp_path: Path) ->
 def test_what_mlx_cannot_hold_is_decoded_and_its_error_told(llama: Path, tmp_path: Path) -> None:
     blocks_of(llama, "Q4_0", tmp_path / "a.gguf", embedding="Q6_K")
     result = convert(tmp_path / "a.gguf", tmp_path / "mlx", to="mlx", type="keep")
-    assert {kept.source: kept.stored for kept in result.kept}["Q4_0"] == "4bit-g32"
+    assert {kept.source: kept.stored for kept in result.compared}["Q4_0"] == "4bit-g32"
     config = json.loads((tmp_path / "mlx" / "config.json").read_text())
     assert config["quantization"] == {"group_size": 32, "bits": 4, "mode": "affine"}
+
+
+def test_decoding_says_what_it_loses(llama: Path, tmp_path: Path) -> None:
+    blocks_of(llama, "Q4_K", tmp_path / "a.gguf")
+    lossless = convert(tmp_path / "a.gguf", tmp_path / "f32.gguf", to="gguf", type="F32")
+    assert lossless.compared == ()
+    for to in ("hf", "mlx"):
+        result = convert(tmp_path / "a.gguf", tmp_path / to, to=to, type="BF16")
+        lost = {part.source: part for part in result.compared}
+        assert lost["Q4_K"].stored == "BF16"
+        assert 0 < lost["Q4_K"].largest_error < 1e-2
+        assert sum(part.n_tensors for part in result.compared) == result.n_tensors
+    assert convert(llama, tmp_path / "floats", to="mlx", type="F16").compared == ()
 
 
 def test_keeping_where_there_is_nothing_to_keep(llama: Path, tmp_path: Path) -> None:

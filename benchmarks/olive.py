@@ -10,12 +10,9 @@ from the Hub even where a local file is named, and its kquant refuses int4 (0.13
 
 import argparse
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import onnx
@@ -24,6 +21,7 @@ from kvant.formats.onnx.decoder import read_decoder
 from kvant.formats.open import open_model
 from kvant.recipes.decoder.export import exported
 from kvant.recipes.evaluate import evaluate
+from onnx_llm import measured
 
 CHUNKS = 16
 
@@ -77,22 +75,6 @@ def complete(place: Path, origin: Path) -> None:
     config = json.loads((place / "genai_config.json").read_text())
     config["model"]["decoder"]["outputs"]["logits"] = graph.output[0].name
     (place / "genai_config.json").write_text(json.dumps(config))
-
-
-def measured(command: list[str], work: Path) -> tuple[float, int]:
-    """Run a command; return seconds and the peak memory of its largest process, bytes."""
-    started = time.perf_counter()
-    child = os.fork()
-    if child == 0:
-        environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=work)
-        if done.returncode:
-            print(done.stderr[-2000:], file=sys.stderr)
-        os._exit(done.returncode)
-    _, status, usage = os.wait4(child, 0)
-    if status:
-        raise SystemExit(f"{command}: failed")
-    return time.perf_counter() - started, usage.ru_maxrss * 1024
 
 
 if __name__ == "__main__":

@@ -66,11 +66,16 @@ def timed(command: list[str], out: Path) -> tuple[float, int]:
     """Run a command unless what it makes is there; return seconds and the peak memory of its process."""
     if (out / "genai_config.json").is_file():
         return float("nan"), 0
+    return measured(command)
+
+
+def measured(command: list[str], work: Path | None = None) -> tuple[float, int]:
+    """Run a command, in a directory; return seconds and the peak memory of its largest process, bytes."""
     started = time.perf_counter()
     child = os.fork()
     if child == 0:
         environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=work)
         if done.returncode:
             print(done.stderr[-2000:], file=sys.stderr)
         os._exit(done.returncode)

@@ -6,13 +6,13 @@ from typing import Any
 
 import httpx2
 import pytest
+import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 
 from kvant.serve.api.openapi import OPERATIONS, Operation
 from served import Served, served, write_gguf
 
-schemathesis = pytest.importorskip("schemathesis", reason="an oracle of its own: pip install schemathesis")
 EXAMPLES = 12
 
 
@@ -43,7 +43,6 @@ def api(gateway: Served) -> Any:
     return schemathesis.openapi.from_url(f"{gateway.url}/openapi.json")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("operation", OPERATIONS, ids=[operation.path for operation in OPERATIONS])
 @pytest.mark.parametrize("mode", ["POSITIVE", "NEGATIVE"])
 def test_no_request_breaks_it(api: Any, operation: Operation, mode: str) -> None:

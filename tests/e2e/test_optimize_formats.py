@@ -22,6 +22,7 @@ from onnx_decoders import export_tiny
 from tiny_models import write_tiny_model
 
 pytest.importorskip("mlx_lm", reason="there is no wheel of mlx for this system")
+onnx = pytest.importorskip("onnx")
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +133,8 @@ def test_limits_hold_for_what_was_measured_before_them(found: Report, tiny: Path
     budget = Budget(max_ram_bytes=memory["Q8_0"])
     report = optimize(request(tiny, tmp_path / "memory", budget=budget))
     assert [f.format for f in report.formats] == ["gguf"]
+    assert report.left_out == ("mlx: no variant keeps the limits.",)
+    assert "no variant keeps the limits" in (tmp_path / "memory" / "report.html").read_text()
 
 
 def test_a_size_is_kept_by_fitted_layers(tiny: Path, tmp_path: Path) -> None:
@@ -150,7 +153,6 @@ def test_a_size_is_kept_by_fitted_layers(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_three_formats_on_one_front(tiny: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
     export_tiny(tiny, cache_dir("onnx") / identity(open_model(tiny).files)[:32])
     report = optimize(request(tiny, tmp_path / "out", formats=("gguf", "mlx", "onnx")))
     assert {v.format for v in report.variants} == {"gguf", "mlx", "onnx"}
@@ -159,6 +161,19 @@ def test_three_formats_on_one_front(tiny: Path, tmp_path: Path) -> None:
     table = evaluate([Path(written.path)], against=tiny, chunks=1, threads=1, speed=False, floors=False)
     assert table.scores[0].kld_mean == pytest.approx(written.kld_mean, rel=1e-4)
     assert "format-onnx" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_what_one_engine_cannot_do_costs_nobody_elses_results(tmp_path: Path) -> None:
+    """An export that onnxruntime-genai left half done."""
+    other = write_tiny_model("llama", tmp_path / "other", seed=5)
+    export = export_tiny(other, cache_dir("onnx") / identity(open_model(other).files)[:32])
+    graph = onnx.load(export / "model.onnx", load_external_data=False)
+    graph.graph.node[-1].op_type = "MatMulOfAnother"
+    onnx.save(graph, export / "model.onnx")
+    report = optimize(request(other, tmp_path / "out", formats=("gguf", "onnx")))
+    assert (tmp_path / "out" / report.file).is_file()
+    assert len(report.left_out) == 1
+    assert "onnx: " in report.left_out[0]
 
 
 def test_formats_that_cannot_be_had_are_refused_at_once(tiny: Path, tmp_path: Path) -> None:

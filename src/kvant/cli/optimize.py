@@ -176,6 +176,8 @@ def show(report: "Report") -> None:
             f"{taken.format}: {best}{taken.type}, {format_bytes(taken.size_bytes)}, mean KLD {taken.kld_mean:.4f}: "
             f"{taken.path}"
         )
+    for reason in report.left_out:
+        console.say(f"Left out: {reason}")
     if report.fallbacks:
         console.say(f"Fallbacks: {report.fallbacks}")
     console.say(f"Written: {report.path}, with report.html, report.json, its lock and the recipe beside it.")

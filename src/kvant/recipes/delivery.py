@@ -116,6 +116,7 @@ class Outcome:
     samples: Samples | None = None
     others: formats.Bench
     format_variants: Sequence[FormatVariant] = ()
+    left_out: Sequence[str] = ()
 
 
 class Passport(msgspec.Struct, frozen=True, kw_only=True):
@@ -260,6 +261,7 @@ def make_report(
         versions={"kvant": __version__, "numpy": np.__version__, "engine": outcome.base.header.engine},
         variants=measured_variants(outcome, [variant for variant, _ in others]),
         formats=format_picks(outcome, out, others) if len(request.formats) > 1 else (),
+        left_out=tuple(outcome.left_out),
         skipped=skipped(outcome, request.budget),
         floors=tuple(outcome.floors),
         tensors=tensor_types(outcome.model, chosen),

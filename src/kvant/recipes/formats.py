@@ -18,15 +18,22 @@ import msgspec
 from kvant._version import __version__
 from kvant.devices.detect import Machine
 from kvant.devices.memory import predict_ram
-from kvant.errors import BudgetError, MissingDependencyError, OutputExistsError, ValueRangeError
+from kvant.errors import (
+    BudgetError,
+    EngineError,
+    MissingDependencyError,
+    OutputExistsError,
+    UnsupportedModelError,
+    ValueRangeError,
+)
 from kvant.evaluate.baselogits import BaseLogits
 from kvant.evaluate.score import VariantScore, score, speed_fields
-from kvant.files import cache_dir, partial_path, sha256_file, trim_directories
+from kvant.files import cache_dir, disk_errors, partial_path, sha256_file, trim_directories
 from kvant.formats.open import open_model
 from kvant.model import Model
 from kvant.progress import SILENT, Prefixed, Progress
 from kvant.recipes import variants
-from kvant.recipes.budget import Goal, megabytes
+from kvant.recipes.budget import Goal
 from kvant.recipes.calibration import Calibration
 from kvant.recipes.convert import convert
 from kvant.recipes.decoder.export import builder_python, is_exported
@@ -141,19 +148,32 @@ def checked_formats(names: Sequence[str], model: Model) -> tuple[Format, ...]:
     return tuple(name for name in FORMATS if name in names)
 
 
-def measure_formats(names: Sequence[Format], bench: Bench) -> list[FormatVariant]:
-    """Make and measure variants in every format but GGUF."""
+def measure_formats(names: Sequence[Format], bench: Bench) -> tuple[list[FormatVariant], list[str]]:
+    """Make and measure variants in every format but GGUF.
+
+    Returns:
+        The variants, and why formats have none to offer: what one engine cannot do must not cost the others' results.
+    """
     found: list[FormatVariant] = []
+    left_out: list[str] = []
     for name in names:
         if name == "gguf":
             continue
-        measured = list(_measured(name, bench))
+        try:
+            measured = list(_measured(name, bench))
+        except (EngineError, UnsupportedModelError) as error:
+            left_out.append(f"{name}: {error}")
+            continue
         taken = best(measured, bench)
+        if taken is None:
+            left_out.append(
+                f"{name}: {'no variant keeps the limits' if measured else 'no type of it is small enough'}."
+            )
         for variant in measured:  # scores stay, and making is quick
             if variant is not taken:
                 shutil.rmtree(_place(variant.format, variant.type, bench), ignore_errors=True)
         found += measured
-    return found
+    return found, left_out
 
 
 def best(found: Sequence[FormatVariant], bench: Bench) -> FormatVariant | None:
@@ -185,7 +205,8 @@ def deliver_format(variant: FormatVariant, bench: Bench, out: Path, *, overwrite
     partial = partial_path(out)
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        shutil.copytree(source, partial)
+        with disk_errors(out):
+            shutil.copytree(source, partial)
         place(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -209,8 +230,6 @@ def _measured(name: Format, bench: Bench) -> Iterator[FormatVariant]:
         return
     weights = sum(t.shape[0] * t.shape[1] for t in bench.model.tensors.values() if len(t.shape) == 2)
     fitting = [kind for kind in TYPES[name] if limit is None or weights * kind.bpw / 8 <= limit]
-    if not fitting:
-        bench.progress.say(f"{name}: none of its types is below {megabytes(limit or 0)}.")
     kept = 0
     for kind in fitting:
         variant = _try(name, kind.type, bench)
@@ -306,8 +325,8 @@ def _measure_mlx(directory: Path, files: tuple[Path, ...], bench: Bench, progres
         with MLXProcess() as process:
             process.open(directory)
             measured = process.speed(**MLX_SPEED)
-    except MissingDependencyError:
-        progress.say("mlx-lm is not installed: its speed and memory were not measured.")
+    except (MissingDependencyError, EngineError) as error:
+        progress.say(f"speed and memory were not measured: {error}")
     return msgspec.structs.replace(
         found, size_bytes=sum(file.stat().st_size for file in files), bpw=8 * model.tensor_bytes / model.n_weights,
         **speed_fields(measured),

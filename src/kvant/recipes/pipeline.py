@@ -138,13 +138,14 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     taken = take(keeping, measured, goal, request.budget)
 
     others = other_formats(request, model, calibration, goal, device, bench)
-    found_formats = measure_formats(wanted, others)
+    found_formats, left_out = measure_formats(wanted, others)
     file = variants.encoded(model, taken.candidate.plan, **bench.statistics(taken.candidate), progress=progress)
     outcome = Outcome(
         model=model, importance=importance, calibration=calibration, base=bench.base, floors=floors, machine=machine,
         device=device, goal=goal, candidates=candidates, fitting=fitting, measured=measured, keeping=keeping,
         taken=taken, threads=bench.threads, curve=mixes.curve(measured) if mixes else (),
         samples=make_samples(taken, file, measured, bench), others=others, format_variants=found_formats,
+        left_out=left_out,
     )  # fmt: skip
     report = deliver(outcome, request, file)
     write_recipe(Path(report.path).with_name(RECIPE_FILE), request)

@@ -118,6 +118,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         context: Tokens of context that memory is predicted for.
         variants: Measured variants by rising size.
         formats: What was taken in every format; empty if GGUF alone was searched.
+        left_out: Formats that have nothing to offer, and why.
         skipped: The other candidates.
         floors: Divergences that are noise.
         tensors: Types of the pick.
@@ -150,6 +151,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     fallbacks: str
     commands: tuple[str, ...]
     formats: tuple[FormatPick, ...] = ()
+    left_out: tuple[str, ...] = ()
     curve: tuple[CurvePoint, ...] = ()
     samples: Samples | None = None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kvant.errors import UnsupportedFormatError
+from kvant.files import disk_errors
 from kvant.formats.huggingface.architectures.registry import family_of_architecture
 from kvant.formats.huggingface.config import read_config
 from kvant.formats.huggingface.directory import write_json
@@ -60,7 +61,8 @@ def rearrange(
     folder = directory / "onnx"
     folder.mkdir()
     path = folder / f"model{SUFFIXES[dtype]}.onnx"
-    files = _split(decoder, path)
+    with disk_errors(path):
+        files = _split(decoder, path)
     for file in decoder.files:
         file.unlink()
     (directory / CONFIG).unlink()

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from kvant.recipes.decoder.export import BUILDER, builder_python
+from kvant.recipes.decoder.exporters import exporters
 from kvant.recipes.evaluate import evaluate
 
 RECIPES = {
@@ -57,9 +57,9 @@ def main() -> None:
 
 def build(model: Path, out: Path, options: str) -> tuple[float, int]:
     """Run the model builder."""
-    command = [builder_python(), "-I", "-m", BUILDER, "-i", str(model), "-o", str(out), "-p", "int4", "-e", "cpu"]
+    command = [exporters()[0], "-I", "-m", "onnxruntime_genai.models.builder", "-i", str(model), "-o", str(out)]
     more = ["--extra_options", options] if options else []
-    return timed([*command, "-c", str(out.parent / "cache"), *more], out)
+    return timed([*command, "-p", "int4", "-e", "cpu", "-c", str(out.parent / "cache"), *more], out)
 
 
 def timed(command: list[str], out: Path) -> tuple[float, int]:

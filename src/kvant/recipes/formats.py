@@ -36,7 +36,8 @@ from kvant.recipes import variants
 from kvant.recipes.budget import Goal
 from kvant.recipes.calibration import Calibration
 from kvant.recipes.convert import convert
-from kvant.recipes.decoder.export import builder_python, is_exported
+from kvant.recipes.decoder.export import is_exported
+from kvant.recipes.decoder.exporters import exporters
 from kvant.recipes.decoder.quantize import place, quantize_decoder
 from kvant.recipes.mlx import to_mlx
 from kvant.runtime.messages import Measured
@@ -144,7 +145,7 @@ def checked_formats(names: Sequence[str], model: Model) -> tuple[Format, ...]:
             f"original. For another format alone, use kvant quantize --to."
         )
     if "onnx" in names and not is_exported(model):
-        builder_python()
+        exporters()
     return tuple(name for name in FORMATS if name in names)
 
 

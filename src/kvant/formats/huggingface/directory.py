@@ -1,12 +1,14 @@
 """What directories of models have in common, whoever they are for: shards, an index, and that they come whole."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kvant.errors import KvantError, LimitError, OutputExistsError
 from kvant.files import atomic_write, commit_file, sync_directory
+from kvant.formats.base import member
 from kvant.formats.safetensors.writer import write_safetensors
 from kvant.progress import SILENT, Progress
 from kvant.tensors import LazyTensor, n_bytes
@@ -14,6 +16,12 @@ from kvant.tensors import LazyTensor, n_bytes
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+
+COMPANIONS = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json", "generation_config.json",
+)  # fmt: skip
+"""What lies beside weights and configuration: the tokenizer, how to chat, and how to generate."""
 
 
 def shard(tensors: Sequence[LazyTensor], limit: int | None) -> list[list[LazyTensor]]:
@@ -70,6 +78,17 @@ def commit_directory(partial: Path, directory: Path) -> None:
     for path in sorted(partial.iterdir(), key=lambda path: path.name == CONFIG):
         path.replace(directory / path.name)
     sync_directory(directory)
+
+
+def copy_companions(source: Path, directory: Path) -> None:
+    """Copy the files of `COMPANIONS` that a model has.
+
+    Raises:
+        FormatError: One is a link that leads out of the source.
+    """
+    for name in COMPANIONS:
+        if (source / name).exists():
+            shutil.copyfile(member(source, name), directory / name)
 
 
 def check_directory(directory: Path, *, overwrite: bool) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 from kvant.dtypes import block_type
 from kvant.files import partial_path
-from kvant.formats.base import member
 from kvant.formats.huggingface.architectures.registry import family_of_architecture
 from kvant.formats.huggingface.architectures.shapes import check_tensors
 from kvant.formats.huggingface.config import Config, read_config
@@ -18,6 +17,7 @@ from kvant.formats.huggingface.directory import (
     INDEX,
     check_directory,
     commit_directory,
+    copy_companions,
     write_json,
     write_weights,
 )
@@ -34,10 +34,6 @@ from kvant.tensors import LazyTensor, n_bytes
 SHARD_BYTES = 5 << 30
 """As mlx-lm shares weights out."""
 
-COPIED = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json", "generation_config.json",
-)  # fmt: skip
 _DROPPED = ("_name_or_path", "vision_config", "quantization", "quantization_config")
 
 
@@ -163,9 +159,7 @@ def _config(model: Model, dtype: str, scheme: Scheme | None) -> dict[str, Any]:
 def _write_tokenizer(model: Model, directory: Path, dtype: str) -> None:
     """Copy the files of a Hugging Face directory, or make them from a GGUF's metadata."""
     if model.path.is_dir():
-        for name in COPIED:
-            if (model.path / name).exists():
-                shutil.copyfile(member(model.path, name), directory / name)
+        copy_companions(model.path, directory)
         return
     write_tokenizer(model, directory)
     entries = config_json(model, family_of_architecture(model.architecture, model.path), dtype)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvant.errors import ValueRangeError
+from kvant.formats.onnx.graphs import subgraphs
 
 if TYPE_CHECKING:
     import onnx
@@ -18,10 +19,21 @@ FLOAT, FLOAT16 = 1, 10
 
 
 def halve(model: "onnx.ModelProto") -> None:
-    """Turn every float32 type of a graph into float16; its tensors are the caller's to convert (`as_half`)."""
-    from onnx import numpy_helper
+    """Turn every float32 type of a graph into float16; its tensors are the caller's to convert (`as_half`).
 
-    graph = model.graph
+    Graphs inside nodes are turned with their tensors. Bodies of functions keep their types, which follow their inputs.
+    """
+    _halve(model.graph)
+    waiting = [inner for node in model.graph.node for inner in subgraphs(node)]
+    while waiting:
+        graph = waiting.pop()
+        _halve(graph)
+        for tensor in graph.initializer:
+            _halve_tensor(tensor)
+        waiting += [inner for node in graph.node for inner in subgraphs(node)]
+
+
+def _halve(graph: "onnx.GraphProto") -> None:
     del graph.value_info[:]
     for port in (*graph.input, *graph.output):
         if port.type.tensor_type.elem_type == FLOAT:
@@ -30,9 +42,16 @@ def halve(model: "onnx.ModelProto") -> None:
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == FLOAT:
                 attribute.i = FLOAT16
-            elif attribute.HasField("t") and attribute.t.data_type == FLOAT:
-                values = numpy_helper.to_array(attribute.t)
-                attribute.t.CopyFrom(numpy_helper.from_array(_half(values, node.name), attribute.t.name))
+            elif attribute.HasField("t"):
+                _halve_tensor(attribute.t)
+
+
+def _halve_tensor(tensor: "onnx.TensorProto") -> None:
+    from onnx import numpy_helper
+
+    if tensor.data_type == FLOAT:
+        values = numpy_helper.to_array(tensor)
+        tensor.CopyFrom(numpy_helper.from_array(_half(values, tensor.name), tensor.name))
 
 
 def as_half(name: str, make: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:

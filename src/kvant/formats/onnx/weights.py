@@ -16,12 +16,14 @@ FLOAT = 1
 ACCURACY_LEVEL = 4
 """Activations become int8 blocks inside the product, as in the model builder's own int4 models for processors."""
 
-_LAYER = re.compile(r"/model/layers\.(\d+)/(attn|self_attn|mlp)/(\w+)_proj/MatMul")
+_LAYER = re.compile(r"model\.layers\.(\d+)\.(?:attn|self_attn|mlp)\.([a-z_]+)_proj(?:\.MatMul)?\.weight")
+_JOINED = re.compile(rf"{_LAYER.pattern}(?:__{_LAYER.pattern})*(?:__axis_0__concat)?(?:_t)?")
+_HEAD = re.compile(r"lm_head(?:\.MatMul)?\.weight(?:_t)?")
 _STEMS = {
     "q": ("attn_q",), "k": ("attn_k",), "v": ("attn_v",), "qkv": ("attn_q", "attn_k", "attn_v"), "o": ("attn_output",),
     "gate": ("ffn_gate",), "up": ("ffn_up",), "down": ("ffn_down",), "gate_up": ("ffn_gate", "ffn_up"),
 }  # fmt: skip
-"""Canonical names by the model builder's. Source: onnxruntime-genai 0.18, models/builders/base.py."""
+"""Canonical names by the exporters'. Source: what onnxruntime-genai 0.18's model builder and mobius-onnx 0.1 write."""
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 
@@ -50,7 +52,7 @@ class Weight:
 
 
 def find_weights(model: "onnx.ModelProto", path: Path) -> tuple[Weight, ...]:
-    """Return the float matrices of a decoder exported by the model builder.
+    """Return the float matrices of an exported decoder.
 
     Raises:
         UnsupportedModelError: There are none, or it is quantized already.
@@ -58,40 +60,42 @@ def find_weights(model: "onnx.ModelProto", path: Path) -> tuple[Weight, ...]:
     if any(node.op_type in ("MatMulNBits", "GatherBlockQuantized") for node in model.graph.node):
         raise UnsupportedModelError(f"{path}: is quantized already. Start from the full-precision model.")
     tensors = {t.name: t for t in model.graph.initializer}
-    found: dict[str, Weight] = {}
     turned = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Transpose"}
+    users: dict[str, dict[str, str]] = {}
+    transposed: dict[str, bool] = {}
     for node in model.graph.node:
-        if node.op_type == "MatMul" and node.input[1] in tensors and _is_matrix(tensors[node.input[1]]):
-            columns, rows = tensors[node.input[1]].dims
-            found[node.input[1]] = Weight(
-                name=node.input[1], rows=rows, columns=columns, is_transposed=True, product=node.name, lookup=None,
-                names=canonical(node.name),
-            )  # fmt: skip
-    for node in model.graph.node:
-        source = turned.get(node.input[0], node.input[0]) if node.op_type == "Gather" else None
+        at = {"MatMul": 1, "Gather": 0}.get(node.op_type)
+        source = None if at is None else turned.get(node.input[at], node.input[at])
         if source is None or source not in tensors or not _is_matrix(tensors[source]):
             continue
-        first, second = tensors[source].dims
-        is_turned = node.input[0] in turned
-        found[source] = Weight(
-            name=source, rows=second if is_turned else first, columns=first if is_turned else second,
-            is_transposed=is_turned, product=found[source].product if source in found else None, lookup=node.name,
-            names=(EMBEDDING,),
-        )  # fmt: skip
-    if not found:
+        users.setdefault(source, {})[node.op_type] = node.name
+        transposed[source] = (node.op_type == "MatMul") != (node.input[at] in turned)
+    if not users:
         raise UnsupportedModelError(
             f"{path}: multiplies with no float matrices. Export it with kvant convert --to onnx."
         )
-    return tuple(found.values())
+    found = []
+    for name, nodes in users.items():
+        rows, columns = reversed(tensors[name].dims) if transposed[name] else tensors[name].dims
+        lookup = nodes.get("Gather")
+        found.append(
+            Weight(
+                name=name, rows=rows, columns=columns, is_transposed=transposed[name], product=nodes.get("MatMul"),
+                lookup=lookup, names=(EMBEDDING,) if lookup else canonical(name),
+            )
+        )  # fmt: skip
+    return tuple(found)
 
 
-def canonical(node: str) -> tuple[str, ...]:
-    """Return canonical names of what a product multiplies with; empty if it is not known."""
-    if node == "/lm_head/MatMul":
+def canonical(tensor: str) -> tuple[str, ...]:
+    """Return canonical names of what a matrix holds, one below the other; empty if it is not known."""
+    if _HEAD.fullmatch(tensor):
         return (HEAD,)
-    match = _LAYER.fullmatch(node)
-    stems = _STEMS.get(match[3], ()) if match else ()
-    return tuple(f"blk.{match[1]}.{stem}.weight" for stem in stems) if match else ()
+    if not _JOINED.fullmatch(tensor):
+        return ()
+    parts = [(layer, _STEMS.get(stem, ())) for layer, stem in _LAYER.findall(tensor)]
+    known = all(stems for _, stems in parts)
+    return tuple(f"blk.{layer}.{stem}.weight" for layer, stems in parts for stem in stems) if known else ()
 
 
 def replace(model: "onnx.ModelProto", weight: Weight, kind: NBits) -> None:
@@ -113,23 +117,35 @@ def replace(model: "onnx.ModelProto", weight: Weight, kind: NBits) -> None:
         )  # fmt: skip
         node.CopyFrom(made)
     if weight.lookup is not None:
-        node = nodes[weight.lookup]
-        table = codes
+        node, table = nodes[weight.lookup], codes
+        reads = [node.input[1], *more]
         if weight.product is not None:
             table = f"{codes}_rows"
-            shape = f"{codes}_shape"
-            reshape = helper.make_node("Reshape", [codes, shape], [table], name=f"{node.name}/Reshape")
-            model.graph.node.insert(0, reshape)
-            node = next(n for n in model.graph.node if n.name == weight.lookup)
         made = helper.make_node(
-            "GatherBlockQuantized", [table, node.input[1], *more], list(node.output), name=node.name,
-            domain=MICROSOFT, bits=kind.bits, block_size=kind.block, gather_axis=0, quantize_axis=1,
+            "GatherBlockQuantized", [table, *reads], list(node.output), name=node.name, domain=MICROSOFT,
+            bits=kind.bits, block_size=kind.block, gather_axis=0, quantize_axis=1,
         )  # fmt: skip
-        turned = node.input[0] if weight.is_transposed else None
         node.CopyFrom(made)
-        if turned is not None:
-            transpose = next(n for n in model.graph.node if turned in n.output)
-            model.graph.node.remove(transpose)
+        if table != codes:
+            shape = f"{codes}_shape"
+            model.graph.node.insert(
+                0, helper.make_node("Reshape", [codes, shape], [table], name=f"{weight.lookup}/Reshape")
+            )
+    for node in [n for n in model.graph.node if n.op_type == "Transpose" and n.input[0] == weight.name]:
+        model.graph.node.remove(node)
+
+
+def read_embedding(model: "onnx.ModelProto", head: Weight, embedding: Weight) -> None:
+    """Let the product of a head multiply with the embedding's tensor instead of its own."""
+    from onnx import helper
+
+    node = next(n for n in model.graph.node if n.name == head.product)
+    if embedding.is_transposed:
+        node.input[1] = embedding.name
+        return
+    turned = f"{embedding.name}_turned"
+    node.input[1] = turned
+    model.graph.node.insert(0, helper.make_node("Transpose", [embedding.name], [turned], name=turned, perm=[1, 0]))
 
 
 def tensor_names(weight: Weight) -> tuple[str, str, str]:

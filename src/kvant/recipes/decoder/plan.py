@@ -162,11 +162,12 @@ def _options(
 def _samples(weight: Weight, rows: Rows, calibration: Calibration, threads: int) -> list[tuple]:  # type: ignore[type-arg]
     """Rows, factored Hessian, risk and 1 of every tensor that a matrix holds."""
     found = []
-    for name, start, stop in rows.parts(weight):
-        chosen = np.unique(np.linspace(start, stop - 1, min(stop - start, SAMPLE_ROWS)).astype(np.int64))
+    for part in rows.parts(weight):
+        count = min(part.stop - part.start, SAMPLE_ROWS)
+        chosen = np.unique(np.linspace(part.start, part.stop - 1, count).astype(np.int64))
         x = rows.read(weight, chosen)
-        ready = calibration.curvatures.ready(name, threads=threads)
-        found.append((x, ready, calibration.statistics.risk(name), 1.0))  # type: ignore[attr-defined]
+        ready = calibration.curvatures.ready(part.name, threads=threads)
+        found.append((x, ready, calibration.statistics.risk(part.name), 1.0))  # type: ignore[attr-defined]
     return found
 
 

@@ -202,14 +202,14 @@ class Encoder:
         parts = self.rows.parts(weight)
         names = self.calibration.curvatures.names if self.calibration else ()
         can = (kind.bits, kind.block, kind.symmetric) in FITTED and weight.columns % kind.block == 0
-        if self.calibration is None or not can or not parts or any(name not in names for name, *_ in parts):
+        if self.calibration is None or not can or not parts or any(part.name not in names for part in parts):
             spans = [slice(at, at + CHUNK_ROWS) for at in range(0, weight.rows, CHUNK_ROWS)]
             return joined([encode(self.rows.read(weight, span), kind) for span in spans])
         found = []
-        for name, start, stop in parts:
-            ready = self.calibration.curvatures.ready(name, threads=self.threads)
-            for at in range(start, stop, CHUNK_ROWS):
-                x = self.rows.read(weight, slice(at, min(stop, at + CHUNK_ROWS)))
+        for part in parts:
+            ready = self.calibration.curvatures.ready(part.name, threads=self.threads)
+            for at in range(part.start, part.stop, CHUNK_ROWS):
+                x = self.rows.read(weight, slice(at, min(part.stop, at + CHUNK_ROWS)))
                 found.append(fit(x, kind, ready, threads=self.threads)[0])
         self.n_fitted += 1
         return joined(found)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvant.errors import UnsupportedModelError
-from kvant.formats.onnx.weights import EMBEDDING, Weight
+from kvant.formats.onnx.weights import EMBEDDING, HEAD, Weight
 from kvant.formats.onnx.writer import array_of
 from kvant.model import Model
 
@@ -16,6 +16,27 @@ if TYPE_CHECKING:
     import onnx
 
 CHUNK_ROWS = 4096
+
+
+FUSED = {"attn_q": "attn_qkv", "attn_k": "attn_qkv", "attn_v": "attn_qkv", "ffn_gate": "ffn_up"}
+"""Tensors that hold another's rows where a model has no tensor of that name (Phi-3)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Rows of a model's tensor that are rows of an exported matrix.
+
+    Attributes:
+        name: Canonical name of the tensor.
+        first: The first of its rows.
+        start: Row of the matrix that it becomes.
+        stop: Row of the matrix after the last.
+    """
+
+    name: str
+    first: int
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,23 +53,29 @@ class Rows:
     path: Path
     model: Model
 
-    def parts(self, weight: Weight) -> list[tuple[str, int, int]]:
-        """Return the tensors that a matrix holds: canonical name, first row, row after the last; empty if not known.
+    def parts(self, weight: Weight) -> list[Part]:
+        """Return the tensors that a matrix holds, one below the other; empty if they are not known.
 
         Raises:
             UnsupportedModelError: They do not fill it.
         """
+        resolved = [self._owner(name) for name in weight.names]
+        owners = dict.fromkeys(name for name in resolved if name)
+        if not owners or None in resolved:
+            return []
         found, at = [], 0
-        for name in weight.names:
-            own = name if name in self.model.tensors else EMBEDDING
-            shape = self.model.tensors[own].shape
-            if shape[-1] != weight.columns:
+        for name in owners:
+            rows, columns = self.model.tensors[name].shape
+            if columns != weight.columns:
                 raise UnsupportedModelError(
-                    f"{weight.name}: has {weight.columns} columns, {own} {shape[-1]}. Export the model again."
+                    f"{weight.name}: has {weight.columns} columns, {name} {columns}. Export the model again."
                 )
-            found.append((own, at, at + shape[0]))
-            at += shape[0]
-        if found and at != weight.rows:
+            first = 0
+            if len(owners) == 1 and rows == 2 * weight.rows:  # gate or up of a tensor that holds both
+                first, rows = (0 if "gate" in weight.names[0] else weight.rows), weight.rows
+            found.append(Part(name=name, first=first, start=at, stop=at + rows))
+            at += rows
+        if at != weight.rows:
             raise UnsupportedModelError(f"{weight.name}: has {weight.rows} rows, not {at}. Export the model again.")
         return found
 
@@ -57,3 +84,9 @@ class Rows:
         array = array_of(self.tensors[weight.name], self.path)
         found: np.ndarray = np.ascontiguousarray(array[:, rows].T if weight.is_transposed else array[rows], np.float32)
         return found
+
+    def _owner(self, name: str) -> str | None:
+        """The model's tensor that holds the rows of a name."""
+        layer, _, stem = name.removesuffix(".weight").rpartition(".")
+        others = (EMBEDDING,) if name == HEAD else (f"{layer}.{FUSED.get(stem, stem)}.weight",)
+        return next((own for own in (name, *others) if own in self.model.tensors), None)

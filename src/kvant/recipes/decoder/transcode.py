@@ -27,7 +27,7 @@ from kvant.kernels.nbits import Blocks, NBits
 from kvant.progress import SILENT, Progress
 from kvant.recipes.decoder.export import exported
 from kvant.recipes.decoder.quantize import GRAPH, check_directory, copy_rest, joined, place
-from kvant.recipes.decoder.rows import CHUNK_ROWS, Rows
+from kvant.recipes.decoder.rows import CHUNK_ROWS, Part, Rows
 from kvant.tensors import Tensor
 
 EXACT = {"Q4_0": NBits(bits=4, block=32, symmetric=True), "Q8_0": NBits(bits=8, block=32, symmetric=True)}
@@ -91,7 +91,9 @@ def convert_decoder(
     kinds: dict[str, NBits] = {}
     done: list[Transcoded] = []
     for weight in weights:
-        types = tuple(dict.fromkeys(stored[name].block_type.name for name, *_ in rows.parts(weight) if name in stored))
+        types = tuple(
+            dict.fromkeys(stored[part.name].block_type.name for part in rows.parts(weight) if part.name in stored)
+        )
         kind = EXACT.get(types[0]) if len(types) == 1 else None
         if kind is not None:
             kinds[weight.name] = kind
@@ -153,9 +155,7 @@ def _tensors(weight: Weight, kind: NBits, rows: Rows, stored: dict[str, Tensor])
     codes, scales, _ = tensor_names(weight)
 
     def first() -> np.ndarray:
-        made.append(
-            joined([_proved(weight, rows, stored[name], start, stop) for name, start, stop in rows.parts(weight)])
-        )
+        made.append(joined([_proved(weight, rows, stored[part.name], part) for part in rows.parts(weight)]))
         packed = made[0].packed_codes()
         return packed if weight.product is not None else packed.reshape(weight.rows, -1)
 
@@ -166,17 +166,18 @@ def _tensors(weight: Weight, kind: NBits, rows: Rows, stored: dict[str, Tensor])
     return found
 
 
-def _proved(weight: Weight, rows: Rows, tensor: Tensor, start: int, stop: int) -> Blocks:
+def _proved(weight: Weight, rows: Rows, tensor: Tensor, part: Part) -> Blocks:
     """Transcode a tensor, and compare every weight with the export's.
 
     Raises:
         FormatError: One differs.
     """
     found = []
-    for at in range(0, stop - start, CHUNK_ROWS):
-        end = min(stop - start, at + CHUNK_ROWS)
-        blocks = transcode(np.ascontiguousarray(tensor.read_bytes(at, end)), tensor.block_type)
-        if not np.array_equal(blocks.decode(), rows.read(weight, slice(start + at, start + end))):
+    for start in range(part.start, part.stop, CHUNK_ROWS):
+        stop, offset = min(part.stop, start + CHUNK_ROWS), part.first - part.start
+        data = tensor.read_bytes(start + offset, stop + offset)
+        blocks = transcode(np.ascontiguousarray(data), tensor.block_type)
+        if not np.array_equal(blocks.decode(), rows.read(weight, slice(start, stop))):
             raise FormatError(
                 f"{weight.name}: {tensor.name} in {tensor.block_type} does not come out as the export has it. "
                 "Nothing was written; report it with the model's name."

@@ -16,6 +16,7 @@ import typer
 import kvant
 from kvant import errors
 from kvant.cli.main import app
+from kvant.devices.providers import PROVIDERS
 from kvant.dtypes import BLOCK_TYPES, block_type
 from kvant.quant.presets import PRESETS
 from kvant.serve.api.openapi import NO_EFFECT, OPERATIONS, REFUSED, Operation, api_of
@@ -92,6 +93,31 @@ def presets() -> str:
     return "# Presets\n\n" + table(["name", "GGUF file type", "base type", "class of the base type"], rows)
 
 
+def targets() -> str:
+    """Return the table of ONNX Runtime's execution providers."""
+
+    def bits(numbers: frozenset[int]) -> str:
+        return ", ".join(map(str, sorted(numbers))) or "-"
+
+    rows = [
+        [p.name, bits(p.matmul_bits), bits(p.gather_bits), bits(p.blocks) if p.matmul_bits else "-",
+         "yes" if p.asymmetric else "no", "yes" if p.dynamic_int8 else "no", "yes" if p.static_int8 else "no",
+         (p.activation or "any") if p.static_int8 else "-"]
+        for p in PROVIDERS.values()
+    ]  # fmt: skip
+    header = [
+        "`--target`", "bits of products", "bits of look-ups", "blocks", "zero points", "int8, dynamic", "int8, static",
+        "activations",
+    ]  # fmt: skip
+    return (
+        "# Hardware targets\n\nWhat ONNX Runtime's execution providers run, of what `kvant quantize --target` writes: "
+        "decoders with weights of few bits (`MatMulNBits`, `GatherBlockQuantized`), and int8 of any model. Matrices "
+        "whose blocks a target does not run get larger ones that it does, and are named; where there are none the "
+        "model is refused. Only the processor was run here; the other rows are what ONNX Runtime's documentation and "
+        "issues say (`kvant/devices/providers.py`).\n\n" + table(header, rows)
+    )
+
+
 def exceptions() -> str:
     """Return the exception tree."""
     return f"# Errors\n\n```text\n{inspect.getdoc(errors)}\n```\n"
@@ -147,6 +173,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     for name, text in (
         ("command-line", commands()), ("python", functions()), ("block-types", block_types()),
         ("presets", presets()), ("errors", exceptions()), ("apis", apis()),
+        ("targets", targets()),
     ):  # fmt: skip
         yield OUT / f"{name}.md", NOTE + text
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from kvant.cli.main import app
 from kvant.errors import (
     EngineError,
     FormatError,
@@ -19,10 +21,15 @@ from kvant.errors import (
 )
 from kvant.evaluate.base import identity
 from kvant.files import cache_dir
+from kvant.formats.imatrix import write_imatrix
+from kvant.formats.onnx.decoder import read_decoder
 from kvant.formats.onnx.weights import Weight, canonical
 from kvant.formats.open import open_model
+from kvant.kernels import decode
 from kvant.progress import Silent
+from kvant.quant.importance import Entry, Importance
 from kvant.recipes.decoder.rows import Rows
+from kvant.tensors import Tensor
 from onnx_decoders import export_tiny
 from tiny_models import N_VOCAB, write_tiny_model
 
@@ -80,6 +87,42 @@ def test_types_and_sizes(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedFormatError, match="MatMulNBits4_b32_sym"):
         quantize_decoder(tiny, "Q4_K_M", tmp_path / "other", threads=1)
     assert not (tmp_path / "other").exists()
+
+
+def values(tensor: Tensor) -> np.ndarray:
+    return decode(tensor.read_bytes(0, tensor.shape[0]), tensor.block_type, tensor.shape[1])
+
+
+def test_importance_is_used_and_noted(tiny: Path, tmp_path: Path) -> None:
+    from kvant.recipes.evaluate import evaluate
+
+    keep_export(tiny, tiny)
+    rng = np.random.default_rng(1)
+    entries = {
+        name: Entry(sums=rng.random((1, t.shape[1])).astype(np.float32) ** 6, counts=np.ones(1, np.float32))
+        for name, t in open_model(tiny).tensors.items()
+        if len(t.shape) == 2 and "token_embd" not in name
+    }
+    imatrix = tmp_path / "imatrix.gguf"
+    write_imatrix(imatrix, Importance(entries=entries, datasets=("words.txt",), n_chunks=1, chunk_size=64))
+    words = ["quantize", str(tiny), "--imatrix", str(imatrix), "-t"]
+    done = CliRunner().invoke(app, [*words, "int4", "--to", "onnx", "-o", str(tmp_path / "onnx"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["n_fitted"] == 20
+    assert read_decoder(tmp_path / "onnx").notes["quantize.imatrix.dataset"] == "words.txt"
+    done = CliRunner().invoke(app, [*words, "4bit", "--to", "mlx", "-o", str(tmp_path / "mlx")])
+    assert done.exit_code == 0, done.output
+    CliRunner().invoke(app, ["quantize", str(tiny), "-t", "4bit", "--to", "mlx", "-o", str(tmp_path / "plain")])
+    models = [open_model(tmp_path / name) for name in ("mlx", "plain")]
+    (tmp_path / "words.txt").write_text("The quick brown fox jumps over the lazy dog. " * 60)
+    for name in ("onnx", "mlx"):
+        with pytest.raises(ValueRangeError, match=r"calibrated on words\.txt"):
+            evaluate([tmp_path / name], against=tiny, text=tmp_path / "words.txt")
+    original = open_model(tiny)
+    for name, entry in entries.items():
+        x, *found = (values(model.tensors[name]) for model in (original, *models))
+        weighed, plain = (float(((rows - x) ** 2 @ entry.sums[0]).sum()) for rows in found)
+        assert weighed < plain, name
 
 
 def test_targets_reject_or_rewrite(tiny: Path, tmp_path: Path) -> None:

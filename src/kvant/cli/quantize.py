@@ -26,13 +26,14 @@ class To(StrEnum):
 
 
 _GGUF_ALONE = (
-    "imatrix", "type_", "output_tensor_type", "token_embedding_type", "keep", "pure", "plan", "write_plan", "dry_run",
+    "type_", "output_tensor_type", "token_embedding_type", "keep", "pure", "plan", "write_plan", "dry_run",
     "resume",
 )  # fmt: skip
 _WAYS = {
     **dict.fromkeys(_GGUF_ALONE, ("gguf",)),
     **dict.fromkeys(("max_file_size", "allow_requantize"), ("gguf", "mlx")),
     **dict.fromkeys(("calibrate", "max_size"), ("mlx", "onnx")),
+    "imatrix": ("gguf", "mlx", "onnx"),
     **dict.fromkeys(("calibration_data", "calibration_method", "max_drop", "metric"), ("int8",)),
     "dtype": ("mlx", "onnx"),
     "target": ("onnx", "int8"),
@@ -112,11 +113,9 @@ def quantize(
       kvant quantize model.gguf -t IQ4_XS --imatrix imatrix.gguf -o small.gguf
       kvant quantize model.gguf -t Q4_K_M --type 'attn_v=Q8_0' --dry-run
       kvant quantize SmolLM2-135M --to mlx -t 4bit --calibrate bundled --max-size 75.8MB -o smol-mlx
-      kvant quantize SmolLM2-135M --to onnx -t int4 --calibrate bundled -o smol-onnx
-      kvant quantize SmolLM2-135M --to onnx -t int4 --layout transformers.js -o web/smol
+      kvant quantize SmolLM2-135M --to onnx -t int4 --calibrate bundled --layout transformers.js -o web/smol
       kvant quantize vision.onnx -t int8-static --calibration-data inputs/ -o small.onnx
     """  # noqa: D301 - \b keeps the lines of the examples apart
-    from kvant.formats.imatrix import read_imatrix
     from kvant.formats.open import open_model
     from kvant.quant.presets import plan_preset
 
@@ -127,19 +126,20 @@ def quantize(
             threads=threads, overwrite=overwrite, json=json, target=target,
         )  # fmt: skip
         return
+    importance = _importance(imatrix, calibrate)
     if to is To.onnx:
-        quantize_onnx.decoder(model, preset, out, calibrate=calibrate, max_size=max_size, target=target,
-                              threads=threads, json=json, overwrite=overwrite, layout=layout, dtype=dtype)  # fmt: skip
+        quantize_onnx.decoder(
+            model, preset, out, calibrate=calibrate, max_size=max_size, target=target, threads=threads, json=json,
+            overwrite=overwrite, layout=layout, dtype=dtype, importance=importance,
+        )  # fmt: skip
         return
     if to is To.mlx:
         quantize_mlx.directory(
             model, preset, out, dtype=dtype, calibrate=calibrate, max_size=max_size, max_file_size=max_file_size,
-            allow_requantize=allow_requantize, overwrite=overwrite, threads=threads, json=json,
+            allow_requantize=allow_requantize, overwrite=overwrite, threads=threads, json=json, importance=importance,
         )  # fmt: skip
         return
-    if (preset is None) == (plan is None) or (resume and max_file_size):
-        raise typer.BadParameter("give a preset (-t Q4_K_M) or a plan file, and --resume without --max-file-size.")
-    source, importance = open_model(model), read_imatrix(imatrix) if imatrix else None
+    source = open_model(model)
     chosen = _checked_plan(source, plan) if plan is not None else plan_preset(
         source, preset or "", has_importance=importance is not None, pure=pure, overrides=_overrides(type_ or ()),
         output_type=output_tensor_type, embedding_type=token_embedding_type, keep=keep or (),
@@ -147,11 +147,19 @@ def quantize(
     chosen = _sized(source, chosen, importance, write_plan, overwrite=overwrite)
     if dry_run:
         _report_plan(source, chosen, importance, json=json)
-        return
-    _write(
-        source, chosen, out, importance, threads=threads, max_file_size=max_file_size, resume=resume,
-        overwrite=overwrite, allow_requantize=allow_requantize, json=json,
-    )  # fmt: skip
+    else:
+        _write(
+            source, chosen, out, importance, threads=threads, max_file_size=max_file_size, resume=resume,
+            overwrite=overwrite, allow_requantize=allow_requantize, json=json,
+        )  # fmt: skip
+
+
+def _importance(imatrix: Path | None, calibrate: str | None) -> "Importance | None":
+    from kvant.formats.imatrix import read_imatrix
+
+    if imatrix and calibrate:
+        raise typer.BadParameter("--imatrix and --calibrate both say what matters. Give one; --calibrate knows more.")
+    return read_imatrix(imatrix) if imatrix else None
 
 
 def _write(
@@ -181,6 +189,9 @@ def _check_options(options: typer.Context, way: str) -> None:
             raise typer.BadParameter(
                 f"{parameter.opts[0]} is for {' and '.join(ways)}, and this writes {way}. Leave it out.{ask}"
             )
+    has = {name for name, value in options.params.items() if value}
+    if way == "gguf" and (len(has & {"preset", "plan"}) != 1 or {"resume", "max_file_size"} <= has):
+        raise typer.BadParameter("give a preset (-t Q4_K_M) or a plan file, and --resume without --max-file-size.")
 
 
 def _checked_plan(source: "Model", path: Path) -> "Plan":

@@ -1,12 +1,15 @@
 """What `kvant quantize --to mlx` does."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kvant.cli import console
 from kvant.cli.units import format_bytes, parse_bytes
+
+if TYPE_CHECKING:
+    from kvant.quant.importance import Importance
 
 Dtype = Annotated[
     str | None, typer.Option(help="MLX, ONNX: float type of the rest: F16, F32; MLX also BF16.", show_default=False)
@@ -16,6 +19,7 @@ Dtype = Annotated[
 def directory(
     model: Path, type_: str | None, out: Path | None, *, dtype: str | None, calibrate: str | None, max_size: str | None,
     max_file_size: str | None, allow_requantize: bool, overwrite: bool, threads: int, json: bool,
+    importance: "Importance | None",
 ) -> None:  # fmt: skip
     """Write an MLX directory and print what became of the layers."""
     from kvant.devices.limits import cores
@@ -26,7 +30,7 @@ def directory(
     with console.progress(quiet=json) as progress:
         result = to_mlx(
             model, out or Path(f"{model.resolve().name.removesuffix('.gguf')}-mlx-{type_}"), type=type_, dtype=dtype,
-            calibrate=calibrate, max_size_bytes=parse_bytes(max_size) if max_size else None,
+            calibrate=calibrate, importance=importance, max_size_bytes=parse_bytes(max_size) if max_size else None,
             max_file_bytes=parse_bytes(max_file_size) if max_file_size else None, allow_requantize=allow_requantize,
             overwrite=overwrite, threads=threads or cores(), progress=progress,
         )  # fmt: skip

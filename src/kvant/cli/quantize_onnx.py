@@ -11,6 +11,7 @@ from kvant.cli.units import format_bytes, parse_bytes
 from kvant.errors import UnsupportedFormatError
 
 if TYPE_CHECKING:
+    from kvant.quant.importance import Importance
     from kvant.recipes.calibration import Calibration
     from kvant.recipes.decoder.plan import Dtype
     from kvant.recipes.int8.quantize import Int8Result
@@ -78,8 +79,8 @@ def int8(
 
 def decoder(
     model: Path, preset: str | None, out: Path | None, *, calibrate: str | None, max_size: str | None, threads: int,
-    overwrite: bool, json: bool, target: str | None, layout: LayoutName,
-    dtype: str | None,
+    overwrite: bool, json: bool, target: str | None, layout: LayoutName, dtype: str | None,
+    importance: "Importance | None",
 ) -> None:  # fmt: skip
     """Quantize a decoder's weights and print what was written."""
     from kvant.formats.open import open_model
@@ -94,7 +95,8 @@ def decoder(
 
         result = quantize_decoder(
             model, kind, out or Path(f"{model.resolve().name.removesuffix('.gguf')}-onnx-{kind}"),
-            calibration=calibration if calibrate else None, max_bytes=parse_bytes(max_size) if max_size else None,
+            calibration=calibration if calibrate else None, importance=importance,
+            max_bytes=parse_bytes(max_size) if max_size else None,
             target=target, layout=layout.value, dtype=_dtype(dtype), threads=threads, overwrite=overwrite,
             progress=progress,
         )  # fmt: skip
@@ -103,10 +105,11 @@ def decoder(
         return
     for line in result.rewritten:
         console.say(line)
+    how = "by importance" if importance else "under a Hessian"
     console.table("", ("blocks", "matrices"), list(result.types.items()))
     console.say(
         f"{result.path}: {result.type}, {format_bytes(result.size_bytes)} ({result.size_bytes} bytes), "
-        f"{result.bpw:.2f} bits per weight, {result.n_fitted} matrices under a Hessian, {result.wall_s:.1f} s"
+        f"{result.bpw:.2f} bits per weight, {result.n_fitted} matrices {how}, {result.wall_s:.1f} s"
     )
 
 

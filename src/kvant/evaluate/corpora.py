@@ -23,6 +23,7 @@ PIECE_CHARACTERS = 2000
 # Where variants say what they were calibrated on: our own key and upstream's, which holds a file name.
 CALIBRATION_HASH_KEY = "kvant.calibration.sha256"
 CALIBRATION_NAME_KEY = "quantize.imatrix.dataset"
+MLX_NAME_KEY = "kvant.calibration.name"
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -137,7 +138,8 @@ def check_unseen(text: Corpus, variant: Path, metadata: Mapping[str, Value]) -> 
     """Refuse to measure a variant on what it was calibrated on.
 
     Compared are the hashes of the text and of its parts with the variant's `kvant.calibration.sha256`, and the text's
-    name with the last part of its `quantize.imatrix.dataset`. A copy under another name cannot be told.
+    name with the last part of its `quantize.imatrix.dataset`, or of what an MLX directory has for that. A copy under
+    another name cannot be told.
 
     Raises:
         ValueRangeError: It was.
@@ -145,8 +147,8 @@ def check_unseen(text: Corpus, variant: Path, metadata: Mapping[str, Value]) -> 
     hashes = {text.sha256, *(part.sha256 for part in text.parts)}
     used = metadata.get(CALIBRATION_HASH_KEY)
     same_hash = used is not None and not hashes.isdisjoint(str(used.value).replace(",", " ").split())
-    dataset = metadata.get(CALIBRATION_NAME_KEY)
-    same_name = dataset is not None and Path(str(dataset.value).replace("\\", "/")).name == Path(text.label).name
+    named = [str(metadata[key].value) for key in (CALIBRATION_NAME_KEY, MLX_NAME_KEY) if key in metadata]
+    same_name = Path(text.label).name in [Path(name.replace("\\", "/")).name for name in named]
     if same_hash or same_name:
         raise ValueRangeError(
             f"{variant}: was calibrated on {text.label}, so figures measured on it would flatter the file. "

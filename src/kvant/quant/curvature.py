@@ -4,15 +4,18 @@ Where importance (importance.py) knows one number per channel, a Hessian E[x xáµ
 use it let weights answer each other's rounding errors: kernels/fitting.py.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 
 import numpy as np
 
 from kvant.dtypes import BlockType
+from kvant.errors import PlanError
 from kvant.kernels import fitting
+from kvant.quant.importance import Importance
 from kvant.quant.roles import EMBEDDINGS
+from kvant.tensors import Tensor
 
 DAMPING = 0.15
 """Share of the mean diagonal added to a Hessian of many more tokens than columns. Mean KL divergence of SmolLM2 with
@@ -64,6 +67,27 @@ class Curvatures:
         if name not in self.names or kind.name not in fitting.FITTABLE:
             return None
         return FittedEncoder(name=name, kind=kind, curvatures=self, threads=threads)
+
+
+def diagonal(importance: Importance, tensors: Mapping[str, Tensor]) -> Curvatures:
+    """Return the Hessians of which only the diagonal is known: the importance of input channels.
+
+    Args:
+        importance: What an importance file says.
+        tensors: The model's tensors, by name.
+
+    Raises:
+        PlanError: It was measured on another model.
+        ValueRangeError: It is not finite.
+    """
+    importance.check_finite()
+    known = {t.name: importance.weights_for(t) for t in tensors.values() if len(t.shape) == 2}
+    channels = {name: weights[0] for name, weights in known.items() if weights is not None}
+    if not channels:
+        raise PlanError(
+            f"importance: {importance.source or 'the file'} names no matrix of this model. Measure it on it."
+        )
+    return Curvatures(names=channels, hessian=lambda name: np.diag(channels[name]), sha256=importance.sha256)
 
 
 @dataclass(slots=True, kw_only=True)

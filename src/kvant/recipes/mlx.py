@@ -1,7 +1,6 @@
 """Write a model for MLX: unquantized, with the bytes that `mlx_lm.convert` gives, or encoded under Hessians."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -10,13 +9,14 @@ from kvant._version import __version__
 from kvant.errors import PlanError, UnsupportedFormatError
 from kvant.formats.huggingface.config import read_config
 from kvant.formats.huggingface.writer import TORCH_DTYPES
-from kvant.formats.mlx.layers import WEIGHT, Encoder
+from kvant.formats.mlx.layers import WEIGHT
 from kvant.formats.mlx.schemes import Scheme, grouping_name, scheme
 from kvant.formats.mlx.writer import layer_shapes, mlx_tensors, write_mlx
 from kvant.formats.open import open_model
-from kvant.kernels.mlx import Grouping
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
+from kvant.quant.curvature import diagonal
+from kvant.quant.importance import Importance
 from kvant.recipes.calibration import WINDOWS, Calibration
 from kvant.recipes.calibration import calibrate as calibration_of
 from kvant.recipes.mlx_fitted import SCALE_TYPE, FittedLayers, fitted_scheme
@@ -65,6 +65,7 @@ def to_mlx(
     dtype: str | None = None,
     calibrate: str | Calibration | None = None,
     calibrate_windows: int = WINDOWS,
+    importance: Importance | None = None,
     max_size_bytes: int | None = None,
     overwrite: bool = False,
     allow_requantize: bool = False,
@@ -82,6 +83,7 @@ def to_mlx(
         calibrate: Text to measure Hessians on: `bundled`, `self` or a file, or what was measured already; affine layers
             are encoded under them.
         calibrate_windows: Most windows of 512 tokens of it.
+        importance: Instead of calibration: errors are weighed by the importance of their channels.
         max_size_bytes: With calibration: give every layer the grouping that is best within this size of all files of
             weights, instead of the type's.
         overwrite: Replace an output that exists.
@@ -92,7 +94,7 @@ def to_mlx(
 
     Raises:
         UnsupportedFormatError: There is no such type, or it cannot be had with calibration.
-        PlanError: The source is quantized, or a size is given without calibration.
+        PlanError: The source is quantized, a size is given without calibration, or the importance is another model's.
         BudgetError: No groupings are that small.
         UnsupportedModelError: The architecture is not supported.
         OutputExistsError: The output exists.
@@ -101,29 +103,30 @@ def to_mlx(
     model = source if isinstance(source, Model) else open_model(source)
     if max_size_bytes is not None and calibrate is None:
         raise PlanError("size: a limit needs to know what each layer can bear. Add --calibrate bundled.")
-    if calibrate and (dtype or SCALE_TYPE).upper() != SCALE_TYPE:
+    is_fitted = type is not None and bool(calibrate or importance)
+    if is_fitted and (dtype or SCALE_TYPE).upper() != SCALE_TYPE:
         raise UnsupportedFormatError(f"dtype: {dtype} cannot be had with calibration yet. Use {SCALE_TYPE}.")
-    dtype = float_type(model, SCALE_TYPE if calibrate else dtype)
+    dtype = float_type(model, SCALE_TYPE if is_fitted else dtype)
     if type is not None and not allow_requantize:
         check_is_full(model)
     plain = mlx_tensors(model, dtype)
     chosen = scheme(type, layer_shapes(plain)) if type is not None else None
-    encoder: Callable[[str, Grouping], Encoder | None] | None = None
-    provenance = {"version": __version__}
+    encoder, provenance = None, {"version": __version__}
     if calibrate and chosen is not None:
         calibration = calibrate if isinstance(calibrate, Calibration) else calibration_of(
             model, calibrate, windows=calibrate_windows, threads=threads, progress=progress
         )  # fmt: skip
         if max_size_bytes is not None:
             rest = sum(n_bytes(t) for t in plain if t.name.removesuffix(WEIGHT) not in layer_shapes(plain))
-            chosen = fitted_scheme(
-                model, calibration, max_size_bytes - rest - HEADER_BYTES * len(plain), usual=chosen.usual,
-                threads=threads, progress=progress,
-            )  # fmt: skip
+            room = max_size_bytes - rest - HEADER_BYTES * len(plain)
+            chosen = fitted_scheme(model, calibration, room, usual=chosen.usual, threads=threads, progress=progress)
         encoder = FittedLayers(model, calibration.curvatures, threads=threads)
         provenance |= {"calibration.name": calibration.text.label, "calibration.sha256": calibration.text.sha256}
+    elif importance and chosen is not None:
+        encoder = FittedLayers(model, diagonal(importance, model.tensors), threads=threads)
+        provenance |= {"calibration.name": "".join(importance.datasets[:1])}
     files = write_mlx(
-        model, Path(out), dtype=dtype, scheme=chosen, encoder=encoder, provenance=provenance if calibrate else None,
+        model, Path(out), dtype=dtype, scheme=chosen, encoder=encoder, provenance=provenance if is_fitted else None,
         overwrite=overwrite, max_file_bytes=max_file_bytes, progress=progress, threads=threads,
     )  # fmt: skip
     size = sum(file.stat().st_size for file in files)

@@ -9,7 +9,8 @@ from kvant.cli.main import app
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("model -t 4bit --to mlx --imatrix a.gguf", "--imatrix is for gguf"),
+        ("model -t 4bit --to mlx --imatrix a.gguf --calibrate self", "Give one"),
+        ("model.onnx -t int8 --imatrix a.gguf", "--imatrix is for gguf"),
         ("model -t int4 --to onnx --pure", "--pure is for gguf"),
         ("model -t Q4_K_M --calibrate bundled", "kvant optimize"),
         ("model -t Q4_K_M --dtype F16", "--dtype is for mlx"),

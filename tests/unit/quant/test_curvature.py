@@ -5,9 +5,11 @@ import pytest
 
 from kvant import kernels
 from kvant.dtypes import F32, block_type
-from kvant.errors import ValueRangeError
+from kvant.errors import PlanError, ValueRangeError
+from kvant.kernels import nbits
 from kvant.kernels.fitting import fit, prepare
-from kvant.quant.curvature import DAMPING, EMBEDDING_DAMPING, Curvatures
+from kvant.quant.curvature import DAMPING, EMBEDDING_DAMPING, Curvatures, diagonal
+from kvant.quant.importance import Entry, Importance
 from kvant.quant.stream import Job, encode_stream
 from kvant.tensors import array_tensor
 
@@ -30,6 +32,24 @@ def encoded(x: np.ndarray, kind: str, *, threads: int, piece_weights: int) -> np
     target = block_type(kind)
     job = Job(tensor=array_tensor("a.weight", x, F32), target=target, encoder=CURVATURES.encoder("a.weight", target))
     return np.concatenate([p.data for p in encode_stream([job], threads=threads, piece_weights=piece_weights)])
+
+
+def test_importance_is_a_diagonal_of_hessians() -> None:
+    channels = np.random.default_rng(3).random(N).astype(np.float32) ** 4 + np.float32(1e-3)
+    entry = Entry(sums=5 * channels[None], counts=np.array([5], np.float32))
+    tensors = {name: array_tensor(name, matrix(), F32) for name in ("a.weight", "b.weight")}
+    found = diagonal(Importance(entries={"a.weight": entry}), tensors)
+    assert set(found.names) == {"a.weight"}
+    np.testing.assert_allclose(found.hessian("a.weight"), np.diag(channels), rtol=1e-6)
+    x, kind = matrix(), nbits.nbits_type("MatMulNBits4_b32")
+    fitted, rounded = nbits.fit(x, kind, found.ready("a.weight"))[0], nbits.encode(x, kind)
+    weighed, plain = ((blocks.decode() - x) ** 2 @ channels for blocks in (fitted, rounded))
+    assert weighed.sum() < 0.8 * plain.sum()
+    assert (weighed < plain).mean() > 0.9
+    with pytest.raises(PlanError, match="no matrix of this model"):
+        diagonal(Importance(entries={"c.weight": entry}), tensors)
+    with pytest.raises(PlanError, match="64 channels are not the tensor's 32"):
+        diagonal(Importance(entries={"a.weight": entry}), {"a.weight": array_tensor("a.weight", x[:, :32].copy(), F32)})
 
 
 @pytest.mark.parametrize("kind", ["Q4_1", "IQ4_NL"])

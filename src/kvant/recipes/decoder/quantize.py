@@ -16,7 +16,7 @@ import numpy as np
 from kvant._version import __version__
 from kvant.devices.providers import provider
 from kvant.errors import KvantError, OutputExistsError
-from kvant.evaluate.corpora import CALIBRATION_HASH_KEY
+from kvant.evaluate.corpora import CALIBRATION_HASH_KEY, CALIBRATION_NAME_KEY
 from kvant.files import commit_file, partial_path
 from kvant.formats.onnx.decoder import CONFIG, read_decoder
 from kvant.formats.onnx.halves import as_half, halve
@@ -26,6 +26,8 @@ from kvant.formats.onnx.writer import array_of, write_graph
 from kvant.formats.open import open_model
 from kvant.kernels.nbits import FITTED, Blocks, encode, fit, nbits_type
 from kvant.progress import SILENT, Progress
+from kvant.quant.curvature import Curvatures, diagonal
+from kvant.quant.importance import Importance
 from kvant.recipes.calibration import Calibration
 from kvant.recipes.decoder.browser import rearrange
 from kvant.recipes.decoder.export import exported
@@ -74,6 +76,7 @@ def quantize_decoder(
     out: Path,
     *,
     calibration: "Callable[[], Calibration] | None" = None,
+    importance: Importance | None = None,
     max_bytes: int | None = None,
     target: str | None = None,
     layout: Layout = "genai",
@@ -88,13 +91,14 @@ def quantize_decoder(
         source: A Hugging Face directory or GGUF of full precision.
         kind: `int4`, `int8`, `int2`, or blocks such as `MatMulNBits4_b64_sym` for every matrix.
         out: Directory to write.
-        calibration: Measures the model; with it matrices are encoded under their Hessians, without it by rounding, bit
-            for bit as ONNX Runtime's default quantizer.
+        calibration: Measures the model; with it matrices are encoded under their Hessians, else by rounding as ONNX
+            Runtime's default quantizer, bit for bit.
+        importance: Instead of calibration: errors are weighed by the importance of their channels.
         max_bytes: Size of the graph and its weights: with calibration, the blocks of every matrix are then chosen for
             it, and `kind` does not matter.
         target: Execution provider it must run on: blocks that it does not run become ones that it does.
         layout: Who reads the directory: onnxruntime-genai (and Foundry Local), or transformers.js.
-        dtype: Type of scales, norms, activations and the cache; float16 is half of these bytes, made for accelerators.
+        dtype: Type of scales, norms, activations and the cache.
         threads: Threads; 0 for one per core.
         overwrite: Replace a directory that exists.
         progress: Told of matrices.
@@ -103,11 +107,10 @@ def quantize_decoder(
         UnsupportedFormatError: The type is not known.
         UnsupportedModelError: The model cannot be exported or read.
         MissingDependencyError: No environment to export in is named.
-        BudgetError: Nothing fits `max_bytes`.
+        BudgetError, PlanError: Nothing fits `max_bytes`, or the importance was measured on another model.
         OutputExistsError: The output exists.
     """
-    out = Path(out)
-    check_directory(out, overwrite=overwrite)
+    check_directory(out := Path(out), overwrite=overwrite)
     runs = provider(target) if target else None
     model = open_model(source)
     origin = read_decoder(exported(model, progress=progress))
@@ -115,21 +118,23 @@ def quantize_decoder(
     graph = read_onnx(origin.file)
     weights = find_weights(graph, origin.file)
     rows = Rows(tensors={t.name: t for t in graph.graph.initializer}, path=origin.file, model=model)
+    if max_bytes is not None and calibration is None:
+        raise KvantError("--max-size: needs --calibrate, which says what each matrix bears. Pass both.")
     measured = calibration() if calibration else None
-    if max_bytes is not None:
-        if measured is None:
-            raise KvantError("--max-size: needs --calibrate, which says what each matrix bears. Pass both.")
-        room = max_bytes - _other_bytes(graph, weights, dtype)
-        plan = best_plan(weights, rows, measured, room, runs=runs, dtype=dtype, threads=threads, progress=progress)
-    else:
-        plan = named_plan(weights, kind)
+    plan = named_plan(weights, kind)
+    if max_bytes is not None and measured is not None:
+        plan = best_plan(
+            weights, rows, measured, max_bytes - _other_bytes(graph, weights, dtype), runs=runs, dtype=dtype,
+            threads=threads, progress=progress,
+        )  # fmt: skip
     plan, rewritten = fitting_plan(weights, plan, runs)
-    encoder = Encoder(rows, plan, measured, threads, dtype)
+    curvatures = measured.curvatures if measured else diagonal(importance, model.tensors) if importance else None
+    encoder = Encoder(rows, plan, curvatures, threads, dtype)
     partial = partial_path(out)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        note(graph, plan, measured)
+        _note(graph, plan, curvatures, importance)
         _write_matrices(graph, weights, encoder, partial / GRAPH, progress)
         copy_rest(origin.file.parent, partial, origin.files)
         written = read_decoder(partial)
@@ -170,7 +175,7 @@ class Encoder:
     Args:
         rows: Reads the weights.
         plan: Their types.
-        calibration: Hessians; None to round.
+        curvatures: Hessians; None to round.
         threads: Threads.
         dtype: Type of all floats that are written.
 
@@ -179,9 +184,9 @@ class Encoder:
     """
 
     def __init__(
-        self, rows: Rows, plan: DecoderPlan, calibration: Calibration | None, threads: int, dtype: Dtype = "F32"
+        self, rows: Rows, plan: DecoderPlan, curvatures: Curvatures | None, threads: int, dtype: Dtype = "F32"
     ) -> None:
-        self.rows, self.plan, self.calibration, self.threads, self.dtype = rows, plan, calibration, threads, dtype
+        self.rows, self.plan, self.curvatures, self.threads, self.dtype = rows, plan, curvatures, threads, dtype
         self.n_fitted = 0
 
     def arrays(self, weights: tuple[Weight, ...]) -> dict[str, Callable[[], np.ndarray]]:
@@ -200,14 +205,14 @@ class Encoder:
         """Encode a matrix: under Hessians where they were measured and its type can be, else by rounding."""
         kind = nbits_type(self.plan.types[weight.name])
         parts = self.rows.parts(weight)
-        names = self.calibration.curvatures.names if self.calibration else ()
+        names = self.curvatures.names if self.curvatures else ()
         can = (kind.bits, kind.block, kind.symmetric) in FITTED and weight.columns % kind.block == 0
-        if self.calibration is None or not can or not parts or any(part.name not in names for part in parts):
+        if self.curvatures is None or not can or not parts or any(part.name not in names for part in parts):
             spans = [slice(at, at + CHUNK_ROWS) for at in range(0, weight.rows, CHUNK_ROWS)]
             return joined([encode(self.rows.read(weight, span), kind) for span in spans])
         found = []
         for part in parts:
-            ready = self.calibration.curvatures.ready(part.name, threads=self.threads)
+            ready = self.curvatures.ready(part.name, threads=self.threads)
             for at in range(part.start, part.stop, CHUNK_ROWS):
                 x = self.rows.read(weight, slice(at, min(part.stop, at + CHUNK_ROWS)))
                 found.append(fit(x, kind, ready, threads=self.threads)[0])
@@ -283,11 +288,15 @@ def copy_rest(source: Path, out: Path, graph: tuple[Path, ...]) -> None:
             shutil.copyfile(file, out / file.name)
 
 
-def note(graph: "onnx.ModelProto", plan: DecoderPlan, calibration: Calibration | None) -> None:
+def _note(
+    graph: "onnx.ModelProto", plan: DecoderPlan, curvatures: Curvatures | None, importance: Importance | None
+) -> None:
     """Write into the graph where it comes from."""
     entries = {"kvant.version": __version__, "kvant.type": plan.name}
-    if calibration is not None:
-        entries[CALIBRATION_HASH_KEY] = calibration.curvatures.text_sha256
+    if curvatures is not None and curvatures.text_sha256:
+        entries[CALIBRATION_HASH_KEY] = curvatures.text_sha256
+    if importance is not None and importance.datasets:
+        entries[CALIBRATION_NAME_KEY] = importance.datasets[0]
     kept = {p.key: p.value for p in graph.metadata_props} | entries
     del graph.metadata_props[:]
     for key, value in kept.items():

@@ -1,6 +1,7 @@
 """The main job across formats on a tiny random model: one front, the best of each format written."""
 
 import json
+import shlex
 from pathlib import Path
 
 import msgspec
@@ -137,12 +138,25 @@ def test_limits_hold_for_what_was_measured_before_them(found: Report, tiny: Path
     assert "no variant keeps the limits" in (tmp_path / "memory" / "report.html").read_text()
 
 
-def test_a_size_is_kept_by_fitted_layers(tiny: Path, tmp_path: Path) -> None:
+def repeated(report: Report, part: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run the command of a report that makes a variant again, in a directory; return what it writes."""
+    (line,) = [line for line in report.commands if part in line]
+    place.mkdir()
+    monkeypatch.chdir(place)
+    run = CliRunner().invoke(app, shlex.split(line)[1:])
+    assert run.exit_code == 0, run.output
+    (made,) = place.iterdir()
+    return made
+
+
+def test_a_size_is_kept_by_fitted_layers(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = sum(t.shape[0] * t.shape[-1] for t in open_model(tiny).tensors.values())
     limit = whole + 40_000
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"Line {i} of {i * i} and some words about rivers, mills and bread.\n" for i in range(90)))
     report = optimize(
         request(
-            tiny, tmp_path / "out", presets=("Q4_0",), calibrate="bundled", calibrate_windows=3, refinements=0,
+            tiny, tmp_path / "out", presets=("Q4_0",), calibrate=str(text), refinements=0,
             budget=Budget(max_size_bytes=limit + 400_000),
         )
     )  # fmt: skip
@@ -150,9 +164,11 @@ def test_a_size_is_kept_by_fitted_layers(tiny: Path, tmp_path: Path) -> None:
     assert written.type == "fitted"
     assert written.size_bytes <= limit + 400_000
     assert open_model(Path(written.path)).get("kvant.calibration.name")
+    again = repeated(report, "--to mlx", tmp_path / "again", monkeypatch)
+    assert (again / "model.safetensors").read_bytes() == (Path(written.path) / "model.safetensors").read_bytes()
 
 
-def test_three_formats_on_one_front(tiny: Path, tmp_path: Path) -> None:
+def test_three_formats_on_one_front(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export_tiny(tiny, cache_dir("onnx") / identity(open_model(tiny).files)[:32])
     report = optimize(request(tiny, tmp_path / "out", formats=("gguf", "mlx", "onnx")))
     assert {v.format for v in report.variants} == {"gguf", "mlx", "onnx"}
@@ -161,6 +177,9 @@ def test_three_formats_on_one_front(tiny: Path, tmp_path: Path) -> None:
     table = evaluate([Path(written.path)], against=tiny, chunks=1, threads=1, speed=False, floors=False)
     assert table.scores[0].kld_mean == pytest.approx(written.kld_mean, rel=1e-4)
     assert "format-onnx" in (tmp_path / "out" / "report.html").read_text()
+    again = repeated(report, "--to onnx", tmp_path / "again", monkeypatch)
+    for name in ("model.onnx", "model.onnx.data"):
+        assert (again / name).read_bytes() == (Path(written.path) / name).read_bytes()
 
 
 def test_what_one_engine_cannot_do_costs_nobody_elses_results(tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ from kvant.cli.units import format_bytes, parse_bytes
 if TYPE_CHECKING:
     from kvant.quant.importance import Importance
 
+USUAL = "4bit"
+"""What config.json gives for the whole model where a size decides every layer."""
+
 Dtype = Annotated[
     str | None, typer.Option(help="MLX, ONNX: float type of the rest: F16, F32; MLX also BF16.", show_default=False)
 ]
@@ -25,8 +28,9 @@ def directory(
     from kvant.devices.limits import cores
     from kvant.recipes.mlx import to_mlx
 
-    if type_ is None:
-        raise typer.BadParameter("--to mlx needs a type (-t 4bit).")
+    if type_ is None and not max_size:
+        raise typer.BadParameter("--to mlx needs a type (-t 4bit), or --calibrate and --max-size to choose them.")
+    type_ = type_ or USUAL
     with console.progress(quiet=json) as progress:
         result = to_mlx(
             model, out or Path(f"{model.resolve().name.removesuffix('.gguf')}-mlx-{type_}"), type=type_, dtype=dtype,

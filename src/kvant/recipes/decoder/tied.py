@@ -9,8 +9,7 @@ import numpy as np
 from kvant.formats.onnx.reader import read_onnx
 from kvant.formats.onnx.weights import HEAD, find_weights, read_embedding
 from kvant.formats.onnx.writer import array_of, write_graph
-
-CHUNK_ROWS = 4096
+from kvant.recipes.decoder.rows import CHUNK_ROWS
 
 
 def store_tied_once(file: Path) -> bool:

@@ -1,7 +1,7 @@
 """Decoders as onnxruntime-genai's model builder exports them, made from a tiny model with onnx alone.
 
-The node and tensor names, operators and attributes are those of onnxruntime-genai 0.18 (`-p fp32 -e cpu`); a test
-marked slow runs the builder itself.
+The node and tensor names, operators and attributes are those of onnxruntime-genai 0.18 (`-p fp32 -e cpu`);
+tests/e2e/test_onnx_decoder.py runs the builder itself.
 """
 
 import json

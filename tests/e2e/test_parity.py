@@ -1,7 +1,7 @@
 """Tokens and prompts of variants, each by its own engine."""
 
 import json
-import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -63,7 +63,8 @@ def test_what_differs_is_shown(tiny: Path, variants: list[Path], tmp_path: Path)
 
 
 def test_an_engine_that_is_not_there(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KVANT_ONNX_PYTHON", sys.executable)
+    venv.create(tmp_path / "bare", with_pip=False)
+    monkeypatch.setenv("KVANT_ONNX_PYTHON", str(tmp_path / "bare" / "bin" / "python"))
     with pytest.raises(MissingDependencyError, match="KVANT_ONNX_PYTHON"):
         parity([export_tiny(tiny, tmp_path / "onnx")], against=tiny)
 

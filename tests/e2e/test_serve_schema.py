@@ -62,3 +62,21 @@ def test_no_request_breaks_it(api: Any, operation: Operation, mode: str) -> None
 
     with contextlib.suppress(Unsatisfiable):  # nothing can be wrong with a request without parts
         check()
+
+
+SAID = [{"role": "user", "content": "Hello"}]
+STREAMED = {
+    "/v1/chat/completions": {"messages": SAID, "max_tokens": 4},
+    "/v1/completions": {"prompt": "Hello", "max_tokens": 4},
+    "/v1/messages": {"messages": SAID, "max_tokens": 4},
+    "/v1/responses": {"input": "Hello", "max_output_tokens": 16},
+}
+
+
+def test_streamed_events_are_as_described(api: Any) -> None:
+    assert set(STREAMED) == {operation.path for operation in OPERATIONS if operation.stream == "text/event-stream"}
+    for path, body in STREAMED.items():
+        case = api[path]["POST"].Case(body={"model": "plain", "stream": True, **body}, media_type="application/json")
+        answer = case.call(timeout=60)
+        assert answer.headers["content-type"][0].startswith("text/event-stream"), path
+        case.validate_response(answer, checks=[schemathesis.checks.response_schema_conformance])

@@ -106,6 +106,16 @@ class Operation:
 
 _O, _A, _R = ollama_types, anthropic_types, openai_responses
 _LINES, _EVENTS = "application/x-ndjson", "text/event-stream"
+_STREAMED: dict[str, dict[str, Any]] = {
+    _LINES: {"type": "string"},
+    _EVENTS: {
+        "type": "object",
+        "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+        "required": ["data"],
+    },
+}
+"""Schemas of what streams; that of server-sent events describes one event, as before OpenAPI 3.2."""
+
 OPERATIONS = (
     Operation("/api/generate", "post", "Continue or answer a text", _O.GenerateRequest, _O.GenerateResponse, _LINES),
     Operation("/api/chat", "post", "Answer a conversation", _O.ChatRequest, _O.ChatResponse, _LINES),
@@ -190,7 +200,7 @@ def _operation(operation: Operation, known: dict[type, Any]) -> dict[str, Any]:
     answer = known[operation.answer] if operation.answer else {"type": "object"}
     content: dict[str, Any] = {"application/json": {"schema": answer}}
     if operation.stream:
-        content[operation.stream] = {"schema": {"type": "string"}}
+        content[operation.stream] = {"schema": _STREAMED[operation.stream]}
     error = {"application/json": {"schema": known[_error_of(operation.path)]}}
     made: dict[str, Any] = {
         "summary": operation.summary,

@@ -98,7 +98,11 @@ class HuggingFace:
         Raises:
             TransferError: The hub cannot be reached or fails.
         """
+        from huggingface_hub import get_session
+
         with _asking(f"search for {text!r}", self.endpoint):
+            # Without a network list_models tries for half a minute; this says so at once.
+            get_session().head(f"{self.endpoint}/api/models", timeout=TIMEOUT_S)
             found = self._api.list_models(
                 search=text, filter=filters or None, sort="downloads", limit=min(limit, MAX_FOUND), full=True,
                 cardData=True,

@@ -25,7 +25,7 @@ test-all: $(BIN)/.test $(MODEL)/config.json  ## the tests that need minutes or e
 check: $(BIN)/.check  ## formatting, lint, types, layers, sizes, generated documents
 	$(BIN)/ruff format --check src tests benchmarks tools
 	$(BIN)/ruff check src tests benchmarks tools
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_size.py
 	$(BIN)/python tools/reference_docs.py --check

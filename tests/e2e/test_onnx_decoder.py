@@ -368,3 +368,26 @@ def test_parts_of_fused_tensors(tmp_path: Path) -> None:
     assert parts("model.layers.3.mlp.router.weight_t", 512) == []
     with pytest.raises(UnsupportedModelError, match="rows"):
         parts("model.layers.1.attn.o_proj.MatMul.weight", 300)
+
+
+def test_float16_reaches_graphs_inside_nodes() -> None:
+    """LongRoPE's angles are constants in the branches of an If."""
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    from kvant.formats.onnx.halves import halve
+
+    def branch(name: str, number: float) -> object:
+        value = numpy_helper.from_array(np.full(3, number, np.float32), "c")
+        out = helper.make_tensor_value_info(name, TensorProto.FLOAT, [3])
+        return helper.make_graph([helper.make_node("Constant", [], [name], value=value)], name, [], [out])
+
+    choose = helper.make_node("If", ["long"], ["y"], then_branch=branch("a", 0.5), else_branch=branch("b", 2))
+    condition = helper.make_tensor_value_info("long", TensorProto.BOOL, [])
+    graph = helper.make_graph([choose], "g", [condition], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    halve(model)
+    checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (y,) = session.run(None, {"long": np.array(True)})
+    assert y.dtype == np.float16
+    assert (y == 0.5).all()

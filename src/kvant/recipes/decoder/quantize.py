@@ -111,6 +111,8 @@ def quantize_decoder(
         OutputExistsError: The output exists.
     """
     check_directory(out := Path(out), overwrite=overwrite)
+    if max_bytes is not None and calibration is None:
+        raise KvantError("--max-size: needs --calibrate, which says what each matrix bears. Pass both.")
     runs = provider(target) if target else None
     model = open_model(source)
     origin = read_decoder(exported(model, progress=progress))
@@ -118,8 +120,6 @@ def quantize_decoder(
     graph = read_onnx(origin.file)
     weights = find_weights(graph, origin.file)
     rows = Rows(tensors={t.name: t for t in graph.graph.initializer}, path=origin.file, model=model)
-    if max_bytes is not None and calibration is None:
-        raise KvantError("--max-size: needs --calibrate, which says what each matrix bears. Pass both.")
     measured = calibration() if calibration else None
     plan = named_plan(weights, kind)
     if max_bytes is not None and measured is not None:

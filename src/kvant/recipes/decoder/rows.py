@@ -71,7 +71,7 @@ class Rows:
                     f"{weight.name}: has {weight.columns} columns, {name} {columns}. Export the model again."
                 )
             first = 0
-            if len(owners) == 1 and rows == 2 * weight.rows:  # gate or up of a tensor that holds both
+            if len(owners) == 1 and name.endswith("ffn_up.weight") and rows == 2 * weight.rows:  # holds gate and up
                 first, rows = (0 if "gate" in weight.names[0] else weight.rows), weight.rows
             found.append(Part(name=name, first=first, start=at, stop=at + rows))
             at += rows

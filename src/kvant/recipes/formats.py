@@ -169,7 +169,7 @@ def measure_formats(names: Sequence[Format], bench: Bench) -> tuple[list[FormatV
             continue
         try:
             measured = list(_measured(name, bench))
-        except (EngineError, UnsupportedModelError) as error:
+        except (EngineError, UnsupportedModelError, ValueRangeError) as error:  # the last: weights beyond float16
             left_out.append(f"{name}: {error}")
             continue
         taken = best(measured, bench)

@@ -5,7 +5,9 @@ import shlex
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from kvant.cli.main import app
@@ -193,6 +195,18 @@ def test_what_one_engine_cannot_do_costs_nobody_elses_results(tmp_path: Path) ->
     assert (tmp_path / "out" / report.file).is_file()
     assert len(report.left_out) == 1
     assert "onnx: " in report.left_out[0]
+
+
+def test_weights_beyond_float16_cost_the_onnx_variant_alone(tmp_path: Path) -> None:
+    other = write_tiny_model("llama", tmp_path / "other", seed=6, dtype="F32")
+    weights = load_file(other / "model.safetensors")
+    weights["model.norm.weight"] *= np.float32(1e5)
+    weights["model.embed_tokens.weight"] *= np.float32(1e-5)  # the head is tied to it
+    save_file(weights, other / "model.safetensors")
+    export_tiny(other, cache_dir("onnx") / identity(open_model(other).files)[:32])
+    report = optimize(request(other, tmp_path / "out", formats=("gguf", "onnx")))
+    assert (tmp_path / "out" / report.file).is_file()
+    assert "beyond float16" in report.left_out[0]
 
 
 def test_formats_that_cannot_be_had_are_refused_at_once(tiny: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ MAX_DEPTH = 32
 _ACTION = re.compile(r"\{\{(-\s)?(.*?)(\s-)?\}\}", re.DOTALL)
 _GO = re.compile(r"\{\{-?\s*(?:(?:if|range|with|else if|template|block|define)\s+)?[^}%]*[.$][A-Z$i]")
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|`[^`]*`|[()]|:=|[^\s()"`]+|\S')
+_IF = re.compile(r"(?:else\s+)?if\s+(\S.*)", re.DOTALL)
 _RANGE = re.compile(r"range\s+(?:(\$\w+)\s*,\s*\$\w*\s*:=\s*)?\$?\.Messages")
 _LAST = re.compile(r"(\$\w+)\s*:=\s*eq\s+\(len\s+\(slice\s+\$\.Messages\s+(\$\w+)\)\)\s+1")
 _USE_OWN = "Leave TEMPLATE out to use the model's own, or write it in Jinja"
@@ -141,16 +142,22 @@ class _Parser:
         return nodes
 
     def _if(self, text: str, depth: int) -> _Node:
-        node = _Node("if")
-        condition = text.removeprefix("if").strip()
+        node, condition = _Node("if"), self._condition(text)
         while True:
-            if not condition and (not node.branches or node.branches[-1][0] == ""):
-                raise _refusal("an if without a condition is not understood")
             node.branches.append((condition, self.body(depth + 1)))
             closing = self._close()
             if closing == "end":
                 return node
-            condition = closing.removeprefix("else").strip().removeprefix("if").strip()
+            if not condition:
+                raise _refusal(f"{{{{ {closing[:60]} }}}} comes behind an else, which must be the last branch")
+            condition = "" if closing == "else" else self._condition(closing)
+
+    def _condition(self, text: str) -> str:
+        """Return the condition of `if ...` or `else if ...`."""
+        match = _IF.fullmatch(text)
+        if match is None:
+            raise _refusal(f"{{{{ {text[:60]} }}}} is not an if with a condition, so it is not understood")
+        return match[1]
 
     def _range(self, text: str, depth: int) -> _Node:
         match = _RANGE.fullmatch(text)

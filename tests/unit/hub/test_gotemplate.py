@@ -84,6 +84,10 @@ def test_and_or_and_several_values() -> None:
         "{{ .Prompt", "{{ if }}{{ end }}", "{{ range .Messages }}{{ range .Messages }}{{ end }}{{ end }}",
         "{{ if eq .System }}{{ end }}", "{{ .Suffix }}", "{{ (((( }}",
         "{{ if (" + "(" * 100 + ".System" + ")" * 101 + " }}{{ end }}", "{{ if .System }}{{ else }}{{ else }}{{ end }}",
+        "{{ if .System }}a{{ else if }}b{{ end }}", "{{ if .System }}a{{ else if }}b{{ else if .Prompt }}c{{ end }}",
+        "{{ if .System }}a{{ else }}b{{ else if .Prompt }}c{{ end }}", "{{ if .System }}a{{ else .Prompt }}b{{ end }}",
+        "{{ if .System }}a{{ end .Prompt }}b{{ end }}", "{{ if .System }}a{{ else with .Prompt }}b{{ end }}",
+        "{{ range .Messages }}a{{ end x }}b{{ end }}", "{{ if }}{{ else if .System }}a{{ end }}",
         "{{ if .System }}" * 100, '{{ template "x" }}', "{{ .__class__ }}", "{{ messages.__class__ }}",
     ],
 )  # fmt: skip

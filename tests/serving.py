@@ -39,6 +39,7 @@ class FakeWorker:
         self.name, self.context, self.pid = name, context, next(self.numbers)
         self.ended = asyncio.Event()
         self.fails_after: int | None = None
+        self.template: str | None = None
         self.is_healthy = True
 
     @property

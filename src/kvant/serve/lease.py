@@ -49,6 +49,11 @@ class RetryingWorker:
         return self._worker.context
 
     @property
+    def template(self) -> str | None:
+        """Chat template it uses in place of the file's own."""
+        return self._worker.template
+
+    @property
     def alive(self) -> bool:
         """Whether its process runs."""
         return self._worker.alive

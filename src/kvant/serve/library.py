@@ -72,6 +72,14 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
     settings: ModelSettings
     facts: Facts
 
+    @property
+    def capabilities(self) -> list[str]:
+        """What the model can do, in Ollama's words; a template of its settings counts in place of its own."""
+        known, template = self.facts.capabilities, self.settings.template
+        if template is None or "completion" not in known:
+            return known
+        return ["completion", *_abilities_of(template)]
+
 
 class Library(Protocol):
     """Where a gateway looks models up."""
@@ -205,9 +213,12 @@ def _capabilities(model: Model, template: str) -> list[str]:
     """What a model can do, in Ollama's words, told by its kind and by what its template mentions."""
     if model.get(f"{model.architecture}.pooling_type") is not None:
         return ["embedding"]
-    found = ["completion"]
-    if "tools" in template:
-        found.append("tools")
+    return ["completion", *_abilities_of(template)]
+
+
+def _abilities_of(template: str) -> list[str]:
+    """What a chat template gives a model, told by what it mentions."""
+    found = ["tools"] if "tools" in template else []
     if "enable_thinking" in template or "<think>" in template:
         found.append("thinking")
     return found

@@ -70,4 +70,9 @@ class Known:
     def serves(self, context: int) -> bool:
         """Whether what is loaded does for a request; a smaller context does not need a reload."""
         loaded = self.loaded
-        return loaded is not None and loaded.context >= context and loaded.file.digest == self.file.digest
+        return loaded is not None and loaded.context >= context and _identity(loaded.file) == _identity(self.file)
+
+
+def _identity(file: ModelFile) -> tuple[str, str | None]:
+    """What a worker is started with: another file or another template needs another worker."""
+    return file.digest, file.settings.template

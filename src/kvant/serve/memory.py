@@ -56,8 +56,9 @@ def start_message(file: ModelFile, context: int, predicted: int, settings: Setti
     return Start(
         path=str(file.path), name=file.name, api_key="", context=context, parallel=settings.parallel,
         threads=settings.threads, http_threads=http_threads,
-        embedding=file.facts.capabilities == ["embedding"],
-        speculate=settings.speculate, draft=str(settings.draft) if settings.draft else None,
+        embedding=file.capabilities == ["embedding"],
+        template=file.settings.template, speculate=settings.speculate,
+        draft=str(settings.draft) if settings.draft else None,
         prompt_cache_bytes=settings.prompt_cache_bytes,
         address_space_bytes=ADDRESS_SPACE_FACTOR * predicted + ADDRESS_SPACE_BYTES + threads * THREAD_BYTES,
         open_files=FILES_SPARE + 4 * http_threads,

@@ -18,6 +18,12 @@ from kvant.serve.loopback import Exchange, LoopbackError, decoded
 LOG_LINES, LOG_LINE_CHARS = 200, 500
 KILL_AFTER_S = 5.0
 HEALTH_TIMEOUT_S = 30.0
+TEMPLATE_S = 15.0
+"""Seconds that the engine may try a model's chat template: it takes a fraction of one, or does not end."""
+
+TEMPLATE_NEXT = "initializing, n_slots"
+"""What the engine logs when weights and memory are there and the chat template is next; seen in its log."""
+
 # Threads that wait for each other spin for microseconds, then sleep: workers share the cores, and OpenMP's default of
 # milliseconds makes every other worker wait (with ten busy processes on two cores: 2 instead of 5 tokens a second).
 GIVEN = {"GOMP_SPINCOUNT": "1000", "MALLOC_ARENA_MAX": "4"}
@@ -44,6 +50,11 @@ class Worker(Protocol):
     @property
     def context(self) -> int:
         """Tokens of context of one request."""
+        ...
+
+    @property
+    def template(self) -> str | None:
+        """Chat template it uses in place of the file's own."""
         ...
 
     @property
@@ -110,6 +121,8 @@ class WorkerProcess:
         self._log: deque[str] = deque(maxlen=LOG_LINES)
         self._port = 0
         self._stopping = False
+        self._template_next = asyncio.Event()
+        self._took_template = False
         self.confined: tuple[str, ...] = ()
         self._reader = asyncio.create_task(self._read_log())
 
@@ -122,6 +135,11 @@ class WorkerProcess:
     def context(self) -> int:
         """Tokens of context of one request."""
         return self._start.context
+
+    @property
+    def template(self) -> str | None:
+        """Chat template it uses in place of the file's own."""
+        return self._start.template if self._took_template else None
 
     @property
     def alive(self) -> bool:
@@ -145,11 +163,10 @@ class WorkerProcess:
             WorkerError: It could not load the model, with its own words, or took too long.
         """
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         try:
             self._process.stdin.write(msgspec.json.encode(self._start) + b"\n")
             await self._process.stdin.drain()
-            line = await asyncio.wait_for(self._process.stdout.readline(), timeout_s)
+            line = await self._first_line(timeout_s)
             told = msgspec.json.decode(line, type=Ready)
         except TimeoutError:
             raise WorkerError(
@@ -158,7 +175,36 @@ class WorkerProcess:
             ) from None  # fmt: skip
         except (OSError, msgspec.DecodeError):
             raise await self._failed("could not be loaded", _telling) from None
-        self._port, self.confined = told.port, told.confined
+        self._port, self.confined, self._took_template = told.port, told.confined, told.template
+
+    async def _first_line(self, timeout_s: float) -> bytes:
+        """Return the first line of its standard output; a template that does not end is not waited for.
+
+        Raises:
+            TimeoutError: None came in time.
+            WorkerError: It is stuck in the chat template.
+        """
+        assert self._process.stdout is not None
+
+        async def stuck() -> None:
+            await self._template_next.wait()
+            await asyncio.sleep(TEMPLATE_S)
+
+        line, watch = asyncio.ensure_future(self._process.stdout.readline()), asyncio.ensure_future(stuck())
+        try:
+            await asyncio.wait({line, watch}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if line.done():
+                return line.result()
+            if watch.done():
+                raise WorkerError(
+                    f"model {self.name!r}: its chat template does not end within {TEMPLATE_S:.0f} s. Give the model "
+                    "another one: a Modelfile with FROM and TEMPLATE, and kvant create.",
+                    name=self.name,
+                )
+            raise TimeoutError
+        finally:
+            line.cancel()
+            watch.cancel()
 
     async def post(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """See `Worker.post`."""
@@ -232,7 +278,10 @@ class WorkerProcess:
                 continue
             if not line:
                 return
-            self._log.append(line.decode("utf-8", "replace").rstrip()[:LOG_LINE_CHARS])
+            text = line.decode("utf-8", "replace").rstrip()[:LOG_LINE_CHARS]
+            self._log.append(text)
+            if TEMPLATE_NEXT in text:
+                self._template_next.set()
 
     async def _crashed(self) -> WorkerError:
         """Return the error for a request whose connection broke; a process that still runs then is given up."""

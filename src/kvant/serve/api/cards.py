@@ -119,7 +119,7 @@ async def _card(request: Request, file: ModelFile) -> Card:
         quantization=facts.quantization,
         blocks=[Blocks(kind, facts.types[kind], size) for kind, size in facts.type_bytes.items()],
         context_length=facts.context_length, embedding_length=facts.embedding_length,
-        capabilities=facts.capabilities, has_template=facts.has_template or file.settings.template is not None,
+        capabilities=file.capabilities, has_template=facts.has_template or file.settings.template is not None,
         licence=_line(meta.get("general.license")) or _line(" ".join(file.settings.license)),
         base=_line((passport and passport.base) or meta.get("kvant.source.name") or meta.get("general.name")),
         source=_line(file.settings.source), ram_bytes=ram, passport=passport,

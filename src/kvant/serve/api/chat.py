@@ -93,7 +93,7 @@ class Chat:
 
     async def request(self, worker: Worker) -> tuple[str, dict[str, Any]]:
         """See `Prompt`."""
-        if self.template is not None or self.context or self.forced:
+        if not self._by_engine(worker) or self.context or self.forced:
             return await self._as_text(worker)
         body = {"messages": self.messages, "stream": True, "stream_options": {"include_usage": True}} | self._common()
         if self.tools:
@@ -108,6 +108,10 @@ class Chat:
         if self.top_logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": max(1, self.top_logprobs)}
         return CHAT, body
+
+    def _by_engine(self, worker: Worker) -> bool:
+        """Whether the engine renders the messages: by the template that it was loaded with."""
+        return self.template == worker.template
 
     def _common(self) -> dict[str, Any]:
         body: dict[str, Any] = {"cache_prompt": True} | self.sampling
@@ -125,7 +129,11 @@ class Chat:
     async def _as_text(self, worker: Worker) -> tuple[str, dict[str, Any]]:
         """Return the request with the messages rendered already."""
         if self.tools and not self.forced:
-            raise ApiError("tools: are read only from answers to the model's own template. Leave one out.")
+            raise ApiError(
+                "tools: are read only from answers to a template that the engine understands, and it refused this "
+                "model's. Give the model another TEMPLATE, or leave tools out.",
+                param="tools",
+            )
         body = self._common()
         arguments = body.pop("chat_template_kwargs", {})
         text = await self._rendered(worker, arguments)
@@ -145,11 +153,12 @@ class Chat:
         return TEXT, body
 
     async def _rendered(self, worker: Worker, arguments: dict[str, Any]) -> str:
-        if self.template is None:
+        if self._by_engine(worker):
             more: dict[str, Any] = {"chat_template_kwargs": arguments} if arguments else {}
             if self.tools:
                 more["tools"] = self.tools
             return await apply_template(worker, self.messages, **more)
+        assert self.template is not None, "the engine renders the model's own"
         known = await properties(worker)
         return templates.render(
             self.template, self.messages, bos_token=str(known.get("bos_token", "")),
@@ -293,7 +302,7 @@ def require(file: ModelFile, *, tools: bool = False) -> None:
     Raises:
         ApiError: In the words of Ollama.
     """
-    capabilities = file.facts.capabilities
+    capabilities = file.capabilities
     if "completion" not in capabilities:
         raise ApiError(f'"{file.name}" does not support generate: it makes embeddings. Use another model.')
     if tools and "tools" not in capabilities:

@@ -154,7 +154,7 @@ async def find(request: Request, name: str) -> ModelFile:
 
 def _check_common(file: ModelFile, body: GenerateRequest | ChatRequest) -> None:
     check(0 <= body.top_logprobs <= MAX_TOP_LOGPROBS, "top_logprobs must be between 0 and 20", "top_logprobs")
-    if body.think and "thinking" not in file.facts.capabilities:
+    if body.think and "thinking" not in file.capabilities:
         raise ApiError(f'"{body.model}" does not support thinking', param="think")
 
 

@@ -100,7 +100,7 @@ async def show(request: Request) -> Response:
             messages=[{"role": m.role, "content": m.content} for m in settings.messages] or None,
             model_info=info,
             tensors=await asyncio.to_thread(_tensors, file) if body.verbose else None,
-            capabilities=file.facts.capabilities,
+            capabilities=file.capabilities,
             modified_at=file.modified_at.isoformat(),
         )
     )
@@ -172,7 +172,7 @@ def parameter_size(facts: Facts) -> str:
 def _listed(file: ModelFile) -> ListedModel:
     return ListedModel(
         name=tagged(file.name), model=tagged(file.name), modified_at=file.modified_at.isoformat(),
-        size=file.size_bytes, digest=file.digest, details=details(file), capabilities=file.facts.capabilities,
+        size=file.size_bytes, digest=file.digest, details=details(file), capabilities=file.capabilities,
     )  # fmt: skip
 
 

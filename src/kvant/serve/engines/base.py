@@ -14,6 +14,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
         parallel: Slots: requests answered at a time.
         threads: Threads that compute; 0 for the engine's own choice.
         http_threads: Connections served at a time.
+        template: Chat template in place of the file's own.
         embedding: Whether it makes embeddings rather than text.
         speculate: `none`, `ngram` or `draft`.
         draft: The draft model's file.
@@ -30,6 +31,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     parallel: int
     threads: int
     http_threads: int
+    template: str | None = None
     embedding: bool = False
     speculate: str = "none"
     draft: str | None = None
@@ -45,9 +47,11 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         port: Port on 127.0.0.1.
         confined: What keeps the process in, for the log: `rlimits`, `seccomp`, ...
+        template: Whether the engine took the template it was given; if not, the file's own holds.
     """
 
     port: int
+    template: bool = False
     confined: tuple[str, ...] = ()
 
 

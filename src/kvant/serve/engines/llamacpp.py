@@ -2,6 +2,8 @@
 
 Reads a `Start` from standard input, loads the model, listens on a free port of 127.0.0.1, answers a `Ready` on standard
 output, and ends when standard input does. The engine's log goes to standard error.
+
+A template that the engine refuses does not keep a model from being loaded: its own is used, and `Ready` says so.
 """
 
 import os
@@ -20,6 +22,8 @@ def parameters(start: Start) -> Any:
 
     params = xllamacpp.CommonParams()
     params.model.path = start.path
+    if start.template is not None:
+        params.chat_template = start.template
     params.model_alias = {start.name}
     params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [start.api_key]
     params.n_ctx, params.n_parallel = start.context * start.parallel, start.parallel
@@ -59,14 +63,20 @@ def main() -> None:
     import xllamacpp
 
     try:
-        server = xllamacpp.Server(parameters(start))
+        try:
+            server = xllamacpp.Server(parameters(start))
+        except RuntimeError:
+            if start.template is None:
+                raise
+            start = msgspec.structs.replace(start, template=None)
+            server = xllamacpp.Server(parameters(start))
     except (RuntimeError, ValueError, MemoryError) as error:
         sys.stderr.write(f"kvant-engine: {error or type(error).__name__}\n")
         sys.stderr.flush()
         os._exit(1)
     address = server.listening_address
     port = int((address.decode() if isinstance(address, bytes) else address).rpartition(":")[2])
-    answers.write(msgspec.json.encode(Ready(port=port, confined=held)) + b"\n")
+    answers.write(msgspec.json.encode(Ready(port=port, confined=held, template=start.template is not None)) + b"\n")
     answers.close()
     sys.stdin.buffer.read()
     os._exit(0)  # its threads may be in the middle of a batch; nothing of them is worth waiting for

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,38 @@ CHUNK_BYTES = 1 << 22
 
 def home() -> Path:
     """Return kvant's own directory: `$KVANT_HOME`, else `~/.kvant`."""
-    return Path(os.environ.get("KVANT_HOME") or Path.home() / ".kvant")
+    path = Path(os.environ.get("KVANT_HOME") or Path.home() / ".kvant")
+    check_path_name(path)
+    return path
+
+
+def check_path_name(path: Path) -> None:
+    """Check that a path is text: Linux allows any bytes in names, but reports, metadata and engines take UTF-8.
+
+    Raises:
+        KvantError: It, or a directory above it, is not UTF-8.
+    """
+    for place in (path, Path(os.path.abspath(path))):  # noqa: PTH100 - links keep the names that the user gave
+        if not is_text(str(place)):
+            bad = next(part for part in place.parts if not is_text(part))
+            raise KvantError(
+                f"{printable(bad)}: this name is not UTF-8, the encoding that model files, reports and engines keep "
+                "names in. Rename it, for example with mv, and give the new name."
+            )
+
+
+def is_text(text: str) -> bool:
+    """Whether a text from the system can be written as UTF-8; bytes of another encoding come as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(text: str) -> str:
+    r"""Return a text from the system with the bytes that are no UTF-8 as `\xNN`."""
+    return re.sub(r"\\udc([89a-f][0-9a-f])", r"\\x\1", text.encode("utf-8", "backslashreplace").decode())
 
 
 def cache_dir(*parts: str) -> Path:

@@ -38,6 +38,8 @@ class Model:
         files: Every file that holds a part of it.
         known_as: Name that goes into the metadata of what is made from it: its directory's or file's, if empty.
         stored: Of tensors that are decoded from something else, what that is; they are quantized already.
+        remarks: What reading left out or took otherwise than it looks, a sentence each, for whoever uses the model.
+        is_mended: Its weights are not those that other programs find at `path`: they must come from here.
     """
 
     metadata: Mapping[str, Value]
@@ -46,6 +48,8 @@ class Model:
     files: tuple[Path, ...]
     known_as: str = ""
     stored: Mapping[str, Stored] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    is_mended: bool = False
 
     @property
     def architecture(self) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kvant.errors import KvantError, OutputExistsError
-from kvant.files import atomic_write, cache_dir, home, partial_path, sha256_file
+from kvant.files import atomic_write, cache_dir, check_path_name, home, partial_path, printable, sha256_file
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -57,3 +57,10 @@ def test_home_is_where_the_environment_says(own_home: Path) -> None:
     assert home() == own_home
     assert cache_dir("logits").is_dir()
     assert cache_dir("logits").is_relative_to(own_home)
+
+
+@pytest.mark.parametrize("path", [Path("malli-\udce4.gguf"), Path("/tmp/malli-\udce4/model.gguf")])
+def test_a_name_that_is_not_text_is_named_and_refused(path: Path) -> None:
+    with pytest.raises(KvantError, match=r"malli-\\xe4(.gguf)?: this name is not UTF-8.*Rename it"):
+        check_path_name(path)
+    assert printable("malli-\udce4 ä") == r"malli-\xe4 ä"

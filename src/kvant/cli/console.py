@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kvant.files import is_text, printable
 from kvant.progress import Progress
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ _PRINTABLE |= {i: f"\\u{i:04x}" for i in _MARKS}
 
 
 def clean(text: str) -> str:
-    """Return text with control characters made visible."""
-    return text.translate(_PRINTABLE)
+    """Return text with control characters, and bytes that are no UTF-8, made visible."""
+    return (text if is_text(text) else printable(text)).translate(_PRINTABLE)
 
 
 def fail(message: str) -> None:
@@ -30,6 +31,12 @@ def fail(message: str) -> None:
 def say(message: str) -> None:
     """Print a line for people on standard output."""
     sys.stdout.write(clean(message) + "\n")
+
+
+def notes(remarks: Sequence[str]) -> None:
+    """Print what was left out or taken otherwise than it looks, a line each."""
+    for remark in remarks:
+        say(f"Note: {remark}")
 
 
 def print_json(value: Any) -> None:

@@ -78,6 +78,7 @@ def convert(
     if json:
         console.print_json(result)
         return
+    console.notes(result.remarks)
     for fallback in result.fallbacks:
         console.say(
             f"{fallback.tensor}: rows of {fallback.row_length} do not fit {fallback.wanted}; stored as {fallback.used}."

@@ -2,7 +2,8 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -35,6 +36,7 @@ from kvant.cli.serve import serve
 from kvant.cli.show import show
 from kvant.cli.top import top
 from kvant.errors import KvantError
+from kvant.files import check_path_name, is_text, printable
 
 app = typer.Typer(
     name="kvant",
@@ -57,6 +59,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
+            _check_text((*args, *kwargs.values()))
             return command(*args, **kwargs)
         except BrokenPipeError:  # the reader of our output has seen enough
             raise typer.Exit(FAILED) from None
@@ -71,6 +74,21 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             raise typer.Exit(INTERRUPTED) from None
 
     return call
+
+
+def _check_text(values: Iterable[Any]) -> None:
+    """Check what was given to a command: names and texts that are not UTF-8 fit in nothing that kvant writes.
+
+    Raises:
+        KvantError: One is not.
+    """
+    for value in values:
+        if isinstance(value, Path):
+            check_path_name(value)
+        elif isinstance(value, str) and not is_text(value):
+            raise KvantError(f"{printable(value)}: this is not UTF-8. Give it in that encoding.")
+        elif isinstance(value, list | tuple):
+            _check_text(value)
 
 
 def _show_version(wanted: bool) -> None:

@@ -160,6 +160,7 @@ def show(report: "Report") -> None:
         COLUMNS,
         [_row(v) for v in report.variants],
     )
+    console.notes(report.remarks)
     if report.skipped:
         console.say(
             f"Not measured: {len(report.skipped)} variants that do not fit or cannot win; report.html says why."

@@ -139,7 +139,7 @@ def quantize(
             allow_requantize=allow_requantize, overwrite=overwrite, threads=threads, json=json, importance=importance,
         )  # fmt: skip
         return
-    source = open_model(model)
+    source = open_model(model, kinds=("model", "mmproj"))
     chosen = _checked_plan(source, plan) if plan is not None else plan_preset(
         source, preset or "", has_importance=importance is not None, pure=pure, overrides=_overrides(type_ or ()),
         output_type=output_tensor_type, embedding_type=token_embedding_type, keep=keep or (),
@@ -232,8 +232,9 @@ def _report_plan(source: "Model", plan: "Plan", importance: "Importance | None",
     missing = unmeasured(source, plan, importance)
     if json:
         console.print_json({"plan": plan, "size_bytes": plan.predicted_bytes, "bpw": plan.bpw(source),
-                            "needs_importance": missing})  # fmt: skip
+                            "needs_importance": missing, "remarks": source.remarks})  # fmt: skip
         return
+    console.notes(source.remarks)
     console.say(f"{source.name} as {plan.preset}:")
     console.table("", ("type", "tensors"), list(plan.counts().items()))
     _say_fallbacks(plan.fallbacks, len(plan.types))
@@ -250,6 +251,7 @@ def _report_result(result: "QuantizeResult", *, json: bool) -> None:
     if json:
         console.print_json(result)
         return
+    console.notes(result.remarks)
     files = "" if len(result.files) == 1 else f" in {len(result.files)} files"
     console.say(
         f"{result.path}: {result.preset}, {format_bytes(result.size_bytes)}{files} ({result.size_bytes} bytes), "

@@ -41,6 +41,7 @@ def directory(
     if json:
         console.print_json(result)
         return
+    console.notes(result.remarks)
     if result.kept:
         console.say(
             f"{len(result.kept)} layers ({result.kept[0]}, ...) have rows that no group divides: {result.dtype}."

@@ -103,6 +103,7 @@ def decoder(
     if json:
         console.print_json(result)
         return
+    console.notes(result.remarks)
     for line in result.rewritten:
         console.say(line)
     how = "by importance" if importance else "under a Hessian"

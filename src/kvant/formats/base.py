@@ -1,14 +1,17 @@
 """Which format a path holds, told from its first bytes, never from its name."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
 from kvant.errors import FormatError, UnsupportedFormatError
+from kvant.files import check_path_name, is_text
+from kvant.formats.lookalikes import what_is
 
 FormatName = Literal["gguf", "huggingface"]
 _GGUF_MAGIC = b"GGUF"
 _GIVE = "Give a GGUF file or a Hugging Face directory."
-_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch's zip files and bare pickles
+_ADDRESS = re.compile(r"(?:https?|s3|gs|oci):/|(?:hf|ollama|store):|(?:hf\.co|huggingface\.co)/")
 
 
 def sniff(path: Path) -> FormatName:
@@ -16,35 +19,39 @@ def sniff(path: Path) -> FormatName:
 
     Raises:
         FormatError: There is nothing at `path`, or it is empty.
-        UnsupportedFormatError: It is no format read here.
+        UnsupportedFormatError: It is no format read here; the message says what it is instead, where that is known.
+        KvantError: Its name is not text.
     """
     path = Path(path)
+    check_path_name(path)
     if path.is_dir():
-        return _sniff_directory(path)
+        if (path / "config.json").is_file():
+            return "huggingface"
+        raise UnsupportedFormatError(f"{path}: {what_is(path) or f'holds no config.json. {_GIVE}'}")
     if not path.is_file():
-        raise FormatError(f"{path}: there is no such file or directory. {_GIVE}")
+        raise FormatError(_nothing_at(path))
     with path.open("rb") as file:
-        start = file.read(9)
-    if start.startswith(_GGUF_MAGIC):
+        start = file.read(len(_GGUF_MAGIC))
+    if start == _GGUF_MAGIC:
         return "gguf"
-    if not start:
-        raise FormatError(f"{path}: is empty. Download or convert it again.")
-    if start.startswith(_PICKLES):
-        raise UnsupportedFormatError(
-            f"{path}: is a pickle, which can run code when it is opened. Use the model's .safetensors files."
+    kind = UnsupportedFormatError if start else FormatError
+    raise kind(f"{path}: {what_is(path) or f'starts with {start!r}, no format read here. {_GIVE}'}")
+
+
+def _nothing_at(path: Path) -> str:
+    """Say that there is nothing, and how to get it if it names something on the net."""
+    text = path.as_posix()
+    if text.startswith("store:"):
+        return f"{path}: is a name in the store, not a path. Give the file that `kvant show {text[6:]}` names."
+    if _ADDRESS.match(text):
+        name = re.sub(r"^(?:https?:/+)?(?:huggingface\.co|hf\.co)/", "hf:", text)
+        name = name if name.startswith(("hf:", "ollama:")) else "hf:ORG/NAME"
+        return (
+            f"{path}: is an address, not a path. Download the model first, e.g. `kvant pull {name}`, and give its path."
         )
-    if start[8:9] == b"{" or path.name == "config.json":
-        raise UnsupportedFormatError(f"{path}: is one file of a model. Give the directory it is in: {path.parent}.")
-    raise UnsupportedFormatError(f"{path}: starts with {start[:4]!r}, no format read here. {_GIVE}")
-
-
-def _sniff_directory(path: Path) -> FormatName:
-    if (path / "config.json").is_file():
-        return "huggingface"
-    found = sorted(p.name for p in path.glob("*.gguf"))[:3]
-    if found:
-        raise UnsupportedFormatError(f"{path}: is a directory of GGUF files. Give one of them, e.g. {path / found[0]}.")
-    raise UnsupportedFormatError(f"{path}: holds no config.json. {_GIVE}")
+    unfinished = sorted(path.parent.glob(path.name + ".*"))[:1] if path.parent.is_dir() and path.name else []
+    hint = f" There is {unfinished[0]}." if unfinished else ""
+    return f"{path}: there is no such file or directory.{hint} {_GIVE}"
 
 
 def member(directory: Path, name: str) -> Path:
@@ -57,7 +64,7 @@ def member(directory: Path, name: str) -> Path:
     Raises:
         FormatError: `name` is more than a plain file name, the file is absent, or a link leads outside.
     """
-    if name in ("", ".", "..") or any(c in name for c in "/\\:\0"):
+    if name in ("", ".", "..") or any(c in name for c in "/\\:\0") or not is_text(name):
         raise FormatError(
             f"{directory}: names {name[:80]!r}, which is not a plain file name. Download the model again."
         )

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from kvant.dtypes import BlockType
-from kvant.errors import FormatError
+from kvant.errors import FormatError, UnsupportedFormatError
+from kvant.formats.lookalikes import HEAD_BYTES, pointer
 from kvant.tensors import LazyTensor
 
 
@@ -33,6 +34,10 @@ def map_file(path: Path, *, least_bytes: int, suffix: str) -> np.ndarray:
         raise FormatError(f"{path}: is not a file. Give the path of a {suffix} file.")
     with path.open("rb") as file:
         length = file.seek(0, 2)
+        file.seek(0)
+        note = pointer(file.read(HEAD_BYTES)) if length else None
+        if note:
+            raise UnsupportedFormatError(f"{path}: {note}")
         if length < least_bytes:
             raise FormatError(f"{path}: {length} bytes are too few for a {suffix} file. Download or convert it again.")
         return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)

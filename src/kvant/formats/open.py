@@ -1,28 +1,63 @@
 """Open a model of any format read here."""
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 
 from kvant.formats.base import sniff
+from kvant.formats.tied import HEAD, head_once
 from kvant.model import Model
 
 
-def open_model(path: Path | str, *, known_as: str = "") -> Model:
+def open_model(path: Path | str, *, known_as: str = "", kinds: Collection[str] = ("model",)) -> Model:
     """Open a GGUF file (or any shard of one) or a Hugging Face directory; weights are mapped, not read.
+
+    A head that only repeats the embedding is left out, with a remark: engines take the embedding then.
 
     Args:
         path: The file or directory.
         known_as: Name that goes into metadata in place of the file's or directory's own.
+        kinds: What a GGUF may be: `model`, and for those that ask no more than tensors `mmproj`.
 
     Raises:
         FormatError: It is damaged, or no format read here.
+        UnsupportedFormatError: It is an adapter, an importance file or the like.
         UnsupportedModelError: A Hugging Face model of an architecture that is not known.
     """
     path = Path(path)
     if sniff(path) == "gguf":
+        from kvant.formats.gguf.kinds import check_kind
         from kvant.formats.gguf.reader import read_gguf
 
-        return dataclasses.replace(read_gguf(path), known_as=known_as or path.name)
+        model = dataclasses.replace(read_gguf(path), known_as=known_as or path.name)
+        check_kind(model, kinds)
+        return _head_once(model)
     from kvant.formats.huggingface.reader import read_huggingface
 
     return read_huggingface(path, known_as=known_as)
+
+
+def open_as_stored(path: Path | str) -> Model:
+    """Open what is at a path just as it is, to look at: a GGUF of any kind, with all that it stores.
+
+    Raises:
+        FormatError, UnsupportedModelError: As for `open_model`.
+    """
+    path = Path(path)
+    if sniff(path) != "gguf":
+        return open_model(path)
+    from kvant.formats.gguf.reader import read_gguf
+
+    return dataclasses.replace(read_gguf(path), known_as=path.name)
+
+
+def _head_once(model: Model) -> Model:
+    """Leave a head out that equals the embedding, of architectures whose engine does without."""
+    from kvant.formats.huggingface.architectures.registry import FAMILIES
+
+    if HEAD not in model.tensors or model.architecture not in {family.architecture for family in FAMILIES}:
+        return model
+    tensors, remark = head_once(model.tensors)
+    if not remark:
+        return model
+    return dataclasses.replace(model, tensors=tensors, remarks=(*model.remarks, remark), is_mended=True)

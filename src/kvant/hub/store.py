@@ -14,6 +14,7 @@ import msgspec
 
 from kvant.errors import KvantError, ModelNameError, ModelNotFoundError, QuotaError, StoreError
 from kvant.files import disk_errors, home
+from kvant.formats.gguf.kinds import MODEL, PROJECTOR, check_kind
 from kvant.formats.gguf.reader import read_gguf
 from kvant.hub.collect import garbage
 from kvant.hub.disk import Disk, link, unlink
@@ -167,7 +168,9 @@ class Store:
         """
         name = self.checked_name(name)
         settings = ModelSettings(source=_as_text(path)) if settings is None else settings
-        files = read_gguf(path).files
+        model = read_gguf(path)
+        check_kind(model, (MODEL, PROJECTOR))
+        files = model.files
         task = f"Importing {path.name}"
         progress.start(task, sum(file.stat().st_size for file in files), "B")
         with contextlib.ExitStack() as stack:

@@ -138,7 +138,7 @@ def advise(source: Path | str, *, use_case: str = "desktop", device: str | None 
         level=taken.precision_class,
         reason=_reason(taken, use, profile),
         rows=rows,
-        warnings=tuple(_warnings(rows, taken, candidates, model)),
+        warnings=(*model.remarks, *_warnings(rows, taken, candidates, model)),
     )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from kvant.errors import ValueRangeError
 from kvant.files import cache_dir
 from kvant.formats.base import sniff
+from kvant.formats.gguf.kinds import check_kind
 from kvant.formats.gguf.reader import read_gguf
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
@@ -117,6 +118,7 @@ class Chat:
         stop: Sequence[str] = (),
     ) -> None:
         model = read_gguf(path)
+        check_kind(model)
         trained = model.hyper("context_length", DEFAULT_CONTEXT)
         self.context = context or min(trained, DEFAULT_CONTEXT)
         if not 8 <= self.context <= 1 << 24 or max_tokens < 1:

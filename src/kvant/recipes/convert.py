@@ -19,6 +19,7 @@ from kvant.devices.limits import cores
 from kvant.dtypes import BLOCK_TYPES, F16, F32, BlockType, Family, block_type
 from kvant.errors import UnsupportedFormatError
 from kvant.files import check_output
+from kvant.formats.gguf.kinds import MODEL, PROJECTOR
 from kvant.formats.gguf.writer import write_gguf
 from kvant.formats.huggingface.naming import directory_identifier
 from kvant.formats.huggingface.reader import FILE_TYPES as FLOAT_FILE_TYPES
@@ -103,6 +104,7 @@ class ConvertResult(msgspec.Struct, frozen=True, kw_only=True):
         n_weights: Weights in all of them.
         size_bytes: Size of the files.
         fallbacks: Tensors stored otherwise than asked.
+        remarks: What was left out or taken otherwise than it looks.
         compared: Of a quantized source: every tensor compared with it, by types. Empty if nothing could be lost.
         seconds: Wall time.
     """
@@ -116,6 +118,7 @@ class ConvertResult(msgspec.Struct, frozen=True, kw_only=True):
     n_weights: int
     size_bytes: int
     fallbacks: tuple[Fallback, ...]
+    remarks: tuple[str, ...] = ()
     compared: tuple[Compared, ...] = ()
     seconds: float
 
@@ -156,7 +159,7 @@ def convert(
     target = conversion_type(DECODED if keeps else type, to)
     if to == "gguf":  # refuse before reading anything
         check_output(out, overwrite=overwrite)
-    model = open_model(source)
+    model = open_model(source, kinds=(MODEL, PROJECTOR))
     if keeps:
         _check_keeps(model, to)
     can_lose = keeps or bool(model.quantized_types and target is not F32)
@@ -184,6 +187,7 @@ def convert(
         source=str(source), output=str(files[0] if to == "gguf" else out), files=tuple(map(str, files)),
         architecture=model.architecture, type=KEEP if keeps else target.name, n_tensors=len(model.tensors),
         n_weights=model.n_weights, size_bytes=sum(path.stat().st_size for path in files), fallbacks=fallbacks,
+        remarks=model.remarks,
         compared=tuple(_compared(model, open_model(files[0] if to == "gguf" else out))) if can_lose else (),
         seconds=round(time.monotonic() - started, 3),
     )  # fmt: skip

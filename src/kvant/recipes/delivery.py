@@ -262,6 +262,7 @@ def make_report(
         variants=measured_variants(outcome, [variant for variant, _ in others]),
         formats=format_picks(outcome, out, others) if len(request.formats) > 1 else (),
         left_out=tuple(outcome.left_out),
+        remarks=outcome.model.remarks,
         skipped=skipped(outcome, request.budget),
         floors=tuple(outcome.floors),
         tensors=tensor_types(outcome.model, chosen),

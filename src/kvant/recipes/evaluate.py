@@ -235,6 +235,8 @@ def f32_file(against: Path, *, progress: Progress = SILENT) -> tuple[Path, str]:
     name = identity(model.files)
     if model.files[0].suffix == ".gguf" and all(_is_f32(t) for t in model.tensors.values()):
         return model.files[0], name
+    for remark in model.remarks:
+        progress.say(f"{against}: {remark}")
     path = cache_dir("base") / f"{name[:32]}.gguf"
     if path.is_file():
         path.touch()

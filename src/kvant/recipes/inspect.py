@@ -9,7 +9,8 @@ import numpy as np
 
 from kvant.dtypes import Family, precision_class
 from kvant.formats.base import sniff
-from kvant.formats.open import open_model
+from kvant.formats.gguf.kinds import MODEL, kind_of
+from kvant.formats.open import open_as_stored
 from kvant.metadata import StringArray, Value, ValueType
 from kvant.model import Model, Stored
 from kvant.quant.presets import PRESETS
@@ -127,7 +128,7 @@ def inspect(path: Path) -> Inspection:
         UnsupportedModelError: A Hugging Face model of an architecture that is not known.
     """
     path = Path(path)
-    model = open_model(path)
+    model = open_as_stored(path)
     reports = tuple(_report(tensor, model.stored.get(tensor.name)) for tensor in model.tensors.values())
     bpw = 8 * model.tensor_bytes / max(1, model.n_weights)
     preset = _preset(model)
@@ -148,10 +149,16 @@ def inspect(path: Path) -> Inspection:
         tokenizer=_tokenizer(model),
         has_chat_template=has_chat_template(model),
         fallbacks=fallbacks(model, preset),
-        warnings=warnings(model),
+        warnings=(*model.remarks, *_kind(model), *warnings(model)),
         metadata={key: _entry(value) for key, value in model.metadata.items()},
         tensors=reports,
     )
+
+
+def _kind(model: Model) -> tuple[str, ...]:
+    """Say of a GGUF that is no model what it is."""
+    kind = kind_of(model)
+    return () if kind == MODEL else (f"this file is of the kind {kind}: no model that could be run by itself.",)
 
 
 def role_name(name: str) -> str:

@@ -42,6 +42,7 @@ class MLXResult(msgspec.Struct, frozen=True, kw_only=True):
         bpw: Bits per weight over all tensors.
         types: Layers of each grouping.
         kept: Layers whose rows no group divides; they stay in the float type.
+        remarks: What was left out or taken otherwise than it looks.
         wall_s: Seconds it took.
     """
 
@@ -54,6 +55,7 @@ class MLXResult(msgspec.Struct, frozen=True, kw_only=True):
     bpw: float
     types: dict[str, int]
     kept: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
     wall_s: float
 
 
@@ -134,7 +136,7 @@ def to_mlx(
         path=str(out), files=tuple(map(str, files)), type=type or dtype, dtype=dtype, size_bytes=size,
         source_bytes=model.tensor_bytes, bpw=8 * size / model.n_weights, types=counts(chosen),
         kept=tuple(path for path in layer_shapes(plain) if chosen and path not in chosen.layers),
-        wall_s=round(time.monotonic() - started, 3),
+        remarks=model.remarks, wall_s=round(time.monotonic() - started, 3),
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import msgspec
 from kvant.evaluate.corpora import Corpus
 from kvant.evaluate.odd_texts import TEXTS
 from kvant.formats.base import sniff
+from kvant.formats.gguf.kinds import check_kind
 from kvant.formats.gguf.reader import read_gguf
 from kvant.formats.onnx.decoder import is_decoder, read_decoder
 from kvant.formats.open import open_model
@@ -112,6 +113,7 @@ def _spoken(path: Path, texts: Sequence[str]) -> Spoken:
         open_model(path)
         return by_worker("mlx", path, texts, CONVERSATIONS)
     model = read_gguf(path)
+    check_kind(model)
     template = model.get("tokenizer.chat_template")
     names = {role: special_text(model, role) for role in ("bos", "eos")}
     return by_llama(path, template if isinstance(template, str) else None, names, texts, CONVERSATIONS)

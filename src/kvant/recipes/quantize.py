@@ -16,6 +16,7 @@ from kvant.dtypes import block_type
 from kvant.errors import PlanError
 from kvant.evaluate.corpora import CALIBRATION_HASH_KEY
 from kvant.files import check_output, disk_errors, partial_path
+from kvant.formats.gguf.kinds import MODEL, PROJECTOR
 from kvant.formats.gguf.writer import GGUFWriter, TensorInfo, file_layout, write_gguf
 from kvant.formats.open import open_model
 from kvant.metadata import Value, ValueType, string, u32
@@ -55,6 +56,7 @@ class QuantizeResult(msgspec.Struct, frozen=True, kw_only=True):
         types: Tensors of each type.
         fallbacks: Tensors that did not get what the preset asks for.
         resumed_tensors: Tensors taken over from an interrupted run.
+        remarks: What was left out or taken otherwise than it looks.
         wall_s: Seconds it took.
     """
 
@@ -67,6 +69,7 @@ class QuantizeResult(msgspec.Struct, frozen=True, kw_only=True):
     types: dict[str, int]
     fallbacks: tuple[Fallback, ...]
     resumed_tensors: int
+    remarks: tuple[str, ...] = ()
     wall_s: float
 
 
@@ -129,7 +132,7 @@ def quantize(
     started = time.monotonic()
     out = Path(out)
     if not isinstance(model, Model):
-        model = open_model(model)
+        model = open_model(model, kinds=(MODEL, PROJECTOR))
     if not isinstance(plan, Plan):
         plan = plan_preset(model, plan, has_importance=importance is not None)
     check_work(model, plan, importance, curvatures, allow_requantize=allow_requantize)
@@ -305,5 +308,6 @@ def _result(model: Model, plan: Plan, files: tuple[Path, ...], done: int, starte
         types=plan.counts(),
         fallbacks=plan.fallbacks,
         resumed_tensors=done,
+        remarks=model.remarks,
         wall_s=time.monotonic() - started,
     )

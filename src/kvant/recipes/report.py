@@ -125,6 +125,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         fallbacks: What the pick's preset could not give, in a sentence.
         commands: How to repeat it.
         curve: The best trade-off that any mix of block types is predicted to reach; empty without calibration.
+        remarks: What was left out of the model or taken otherwise than it looks.
         samples: What the original and variants say to the same prompt.
     """
 
@@ -151,6 +152,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     fallbacks: str
     commands: tuple[str, ...]
     formats: tuple[FormatPick, ...] = ()
+    remarks: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     curve: tuple[CurvePoint, ...] = ()
     samples: Samples | None = None

@@ -58,3 +58,18 @@ def test_version() -> None:
     from kvant import __version__
 
     assert CliRunner().invoke(app, ["--version"]).stdout == f"kvant {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["quantize", "malli-\udce4", "-t", "Q8_0"], ["quantize", "m", "-t", "Q8_0", "-o", "malli-\udce4"],
+        ["evaluate", "malli-\udce4.gguf", "--against", "m"], ["convert", "malli-\udce4"], ["inspect", "malli-\udce4"],
+        ["import", "malli-\udce4"], ["optimize", "m", "--imatrix", "malli-\udce4"], ["run", "m", "malli-\udce4"],
+    ],
+)  # fmt: skip
+def test_what_is_not_text_is_refused_by_every_command(words: list[str]) -> None:
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1
+    assert r"malli-\xe4" in result.stderr
+    assert "not UTF-8" in result.stderr

@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kvant.errors import FormatError, LimitError, UnsupportedModelError
+from kvant.errors import FormatError, LimitError, UnsupportedFormatError, UnsupportedModelError
 from kvant.formats.base import member
+from kvant.formats.lookalikes import HEAD_BYTES, pointer
 
 MAX_JSON_BYTES = 1 << 24
 """Largest configuration file read; real ones have a few kilobytes, model.safetensors.index.json a few hundred."""
 
 MAX_INTEGER = (1 << 31) - 1
 """Largest hyperparameter: GGUF stores them in 32 bits, and layer counts bound the loops over them."""
-
-QUANTIZED_KEYS = ("quantization_config", "compression_config")
-"""Entries by which tools mark weights that are no longer plain floats."""
 
 MAX_NUMBER = 3.4e38
 """Largest hyperparameter that is no integer: GGUF stores them as float32."""
@@ -45,6 +43,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, LimitError):
             raise
+        instead = pointer(path.read_bytes()[:HEAD_BYTES])
+        if instead:
+            raise UnsupportedFormatError(f"{path}: {instead}") from error
         raise FormatError(f"{path}: is not valid JSON ({error}). Download the file again.") from error
     if not isinstance(document, dict):
         raise FormatError(f"{path}: holds a {type(document).__name__}, not an object. Download the file again.")
@@ -172,7 +173,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 
     Raises:
         FormatError: The file is absent, malformed or names no architecture.
-        UnsupportedModelError: The model needs its own Python code, or its weights are already quantized.
+        UnsupportedModelError: The model needs its own Python code.
     """
     path = directory / "config.json"
     config = read_json(path)
@@ -185,17 +186,6 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise UnsupportedModelError(
             f"{path}: auto_map asks for Python code shipped with the model ({_names(config['auto_map'])}), and kvant "
             f"runs none. If a supported architecture computes the same, remove auto_map and name it in architectures."
-        )
-    for key in QUANTIZED_KEYS:
-        if config.get(key) and config[key] != config.get("quantization"):  # MLX's, which is read
-            raise UnsupportedModelError(
-                f"{path}: {key} says the weights are quantized already ({_method(config[key])}). Start from the "
-                f"full-precision model."
-            )
-    if (directory / "hf_quant_config.json").exists():
-        raise UnsupportedModelError(
-            f"{directory / 'hf_quant_config.json'}: says the weights are quantized already. Start from the "
-            f"full-precision model."
         )
     return config
 
@@ -216,9 +206,3 @@ def _names(auto_map: Any) -> str:
     return (
         ", ".join(f"{key} = {value}" for key, value in auto_map.items()) if isinstance(auto_map, dict) else "auto_map"
     )
-
-
-def _method(quantization: Any) -> str:
-    keys = ("quant_method", "quant_algo", "format") if isinstance(quantization, dict) else ()
-    found = next((quantization[key] for key in keys if quantization.get(key)), None)
-    return shown(found) if found else "by a method it does not name"

@@ -10,6 +10,7 @@ from kvant.errors import FormatError, UnsupportedFormatError, UnsupportedModelEr
 from kvant.formats.huggingface.architectures.base import Family
 from kvant.formats.huggingface.architectures.registry import family_of_class
 from kvant.formats.huggingface.architectures.shapes import check_tensors
+from kvant.formats.huggingface.checkpoint import check_adapter, plain_weights
 from kvant.formats.huggingface.config import Config, architecture_name, read_config, read_optional_json, shown
 from kvant.formats.huggingface.general import general_metadata
 from kvant.formats.huggingface.lazy import as_float32, renamed
@@ -17,7 +18,8 @@ from kvant.formats.huggingface.naming import directory_identifier
 from kvant.formats.huggingface.tokenizer import tokenizer_metadata
 from kvant.formats.mlx.layers import WEIGHT, dequantized, layer_bytes, layers_of, same_blocks
 from kvant.formats.mlx.schemes import Scheme, grouping_name, read_scheme
-from kvant.formats.safetensors.reader import read_sharded, weight_files
+from kvant.formats.safetensors.reader import left_over, read_sharded, weight_files
+from kvant.formats.tied import HEAD, head_once
 from kvant.metadata import Value, string, u32
 from kvant.model import Model, Stored
 from kvant.tensors import LazyTensor, Tensor, n_weights
@@ -29,7 +31,6 @@ IGNORED_SUFFIXES = (".attention.masked_bias", ".attention.bias", ".rotary_emb.in
 """Buffers of old checkpoints that are computed, not trained."""
 
 INDEX = "model.safetensors.index.json"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def read_huggingface(directory: Path, *, known_as: str = "") -> Model:
@@ -44,24 +45,26 @@ def read_huggingface(directory: Path, *, known_as: str = "") -> Model:
 
     Raises:
         FormatError: A file is missing, malformed, or does not fit the configuration.
-        UnsupportedFormatError: The weights are pickles, or of a type that is no plain float.
+        UnsupportedFormatError: The weights are pickles, an adapter's, or of a type that is no plain float.
         UnsupportedModelError: The architecture or tokenizer is not supported, or the model needs its own code.
     """
     directory = Path(directory)
     known_as = known_as or directory_identifier(directory)
     path = directory / "config.json"
     raw = read_config(directory)
+    check_adapter(directory)
     family = family_of_class(architecture_name(raw, path), path)
     config = complete_config(raw, family, path)
     _check_config(config, family)
-    refuse_pickles(directory)
-    weights = _weights(directory)
+    weights, remarks = plain_weights(_weights(directory), raw, directory)
     scheme = read_scheme(raw, layers_of(weights), str(path))
     stored = _stored(weights, scheme, family, config) if scheme else {}
     if scheme is not None:
         weights = dequantized(weights, scheme, str(directory))
     tensors = _by_name((*family.extra_tensors(config), *_canonical(weights, family, config)), directory)
-    tokenizer = tokenizer_metadata(directory, raw)
+    tensors, tied = _untied(tensors, config)
+    dropped: list[str] = []
+    tokenizer = tokenizer_metadata(directory, raw, dropped)
     _check_vocabulary(tensors, tokenizer, directory)
     check_tensors(tensors, family, config)
     metadata = {
@@ -76,7 +79,10 @@ def read_huggingface(directory: Path, *, known_as: str = "") -> Model:
     if scheme is not None and isinstance(raw.get("kvant"), dict):
         metadata |= {f"kvant.{key}": string(str(value)[:200]) for key, value in raw["kvant"].items()}
     return Model(
-        metadata=metadata, tensors=tensors, path=directory, files=_files(directory), known_as=known_as, stored=stored,
+        metadata=metadata, tensors=tensors, path=directory, files=_files(directory), known_as=known_as,
+        stored={name: how for name, how in stored.items() if name in tensors},
+        remarks=(*left_over(directory), *remarks, *_other_parts(weights, family), *tied, *dropped),
+        is_mended=bool(remarks or tied),
     )  # fmt: skip
 
 
@@ -90,22 +96,17 @@ def complete_config(raw: Mapping[str, Any], family: Family, path: Path) -> Confi
     return Config(values=values, path=path)
 
 
-def refuse_pickles(directory: Path) -> None:
-    """Refuse a directory whose only weights are pickles.
-
-    Raises:
-        UnsupportedFormatError: There are pickles and no safetensors.
-        FormatError: There are no weights at all.
-    """
-    if any(directory.glob("*.safetensors")) or any(directory.glob("*.safetensors.index.json")):
-        return
-    found = sorted(path.name for pattern in PICKLES for path in directory.glob(pattern))
-    if found:
-        raise UnsupportedFormatError(
-            f"{directory}: its weights are pickles ({found[0]}), which can run code when they are opened. Download "
-            f"the safetensors version, or save it once with transformers: model.save_pretrained(directory)."
-        )
-    raise FormatError(f"{directory}: holds no *.safetensors file. Download the model's weights as well.")
+def _untied(tensors: dict[str, LazyTensor], config: Config) -> tuple[dict[str, LazyTensor], tuple[str, ...]]:
+    """Settle what a tied model's stored head is: the embedding once more, or a head of its own."""
+    if not config.flag("tie_word_embeddings") or HEAD not in tensors:
+        return tensors, ()
+    rest, remark = head_once(tensors)
+    if remark:
+        return rest, ("lm_head.weight equals the embedding that the model is tied to: it is written once.",)
+    return rest, (
+        "lm_head.weight differs from the embedding although tie_word_embeddings is true: it is kept, as in "
+        "transformers, and what is written says false.",
+    )
 
 
 def _check_config(config: Config, family: Family) -> None:
@@ -129,7 +130,7 @@ def _check_config(config: Config, family: Family) -> None:
 
 def _canonical(tensors: Mapping[str, Tensor], family: Family, config: Config) -> Iterable[LazyTensor]:
     for theirs, tensor in tensors.items():
-        if theirs.endswith(IGNORED_SUFFIXES) or theirs.startswith(family.skipped or ("\0",)):
+        if theirs.endswith(IGNORED_SUFFIXES) or _is_skipped(theirs, family):
             continue
         name = family.canonical_name(theirs)
         if name is None:
@@ -143,6 +144,18 @@ def _canonical(tensors: Mapping[str, Tensor], family: Family, config: Config) ->
             )
         changed = _transformed(tensor, name, family, config)
         yield as_float32(changed) if len(tensor.shape) <= 1 else changed
+
+
+def _is_skipped(theirs: str, family: Family) -> bool:
+    return theirs.startswith(family.skipped or ("\0",))
+
+
+def _other_parts(weights: Iterable[str], family: Family) -> tuple[str, ...]:
+    """Say what is no part of the language model: a multimodal model's other towers."""
+    skipped = [name for name in weights if _is_skipped(name, family)]
+    if not skipped:
+        return ()
+    return (f"{len(skipped)} tensors (first {skipped[0]}) are no part of the language model and are left out.",)
 
 
 def _transformed(tensor: Tensor, name: str, family: Family, config: Config) -> LazyTensor:

@@ -32,23 +32,26 @@ STARCODER_VOCABULARY = 49152
 """Vocabulary size by which upstream tells Granite and SmolLM models, which want no BOS."""
 
 
-def tokenizer_metadata(directory: Path, config: Mapping[str, Any]) -> dict[str, Value]:
+def tokenizer_metadata(
+    directory: Path, config: Mapping[str, Any], remarks: list[str] | None = None
+) -> dict[str, Value]:
     """Describe the tokenizer of a model directory under GGUF keys, chat template included, in upstream's order.
 
     Args:
         directory: Holds tokenizer.json or tokenizer.model, and what else describes the tokenizer.
         config: Parsed config.json.
+        remarks: Is told, a sentence each, what is left out.
 
     Raises:
         FormatError: A file is not what it should be, or ids clash.
         LimitError: A file or a count is larger than a tokenizer's can be.
         UnsupportedModelError: A kind of tokenizer or pre-tokenizer that the engine does not have.
     """
-    files = read_tokenizer_files(directory)
+    files, remarks = read_tokenizer_files(directory), [] if remarks is None else remarks
     if is_byte_level(files.tokenizer):
-        keys = _byte_level_keys(files, config)
+        keys = _byte_level_keys(files, config, remarks)
     elif is_sentencepiece_style(files):
-        keys = _sentencepiece_keys(files, config)
+        keys = _sentencepiece_keys(files, config, remarks)
     else:
         model = files.tokenizer.get("model")
         kind = model.get("type") if isinstance(model, dict) else None
@@ -59,13 +62,13 @@ def tokenizer_metadata(directory: Path, config: Mapping[str, Any]) -> dict[str, 
     return _family_keys(files, config, keys)
 
 
-def _byte_level_keys(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, Value]:
+def _byte_level_keys(files: TokenizerFiles, config: Mapping[str, Any], remarks: list[str]) -> dict[str, Value]:
     added = read_added_tokens(files)
     vocabulary = byte_level_vocabulary(files.tokenizer, added, config)
     merges = read_merges(files.tokenizer)
     pre = identify(files.tokenizer, cleans_spaces=files.config.get("clean_up_tokenization_spaces") is True)
     vocab = files.tokenizer["model"]["vocab"]
-    special = read_special_tokens(files, config, added, vocab, len(vocabulary.tokens))
+    special = read_special_tokens(files, config, added, vocab, len(vocabulary.tokens), remarks)
     if pre.adds_bos:
         special.add.setdefault("bos", False)
     return {
@@ -78,11 +81,11 @@ def _byte_level_keys(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[s
     }
 
 
-def _sentencepiece_keys(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, Value]:
+def _sentencepiece_keys(files: TokenizerFiles, config: Mapping[str, Any], remarks: list[str]) -> dict[str, Value]:
     added = read_added_tokens(files)
     vocabulary, prefix = sentencepiece_vocabulary(files, added, config)
     ids = {text: number for number, text in enumerate(vocabulary.tokens)}
-    special = read_special_tokens(files, config, added, ids, len(ids))
+    special = read_special_tokens(files, config, added, ids, len(ids), remarks)
     if files.tokenizer:
         special.add.setdefault("bos", False)
     keys = {

@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
-from kvant.errors import FormatError, LimitError
+from kvant.errors import FormatError, LimitError, UnsupportedFormatError
 from kvant.formats.base import member
+from kvant.formats.lookalikes import HEAD_BYTES, pointer
 
 MAX_FILE_BYTES = 256 << 20
 MAX_TEMPLATE_BYTES = 1 << 20
@@ -50,8 +51,37 @@ def read_tokenizer_files(directory: Path) -> TokenizerFiles:
         sentencepiece=find(directory, "tokenizer.model"),
     )
     if not files.tokenizer and files.sentencepiece is None:
-        raise FormatError(f"{directory}: holds neither tokenizer.json nor tokenizer.model. Copy the tokenizer there.")
+        raise FormatError(
+            f"{directory}: holds neither tokenizer.json nor tokenizer.model. {_other_tokenizer(directory)}"
+        )
     return files
+
+
+# Files of tokenizers that kvant does not read, and the program each comes from.
+_SLOW = (
+    (("vocab.json", "merges.txt"), "the slow tokenizer's vocab.json and merges.txt are"),
+    (("spiece.model",), "SentencePiece's spiece.model is"),
+    (("sentencepiece.bpe.model",), "SentencePiece's sentencepiece.bpe.model is"),
+    (("vocab.txt",), "WordPiece's vocab.txt is"),
+    (("vocab.json",), "vocab.json is"),
+)
+
+
+def _other_tokenizer(directory: Path) -> str:
+    """Say how a tokenizer.json is made of what the directory has."""
+    if (directory / "tekken.json").is_file():
+        return "Mistral's tekken.json is there: take tokenizer.json from the model's Hugging Face version."
+    tiktoken = sorted(directory.glob("*.tiktoken"))
+    if tiktoken:
+        return f"{tiktoken[0].name} is there, of tiktoken: take tokenizer.json from a later version of the model."
+    for names, found in _SLOW:
+        if all((directory / name).is_file() for name in names):
+            where = repr(str(directory))
+            return (
+                f"But {found} there: make tokenizer.json with transformers, "
+                f"AutoTokenizer.from_pretrained({where}).save_pretrained({where})."
+            )
+    return "Copy the tokenizer there."
 
 
 def find(directory: Path, name: str) -> Path | None:
@@ -79,6 +109,9 @@ def read_object(directory: Path, name: str) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(path.read_bytes())
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        note = pointer(path.read_bytes()[:HEAD_BYTES])
+        if note:
+            raise UnsupportedFormatError(f"{path}: {note}") from error
         raise FormatError(f"{path}: is not valid JSON: {error}.") from error
     if not isinstance(value, dict):
         raise FormatError(f"{path}: holds a {type(value).__name__} where an object belongs.")

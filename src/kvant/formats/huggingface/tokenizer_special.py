@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kvant.errors import FormatError
 from kvant.formats.huggingface.tokenizer_files import TokenizerFiles
 from kvant.formats.huggingface.tokenizer_vocab import AddedToken, is_id
 from kvant.metadata import Value, boolean, u32
@@ -55,6 +54,7 @@ def read_special_tokens(
     added: Mapping[int, AddedToken],
     vocab: Mapping[str, int],
     size: int,
+    remarks: list[str] | None = None,
 ) -> SpecialTokens:
     """Work out the special tokens from the tokenizer's post-processor, its configuration and the model's.
 
@@ -64,9 +64,7 @@ def read_special_tokens(
         added: Added tokens by id.
         vocab: Id of every other token text.
         size: Tokens in the vocabulary.
-
-    Raises:
-        FormatError: A role's id is not a token of the vocabulary.
+        remarks: Is told of roles whose id is no token of the vocabulary; they are left out, as upstream does.
     """
     names = {role: _content(files.config.get(f"{role}_token")) for role in ("bos", "eos", "unk", "sep", "pad", "mask")}
     special = SpecialTokens()
@@ -84,9 +82,11 @@ def read_special_tokens(
         if name is not None and name in vocab:
             special.ids.setdefault(role, vocab[name])
     _read_end_ids(files, config, added, special.ids)
-    for role, number in special.ids.items():
-        if not 0 <= number < size:
-            raise FormatError(f"tokenizer: {role} token id {number} lies outside the vocabulary of {size} tokens.")
+    for role in [role for role, number in special.ids.items() if not 0 <= number < size]:
+        number = special.ids.pop(role)
+        special.add.pop(role, None)
+        if remarks is not None:
+            remarks.append(f"{role}_token_id {number} is none of the {size} tokens: written without a {role} token.")
     return special
 
 

@@ -151,9 +151,18 @@ def _config(model: Model, dtype: str, scheme: Scheme | None) -> dict[str, Any]:
                 entries[key] = TORCH_DTYPES[dtype]
     else:
         entries = config_json(model, family_of_architecture(model.architecture, model.path), dtype)
+    entries = _tie_as_stored(entries, is_tied="output.weight" not in model.tensors)
     if scheme is None:
         return entries
     return {**entries, "quantization": scheme.entries(), "quantization_config": scheme.entries()}
+
+
+def _tie_as_stored(entries: dict[str, Any], *, is_tied: bool) -> dict[str, Any]:
+    """Let a configuration say whether there is a head; mlx-lm takes a model for tied where it says nothing."""
+    inner = entries.get("text_config")
+    if isinstance(inner, dict):
+        entries = {**entries, "text_config": {**inner, "tie_word_embeddings": is_tied}}
+    return {**entries, "tie_word_embeddings": is_tied}
 
 
 def _write_tokenizer(model: Model, directory: Path, dtype: str) -> None:

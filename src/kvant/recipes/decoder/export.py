@@ -44,7 +44,7 @@ def exported(model: Model, *, progress: Progress = SILENT) -> Path:
     with tempfile.TemporaryDirectory(dir=home, prefix="export-") as name:
         folder = Path(name)
         source = model.path
-        if not source.is_dir():
+        if not source.is_dir() or model.is_mended:  # exporters read the files, and not what they are here
             source = folder / "huggingface"
             write_huggingface(model, source, dtype="F32", progress=progress)
         failures = []

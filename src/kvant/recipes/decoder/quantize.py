@@ -55,6 +55,7 @@ class DecoderResult(msgspec.Struct, frozen=True, kw_only=True):
         bpw: Bits per weight over all tensors.
         predicted_kld: KL divergence that the plan was predicted to add; None if it was not.
         rewritten: Matrices that got other blocks than asked for because of the target, and why.
+        remarks: What was left out or taken otherwise than it looks.
         wall_s: Seconds it took, the export aside.
     """
 
@@ -67,6 +68,7 @@ class DecoderResult(msgspec.Struct, frozen=True, kw_only=True):
     bpw: float
     predicted_kld: float | None
     rewritten: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
     wall_s: float
 
 
@@ -148,7 +150,7 @@ def quantize_decoder(
         path=str(out), files=tuple(map(str, files)), type=plan.name, types=counts(plan.types),
         n_fitted=encoder.n_fitted, size_bytes=sum(file.stat().st_size for file in files),
         bpw=8 * written.sizes.tensor_bytes / written.sizes.n_params, predicted_kld=plan.predicted_kld,
-        rewritten=rewritten, wall_s=round(time.monotonic() - started, 3),
+        rewritten=rewritten, remarks=model.remarks, wall_s=round(time.monotonic() - started, 3),
     )  # fmt: skip
 
 

@@ -35,18 +35,10 @@ def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
         read_json(path)
 
 
-@pytest.mark.parametrize(
-    ("entries", "words"),
-    [
-        ({"auto_map": {"AutoModelForCausalLM": "modeling_x.X"}}, "auto_map.*modeling_x"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config.*fp8"),
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "gptq"),
-        ({"compression_config": {"format": "pack-quantized"}}, "compression_config"),
-    ],
-)
-def test_what_needs_code_or_is_quantized_is_refused_by_key(tmp_path: Path, entries: dict[str, Any], words: str) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], **entries}))
-    with pytest.raises(UnsupportedModelError, match=words):
+def test_what_needs_code_is_refused_by_key(tmp_path: Path) -> None:
+    entries = {"architectures": ["LlamaForCausalLM"], "auto_map": {"AutoModelForCausalLM": "modeling_x.X"}}
+    (tmp_path / "config.json").write_text(json.dumps(entries))
+    with pytest.raises(UnsupportedModelError, match=r"auto_map.*modeling_x"):
         read_config(tmp_path)
 
 

@@ -89,7 +89,7 @@ class TestDirectories:
         ("files", "message"),
         [
             ((), "holds no safetensors file"),
-            (("pytorch_model.bin",), "its weights are pickles, which can run code"),
+            (("pytorch_model.bin",), r"its weights are pickles \(pytorch_model.bin\), which can run code"),
             (("a.safetensors", "b.safetensors"), "2 safetensors files but no model.safetensors.index.json"),
         ],
     )

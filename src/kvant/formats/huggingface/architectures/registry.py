@@ -11,6 +11,7 @@ from kvant.formats.huggingface.architectures.phi3 import PHI3
 from kvant.formats.huggingface.architectures.qwen import QWEN2, QWEN3
 from kvant.formats.huggingface.architectures.smollm3 import SMOLLM3
 from kvant.formats.huggingface.config import shown
+from kvant.formats.lookalikes import encoder
 
 FAMILIES: tuple[Family, ...] = (LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, GEMMA3, PHI3, GRANITE)
 """In the order of documentation; the first of those that share an architecture is what a GGUF becomes."""
@@ -25,6 +26,11 @@ def family_of_class(name: str, subject: object) -> Family:
         UnsupportedModelError: kvant does not convert it.
     """
     found = BY_CLASS.get(name)
+    if found is None and encoder(name):
+        raise UnsupportedModelError(
+            f"{subject}: architecture {shown(name)} is an encoder or classifier, no model that continues text. Export "
+            f"it to ONNX (optimum-cli export onnx) and make that int8: kvant quantize model.onnx -t int8-dynamic."
+        )
     if found is None:
         raise UnsupportedModelError(
             f"{subject}: architecture {shown(name)} is none of those that kvant converts. Use a model of one of these: "

@@ -22,6 +22,11 @@ def check_tensors(tensors: Mapping[str, Tensor], family: Family, config: Config)
     if not config.flag("tie_word_embeddings"):
         wanted.append("output.weight")
     missing = [name for name in wanted if name not in tensors]
+    if missing == ["output.weight"]:
+        raise FormatError(
+            f"{config.path.parent}: has no lm_head.weight, and tie_word_embeddings is not true. If the model's head is "
+            "its embedding, set tie_word_embeddings to true in config.json; else download all weight files."
+        )
     if missing:
         theirs = family.transformers_name(missing[0])
         raise FormatError(

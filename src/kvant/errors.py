@@ -26,7 +26,8 @@ A message reads `<subject>: <value found> <breaks which limit>. <What to do>.`
     ├── MissingDependencyError (ImportError) an extra that is not installed
     ├── ModelNameError (ValueError)       a model name that is malformed, or one too many
     ├── StoreError (RuntimeError)         the store holds something else than it promised
-    │   └── QuotaError                    the store would grow beyond its quota
+    │   ├── QuotaError                    the store would grow beyond its quota
+    │   └── StoreReadOnlyError            the store cannot be written to
     └── OutputExistsError (FileExistsError) an output that would be overwritten
 """
 
@@ -168,6 +169,10 @@ class StoreError(KvantError, RuntimeError):
 
 class QuotaError(StoreError):
     """The store would grow beyond its quota."""
+
+
+class StoreReadOnlyError(StoreError):
+    """The store cannot be written to: another user's, or on a read-only file system."""
 
 
 class OutputExistsError(KvantError, FileExistsError):

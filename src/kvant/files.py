@@ -1,11 +1,14 @@
-"""Durable files: a temporary name, sync, rename. And the one place where kvant keeps things of its own."""
+"""Durable files: a temporary name, sync, rename; locks. And the one place where kvant keeps things of its own."""
 
 import contextlib
 import errno
 import hashlib
+import logging
 import os
 import re
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +16,10 @@ from typing import BinaryIO
 from kvant.errors import KvantError, OutputExistsError
 
 CHUNK_BYTES = 1 << 22
+PATIENCE_S, LOOK_AGAIN_S = 1.0, 0.02
+MAX_HOLDER_BYTES = 300
+_LOG = logging.getLogger("kvant.files")
+_HELD = threading.local()
 
 
 def home() -> Path:
@@ -151,3 +158,85 @@ def sha256_file(path: Path, on_bytes: Callable[[int], object] = lambda _: None) 
             digest.update(chunk)
             on_bytes(len(chunk))
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Keep other processes and threads out while the block runs; in a thread that has the lock already it is one hold.
+
+    Whoever waits for longer than a second is told which process has it and what that does.
+
+    Args:
+        path: The lock file, made if absent; its directory is there.
+        what: What is done meanwhile, for those who wait.
+
+    Raises:
+        OSError: The lock file cannot be made or opened.
+    """
+    held: set[str] = _HELD.__dict__.setdefault("paths", set())
+    key = os.path.realpath(path)
+    if key in held:
+        yield
+        return
+    with path.open("a+b") as file:
+        _take(file, path)
+        _sign(file, what)
+        held.add(key)
+        try:
+            yield
+        finally:
+            held.discard(key)
+
+
+def lock(file: BinaryIO, *, wait: bool = True) -> None:
+    """Lock an open file for this process alone until it is closed.
+
+    Raises:
+        BlockingIOError: Another has it, and `wait` is false.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        mode = msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK  # type: ignore[attr-defined,unused-ignore]
+        while True:
+            try:
+                file.seek(0)
+                msvcrt.locking(file.fileno(), mode, 1)  # type: ignore[attr-defined,unused-ignore]
+                return
+            except OSError as error:  # LK_LOCK gives up after ten seconds
+                if not wait:
+                    raise BlockingIOError(*error.args) from error
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+def _take(file: BinaryIO, path: Path) -> None:
+    """Wait for a lock, and say for whom if it takes long."""
+    patience = time.monotonic() + PATIENCE_S
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            lock(file, wait=False)
+            return
+        if time.monotonic() >= patience:
+            break
+        time.sleep(LOOK_AGAIN_S)
+    _LOG.warning("%s: waiting for process %s.", path, _holder(file))
+    lock(file)
+
+
+def _sign(file: BinaryIO, what: str) -> None:
+    """Write who has the lock; a disk that is full does not matter here."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), f"{os.getpid()} ({what[:100]})".encode(errors="replace")[:MAX_HOLDER_BYTES])
+
+
+def _holder(file: BinaryIO) -> str:
+    """Return what the lock's holder wrote; on Windows nobody else can read it."""
+    with contextlib.suppress(OSError):
+        file.seek(0)
+        said = file.read(MAX_HOLDER_BYTES).decode(errors="replace")
+        return "".join(c if c.isprintable() else "?" for c in said) or "of unknown number"
+    return "of unknown number"

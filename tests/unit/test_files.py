@@ -1,11 +1,15 @@
 import errno
 import hashlib
+import logging
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
+from kvant import files
 from kvant.errors import KvantError, OutputExistsError
-from kvant.files import atomic_write, cache_dir, check_path_name, home, partial_path, printable, sha256_file
+from kvant.files import atomic_write, cache_dir, check_path_name, exclusive, home, partial_path, printable, sha256_file
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -64,3 +68,49 @@ def test_a_name_that_is_not_text_is_named_and_refused(path: Path) -> None:
     with pytest.raises(KvantError, match=r"malli-\\xe4(.gguf)?: this name is not UTF-8.*Rename it"):
         check_path_name(path)
     assert printable("malli-\udce4 ä") == r"malli-\xe4 ä"
+
+
+def test_a_lock_is_one_hold_however_often_a_thread_takes_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with exclusive(path, "outer"):
+        with exclusive(tmp_path / "." / "lock", "inner"):
+            pass
+        assert path.read_text() == f"{os.getpid()} (outer)"
+        with path.open("r+b") as other, pytest.raises(BlockingIOError):
+            files.lock(other, wait=False)
+    with path.open("r+b") as other:
+        files.lock(other, wait=False)
+
+
+def test_who_waits_for_a_lock_is_told_for_whom(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "PATIENCE_S", 0.0)
+    path, order = tmp_path / "lock", []
+    told = threading.Event()
+    monkeypatch.setattr(files._LOG, "handlers", [_Setting(told)])
+
+    def second() -> None:
+        with exclusive(path, "second"):
+            order.append("second")
+
+    with exclusive(path, "import \x1b[31mm"), caplog.at_level(logging.WARNING):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert told.wait(60)
+        order.append("first")
+    thread.join(60)
+
+    assert order == ["first", "second"]
+    assert caplog.messages == [f"{path}: waiting for process {os.getpid()} (import ?[31mm)."]
+
+
+class _Setting(logging.Handler):
+    """Tells that something was logged."""
+
+    def __init__(self, told: threading.Event) -> None:
+        super().__init__()
+        self._told = told
+
+    def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002
+        self._told.set()

@@ -29,8 +29,11 @@ def fsck(
     if as_json:
         console.print_json(check)
     else:
+        if check.is_read_only:
+            console.say("Read-only: looked at as it is; other processes may change it meanwhile.")
         if check.interrupted:
-            console.say(f"Put right what was interrupted: {check.interrupted}")
+            done = "Interrupted, not put right" if check.is_read_only else "Put right what was interrupted"
+            console.say(f"{done}: {check.interrupted}")
         if check.findings:
             rows = [(f.kind, f.what, f.detail, "yes" if f.repaired else "no") for f in check.findings]
             console.table("", ("kind", "what", "detail", "repaired"), rows, left=4)

@@ -78,7 +78,7 @@ def export(
         OutputExistsError: The file exists, and `overwrite` is false.
         StoreError: An object is missing or damaged.
     """
-    with store.disk.locked():  # nothing goes away meanwhile
+    with store.disk.still(f"export {path.name}"):  # nothing goes away meanwhile
         rows = {row.name: row for row in (store.row(name) for name in names)}
         manifests = {row.manifest: store.objects.manifest(row.manifest) for row in rows.values()}
         sizes = {digest: store.disk.blob(digest).stat().st_size for digest in manifests}

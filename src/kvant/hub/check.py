@@ -4,6 +4,7 @@ Repair never deletes an object that is complete: what is broken goes to `quarant
 are kept, and a name whose bytes are lost stays, so that importing or pulling its model again makes it whole.
 """
 
+import contextlib
 import hashlib
 import secrets
 import sqlite3
@@ -53,7 +54,8 @@ class Check(msgspec.Struct, kw_only=True):
         models: Names that can be read.
         objects: Objects hashed.
         bytes: Bytes hashed.
-        interrupted: A change that a crash had cut off and that was put right first.
+        is_read_only: The store cannot be written to, so it was looked at without a lock and with no index.
+        interrupted: A change that a crash had cut off and that was put right first, unless the store is read-only.
         findings: What is wrong.
         lost: Names that cannot be opened any more.
         garbage_bytes: Bytes that `gc` would free.
@@ -62,6 +64,7 @@ class Check(msgspec.Struct, kw_only=True):
     models: int = 0
     objects: int = 0
     bytes: int = 0
+    is_read_only: bool = False
     interrupted: str | None = None
     findings: list[Finding] = []
     lost: list[str] = []
@@ -76,13 +79,20 @@ class Check(msgspec.Struct, kw_only=True):
 def fsck(store: "Store", *, repair: bool = False, progress: Progress = SILENT) -> Check:
     """Hash every object and check every name.
 
-    A change that was cut off by a crash is put right first, as any next change would.
+    A change that was cut off by a crash is put right first, as any next change would; a store that cannot be written to
+    is looked at as it is.
+
+    Raises:
+        StoreReadOnlyError: It is to be repaired, and cannot be written to.
     """
-    check = Check()
+    check = Check(is_read_only=not repair and not store.disk.is_writable())
     journal = store.disk.journal
     check.interrupted = journal.read_text(errors="replace") if journal.exists() else None
-    _check_index(store, check)
-    with store.changing("fsck"):
+    if check.is_read_only:
+        store.index.detach()
+    else:
+        _check_index(store, check)
+    with contextlib.nullcontext() if check.is_read_only else store.changing("fsck"):
         for path, detail in store.rebuild():
             check.lost.append(path.relative_to(store.disk.names).as_posix().removesuffix(".json"))
             _note(check, "name", path, detail, repaired=repair)
@@ -106,7 +116,7 @@ def _note(check: Check, kind: Kind, what: object, detail: str, *, repaired: bool
 
 def _check_index(store: "Store", check: Check) -> None:
     """Compare the tables with what they are made from, and make them again if they differ."""
-    with store.disk.locked():
+    with store.disk.locked("fsck"):
         if store.disk.journal.exists() or store.index.mark() != fingerprint(store.disk.names):
             return  # the next change makes them again
         try:

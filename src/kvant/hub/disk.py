@@ -13,6 +13,7 @@ and what it needs disappears after the name.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -21,8 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from kvant.errors import StoreError
-from kvant.files import disk_errors, sync_directory
+from kvant.errors import StoreError, StoreReadOnlyError
+from kvant.files import disk_errors, exclusive, lock, sync_directory
 
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
@@ -52,13 +53,14 @@ class Disk:
         """Make what is missing.
 
         Raises:
-            StoreError: The directory is another kind of OCI layout.
+            StoreError: The directory is another kind of OCI layout, or cannot be made.
         """
-        for path in (self.blobs, self.names, self.models, self.tmp):
-            path.mkdir(parents=True, exist_ok=True)
         marker = self.root / "oci-layout"
-        if not marker.exists():
-            self.write(marker, LAYOUT)
+        with self.writing():
+            for path in (self.blobs, self.names, self.models, self.tmp):
+                path.mkdir(parents=True, exist_ok=True)
+            if not marker.exists():
+                self.write(marker, LAYOUT)
         if marker.read_bytes()[:200].strip() != LAYOUT:
             raise StoreError(f"{marker}: is not of version 1.0.0. Choose another directory for the store.")
 
@@ -71,12 +73,22 @@ class Disk:
         """Give a fresh name under `tmp`, locked against sweeps; what is there at the end is removed."""
         path = self.tmp / secrets.token_hex(12)
         guard = path.with_name(path.name + ".lock")
-        with _held(guard):
+        with contextlib.ExitStack() as stack:
+            with self.writing():
+                stack.enter_context(_held(guard))
             try:
                 yield path
             finally:
                 _discard(path)
                 guard.unlink(missing_ok=True)
+
+    def note(self, what: str) -> None:
+        """Begin the journal; that it is there counts, so a disk too full for its words does not keep models from going.
+
+        Not synced: after a power cut the names alone tell what is complete.
+        """
+        with self.journal.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            file.write(what.encode(errors="replace"))
 
     def write(self, path: Path, raw: bytes) -> None:
         """Write a small file durably, whole or not at all."""
@@ -117,14 +129,55 @@ class Disk:
 
     def usage(self) -> int:
         """Bytes of all objects; readable files are links to some of them."""
-        return sum(entry.stat().st_size for entry in os.scandir(self.blobs))
+        total = 0
+        for entry in os.scandir(self.blobs):
+            with contextlib.suppress(FileNotFoundError):  # another process removed it
+                total += entry.stat().st_size
+        return total
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Wait until no other process or thread changes the store, and keep them out meanwhile."""
-        with (self.root / "lock").open("ab") as file:
-            lock(file)
+    def locked(self, what: str) -> Iterator[None]:
+        """Wait until no other process or thread changes the store, and keep them out meanwhile.
+
+        Args:
+            what: What is done, for those who wait.
+
+        Raises:
+            StoreReadOnlyError: Nothing can be written here.
+        """
+        with contextlib.ExitStack() as stack:
+            with self.writing():
+                stack.enter_context(exclusive(self.root / "lock", what))
             yield
+
+    def is_writable(self) -> bool:
+        """Tell whether this user can change the store."""
+        lock_file = self.root / "lock"
+        return os.access(self.root, os.W_OK) and (not lock_file.exists() or os.access(lock_file, os.W_OK))
+
+    def still(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """Keep changes out while something is read; where this user cannot lock, it is read as it is."""
+        return self.locked(what) if self.is_writable() else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn what a store that cannot be written to raises into an error with a remedy.
+
+        Raises:
+            StoreReadOnlyError: It cannot be written to.
+            KvantError: The disk is full.
+        """
+        try:
+            with disk_errors(self.root):
+                yield
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
+            where = error.filename or self.root
+            raise StoreReadOnlyError(
+                f"{where}: the store cannot be written to ({error.strerror}). "
+                "Work as the user who owns it, or set KVANT_HOME to a directory of yours."
+            ) from error
 
 
 def make_directories(path: Path, top: Path) -> None:
@@ -171,30 +224,6 @@ def unlink(path: Path, top: Path) -> None:
             break
     if path.parent.is_dir():
         sync_directory(path.parent)
-
-
-def lock(file: BinaryIO, *, wait: bool = True) -> None:
-    """Lock an open file for this process alone until it is closed.
-
-    Raises:
-        BlockingIOError: Another has it, and `wait` is false.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        mode = msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK  # type: ignore[attr-defined,unused-ignore]
-        while True:
-            try:
-                file.seek(0)
-                msvcrt.locking(file.fileno(), mode, 1)  # type: ignore[attr-defined,unused-ignore]
-                return
-            except OSError as error:  # LK_LOCK gives up after ten seconds
-                if not wait:
-                    raise BlockingIOError(*error.args) from error
-    else:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 @contextlib.contextmanager

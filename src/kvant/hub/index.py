@@ -1,22 +1,26 @@
 """What the store holds, as tables: a cache that is made again from the names and manifests whenever they differ.
 
 SQLite in WAL mode: readers of other processes do not wait. Every operation opens a connection of its own, or has its
-thread's of a `session`, so threads and forked processes share nothing.
+thread's of a `session`, so threads and forked processes share nothing. Where the file cannot be used (the store is
+read-only, the disk is full), the tables are in memory and made from the names alone.
 """
 
 import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from kvant.errors import StoreError
 from kvant.hub.manifest import Layout
 
 BUSY_S = 30.0
 VERSION = 1
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -64,6 +68,8 @@ class Index:
 
     def __init__(self, path: Path) -> None:
         self._path, self._thread = path, threading.local()
+        self._memory: sqlite3.Connection | None = None
+        self._turn = threading.RLock()
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
@@ -76,19 +82,44 @@ class Index:
             finally:
                 self._thread.database = before
 
+    def detach(self) -> None:
+        """From now on keep the tables in memory, empty at first: the file cannot be used."""
+        with self._turn:
+            if self._memory is None:
+                memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+                memory.executescript(_TABLES)
+                self._memory = memory
+
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        shared = getattr(self._thread, "database", None)
-        if shared is not None:
-            yield shared
-            return
-        with contextlib.closing(sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None)) as database:
+        with contextlib.ExitStack() as stack:
+            database = self._memory or getattr(self._thread, "database", None) or self._connect(stack)
+            if database is self._memory:
+                stack.enter_context(self._turn)
+            yield database
+
+    def _connect(self, stack: contextlib.ExitStack) -> sqlite3.Connection:
+        """Open the file until the stack ends, or the tables in memory if that cannot be done."""
+        try:
+            database = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None)
+            stack.enter_context(contextlib.closing(database))
             if database.execute("PRAGMA user_version").fetchone()[0] != VERSION:
                 database.execute("PRAGMA journal_mode = WAL")
                 database.executescript(_TABLES)
                 database.execute(f"PRAGMA user_version = {VERSION}")
             database.execute("PRAGMA synchronous = NORMAL")
-            yield database
+        except sqlite3.OperationalError as error:
+            if _code(error) in _BUSY:
+                raise self._refused(error) from error
+            self.detach()
+            assert self._memory is not None
+            return self._memory
+        return database
+
+    def _refused(self, error: sqlite3.Error) -> StoreError:
+        return StoreError(
+            f"{self._path}: cannot be used now ({error}). Free the disk or end what uses it, and try again."
+        )
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
@@ -96,10 +127,11 @@ class Index:
             database.execute("BEGIN IMMEDIATE")
             try:
                 yield database
+                database.execute("COMMIT")
             except BaseException:
-                database.execute("ROLLBACK")
+                if database.in_transaction:  # SQLite ends it by itself when the disk is full
+                    database.execute("ROLLBACK")
                 raise
-            database.execute("COMMIT")
 
     def remove(self) -> None:
         """Delete the file; the next operation makes an empty one."""
@@ -116,15 +148,23 @@ class Index:
         return None if row is None else str(row[0])
 
     def replace(self, models: Iterable[tuple[Row, list[Layout]]], mark: str) -> None:
-        """Make the tables again; a file that is no database any more is made again, too."""
+        """Make the tables again; a file that is no database any more is made again, too, one that cannot be is left."""
         models = list(models)
         try:
             self._replace(models, mark)
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError:
-            self.remove()
+        except sqlite3.DatabaseError as error:
+            if _code(error) in _BUSY:
+                raise self._refused(error) from error
+            self._renew(is_damaged=not isinstance(error, sqlite3.OperationalError) or _code(error) in _DAMAGED)
             self._replace(models, mark)
+
+    def _renew(self, *, is_damaged: bool) -> None:
+        """Remove a damaged file; do without one that cannot be written or removed."""
+        if is_damaged:
+            with contextlib.suppress(OSError):
+                self.remove()
+                return
+        self.detach()
 
     def _replace(self, models: list[tuple[Row, list[Layout]]], mark: str) -> None:
         with self._change() as database:
@@ -134,18 +174,29 @@ class Index:
                 _put(database, row, layouts)
             _mark(database, mark)
 
-    def put(self, row: Row, layouts: list[Layout], mark: str) -> None:
-        """Add or change a name."""
-        with self._change() as database:
-            _drop(database, row.key)
-            _put(database, row, layouts)
-            _mark(database, mark)
+    def put(self, row: Row, layouts: list[Layout], mark: str) -> bool:
+        """Add or change a name; see `_written`."""
+        return self._written(row.key, lambda database: _put(database, row, layouts), mark)
 
-    def drop(self, key: str, mark: str) -> None:
-        """Remove a name."""
-        with self._change() as database:
-            _drop(database, key)
-            _mark(database, mark)
+    def drop(self, key: str, mark: str) -> bool:
+        """Remove a name; see `_written`."""
+        return self._written(key, lambda _: None, mark)
+
+    def _written(self, key: str, put: Callable[[sqlite3.Connection], object], mark: str) -> bool:
+        """Replace what a name has.
+
+        Returns:
+            Whether the tables are right; if not, the file could not be written, and the caller makes them again.
+        """
+        try:
+            with self._change() as database:
+                _drop(database, key)
+                put(database)
+                _mark(database, mark)
+        except sqlite3.OperationalError:
+            self.detach()
+            return False
+        return True
 
     def rows(self, key: str | None = None) -> list[Row]:
         """Return all names, or the one with that key."""
@@ -189,6 +240,11 @@ class Index:
             for digest, file, offset in database.execute("SELECT object, file, offset FROM places ORDER BY 1, 2, 3"):
                 found.setdefault(digest, []).append((file, offset))
         return found
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Return an error's primary code; extended ones keep it in their low byte."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def _put(database: sqlite3.Connection, row: Row, layouts: list[Layout]) -> None:

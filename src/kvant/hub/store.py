@@ -4,6 +4,7 @@ What lies where is told in `disk`; what a model is in `manifest`; how bytes are 
 """
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from kvant.errors import KvantError, ModelNameError, ModelNotFoundError, QuotaError, StoreError
+from kvant.errors import KvantError, ModelNameError, ModelNotFoundError, QuotaError, StoreError, StoreReadOnlyError
 from kvant.files import disk_errors, home
 from kvant.formats.gguf.kinds import MODEL, PROJECTOR, check_kind
 from kvant.formats.gguf.reader import read_gguf
@@ -90,6 +91,7 @@ class Store:
     def __init__(self, disk: Disk) -> None:
         self.disk, self.index = disk, Index(disk.index)
         self.objects = Objects(disk, self.index)
+        self._here = threading.local()
 
     @classmethod
     def open(cls, root: Path | None = None) -> Self:
@@ -226,7 +228,8 @@ class Store:
             model, layouts = self.model(row), self.objects.layouts(row.manifest)
             self.objects.rescue(self._going(model.name, []), layouts)
             unlink(self._reference(model.name), self.disk.names)
-            self.index.drop(row.key, fingerprint(self.disk.names))
+            if not self.index.drop(row.key, fingerprint(self.disk.names)):
+                self.rebuild()
             self._retire(row, layouts)
             return model
 
@@ -286,20 +289,37 @@ class Store:
 
     @contextlib.contextmanager
     def changing(self, what: str) -> Iterator[None]:
-        """Hold the lock and the journal; a change that was cut off before is put right first, one that fails undone."""
-        with self.disk.locked():
+        """Hold the lock and the journal; a change that was cut off before is put right first, one that fails undone.
+
+        Args:
+            what: What is changed, for those who wait, and for the journal.
+
+        Raises:
+            StoreReadOnlyError: Nothing can be written here.
+        """
+        assert not getattr(self._here, "changing", False), "a change cannot be part of another"
+        with self.disk.locked(what), self.disk.writing(), self._marked():
             if self.disk.journal.exists():
                 self.recover()
-            self.refresh(locked=True)
-            # Not synced: after a power cut the names alone tell what is complete.
-            self.disk.journal.write_bytes(what.encode(errors="replace"))
+            self.refresh()
+            self.disk.note(what)
             with self.index.session():
                 try:
                     yield
                 except Exception:
-                    self._undo()
+                    with contextlib.suppress(OSError):  # what cannot be undone now is by the next change
+                        self._undo()
                     raise
             self.disk.journal.unlink()
+
+    @contextlib.contextmanager
+    def _marked(self) -> Iterator[None]:
+        """Remember while the block runs that this thread changes the store."""
+        self._here.changing = True
+        try:
+            yield
+        finally:
+            self._here.changing = False
 
     def _undo(self) -> None:
         """After a change that failed: remove what it left, unless some name's needs are not known."""
@@ -316,15 +336,17 @@ class Store:
         self.relink()
         self.disk.journal.unlink(missing_ok=True)
 
-    def refresh(self, *, locked: bool = False) -> None:
+    def refresh(self) -> None:
         """Make the index again if names changed without it."""
         if self.index.mark() == fingerprint(self.disk.names):
             return
-        if not locked:
-            with self.disk.locked():
-                self.refresh(locked=True)
-            return
-        self.rebuild()
+        try:
+            with self.disk.locked("make the index again"):
+                if self.index.mark() != fingerprint(self.disk.names):
+                    self.rebuild()
+        except StoreReadOnlyError:
+            self.index.detach()
+            self.rebuild()
 
     def rebuild(self) -> Broken:
         """Make the index again; return the references that cannot be read, and why."""
@@ -429,7 +451,8 @@ class Store:
             key=name.key, name=name.full, manifest=digest, config=manifest.config.digest.removeprefix("sha256:"),
             size=sum(layout.size for layout in layouts), modified=now,
         )  # fmt: skip
-        self.index.put(row, layouts, fingerprint(self.disk.names))
+        if not self.index.put(row, layouts, fingerprint(self.disk.names)):
+            self.rebuild()
         if old is not None and old.manifest != digest:
             self._retire(old, old_layouts)
         self._link(row)
@@ -447,6 +470,19 @@ class Store:
             raise QuotaError(
                 f"{what}: {n_bytes} bytes more than the {used} in the store are above its quota of {quota}. "
                 "Remove models (kvant rm), run kvant gc --pack, or raise the quota (kvant gc --quota SIZE)."
+            )
+
+    def check_possible(self, n_bytes: int, what: str) -> None:
+        """Refuse what could never fit the quota, before it is fetched.
+
+        Raises:
+            QuotaError: It is larger than the quota.
+        """
+        quota = self.quota
+        if quota is not None and n_bytes > quota:
+            raise QuotaError(
+                f"{what}: {n_bytes} bytes are above the store's quota of {quota}. "
+                "Choose a smaller variant, or raise the quota (kvant gc --quota SIZE)."
             )
 
     def keep_parts(self, layout: Layout, going: Digests) -> bool:

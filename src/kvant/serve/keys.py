@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from kvant.errors import AccessError, FormatError
-from kvant.files import commit_file, home, partial_path
+from kvant.files import commit_file, exclusive, home, partial_path
 
 PREFIX = "kvant-"
 RANDOM_BYTES = 32
@@ -136,15 +136,8 @@ class Keys:
     def _changing(self) -> Iterator[tuple[Key, ...]]:
         """Keep other processes from changing the file at the same time."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            if os.name == "posix":
-                import fcntl
-
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with exclusive(self.path.with_name(self.path.name + ".lock"), "change keys"):
             yield self.list()
-        finally:
-            os.close(descriptor)
 
     def _write(self, keys: tuple[Key, ...]) -> None:
         """Replace the file, whole or not at all; nobody else can read it at any moment."""

@@ -47,7 +47,7 @@ def configure(*, as_json: bool, level: str = "info") -> None:
     """Send the gateway's and its web server's records to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
-    for name in (LOGGER, "uvicorn", "uvicorn.error"):
+    for name in (LOGGER, "kvant.files", "uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], False
         logger.setLevel(level.upper() if name == LOGGER else logging.WARNING)

@@ -1,9 +1,11 @@
 """Files that clients upload by their digest before they make a model of them.
 
 They lie in `uploads` of kvant's own directory under names made of the digest's 64 digits alone; `create` takes them
-into the store. What nobody took for a day is removed by the next upload.
+into the store. What nobody took for a day is removed by the next upload. Room is reserved before bytes are taken, so
+uploads side by side do not find the same room.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import os
@@ -18,6 +20,7 @@ from kvant.files import commit_file, disk_errors, home
 from kvant.hub.store import Store
 
 KEPT_S = 24 * 3600
+STEP_BYTES = 1 << 26
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 
 
@@ -30,6 +33,7 @@ class Uploads:
 
     def __init__(self, max_bytes: int) -> None:
         self.root, self.max_bytes = home() / "uploads", max_bytes
+        self._reserved: dict[Path, int] = {}  # bytes that an upload in progress may come to, by its partial file
 
     def path(self, digest: str) -> Path:
         """Return where the file of a digest lies.
@@ -57,32 +61,55 @@ class Uploads:
             return False
         self.root.mkdir(parents=True, exist_ok=True)
         self._prune()
-        room = self._room(store)
-        if announced is not None and announced > room:
-            raise QuotaError(f"upload: {announced} bytes are above the {room} that there is room for. Remove models.")
         partial = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}.partial")
         found, size = hashlib.sha256(), 0
         try:
+            self._reserve(partial, announced or 0, 0, store)
             with disk_errors(path), partial.open("xb") as file:
                 async for chunk in body:
                     size += len(chunk)
-                    if size > room:
-                        raise QuotaError(f"upload: more than the {room} bytes that there is room for. Remove models.")
+                    if size > self._reserved[partial]:  # its length was not said
+                        self._reserve(partial, size, STEP_BYTES, store)
                     found.update(chunk)
                     file.write(chunk)
                 file.flush()
-                os.fsync(file.fileno())
+                await asyncio.to_thread(os.fsync, file.fileno())  # gigabytes, perhaps: others are answered meanwhile
             if f"sha256-{found.hexdigest()}" != path.name:
                 raise ValueRangeError(f"upload: its digest is sha256:{found.hexdigest()}, not {digest}. Send it again.")
             commit_file(partial, path)
         finally:
+            self._reserved.pop(partial, None)
             partial.unlink(missing_ok=True)
         return True
 
-    def _room(self, store: Store) -> int:
-        used = sum(entry.stat().st_size for entry in self.root.iterdir() if entry.is_file())
-        room = min(self.max_bytes - used, shutil.disk_usage(self.root).free)
-        return max(0, room if store.quota is None else min(room, store.quota - store.usage()))
+    def _reserve(self, partial: Path, n_bytes: int, more: int, store: Store) -> None:
+        """Let an upload come to `n_bytes`, and to as much as `more` on top if there is room for that.
+
+        Raises:
+            QuotaError: There is no room for `n_bytes`.
+        """
+        room = self._room(partial, store)
+        if n_bytes > room:
+            raise QuotaError(
+                f"upload: {n_bytes} bytes are above the {room} that there is room for beside the other uploads. "
+                "Remove models, or wait for those."
+            )
+        self._reserved[partial] = min(room, n_bytes + more)
+
+    def _room(self, partial: Path, store: Store) -> int:
+        """Return the bytes that one upload may come to: what neither files nor other uploads have taken or reserved."""
+        there = {}
+        for entry in self.root.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # taken into the store meanwhile
+                there[entry] = entry.stat().st_size
+        taken = there | self._reserved
+        taken.pop(partial, None)
+        unwritten = sum(n_bytes - there.get(path, 0) for path, n_bytes in self._reserved.items() if path != partial)
+        free = shutil.disk_usage(self.root).free + there.get(partial, 0) - unwritten
+        room = min(self.max_bytes - sum(taken.values()), free)
+        if store.quota is not None:
+            room = min(room, store.quota - store.usage() - sum(taken.values()))
+        return max(0, room)
 
     def _prune(self) -> None:
         oldest = time.time() - KEPT_S

@@ -18,6 +18,7 @@ from kvant.errors import (
     FormatError,
     LicenceError,
     ModelNotFoundError,
+    QuotaError,
     SourceError,
     TransferError,
 )
@@ -48,6 +49,13 @@ def test_a_variant_comes_into_the_store_with_its_source(hub: Hub, tiny: Path) ->
     asked = len(hub.ranges("tiny-Q8_0.gguf"))
     assert pull(f"{REPO}:Q8_0").was_here
     assert len(hub.ranges("tiny-Q8_0.gguf")) == asked
+
+
+def test_what_could_never_fit_the_quota_is_not_fetched(hub: Hub) -> None:
+    Store.open().quota = 1000
+    with pytest.raises(QuotaError, match=r"bytes are above the store's quota of 1000\. Choose a smaller"):
+        pull(f"{REPO}:Q8_0")
+    assert len(hub.ranges("tiny-Q8_0.gguf")) == 0
 
 
 def test_without_a_variant_the_usual_one_comes_and_that_is_said() -> None:

@@ -343,3 +343,25 @@ def test_threads_share_one_store_object(store: Store, tmp_path: Path) -> None:
 
     assert found == [file.read_bytes() for file in files]
     assert_clean(store)
+
+
+def test_exporting_what_is_not_there_from_a_fresh_store_says_so(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"^nosuch: is not in the store"):
+        store.export(["nosuch"], tmp_path / "out.tar")
+
+
+def test_exporting_makes_the_index_again_under_its_own_lock(store: Store, tmp_path: Path) -> None:
+    store.import_file(family(tmp_path / "m.gguf", "a"), "m")
+    for path in store.disk.root.glob("index.sqlite*"):
+        path.unlink()
+
+    Store.open(store.disk.root).export(["m"], tmp_path / "out.tar")
+
+    assert (tmp_path / "out.tar").stat().st_size > 44_000
+
+
+def test_a_change_within_a_change_is_a_defect_and_not_a_wait(store: Store) -> None:
+    with store.changing("one thing"), pytest.raises(AssertionError, match="part of another"):  # noqa: SIM117
+        with store.changing("another"):
+            pass
+    assert not store.disk.journal.exists()

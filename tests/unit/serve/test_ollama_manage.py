@@ -1,11 +1,12 @@
 """The routes that change which models there are, called by the official `ollama` client and by hostile ones."""
 
+import asyncio
 import hashlib
 import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx2
@@ -14,7 +15,7 @@ import pytest
 import uvicorn
 
 from hub_server import Fault, Hub
-from kvant.errors import ModelNotFoundError
+from kvant.errors import ModelNotFoundError, QuotaError
 from kvant.files import home
 from kvant.hub.licences import policy_path
 from kvant.hub.store import Store
@@ -22,6 +23,7 @@ from kvant.serve.app import make_app
 from kvant.serve.library import DirectoryLibrary, Library
 from kvant.serve.settings import Settings
 from kvant.serve.storelibrary import StoreLibrary
+from kvant.serve.uploads import Uploads
 
 MODEL = "hf.co/kv/tiny-GGUF:Q8_0"
 
@@ -193,6 +195,38 @@ def test_an_upload_is_verified_and_bounded(tiny: Path) -> None:
         full = httpx2.post(f"{url}/api/blobs/{other}", content=b"one more")
         assert full.status_code in (413, 507)
         assert [p.name for p in (home() / "uploads").iterdir()] == [digest.replace(":", "-")]
+
+
+def test_uploads_side_by_side_do_not_find_the_same_room(tmp_path: Path) -> None:
+    store, uploads = Store.open(tmp_path / "store"), Uploads(100)
+
+    def digest(data: bytes) -> str:
+        return "sha256:" + hashlib.sha256(data).hexdigest()
+
+    async def body(data: bytes, go: asyncio.Event) -> AsyncIterator[bytes]:
+        yield data[:10]
+        await go.wait()
+        yield data[10:]
+
+    async def run() -> None:
+        go = asyncio.Event()
+        first = asyncio.ensure_future(uploads.receive(digest(b"a" * 60), body(b"a" * 60, go), 60, store))
+        await asyncio.sleep(0)
+        with pytest.raises(QuotaError, match="41 bytes are above the 40 that there is room for beside"):
+            await uploads.receive(digest(b"b" * 41), body(b"b" * 41, go), 41, store)
+        unsaid = asyncio.ensure_future(uploads.receive(digest(b"c" * 41), body(b"c" * 41, go), None, store))
+        await asyncio.sleep(0)
+        go.set()
+        with pytest.raises(QuotaError, match="41 bytes are above the 40"):
+            await unsaid
+        assert await first
+        assert await uploads.receive(digest(b"d" * 40), body(b"d" * 40, go), None, store)
+        store.quota = 100
+        with pytest.raises(QuotaError, match="1 bytes are above the 0"):
+            await uploads.receive(digest(b"e"), body(b"e", go), 1, store)
+
+    asyncio.run(run())
+    assert sum(path.stat().st_size for path in uploads.root.iterdir()) == 100
 
 
 def test_a_client_that_goes_away_stops_the_download_and_it_continues(hub: Hub, url: str) -> None:

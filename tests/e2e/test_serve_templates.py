@@ -26,10 +26,11 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
-def test_ours(case: dict[str, Any]) -> None:
+def test_ours(gateway: Served, case: dict[str, Any]) -> None:
     template = GOLDEN["templates"][case["template"]]
 
-    prompt = render(template, case["messages"], bos_token=GOLDEN["bos_token"], eos_token=GOLDEN["eos_token"])
+    bounded = gateway.app.state.kvant.bounded
+    prompt = render(bounded, template, case["messages"], bos_token=GOLDEN["bos_token"], eos_token=GOLDEN["eos_token"])
 
     assert prompt == case["prompt"]
 

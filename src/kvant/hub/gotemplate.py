@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 
 from kvant.errors import ModelfileError
 
-MAX_CHARACTERS = 1 << 18
+MAX_CHARACTERS = 1 << 16
 MAX_DEPTH = 32
+MAX_VALUES = 64
 
-_ACTION = re.compile(r"\{\{(-\s)?(.*?)(\s-)?\}\}", re.DOTALL)
-_GO = re.compile(r"\{\{-?\s*(?:(?:if|range|with|else if|template|block|define)\s+)?[^}%]*[.$][A-Z$i]")
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|`[^`]*`|[()]|:=|[^\s()"`]+|\S')
+_FIELD = re.compile(r"[.$][A-Z$i]")
+_END = re.compile(r"[}%]")
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|`[^`]*+`?|[()]|:=|[^\s()"`]++', re.DOTALL)
 _IF = re.compile(r"(?:else\s+)?if\s+(\S.*)", re.DOTALL)
 _RANGE = re.compile(r"range\s+(?:(\$\w+)\s*,\s*\$\w*\s*:=\s*)?\$?\.Messages")
 _LAST = re.compile(r"(\$\w+)\s*:=\s*eq\s+\(len\s+\(slice\s+\$\.Messages\s+(\$\w+)\)\)\s+1")
@@ -38,7 +39,16 @@ class _Node:
 
 def is_go_template(text: str) -> bool:
     """Tell whether a chat template is written in Go's language and not in Jinja."""
-    return "{%" not in text and bool(_GO.search(text))
+    if "{%" in text:
+        return False
+    start = text.find("{{")
+    while start >= 0:  # from one action's start to its first bracket, so that nothing is read twice
+        found = _END.search(text, start)
+        end = found.start() if found else len(text)
+        if _FIELD.search(text, start, end):
+            return True
+        start = text.find("{{", end)
+    return False
 
 
 def jinja_of(text: str) -> str:
@@ -89,18 +99,23 @@ def _pieces(text: str) -> list[tuple[str, str]]:
     """Split into text and actions; a `-` at an action's side takes the white space beside it away."""
     found: list[tuple[str, str]] = []
     position, trims = 0, False
-    for match in _ACTION.finditer(text):
-        before = text[position : match.start()]
+    while (start := text.find("{{", position)) >= 0:
+        end = text.find("}}", start)
+        if end < 0:
+            raise _refusal("an action is never closed")
+        action = text[start + 2 : end]
+        trims_before = len(action) > 1 and action[0] == "-" and action[1].isspace()
+        action = action[1:] if trims_before else action
+        trims_after = len(action) > 1 and action[-1] == "-" and action[-2].isspace()
+        action = (action[:-1] if trims_after else action).strip()
+        before = text[position:start]
         before = before.lstrip() if trims else before
-        before = before.rstrip() if match[1] else before
+        before = before.rstrip() if trims_before else before
         found += [("text", before)] if before else []
-        action = match[2].strip()
         if not action.startswith("/*"):
             found.append(("action", action))
-        position, trims = match.end(), bool(match[3])
+        position, trims = end + 2, trims_after
     rest = text[position:].lstrip() if trims else text[position:]
-    if "{{" in rest:
-        raise _refusal("an action is never closed")
     return found + ([("text", rest)] if rest else [])
 
 
@@ -207,43 +222,48 @@ class _Writer:
         return "".join(parts) + "{%- endif -%}"
 
     def _expression(self, text: str) -> str:
-        tokens = _TOKEN.findall(text)
-        written, rest = self._call(tokens, 0)
-        if rest:
+        tokens = _TOKEN.findall(text)[::-1]
+        written = self._call(tokens, 0)
+        if tokens:
             raise _refusal(f"{text[:60]!r} is not understood")
         return written
 
-    def _call(self, tokens: list[str], depth: int) -> tuple[str, list[str]]:
-        """Translate a function with its arguments, or one value; up to a closing bracket."""
+    def _call(self, tokens: list[str], depth: int) -> str:
+        """Translate a function with its arguments, or one value, up to a closing bracket.
+
+        Args:
+            tokens: The next one last; those that are read are taken off.
+            depth: Brackets that are open.
+        """
         if not tokens or depth > MAX_DEPTH:
             raise _refusal("an empty or too deep expression is not understood")
-        name = tokens[0]
-        if name not in ("eq", "ne", "and", "or", "not"):
+        if tokens[-1] not in ("eq", "ne", "and", "or", "not"):
             return self._operand(tokens, depth)
-        rest, values = tokens[1:], []
-        while rest and rest[0] != ")":
-            value, rest = self._operand(rest, depth)
-            values.append(value)
+        name, values = tokens.pop(), []
+        while tokens and tokens[-1] != ")":
+            values.append(self._operand(tokens, depth))
+        if len(values) > MAX_VALUES:
+            raise _refusal(f"{name} with {len(values)} values is not understood")
         if name == "not" and len(values) == 1:
-            return f"(not {values[0]})", rest
+            return f"(not {values[0]})"
         if name in ("and", "or") and len(values) > 1:
-            return f"({f' {name} '.join(values)})", rest
+            return f"({f' {name} '.join(values)})"
         if name == "ne" and len(values) == 2:
-            return f"({values[0]} != {values[1]})", rest
+            return f"({values[0]} != {values[1]})"
         if name == "eq" and len(values) > 1:  # equal to any of the others
-            return f"({values[0]} in [{', '.join(values[1:])}])", rest
+            return f"({values[0]} in [{', '.join(values[1:])}])"
         raise _refusal(f"{name} with {len(values)} values is not understood")
 
-    def _operand(self, tokens: list[str], depth: int) -> tuple[str, list[str]]:
-        head, rest = tokens[0], tokens[1:]
+    def _operand(self, tokens: list[str], depth: int) -> str:
+        head = tokens.pop()
         if head == "(":
-            value, rest = self._call(rest, depth + 1)
-            if not rest or rest[0] != ")":
+            value = self._call(tokens, depth + 1)
+            if not tokens or tokens.pop() != ")":
                 raise _refusal("a bracket is never closed")
-            return value, rest[1:]
+            return value
         if head[0] in '"`':
-            return _literal(_go_string(head)), rest
-        return self._name(head), rest
+            return _literal(_go_string(head))
+        return self._name(head)
 
     def _name(self, name: str) -> str:
         if name in self._last_names and self._in_range:
@@ -259,6 +279,8 @@ class _Writer:
 
 
 def _go_string(token: str) -> str:
+    if len(token) < 2 or token[-1] != token[0]:
+        raise _refusal(f"the text {token[:60]} is never closed")
     if token[0] == "`":
         return token[1:-1]
     try:

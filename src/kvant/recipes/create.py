@@ -6,10 +6,10 @@ from pathlib import Path
 
 import msgspec
 
-from kvant.errors import ModelfileError, ModelNameError, ModelNotFoundError
+from kvant.errors import LimitError, ModelfileError, ModelNameError, ModelNotFoundError
 from kvant.formats.base import sniff
 from kvant.formats.imatrix import read_imatrix
-from kvant.hub.gotemplate import is_go_template, jinja_of
+from kvant.hub.gotemplate import MAX_CHARACTERS, is_go_template, jinja_of
 from kvant.hub.manifest import ModelSettings
 from kvant.hub.modelfile import Modelfile
 from kvant.hub.names import ModelName
@@ -143,8 +143,13 @@ def checked_template(text: str) -> str:
     Raises:
         ModelfileError: It is neither Jinja nor a Go template that is understood.
         UnsupportedModelError: It is no valid Jinja, or tries what it must not.
-        LimitError: It takes too long.
+        LimitError: It is too long, or takes too long.
     """
+    if len(text) > MAX_CHARACTERS:
+        raise LimitError(
+            f"TEMPLATE: {len(text)} characters exceed the limit of {MAX_CHARACTERS}. Shorten it, or leave it out for "
+            "the model's own."
+        )
     template = jinja_of(text) if is_go_template(text) else text
     said = render(template, [{"role": "user", "content": "(kvant asks)"}], bos_token="<s>", eos_token="</s>")  # noqa: S106
     if "(kvant asks)" not in said:

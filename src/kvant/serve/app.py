@@ -18,6 +18,7 @@ from kvant.errors import KvantError
 from kvant.serve import api, logs, page
 from kvant.serve.access import Authenticator, KeyAuthenticator
 from kvant.serve.api.failure import describe
+from kvant.serve.bounded import Bounded
 from kvant.serve.door import Door, error_body, is_loopback
 from kvant.serve.engine_metrics import engine_metrics
 from kvant.serve.keys import Keys
@@ -39,6 +40,7 @@ class Gateway:
         scheduler: Which are loaded.
         metrics: What is measured.
         keys: Who may come in.
+        bounded: Does what clients' bytes could prolong.
     """
 
     settings: Settings
@@ -46,6 +48,7 @@ class Gateway:
     scheduler: Scheduler
     metrics: Metrics
     keys: Keys
+    bounded: Bounded
 
 
 def make_app(
@@ -71,12 +74,15 @@ def make_app(
     metrics.watch(scheduler)
     required = settings.require_keys or not is_loopback(settings.host)
     authenticator = authenticator or KeyAuthenticator(keys, required=required)
-    gateway = Gateway(settings=settings, library=library, scheduler=scheduler, metrics=metrics, keys=keys)
+    gateway = Gateway(
+        settings=settings, library=library, scheduler=scheduler, metrics=metrics, keys=keys, bounded=Bounded()
+    )  # fmt: skip
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
         await scheduler.aclose(settings.drain_s)
+        gateway.bounded.close()
 
     own = [
         Route("/health", _health),

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from kvant.errors import AccessError
-from kvant.serve import logs
+from kvant.serve import bodies, logs
 from kvant.serve.access import PUBLIC, Authenticator, Principal, needed_scope
 from kvant.serve.metrics import Metrics
 from kvant.serve.settings import Settings
@@ -33,7 +33,6 @@ MAX_HEADER_BYTES = 32 << 10
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 ALLOWED_HEADERS = "authorization, content-type, x-api-key, x-request-id, anthropic-version, anthropic-beta, openai-beta"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer, not an error of ours
@@ -233,8 +232,8 @@ class Door:
         except TimeoutError:
             raise Refusal(408, "slow", f"The body did not come within {BODY_TIMEOUT_S:.0f} s.") from None
         body = b"".join(parts)
-        if nesting(body, self._settings.max_json_depth) > self._settings.max_json_depth:
-            raise Refusal(400, "depth", f"The JSON body is nested deeper than {self._settings.max_json_depth} levels.")
+        if (fault := bodies.fault(body, self._settings.max_json_depth)) is not None:
+            raise Refusal(400, "depth", fault)
         return _replayed(body, receive)
 
 
@@ -279,23 +278,6 @@ def check_safe(settings: Settings, *, has_keys: bool) -> None:
             f"host {settings.host}: can be reached by others, and there is no key to ask them for. "
             "Make one with: kvant key add NAME, or listen on 127.0.0.1."
         )
-
-
-def nesting(body: bytes, limit: int) -> int:
-    """Return how deep arrays and objects of a JSON text are nested; stops counting just above the limit."""
-    if body.count(b"[") + body.count(b"{") <= limit:
-        return 0
-    depth = deepest = 0
-    for match in _TOKENS.finditer(body):
-        token = match[0]
-        if token in (b"[", b"{"):
-            depth += 1
-            deepest = max(deepest, depth)
-            if deepest > limit:
-                break
-        elif token in (b"]", b"}"):
-            depth -= 1
-    return deepest
 
 
 def error_body(path: str, status: int, message: str) -> dict[str, Any]:

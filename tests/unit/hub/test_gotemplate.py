@@ -102,3 +102,37 @@ def test_the_languages_are_told_apart() -> None:
     assert is_go_template("{{ .Prompt }}")
     assert not is_go_template("{% for message in messages %}{{ message.content }}{% endfor %}")
     assert not is_go_template("{{ messages[0].content }}")
+
+
+@pytest.mark.parametrize(
+    ("text", "is_go"),
+    [
+        ("{{" * 9, False), ("{{ .Prompt }}" + "{{" * 9, True), ("{{ a }}{{- if .System }}", True), ("{{ $i", True),
+        ("{{ a % b }}", False), (".System", False), ("{{ '{{' ~ a }} .System", False),
+    ],
+)  # fmt: skip
+def test_actions_are_found_by_reading_once(text: str, is_go: bool) -> None:
+    assert is_go_template(text) == is_go
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ .Prompt }}" + "{{" * 9, "an action is never closed"),
+        ("{{ .Prompt }}{{" + " " * 9, "an action is never closed"),
+        ('{{ if eq .Prompt "a }}x{{ end }}', "is never closed"),
+        ("{{ if eq .Prompt `a }}x{{ end }}", "is never closed"),
+        ("{{ if or" + " .Prompt" * 65 + " }}x{{ end }}", "or with 65 values"),
+        ("x" * (1 << 16) + "{{ .Prompt }}", "above the limit of 65536"),
+    ],
+)
+def test_what_is_not_whole_or_too_long_is_told(template: str, said: str) -> None:
+    with pytest.raises(ModelfileError, match=said):
+        jinja_of(template)
+
+
+def test_the_sides_of_actions_take_white_space_as_in_go() -> None:
+    template = "a {{- .Prompt -}} b {{.Prompt}} c {{-1 }}"
+    with pytest.raises(ModelfileError, match="'-1' is not understood"):
+        jinja_of(template)
+    assert rendered("a {{- .Prompt -}} b {{.Prompt}} c{{- /* - */ -}} d", ASK) == "aHib Hi cd"

@@ -17,7 +17,7 @@ from kvant.serve import api
 from kvant.serve.access import Principal, needed_scope
 from kvant.serve.api.run import caller
 from kvant.serve.app import make_app
-from kvant.serve.door import check_safe, error_body, nesting
+from kvant.serve.door import check_safe, error_body
 from kvant.serve.keys import Keys
 from kvant.serve.library import DirectoryLibrary
 from kvant.serve.settings import Settings
@@ -174,17 +174,6 @@ def test_bodies_that_are_too_long_too_deep_or_not_whole(routes: None, tmp_path: 
         assert client.post("/v1/echo", content=json.dumps(["[" * 100, {"a": "{{{{{{{{{{"}])).status_code == 200
         assert client.post("/api/blobs/x", content=b"x" * 5000).json()["bytes"] == 5000
         assert client.post("/api/blobs/x", content=b"x" * 5001).status_code == 413
-
-
-@pytest.mark.parametrize(
-    ("body", "depth"),
-    [
-        (b"[]" * 100, 1), (b'{"a": [1, {"b": "]]]]"}]}' + b"{}" * 9, 3), (b'"' + b"\\" * 9 + b"[" * 50, 6),
-        (b'["\\"[[[[[[[[[[[[[["]' + b"[]" * 9, 1), (b"[" * 100_000, 6), (b"", 0), (b"]]]]]]]" + b"[[[[[[[[", 1),
-    ],
-)  # fmt: skip
-def test_nesting(body: bytes, depth: int) -> None:
-    assert nesting(body, 5) == depth
 
 
 def test_requests_a_minute(routes: None, tmp_path: Path) -> None:  # noqa: ARG001

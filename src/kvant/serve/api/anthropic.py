@@ -64,7 +64,7 @@ async def count_tokens(request: Request) -> Response:
         async with gateway(request).scheduler.lease(
             file, caller=caller(request), context=None, keep_alive=None
         ) as lease:
-            _, made = await prompt.request(lease.worker)
+            _, made = await prompt.request(lease.worker, gateway(request).bounded)
             if "prompt" in made:  # rendered already
                 n_tokens = len(made["prompt"])
             else:

@@ -5,6 +5,7 @@ in its place is rendered by `templates`, with bounded work, and the engine gets 
 the engine writes the call under a JSON schema, since a model that is only told so may answer in words.
 """
 
+import asyncio
 import dataclasses
 import math
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import msgspec
 from kvant.serve.api import templates
 from kvant.serve.api.chunks import refusal
 from kvant.serve.api.failure import ApiError, ContextExceededError
+from kvant.serve.bounded import Bounded
 from kvant.serve.library import ModelFile
 from kvant.serve.workers import Worker
 
@@ -32,8 +34,8 @@ class Prompt(Protocol):
         """Whether the answer is one call of a tool, as JSON."""
         ...
 
-    async def request(self, worker: Worker) -> tuple[str, dict[str, Any]]:
-        """Return the engine's route and the body to send there."""
+    async def request(self, worker: Worker, bounded: Bounded) -> tuple[str, dict[str, Any]]:
+        """Return the engine's route and the body to send there; `bounded` does what a client's bytes could prolong."""
         ...
 
     async def shorter(self, error: ContextExceededError, worker: Worker) -> Self | None:
@@ -91,10 +93,10 @@ class Chat:
         """Whether the answer is one call of a tool, as JSON."""
         return bool(self.tools) and self.tool_choice == "required"
 
-    async def request(self, worker: Worker) -> tuple[str, dict[str, Any]]:
+    async def request(self, worker: Worker, bounded: Bounded) -> tuple[str, dict[str, Any]]:
         """See `Prompt`."""
         if not self._by_engine(worker) or self.context or self.forced:
-            return await self._as_text(worker)
+            return await self._as_text(worker, bounded)
         body = {"messages": self.messages, "stream": True, "stream_options": {"include_usage": True}} | self._common()
         if self.tools:
             body["tools"] = self.tools
@@ -126,7 +128,7 @@ class Chat:
             body["chat_template_kwargs"] = arguments
         return body
 
-    async def _as_text(self, worker: Worker) -> tuple[str, dict[str, Any]]:
+    async def _as_text(self, worker: Worker, bounded: Bounded) -> tuple[str, dict[str, Any]]:
         """Return the request with the messages rendered already."""
         if self.tools and not self.forced:
             raise ApiError(
@@ -136,7 +138,7 @@ class Chat:
             )
         body = self._common()
         arguments = body.pop("chat_template_kwargs", {})
-        text = await self._rendered(worker, arguments)
+        text = await self._rendered(worker, bounded, arguments)
         tokens = self.context + await tokenize(worker, text, special=not self.context)
         if len(tokens) > 1 and tokens[0] == tokens[1] and not self.context:
             bos = (await properties(worker)).get("bos_token")
@@ -160,8 +162,8 @@ class Chat:
             return await apply_template(worker, self.messages, **more)
         assert self.template is not None, "the engine renders the model's own"
         known = await properties(worker)
-        return templates.render(
-            self.template, self.messages, bos_token=str(known.get("bos_token", "")),
+        return await asyncio.to_thread(
+            templates.render, bounded, self.template, self.messages, bos_token=str(known.get("bos_token", "")),
             eos_token=str(known.get("eos_token", "")), arguments=arguments, tools=self.tools or None,
         )  # fmt: skip
 
@@ -223,7 +225,7 @@ class Text:
         """See `Prompt`."""
         return False
 
-    async def request(self, worker: Worker) -> tuple[str, dict[str, Any]]:  # noqa: ARG002
+    async def request(self, worker: Worker, bounded: Bounded) -> tuple[str, dict[str, Any]]:  # noqa: ARG002
         """See `Prompt`."""
         body: dict[str, Any] = {"cache_prompt": True, "stream": True} | self.sampling
         if self.format.schema is not None:

@@ -102,7 +102,7 @@ async def answering(job: Job) -> AsyncIterator[Answering]:
         )
         prompt, truncated = job.prompt, False
         for _ in range(MAX_TRIES):
-            path, body = await prompt.request(lease.worker)
+            path, body = await prompt.request(lease.worker, here.bounded)
             events = lease.worker.stream(path, body)
             try:
                 first = _sound(await anext(events))

@@ -1,11 +1,18 @@
 """Templates of requests: hostile ones are stopped, good ones give what transformers' way of rendering gives."""
 
+from collections.abc import Iterator
+from functools import partial
+
 import pytest
 
 from kvant.runtime.template import render as jinja_render
+from kvant.serve.api import templates
 from kvant.serve.api.failure import ApiError
-from kvant.serve.api.templates import MAX_TEMPLATE_CHARACTERS, render
+from kvant.serve.api.templates import MAX_TEMPLATE_CHARACTERS
+from kvant.serve.bounded import Bounded
 from served import TOOLS_TEMPLATE
+
+Render = partial[str]
 
 HI = [{"role": "user", "content": "Hi <b>&amp;"}]
 CHATML = (
@@ -39,9 +46,16 @@ TALK = [
 ]
 
 
+@pytest.fixture(scope="module")
+def render() -> Iterator[Render]:
+    bounded = Bounded(cpu_s=1)
+    yield partial(templates.render, bounded)
+    bounded.close()
+
+
 @pytest.mark.parametrize("template", [CHATML, LLAMA2, NAMESPACE, TOOLS_TEMPLATE])
 @pytest.mark.parametrize("messages", [TALK, TALK[1:], TALK[:2]])
-def test_equal_to_jinja(template: str, messages: list[dict[str, str]]) -> None:
+def test_equal_to_jinja(render: Render, template: str, messages: list[dict[str, str]]) -> None:
     ours = render(template, messages, bos_token="<s>", eos_token="</s>")
 
     assert ours == jinja_render(template, messages, bos_token="<s>", eos_token="</s>")
@@ -56,7 +70,7 @@ def test_equal_to_jinja(template: str, messages: list[dict[str, str]]) -> None:
         "{% for m in messages %}{{ m.keys.__globals__ }}{% endfor %}",
     ],
 )
-def test_no_way_to_pythons_objects(template: str) -> None:
+def test_no_way_to_pythons_objects(render: Render, template: str) -> None:
     try:
         text = render(template, HI)
     except ApiError as error:
@@ -80,21 +94,64 @@ def test_no_way_to_pythons_objects(template: str) -> None:
         "x" * (MAX_TEMPLATE_CHARACTERS + 1),
     ],
 )
-def test_a_template_that_does_too_much_or_is_wrong_is_a_clear_error(template: str) -> None:
+def test_a_template_that_does_too_much_or_is_wrong_is_a_clear_error(render: Render, template: str) -> None:
     with pytest.raises(ApiError, match=r"^template: "):
         render(template, HI)
 
 
-def test_what_a_template_refuses_is_told() -> None:
+def test_what_a_template_refuses_is_told(render: Render) -> None:
     with pytest.raises(ApiError, match="roles must alternate"):
         render(LLAMA2, [{"role": "assistant", "content": "x"}])
 
 
-def test_gos_language_is_translated_where_it_is_simple() -> None:
+def test_gos_language_is_translated_where_it_is_simple(render: Render) -> None:
     go = "{{ if .System }}<<{{ .System }}>>{{ end }}[{{ .Prompt }}]{{ .Response }}"
     assert render(go, [{"role": "system", "content": "Be kind."}, *HI]) == "<<Be kind.>>[Hi <b>&amp;]"
 
 
-def test_gos_language_beyond_that_is_refused() -> None:
+def test_gos_language_beyond_that_is_refused(render: Render) -> None:
     with pytest.raises(ApiError, match=r"model.s own"):
         render("{{ range .Tools }}{{ .Function }}{{ end }}", HI)
+
+
+N = 20_000
+DEEP = {
+    "signs": "{{ " + "-" * N + "1 }}",
+    "spaced signs": "{{ " + "- " * N + "1 }}",
+    "nots": "{{ " + "not " * (N // 2) + "1 }}",
+    "brackets": "{{ " + "(" * N + "1" + ")" * N + " }}",
+    "lists": "{{ " + "[" * N + "]" * N + " }}",
+    "mappings": "{{ " + "{1:" * (N // 2) + "1" + "}" * (N // 2) + " }}",
+    "attributes": "{{ messages" + ".a" * N + " }}",
+    "items": "{{ messages" + "[0]" * N + " }}",
+    "slices": "{{ messages" + "[:]" * 4000 + " }}",
+    "calls": "{{ messages" + "()" * N + " }}",
+    "filters": "{{ messages" + "|e" * N + " }}",
+    "tests": "{{ 1" + " is odd" * 9000 + " }}",
+    "sums": "{{ 1" + "+1" * N + " }}",
+    "joins": "{{ 1" + "~1" * N + " }}",
+    "powers": "{{ 1" + "**1" * N + " }}",
+    "comparisons": "{{ 1" + "<1" * N + " }}",
+    "choices": "{{ 1" + " if 1 else 1" * 5000 + " }}",
+    "ands": "{{ 1" + " and 1" * 10_000 + " }}",
+    "ifs": "{% if 1 %}" * 3000 + "{% endif %}" * 3000,
+    "elifs": "{% if 1 %}" + "{% elif 1 %}" * 5000 + "{% endif %}",
+    "loops": "{% for a in b %}" * 2000 + "{% endfor %}" * 2000,
+    "sets": "{% set a %}" * 2000 + "{% endset %}" * 2000,
+    "Go's brackets": "{{ .Prompt }}{{ if " + "(" * N + ".Prompt" + ")" * N + " }}{{ end }}",
+    "Go's blocks": "{{ .Prompt }}" + "{{ if .Prompt }}" * 1500 + "{{ end }}" * 1500,
+    "Go's ors": "{{ if or" + " .Prompt" * 8000 + " }}{{ end }}",
+    "a text that doubles": "{% set x = 'aaaaaaaa' %}" + "{% set x = x ~ x %}" * 60 + "{{ x }}",
+    "a text that grows": "{% set x = 'a' * 1000000 %}{{ x | replace('a', x) }}",
+}
+
+
+@pytest.mark.parametrize("template", DEEP.values(), ids=DEEP)
+def test_no_depth_or_growth_ends_the_gateway_or_the_next_request(render: Render, template: str) -> None:
+    assert len(template) <= MAX_TEMPLATE_CHARACTERS
+    try:
+        render(template, HI)
+    except ApiError as error:
+        assert str(error).startswith("template: ")  # noqa: PT017
+
+    assert render("{{ messages[0].content }}", HI) == HI[0]["content"]

@@ -1,0 +1,95 @@
+"""The process behind `bounded.py`: reads requests on standard input, answers on standard output, keeps to its limits.
+
+Every request may take so much processor time: the kernel ends the process that takes more. A stack that overflows ends
+it as well, and its owner tells the client.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from kvant.runtime import messages
+from kvant.serve.bounded import Refused, Render, Reply, Request, Text, Tried, Try
+from kvant.serve.engines.confine import confine
+
+FUEL = 2_000_000
+MAX_TEXT_CHARACTERS = 1 << 24
+MAX_REASON_CHARACTERS = 500
+
+
+class _Refused(Exception):  # noqa: N818
+    """A template refuses a conversation."""
+
+
+def _raise(message: str) -> str:
+    raise _Refused(message)
+
+
+def _now(layout: str) -> str:
+    return datetime.now().astimezone().strftime(layout)
+
+
+def render(template: str, values: Mapping[str, Any]) -> Text | Refused:
+    """Render a template: it reaches nothing but the values, and its steps are counted."""
+    import minijinja
+
+    environment = minijinja.Environment(
+        templates={"chat": template}, trim_blocks=True, lstrip_blocks=True, auto_escape_callback=lambda _: False,
+        pycompat=True, fuel=FUEL, globals={"raise_exception": _raise, "strftime_now": _now},
+    )  # fmt: skip
+    try:
+        text = environment.render_template("chat", **values)
+    except (minijinja.TemplateError, _Refused, ValueError) as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        return Refused(said[0][:MAX_REASON_CHARACTERS].rstrip("."))
+    if len(text) > MAX_TEXT_CHARACTERS:
+        return Refused(f"makes {len(text)} characters, above {MAX_TEXT_CHARACTERS}")
+    return Text(text)
+
+
+def tried(request: Try) -> Tried:
+    """Try a grammar."""
+    from kvant.runtime.grammar import gbnf_error, lark_error
+
+    error = (lark_error if request.language == "lark" else gbnf_error)(request.grammar)
+    return Tried(error and error[:MAX_REASON_CHARACTERS])
+
+
+def answer(request: Request) -> Reply:
+    """Do what is asked."""
+    if isinstance(request, Render):
+        try:
+            return render(request.template, request.values)
+        except MemoryError:
+            return Refused("takes too much memory")
+    return tried(request)
+
+
+def _allow(cpu_s: int) -> None:
+    """Let this process go on for so many seconds of processor time."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(usage.ru_utime + usage.ru_stime) + 1 + cpu_s, hard))
+
+
+def main() -> None:
+    """Answer until standard input ends."""
+    cpu_s, memory_bytes = int(sys.argv[1]), int(sys.argv[2])
+    confine(address_space_bytes=memory_bytes, open_files=64, parent=os.getppid())
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what native code prints must not look like an answer
+    while (body := messages.read_body(requests)) is not None:
+        _allow(cpu_s)
+        messages.write(replies, answer(msgspec.msgpack.decode(body, type=Request)))
+
+
+if __name__ == "__main__":
+    main()

@@ -154,7 +154,7 @@ class Chat:
             body["n_probs"] = max(1, self.top_logprobs)
         return TEXT, body
 
-    async def _rendered(self, worker: Worker, arguments: dict[str, Any]) -> str:
+    async def _rendered(self, worker: Worker, bounded: Bounded, arguments: dict[str, Any]) -> str:
         if self._by_engine(worker):
             more: dict[str, Any] = {"chat_template_kwargs": arguments} if arguments else {}
             if self.tools:

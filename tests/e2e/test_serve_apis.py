@@ -82,7 +82,7 @@ def test_openais_stream_is_events(http: httpx2.Client) -> None:
         ("/api/chat", {"messages": ASK, "options": {"num_predict": LONG}}, b'{"error":"model \'plain\': the engine'),
         ("/v1/chat/completions", {"messages": ASK, "stream": True}, b'data: {"error":{"message":"model'),
         ("/v1/completions", {"prompt": "Hi", "stream": True, "max_tokens": LONG}, b'data: {"error":{"message":"model'),
-        ("/v1/responses", {"input": "Hi", "stream": True}, b'data: {"type":"error","code":"engine_error","message":"'),
+        ("/v1/responses", {"input": "Hi", "stream": True}, b'data: {"type":"response.failed",'),
         ("/v1/messages", {"messages": ASK, "stream": True, "max_tokens": LONG}, b'data: {"type":"error","error":{"ty'),
     ],
 )  # fmt: skip
@@ -213,7 +213,7 @@ def test_a_template_that_is_broken_is_an_error_and_no_dead_worker(gateway: Serve
         ("/v1/chat/completions", {"messages": ASK, "logit_bias": {"x": 1}}, "no token id"),
         ("/v1/chat/completions", {"messages": ASK, "grammar": "x", "response_format": {"type": "json_object"}}, "gram"),
         ("/v1/responses", {"input": "x", "previous_response_id": "y"}, "nothing is stored"),
-        ("/v1/responses", {"input": [{"type": "computer_call"}]}, "computer_call"),
+        ("/v1/responses", {"input": [{"type": "item_reference", "id": "x"}]}, "item_reference"),
         ("/v1/messages", {"messages": ASK, "max_tokens": 0}, "max_tokens: 0 is not positive"),
         ("/v1/messages", {"messages": ASK}, "max_tokens: is missing"),
     ],

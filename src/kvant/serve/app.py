@@ -19,7 +19,7 @@ from kvant.serve import api, logs, page
 from kvant.serve.access import Authenticator, KeyAuthenticator
 from kvant.serve.api.failure import describe
 from kvant.serve.bounded import Bounded
-from kvant.serve.door import Door, error_body, is_loopback
+from kvant.serve.door import Door, is_loopback
 from kvant.serve.engine_metrics import engine_metrics
 from kvant.serve.keys import Keys
 from kvant.serve.library import Library
@@ -28,6 +28,7 @@ from kvant.serve.scheduler import Scheduler
 from kvant.serve.settings import Settings
 from kvant.serve.status import gateway_status
 from kvant.serve.tracing import NoTracing, Tracing
+from kvant.serve.wording import api_of, error_body, not_found
 
 
 @dataclass(slots=True, kw_only=True)
@@ -126,21 +127,30 @@ async def _status(request: Request) -> Response:
     return Response(msgspec.json.encode(gateway_status(gateway.scheduler)), media_type="application/json")
 
 
-def _error(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse(error_body(request.url.path, status, message), status_code=status, headers=headers)
+def _error(
+    request: Request, status: int, message: str, headers: dict[str, str] | None = None, *, code: str | None = None
+) -> Response:
+    body = error_body(api_of(request.url.path), status, message, code=code)
+    return JSONResponse(body, status_code=status, headers=headers)
 
 
 async def _kvant_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, KvantError)
     failure = describe(error)
     headers = {} if failure.retry_after_s is None else {"Retry-After": str(failure.retry_after_s)}
-    return _error(request, failure.status, failure.message, headers)
+    return _error(request, failure.status, failure.message, headers, code=failure.code)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers: Any = error.headers
-    return _error(request, error.status_code, str(error.detail), headers)
+    method, path = request.method, request.url.path
+    message = str(error.detail)
+    if error.status_code == 404:
+        message = not_found(method, path, [route.path for route in request.app.routes if isinstance(route, Route)])
+    elif error.status_code == 405:
+        message = f"{method} {path[:200]}: is not allowed. Use {(error.headers or {}).get('Allow', 'another method')}."
+    return _error(request, error.status_code, message, headers)
 
 
 async def _defect(request: Request, error: Exception) -> Response:

@@ -21,6 +21,7 @@ from kvant.serve.access import PUBLIC, Authenticator, Principal, needed_scope
 from kvant.serve.metrics import Metrics
 from kvant.serve.settings import Settings
 from kvant.serve.tracing import Tracing
+from kvant.serve.wording import api_of, error_body
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -174,7 +175,7 @@ class Door:
             (b"access-control-allow-origin", origin),
             (b"access-control-allow-methods", b"GET, HEAD, POST, DELETE, OPTIONS"),
             (b"access-control-allow-headers", ALLOWED_HEADERS.encode()),
-            (b"access-control-expose-headers", b"x-request-id, retry-after"),
+            (b"access-control-expose-headers", b"x-request-id, x-kvant-ignored, retry-after"),
             (b"vary", b"Origin"),
         ]
 
@@ -280,30 +281,18 @@ def check_safe(settings: Settings, *, has_keys: bool) -> None:
         )
 
 
-def error_body(path: str, status: int, message: str) -> dict[str, Any]:
-    """Return an error as the API that a path belongs to words it."""
-    if path.startswith("/api/"):
-        return {"error": message}
-    kind = _KINDS.get(status, "api_error" if status >= 500 else "invalid_request_error")
-    if path.startswith("/v1/messages"):
-        return {"type": "error", "error": {"type": kind, "message": message}}
-    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
-
-
-_KINDS = {
-    401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
-    429: "rate_limit_error", 503: "overloaded_error",
-}  # fmt: skip
-
-
 async def _refuse(send: _Answer, path: str, refusal: Refusal) -> None:
-    body = b"" if refusal.status == 204 else msgspec.json.encode(error_body(path, refusal.status, refusal.message))
+    body = b"" if refusal.status == 204 else _error(path, refusal)
     headers = [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
     headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if refusal.status in (400, 408, 413, 431):
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _error(path: str, refusal: Refusal) -> bytes:
+    return msgspec.json.encode(error_body(api_of(path), refusal.status, refusal.message))
 
 
 def _host_name(host: str) -> str:

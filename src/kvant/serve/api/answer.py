@@ -1,6 +1,7 @@
 """An HTTP answer that is computed while it is sent, and stops being computed when its reader goes away."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from kvant.serve.api.failure import Failure, describe
 
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
+BEAT_S = 7.0
+"""A stream that is silent for one to two of these sends a sign of life: proxies end silent answers after 30 to 60 s."""
+
 _LOG = logging.getLogger("kvant.serve")
 _encode = msgspec.json.Encoder().encode
 
@@ -26,39 +30,67 @@ class Dialect:
     Attributes:
         failed: Makes the body of an error answer.
         broken: Makes the last bytes of a stream that had begun.
+        ping: What a stream sends when it has nothing to say; its readers pass over it.
     """
 
     failed: Callable[[Failure], bytes]
     broken: Callable[[Failure], bytes]
+    ping: bytes = b": ping\n\n"
 
 
 class Output:
-    """Where an answer is written: either one JSON value, or a stream.
+    """Where an answer is written: either one JSON value, or a stream that is never silent for long.
 
     Args:
         send: The server's side.
+        ping: What a silent stream sends.
+        headers: What the head tells beside the content's type.
     """
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, send: Send, *, ping: bytes = b"", headers: dict[str, str] | None = None) -> None:
+        self._send, self._ping, self._headers = send, ping, headers or {}
         self.started = False
+        self._quiet = True
+        self._beating: asyncio.Task[None] | None = None
 
     async def start(self, content_type: str, *, status: int = 200, headers: dict[str, str] | None = None) -> None:
         """Send the head."""
         self.started = True
-        fields = {"content-type": content_type, "cache-control": "no-store"} | (headers or {})
+        fields = {"content-type": content_type, "cache-control": "no-store"} | self._headers | (headers or {})
         if content_type == SSE:
             fields["x-accel-buffering"] = "no"
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
+        if content_type in (SSE, NDJSON) and self._ping:
+            self._beating = asyncio.create_task(self._beat())
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def write(self, data: bytes) -> None:
-        """Send part of a body."""
+        """Send part of a body: whole events or lines."""
+        self._quiet = False
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def ping(self) -> None:
+        """Send a sign of life."""
+        await self.write(self._ping)
 
     async def end(self) -> None:
         """Say that the body is whole."""
+        await self.still()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def still(self) -> None:
+        """Send no more signs of life."""
+        if self._beating is not None:
+            self._beating.cancel()
+            with contextlib.suppress(asyncio.CancelledError, OSError):
+                await self._beating
+
+    async def _beat(self) -> None:
+        while True:
+            self._quiet = True
+            await asyncio.sleep(BEAT_S)
+            if self._quiet:
+                await self.ping()
 
     async def whole(self, value: Any, *, status: int = 200) -> None:
         """Send one JSON value."""
@@ -82,14 +114,16 @@ class Answer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Answer over ASGI."""
-        work = asyncio.ensure_future(self._answer(Output(send)))
+        told = {name: value for name, value in self.headers.items() if name.startswith("x-")}
+        out = Output(send, ping=self._dialect.ping, headers=told)
+        work = asyncio.ensure_future(self._answer(out))
         gone = asyncio.ensure_future(_until_gone(receive))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             work.cancel()  # nothing happens to one that is done
             gone.cancel()
-            outcome, _ = await asyncio.gather(work, gone, return_exceptions=True)
+            outcome, *_ = await asyncio.gather(work, gone, out.still(), return_exceptions=True)
         if isinstance(outcome, Exception):
             raise outcome
 

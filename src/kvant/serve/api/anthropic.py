@@ -12,29 +12,43 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kvant.serve.api.answer import SSE, Answer, Dialect, Output
-from kvant.serve.api.anthropic_types import Block, CountRequest, Message, MessagesRequest
+from kvant.serve.api.anthropic_types import Block, CountRequest, Message, MessagesRequest, Tool
+from kvant.serve.api.calls import Choice, arguments_text, choice_of, offered
 from kvant.serve.api.chat import Chat, Format, apply_template, opened, require, tokenize
-from kvant.serve.api.chunks import Piece, ToolDelta, Usage, Whole, gather
-from kvant.serve.api.failure import ApiError, Failure
-from kvant.serve.api.openai import new_id
-from kvant.serve.api.run import Job, answering, caller
-from kvant.serve.api.sampling import OPENAI_DEFAULTS, engine_options
-from kvant.serve.api.wire import check, endpoint, gateway, model_file, read
+from kvant.serve.api.chunks import Piece, PromptDetails, ToolDelta, Usage, Whole, gather
+from kvant.serve.api.failure import ApiError, Failure, overflow
+from kvant.serve.api.ids import new_id
+from kvant.serve.api.run import Job, answering, caller, streaming
+from kvant.serve.api.sampling import OPENAI_DEFAULTS, context_wanted, engine_options
+from kvant.serve.api.wire import check, endpoint, gateway, model_file, note_ignored, read
 from kvant.serve.library import ModelFile
+from kvant.serve.wording import error_body
 
-_KINDS = {
-    401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
-    429: "rate_limit_error", 503: "overloaded_error",
-}  # fmt: skip
+OVERFLOW = "prompt is too long: {tokens} tokens > {context} maximum."
+"""The sentence that makes Anthropic's own client shorten a conversation."""
+
+NOT_SHOWN = frozenset({
+    "redacted_thinking", "server_tool_use", "web_search_tool_result", "web_fetch_tool_result",
+    "code_execution_tool_result", "bash_code_execution_tool_result", "text_editor_code_execution_tool_result",
+    "tool_search_tool_result", "mcp_tool_use", "mcp_tool_result",
+})  # fmt: skip
+"""Blocks of a history that hold what Anthropic's own servers did."""
+
+BILLING = "x-anthropic-billing-header:"
+"""How a block of instructions begins that is for Anthropic's servers."""
+
 _encode = msgspec.json.Encoder().encode
 
 
 def _error(failure: Failure) -> bytes:
-    kind = _KINDS.get(failure.status, "invalid_request_error" if failure.status < 500 else "api_error")
-    return _encode({"type": "error", "error": {"type": kind, "message": failure.message}})
+    said = overflow(failure.overflow, OVERFLOW) if failure.overflow else failure.message
+    return _encode(error_body("anthropic", failure.status, said))
 
 
-ANTHROPIC = Dialect(failed=_error, broken=lambda failure: b"event: error\ndata: " + _error(failure) + b"\n\n")
+ANTHROPIC = Dialect(
+    failed=_error, broken=lambda failure: b"event: error\ndata: " + _error(failure) + b"\n\n",
+    ping=b'event: ping\ndata: {"type": "ping"}\n\n',
+)  # fmt: skip
 
 
 @endpoint(ANTHROPIC)
@@ -46,8 +60,12 @@ async def messages(request: Request) -> Response:
     given = {"num_predict": body.max_tokens, "stop": body.stop_sequences, "temperature": body.temperature,
              "top_p": body.top_p, "top_k": body.top_k}  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
+    note_ignored(request, _left_out(body))
     prompt = _prompt(body, file, engine_options(OPENAI_DEFAULTS, file.settings.parameters, given))
-    job = Job(request=request, file=file, prompt=prompt)
+    job = Job(
+        request=request, file=file, prompt=prompt, context=context_wanted(file.settings.parameters),
+        stream=bool(body.stream),
+    )  # fmt: skip
     if body.stream:
         return Answer(lambda out: _stream(out, job, body), ANTHROPIC)
     return Answer(lambda out: _whole(out, job, body), ANTHROPIC)
@@ -58,17 +76,19 @@ async def count_tokens(request: Request) -> Response:
     """POST /v1/messages/count_tokens."""
     body = await read(request, CountRequest)
     file = await model_file(request, body.model)
+    note_ignored(request, _left_out(body))
     prompt = _prompt(body, file, {})
+    context = context_wanted(file.settings.parameters)
 
     async def run(out: Output) -> None:
         async with gateway(request).scheduler.lease(
-            file, caller=caller(request), context=None, keep_alive=None
+            file, caller=caller(request), context=context, keep_alive=None
         ) as lease:
             _, made = await prompt.request(lease.worker, gateway(request).bounded)
             if "prompt" in made:  # rendered already
                 n_tokens = len(made["prompt"])
             else:
-                more = {"tools": made["tools"]} if "tools" in made else {}
+                more = {name: made[name] for name in ("tools", "chat_template_kwargs") if name in made}
                 text = await apply_template(lease.worker, prompt.messages, **more)
                 n_tokens = len(await tokenize(lease.worker, text, special=False))
         await out.whole({"input_tokens": n_tokens})
@@ -76,36 +96,48 @@ async def count_tokens(request: Request) -> Response:
     return Answer(run, ANTHROPIC)
 
 
+def _left_out(body: CountRequest) -> list[str]:
+    """Return what of a request's parts is not for a model here."""
+    names = [f"tools.{(tool.type or tool.name)}" for tool in body.tools or [] if tool.input_schema is None]
+    if isinstance(body.system, list) and any(_is_billing(block) for block in body.system):
+        names.append("system.x-anthropic-billing-header")
+    return names
+
+
+def _is_billing(block: Block) -> bool:
+    return (block.text or "").startswith(BILLING)
+
+
 def _prompt(body: CountRequest, file: ModelFile, sampling: dict[str, Any]) -> Chat:
-    choice = body.tool_choice.type if body.tool_choice else "auto"
-    tools = [] if choice == "none" else body.tools or []
+    choice = choice_of(body.tool_choice.type, body.tool_choice.name) if body.tool_choice else Choice()
+    tools, mode = offered([_function(tool) for tool in body.tools or [] if tool.input_schema is not None], choice)
     require(file, tools=bool(tools))
     check(bool(body.messages), "messages: is empty. Send at least one.", "messages")
-    if body.tool_choice and choice == "tool":
-        tools = [tool for tool in tools if tool.name == body.tool_choice.name]
-        check(bool(tools), f"tool_choice: {str(body.tool_choice.name)[:100]!r} is not among the tools.", "tool_choice")
-    for tool in tools:
-        check(
-            tool.input_schema is not None, f"tools: {tool.name[:100]!r} is a tool of Anthropic's own servers.", "tools"
-        )
-    converted = [made for message in body.messages for made in _engine_messages(message, file)]
-    system = None if body.system is None else _text(body.system, file)
+    converted: list[dict[str, Any]] = []
+    for i, message in enumerate(body.messages):
+        converted += _engine_messages(message, file, f"messages[{i}]")
+    system = body.system
+    if isinstance(system, list):
+        system = _text([block for block in system if not _is_billing(block)], file)
     output = body.output_config
     once = body.tool_choice is not None and body.tool_choice.disable_parallel_tool_use
     return Chat(
-        messages=opened(converted, file, system), sampling=sampling, tools=[
-            {
-                "type": "function",
-                "function": {"name": tool.name, "description": tool.description or "", "parameters": tool.input_schema},
-            }
-            for tool in tools
-        ],
-        tool_choice="required" if choice in ("any", "tool") else "auto", parallel_tool_calls=False if once else None,
-        think=None if body.thinking is None else body.thinking.type != "disabled", template=file.settings.template,
+        messages=opened(converted, file, system), sampling=sampling, tools=tools, tool_choice=mode,
+        parallel_tool_calls=False if once else None, think=thinks(body), template=file.settings.template,
         format=Format(schema=output.format.schema) if output and output.format else Format(),
         effort=output.effort if output else None,
         verbose=True,
     )  # fmt: skip
+
+
+def thinks(body: CountRequest) -> bool:
+    """Whether a model is asked to think: Anthropic's models do so only where a request says it."""
+    return body.thinking is not None and body.thinking.type != "disabled"
+
+
+def _function(tool: Tool) -> dict[str, Any]:
+    function = {"name": tool.name, "description": tool.description or "", "parameters": tool.input_schema}
+    return {"type": "function", "function": function}
 
 
 def _text(content: str | list[Block], file: ModelFile) -> str:
@@ -126,22 +158,22 @@ def _text(content: str | list[Block], file: ModelFile) -> str:
     return "\n".join(block.text or "" for block in content)
 
 
-def _engine_messages(message: Message, file: ModelFile) -> list[dict[str, Any]]:
+def _engine_messages(message: Message, file: ModelFile, where: str) -> list[dict[str, Any]]:
     """Return a message as those that the engine is sent: every result of a tool is one of its own."""
     if isinstance(message.content, str):
         return [{"role": message.role, "content": message.content}]
     results, texts, calls, thoughts = [], [], [], []
-    for block in message.content:
+    for i, block in enumerate(message.content):
         if block.type == "tool_result":
-            content = _text(block.content or "", file)
+            content = ("Error: " if block.is_error else "") + _text(block.content or "", file)
             results.append({"role": "tool", "tool_call_id": block.tool_use_id or "", "content": content})
         elif block.type == "tool_use":
-            arguments = _encode(block.input or {}).decode()
+            arguments = arguments_text(block.input, f"{where}.content[{i}].input")
             function = {"name": block.name or "", "arguments": arguments}
             calls.append({"id": block.id or new_id("toolu"), "type": "function", "function": function})
         elif block.type == "thinking":
             thoughts.append(block.thinking or "")
-        elif block.type != "redacted_thinking":
+        elif block.type not in NOT_SHOWN:
             texts.append(block)
     made: dict[str, Any] = {"role": message.role, "content": _text(texts, file)}
     if calls:
@@ -193,7 +225,7 @@ async def _whole(out: Output, job: Job, body: MessagesRequest) -> None:
     async with answering(job) as answer:
         whole = await gather(answer.pieces())
     content: list[dict[str, Any]] = []
-    if whole.reasoning:
+    if whole.reasoning and thinks(body):
         content.append({"type": "thinking", "thinking": whole.reasoning, "signature": ""})
     if whole.text or not whole.calls:
         content.append({"type": "text", "text": whole.text})
@@ -202,8 +234,7 @@ async def _whole(out: Output, job: Job, body: MessagesRequest) -> None:
 
 
 async def _stream(out: Output, job: Job, body: MessagesRequest) -> None:
-    async with answering(job) as answer:
-        await out.start(SSE)
+    async with streaming(job, out, SSE) as answer:
         async for event in _events(answer.pieces(), body):
             await out.write(event)
 
@@ -214,13 +245,18 @@ def _event(kind: str, **fields: Any) -> bytes:
 
 async def _events(pieces: AsyncIterator[Piece], body: MessagesRequest) -> AsyncIterator[bytes]:
     """Yield the events of an answer; its blocks come one after the other."""
-    whole, index, kind = Whole(), -1, ""
-    start = _message(body, [], stop_reason=None, stop_sequence=None, usage=_usage(Usage()))
-    yield _event("message_start", message=start)
+    whole, index, kind, begun = Whole(), -1, "", False
     async for piece in pieces:
+        if not begun:
+            begun = True
+            yield _event("message_start", message=_message(body, [], stop_reason=None, stop_sequence=None,
+                                                           usage=_usage(_read_so_far(piece))))  # fmt: skip
         whole.finish, whole.stop_word = piece.finish or whole.finish, piece.stop_word or whole.stop_word
         whole.usage = piece.usage or whole.usage
-        for now, block, delta in _deltas(piece, whole.calls):
+        if piece.finish and index < 0 and not piece.text and not piece.tools:  # an answer has a block, as `_whole` has
+            yield _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+            index, kind = 0, "text"
+        for now, block, delta in _deltas(piece, whole.calls, thinking=thinks(body)):
             if now != kind:
                 if index >= 0:
                     yield _event("content_block_stop", index=index)
@@ -234,10 +270,20 @@ async def _events(pieces: AsyncIterator[Piece], body: MessagesRequest) -> AsyncI
     yield _event("message_stop")
 
 
-def _deltas(piece: Piece, calls: list[ToolDelta]) -> list[tuple[str, dict[str, Any], dict[str, Any] | None]]:
+def _read_so_far(piece: Piece) -> Usage:
+    """Return the tokens of the prompt, told before any of the answer."""
+    progress = piece.progress
+    if progress is None:
+        return Usage()
+    return Usage(prompt_tokens=progress.total, prompt_tokens_details=PromptDetails(progress.cache))
+
+
+def _deltas(
+    piece: Piece, calls: list[ToolDelta], *, thinking: bool
+) -> list[tuple[str, dict[str, Any], dict[str, Any] | None]]:
     """Return what a piece adds: which block, how the block begins, and the part of it."""
     found: list[tuple[str, dict[str, Any], dict[str, Any] | None]] = []
-    if piece.reasoning:
+    if piece.reasoning and thinking:
         begin = {"type": "thinking", "thinking": "", "signature": ""}
         found.append(("thinking", begin, {"type": "thinking_delta", "thinking": piece.reasoning}))
     if piece.text:

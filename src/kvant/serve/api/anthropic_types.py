@@ -1,9 +1,9 @@
-"""Anthropic's messages. Unknown fields of a request are refused, as Anthropic does; those of its parts are ignored.
+"""Anthropic's messages. What is not known is left out and named; what asks for something not done here is refused.
 
 Source: Anthropic's API reference.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -16,7 +16,7 @@ class Block(msgspec.Struct):
     thinking: str | None = None
     id: str | None = None
     name: str | None = None
-    input: dict[str, Any] | None = None
+    input: dict[str, Any] | str | None = None
     tool_use_id: str | None = None
     content: "str | list[Block] | None" = None
     is_error: bool | None = None
@@ -41,9 +41,9 @@ class Tool(msgspec.Struct):
 class ToolChoice(msgspec.Struct):
     """Whether tools may or must be called."""
 
-    type: Literal["auto", "any", "tool", "none"]
+    type: str
     name: str | None = None
-    disable_parallel_tool_use: bool = False
+    disable_parallel_tool_use: bool | None = None
 
 
 class Thinking(msgspec.Struct):
@@ -67,8 +67,13 @@ class OutputConfig(msgspec.Struct):
     effort: str | None = None
 
 
-class CountRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class CountRequest(msgspec.Struct, kw_only=True):
     """POST /v1/messages/count_tokens."""
+
+    refused: ClassVar[dict[str, str]] = {
+        "mcp_servers": "are not called from here. Let the client call them, and send their tools.",
+        "container": "there are none here. Leave it out.",
+    }  # fmt: skip
 
     model: str
     messages: list[Message]
@@ -81,7 +86,7 @@ class CountRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     cache_control: Any = None
 
 
-class MessagesRequest(CountRequest, kw_only=True, forbid_unknown_fields=True):
+class MessagesRequest(CountRequest, kw_only=True):
     """POST /v1/messages."""
 
     max_tokens: int
@@ -91,6 +96,6 @@ class MessagesRequest(CountRequest, kw_only=True, forbid_unknown_fields=True):
     top_p: float | None = None
     top_k: int | None = None
     # Understood, without effect here
-    metadata: dict[str, Any] | None = None
-    service_tier: str | None = None
-    inference_geo: str | None = None
+    metadata: Any = None
+    service_tier: Any = None
+    inference_geo: Any = None

@@ -30,8 +30,8 @@ class Prompt(Protocol):
     """What the engine is asked."""
 
     @property
-    def forced(self) -> bool:
-        """Whether the answer is one call of a tool, as JSON."""
+    def forced(self) -> list[str]:
+        """The tools of which one must be called: the answer is the call, as JSON; empty where it is text."""
         ...
 
     async def request(self, worker: Worker, bounded: Bounded) -> tuple[str, dict[str, Any]]:
@@ -69,6 +69,7 @@ class Chat:
         format: What the answer must look like.
         think: Whether the model should think first; None for its own way.
         effort: How much it should think, for templates that know.
+        arguments: What else the template is told.
         template: In place of the model's.
         context: Text that goes before the rendered messages, tokens.
         top_logprobs: Tokens to tell probabilities of; None for none.
@@ -83,15 +84,16 @@ class Chat:
     format: Format = Format()
     think: bool | None = None
     effort: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
     template: str | None = None
     context: list[int] = field(default_factory=list)
     top_logprobs: int | None = None
     verbose: bool = False
 
     @property
-    def forced(self) -> bool:
-        """Whether the answer is one call of a tool, as JSON."""
-        return bool(self.tools) and self.tool_choice == "required"
+    def forced(self) -> list[str]:
+        """See `Prompt`."""
+        return [tool["function"]["name"] for tool in self.tools] if self.tool_choice == "required" else []
 
     async def request(self, worker: Worker, bounded: Bounded) -> tuple[str, dict[str, Any]]:
         """See `Prompt`."""
@@ -119,7 +121,7 @@ class Chat:
         body: dict[str, Any] = {"cache_prompt": True} | self.sampling
         if self.format.grammar is not None:
             body["grammar"] = self.format.grammar
-        arguments: dict[str, Any] = {}
+        arguments = dict(self.arguments)
         if self.think is not None:
             arguments["enable_thinking"] = self.think
         if self.effort is not None:
@@ -221,9 +223,9 @@ class Text:
     top_logprobs: int | None = None
 
     @property
-    def forced(self) -> bool:
+    def forced(self) -> list[str]:
         """See `Prompt`."""
-        return False
+        return []
 
     async def request(self, worker: Worker, bounded: Bounded) -> tuple[str, dict[str, Any]]:  # noqa: ARG002
         """See `Prompt`."""

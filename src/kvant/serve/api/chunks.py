@@ -3,7 +3,6 @@
 Source: llama.cpp tools/server/README.md; every field read here was seen in its answers.
 """
 
-import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -92,6 +91,15 @@ class Timings(msgspec.Struct):
     predicted_n: int = 0
 
 
+class Progress(msgspec.Struct):
+    """How much of a prompt the engine has read, tokens; `cache` of them it knew already."""
+
+    total: int = 0
+    cache: int = 0
+    processed: int = 0
+    time_ms: float = 0.0
+
+
 class Verbose(msgspec.Struct):
     """What the engine tells at the end when asked to be verbose."""
 
@@ -105,6 +113,7 @@ class ChatChunk(msgspec.Struct):
     choices: list[Choice] = []
     usage: Usage | None = None
     timings: Timings | None = None
+    prompt_progress: Progress | None = None
     verbose: Verbose | None = msgspec.field(default=None, name="__verbose")
 
 
@@ -120,6 +129,7 @@ class TextChunk(msgspec.Struct):
     tokens_evaluated: int = 0
     tokens_predicted: int = 0
     timings: Timings | None = None
+    prompt_progress: Progress | None = None
     completion_probabilities: list[TokenLogprob] = []
 
 
@@ -136,6 +146,7 @@ class Piece(msgspec.Struct):
         prompt: The prompt as rendered, told at the end if asked for.
         usage: Tokens, told at the end.
         timings: Milliseconds, told at the end.
+        progress: How far the prompt is read, told before the first token.
     """
 
     text: str = ""
@@ -147,8 +158,15 @@ class Piece(msgspec.Struct):
     prompt: str | None = None
     usage: Usage | None = None
     timings: Timings | None = None
+    progress: Progress | None = None
 
 
+def is_progress(payload: bytes) -> bool:
+    """Whether an event tells how far the prompt is read, and nothing of the answer."""
+    return payload.endswith(b"}}") and b',"prompt_progress":{"' in payload[-_PROGRESS_BYTES:]
+
+
+_PROGRESS_BYTES = 200
 _chat = msgspec.json.Decoder(ChatChunk).decode
 _text = msgspec.json.Decoder(TextChunk).decode
 
@@ -172,6 +190,7 @@ def chat_piece(payload: bytes) -> Piece:
         prompt=verbose.prompt if verbose else None,
         usage=chunk.usage,
         timings=chunk.timings,
+        progress=chunk.prompt_progress,
     )
 
 
@@ -183,7 +202,9 @@ def text_piece(payload: bytes) -> Piece:
     """
     chunk = _decoded(_text, payload)
     if not chunk.stop:
-        return Piece(text=chunk.content, logprobs=chunk.completion_probabilities)
+        return Piece(
+            text=chunk.content, logprobs=chunk.completion_probabilities, progress=chunk.prompt_progress
+        )  # fmt: skip
     n_prompt, n_made = chunk.tokens_evaluated, chunk.tokens_predicted
     cached = chunk.timings.cache_n if chunk.timings else 0
     return Piece(
@@ -271,29 +292,3 @@ async def gather(pieces: AsyncIterator[Piece]) -> Whole:
         whole.add(piece)
     whole.text, whole.reasoning = "".join(texts), "".join(thoughts)
     return whole
-
-
-class WrittenCall(msgspec.Struct):
-    """A call of a tool as the engine writes it under a schema."""
-
-    name: str
-    arguments: msgspec.Raw
-
-
-async def forced_call(pieces: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
-    """Yield an answer that is the JSON of one call as that call; one that was cut off stays text."""
-    texts = []
-    async for piece in pieces:
-        texts.append(piece.text)
-        if piece.finish is None:
-            continue
-        text = "".join(texts)
-        try:
-            call = msgspec.json.decode(text, type=WrittenCall)
-        except msgspec.MsgspecError:
-            piece.text = text
-        else:
-            function = FunctionDelta(call.name, bytes(call.arguments).decode())
-            piece.text, piece.finish = "", "tool_calls"
-            piece.tools = [ToolDelta(0, f"call_{secrets.token_hex(12)}", function)]
-        yield piece

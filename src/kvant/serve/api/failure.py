@@ -25,21 +25,46 @@ class ApiError(KvantError):
 
 
 class ContextExceededError(ApiError):
-    """A prompt longer than the context.
+    """A prompt longer than the context; each API has a sentence for it that clients look for, see `overflow`.
 
     Attributes:
         n_tokens: Tokens of the prompt.
         n_context: Tokens that fit.
+        n_trained: Tokens that the model can at most; 0 where that is not known.
     """
 
-    def __init__(self, n_tokens: int, n_context: int) -> None:
+    def __init__(self, n_tokens: int, n_context: int, n_trained: int = 0) -> None:
         super().__init__(
-            f"prompt: {n_tokens} tokens exceed the context of {n_context}. Shorten it, or load the model with a larger "
-            "context.",
-            code="context_length_exceeded",
+            f"prompt: {n_tokens} tokens exceed the context of {n_context}.", code="context_length_exceeded"
         )
         self.n_tokens = n_tokens
         self.n_context = n_context
+        self.n_trained = n_trained
+
+    def larger(self) -> int | None:
+        """Return a context that would do, with room for an answer; None where the model has none."""
+        step = 4096 if self.n_tokens >= 4096 else 256
+        wanted = -(-(self.n_tokens + step // 4) // step) * step
+        if self.n_trained and self.n_tokens >= self.n_trained:
+            return None
+        return min(wanted, self.n_trained) if self.n_trained else wanted
+
+
+def overflow(error: ContextExceededError, sentence: str, *, option: str = "") -> str:
+    """Return what is said of a prompt that does not fit.
+
+    Args:
+        error: The prompt.
+        sentence: The API's own, in which `{tokens}` and `{context}` are filled in.
+        option: How a request asks for more context, with `{larger}`; empty where the API has no way.
+    """
+    said = sentence.format(tokens=error.n_tokens, context=error.n_context)
+    larger = error.larger()
+    if larger is None:
+        return f"{said} Shorten it: that is all that the model can."
+    ways = [option.format(larger=larger)] if option else []
+    ways += [f"kvant serve --context {larger}", f"PARAMETER num_ctx {larger} in its Modelfile"]
+    return f"{said} Shorten it, or give the model more: {', or '.join(ways)}."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +77,7 @@ class Failure:
         code: Machine-readable reason.
         param: Field that is wrong.
         retry_after_s: When to come again.
+        overflow: The prompt that did not fit, if that is what is wrong.
     """
 
     status: int
@@ -59,12 +85,16 @@ class Failure:
     code: str | None = None
     param: str | None = None
     retry_after_s: int | None = None
+    overflow: ContextExceededError | None = None
 
 
 def describe(error: Exception) -> Failure:
     """Return what a client is told of an error; what is nobody's business stays here."""
     if isinstance(error, ApiError):
-        return Failure(status=error.status, message=str(error), code=error.code, param=error.param)
+        exceeded = error if isinstance(error, ContextExceededError) else None
+        return Failure(
+            status=error.status, message=str(error), code=error.code, param=error.param, overflow=exceeded
+        )  # fmt: skip
     if isinstance(error, errors.EngineReplyError):
         status = error.status if 400 <= error.status < 600 else 500
         return Failure(status=status, message=str(error), code="engine_error")

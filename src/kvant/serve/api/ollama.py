@@ -17,7 +17,7 @@ from starlette.routing import Route
 from kvant.serve.api.answer import NDJSON, Answer, Dialect, Output
 from kvant.serve.api.chat import Chat, Format, Prompt, Text, opened, require, tokenize
 from kvant.serve.api.chunks import Piece, ToolDelta, Whole
-from kvant.serve.api.failure import ApiError, Failure
+from kvant.serve.api.failure import ApiError, Failure, overflow
 from kvant.serve.api.ollama_types import (
     ChatRequest,
     ChatResponse,
@@ -28,21 +28,30 @@ from kvant.serve.api.ollama_types import (
     ToolCall,
     seconds,
 )
-from kvant.serve.api.run import Answering, Job, answering, caller
-from kvant.serve.api.sampling import OLLAMA_DEFAULTS, context_wanted, engine_options
-from kvant.serve.api.wire import check, endpoint, gateway, model_file, read
+from kvant.serve.api.run import Answering, Job, answering, caller, streaming
+from kvant.serve.api.sampling import OLLAMA_DEFAULTS, PARAMETERS, context_wanted, engine_options
+from kvant.serve.api.wire import check, endpoint, gateway, model_file, note_ignored, read
 from kvant.serve.library import ModelFile
+from kvant.serve.wording import error_body
 
 MAX_TOP_LOGPROBS = 20
 ROLES = ("system", "user", "assistant", "tool")
 _encode = msgspec.json.Encoder().encode
 
 
+OVERFLOW = "prompt: {tokens} tokens exceed the context of {context}, the input length exceeds the context length."
+"""Its end is Ollama's own sentence."""
+
+
 def _error(failure: Failure) -> bytes:
-    return _encode({"error": failure.message})
+    said = failure.message
+    if failure.overflow:
+        said = overflow(failure.overflow, OVERFLOW, option="options.num_ctx {larger} in the request")
+    return _encode(error_body("ollama", failure.status, said))
 
 
-OLLAMA = Dialect(failed=_error, broken=lambda failure: _error(failure) + b"\n")
+# White space before a line is no line: every reader of JSON passes over it, and none sees an empty line.
+OLLAMA = Dialect(failed=_error, broken=lambda failure: _error(failure) + b"\n", ping=b" ")
 
 
 def now() -> str:
@@ -79,7 +88,7 @@ async def generate(request: Request) -> Response:
     if plain and not body.images:
         return _only_load(request, file, shape, body.options, keep_alive, stream=body.stream is not False)
     require(file)
-    _check_common(file, body)
+    _check_common(request, file, body)
     _check_tokens(body.context or [])
     check(not body.images, _no_vision(file), "images")
     check(not (body.raw and (body.template or body.system or body.context)),
@@ -87,6 +96,7 @@ async def generate(request: Request) -> Response:
     job = Job(
         request=request, file=file, prompt=_generate_prompt(body, file), keep_alive=keep_alive,
         context=context_wanted(file.settings.parameters, body.options or {}), truncate=body.truncate is True,
+        stream=body.stream is not False,
     )  # fmt: skip
     return _answer(job, shape, stream=body.stream is not False)
 
@@ -121,7 +131,7 @@ async def chat(request: Request) -> Response:
     if not body.messages:
         return _only_load(request, file, shape, body.options, keep_alive, stream=body.stream is not False)
     require(file, tools=bool(body.tools))
-    _check_common(file, body)
+    _check_common(request, file, body)
     messages = [_engine_message(message, file) for message in body.messages]
     prompt = Chat(
         messages=opened(messages, file),
@@ -133,6 +143,7 @@ async def chat(request: Request) -> Response:
     job = Job(
         request=request, file=file, prompt=prompt, keep_alive=keep_alive,
         context=context_wanted(file.settings.parameters, body.options or {}), truncate=body.truncate is True,
+        stream=body.stream is not False,
     )  # fmt: skip
     return _answer(job, shape, stream=body.stream is not False)
 
@@ -152,7 +163,8 @@ async def find(request: Request, name: str) -> ModelFile:
         raise ApiError(f"model '{name[:500]}' not found", status=404, code="model_not_found", param="model") from None
 
 
-def _check_common(file: ModelFile, body: GenerateRequest | ChatRequest) -> None:
+def _check_common(request: Request, file: ModelFile, body: GenerateRequest | ChatRequest) -> None:
+    note_ignored(request, [f"options.{name}" for name in body.options or {} if name not in PARAMETERS])
     check(0 <= body.top_logprobs <= MAX_TOP_LOGPROBS, "top_logprobs must be between 0 and 20", "top_logprobs")
     if body.think and "thinking" not in file.capabilities:
         raise ApiError(f'"{body.model}" does not support thinking', param="think")
@@ -262,10 +274,8 @@ def _chat_shape(name: str) -> Shape:
 def _answer(job: Job, shape: Shape, *, stream: bool) -> Answer:
     async def run(out: Output) -> None:
         begun = time.perf_counter_ns()
-        async with answering(job) as answer:
+        async with streaming(job, out, NDJSON) if stream else answering(job) as answer:
             whole, texts, thoughts, probs = Whole(), [], [], []
-            if stream:
-                await out.start(NDJSON)
             async for piece in answer.pieces():
                 whole.add(piece)
                 texts.append(piece.text)

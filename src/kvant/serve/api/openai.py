@@ -3,7 +3,6 @@
 Source: OpenAI's API reference.
 """
 
-import secrets
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,13 +13,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kvant.serve.api.answer import SSE, Answer, Dialect, Output
+from kvant.serve.api.calls import Choice, allowed, arguments_text, choice_of, offered
 from kvant.serve.api.chat import Chat, Format, opened, require
-from kvant.serve.api.chunks import Piece, ToolDelta, Usage, Whole, gather
-from kvant.serve.api.failure import ApiError, Failure
+from kvant.serve.api.chunks import Piece, ToolDelta, Usage, Whole, gather, is_progress
+from kvant.serve.api.failure import ApiError, Failure, overflow
+from kvant.serve.api.ids import new_id
 from kvant.serve.api.ollama_types import seconds
 from kvant.serve.api.openai_types import (
+    Call,
     ChatCompletion,
     ChatRequest,
+    ChoiceFunction,
+    EmbeddingRequest,
     Message,
     OutCall,
     OutChoice,
@@ -33,13 +37,15 @@ from kvant.serve.api.openai_types import (
     Sampling,
     ToolChoice,
 )
-from kvant.serve.api.run import Answering, Job, answering
-from kvant.serve.api.sampling import OPENAI_DEFAULTS, engine_options
-from kvant.serve.api.wire import check, endpoint, model_file, read
+from kvant.serve.api.run import Answering, Job, answering, streaming
+from kvant.serve.api.sampling import OPENAI_DEFAULTS, context_wanted, engine_options
+from kvant.serve.api.wire import check, endpoint, model_file, note_ignored, read
 from kvant.serve.library import ModelFile
+from kvant.serve.wording import error_body
 
 MAX_TOP_LOGPROBS = 20
 MAX_BIASES = 1024
+MAX_ARGUMENT = 100
 DONE = b"data: [DONE]\n\n"
 _USAGE_ONLY = b'{"choices":[],'
 _encode = msgspec.json.Encoder().encode
@@ -49,14 +55,21 @@ _SAME = (
 )  # fmt: skip
 
 
-def error_body(failure: Failure) -> bytes:
+OVERFLOW = "The model's maximum context length is {context} tokens, and the prompt has {tokens}."
+"""What clients of OpenAI's API look for, beside the code `context_length_exceeded`."""
+
+
+def said(failure: Failure) -> str:
+    """Return what an error says to a client of OpenAI's API."""
+    return overflow(failure.overflow, OVERFLOW) if failure.overflow else failure.message
+
+
+def failed(failure: Failure) -> bytes:
     """Return an error in OpenAI's form."""
-    kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-    kind = kinds.get(failure.status, "invalid_request_error" if failure.status < 500 else "server_error")
-    return _encode({"error": {"message": failure.message, "type": kind, "param": failure.param, "code": failure.code}})
+    return _encode(error_body("openai", failure.status, said(failure), code=failure.code, param=failure.param))
 
 
-OPENAI = Dialect(failed=error_body, broken=lambda failure: b"data: " + error_body(failure) + b"\n\n")
+OPENAI = Dialect(failed=failed, broken=lambda failure: b"data: " + failed(failure) + b"\n\n")
 
 
 @endpoint(OPENAI)
@@ -64,8 +77,15 @@ async def chat(request: Request) -> Response:
     """POST /v1/chat/completions."""
     body = await read(request, ChatRequest)
     file = await model_file(request, body.model)
-    prompt = chat_prompt(body, file)
-    job = Job(request=request, file=file, prompt=prompt, keep_alive=seconds(body.keep_alive))
+    left_out = [f"tools.{tool.type}" for tool in body.tools or [] if tool.function is None]
+    if body.functions and "tools" not in file.facts.capabilities and not isinstance(body.function_call, ChoiceFunction):
+        left_out.append("functions")
+        body.functions = None
+    note_ignored(request, left_out)
+    job = Job(
+        request=request, file=file, prompt=chat_prompt(body, file), keep_alive=seconds(body.keep_alive),
+        context=context_of(body, file), stream=bool(body.stream),
+    )  # fmt: skip
     if not body.stream:
         return Answer(lambda out: _whole(out, job, body), OPENAI)
     return Answer(lambda out: _stream(out, job, body), OPENAI)
@@ -77,41 +97,85 @@ def chat_prompt(body: ChatRequest, file: ModelFile) -> Chat:
     Raises:
         ApiError: The request is not one that can be answered.
     """
-    tools = body.tools or []
-    if body.tool_choice == "none":
-        tools = []
+    functions = [tool.function for tool in body.tools or [] if tool.function is not None] + (body.functions or [])
+    tools, mode = offered([msgspec.to_builtins({"type": "function", "function": f}) for f in functions], _choice(body))
     require(file, tools=bool(tools))
     check(bool(body.messages), "messages: is empty. Send at least one.", "messages")
     check(body.modalities in (None, ["text"]), "modalities: only text is made here. Leave it out.", "modalities")
     check(body.top_logprobs is None or 0 <= body.top_logprobs <= MAX_TOP_LOGPROBS,
           f"top_logprobs: {body.top_logprobs} is not from 0 to {MAX_TOP_LOGPROBS}.", "top_logprobs")  # fmt: skip
-    check(body.top_logprobs is None or bool(body.logprobs), "top_logprobs: needs logprobs to be true.", "top_logprobs")
-    choice = body.tool_choice
-    if isinstance(choice, ToolChoice):
-        tools = [tool for tool in tools if tool.function.name == choice.function.name]
-        check(bool(tools), f"tool_choice: {choice.function.name[:100]!r} is not among the tools.", "tool_choice")
-        choice = "required"
-    arguments = body.chat_template_kwargs
-    effort = body.reasoning_effort or (arguments.reasoning_effort if arguments else None)
-    think = arguments.enable_thinking if arguments else None
-    sampling = common_sampling(body, file, body.max_completion_tokens or body.max_tokens)
+    check(not body.top_logprobs or bool(body.logprobs), "top_logprobs: needs logprobs to be true.", "top_logprobs")
+    limits = (body.max_completion_tokens, body.max_tokens, body.n_predict)
+    sampling = common_sampling(body, file, next((limit for limit in limits if limit is not None), None))
     return Chat(
-        messages=opened([engine_message(message, file) for message in body.messages], file),
-        sampling=sampling, tools=[msgspec.to_builtins(tool) for tool in tools], tool_choice=choice,
-        parallel_tool_calls=body.parallel_tool_calls, format=_format(body.response_format, body.grammar),
-        think=False if effort == "none" and think is None else think, effort=None if effort == "none" else effort,
-        template=file.settings.template, top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        messages=opened(engine_messages(body.messages, file), file),
+        sampling=sampling, tools=tools, tool_choice=mode,
+        parallel_tool_calls=False if body.functions else body.parallel_tool_calls,
+        format=_format(body.response_format, body.grammar), template=file.settings.template,
+        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None, **_thinking(body),
     )  # fmt: skip
+
+
+def _choice(body: ChatRequest) -> Choice:
+    """Return which tool must be called, in one of the ways that clients have to say it."""
+    if body.functions and body.tool_choice is None:
+        call = body.function_call
+        return choice_of("function", call.name) if isinstance(call, ChoiceFunction) else choice_of(call)
+    given = body.tool_choice
+    if not isinstance(given, ToolChoice):
+        return choice_of(given)
+    if given.type == "allowed_tools" and given.allowed_tools:
+        return allowed(given.allowed_tools)
+    return choice_of(given.type, given.function.name if given.function else given.name)
+
+
+TEMPLATES_OWN = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "documents"})
+
+
+def _thinking(body: ChatRequest) -> dict[str, Any]:
+    """Return whether and how much the model is to think, and what else its template is told."""
+    arguments = dict(body.chat_template_kwargs or {})
+    for name, value in arguments.items():
+        where = f"chat_template_kwargs.{name[:100]}"
+        check(_may_be_told(name, value), f"{where}: is nothing that a template may be told. Leave it out.", where)
+    effort = body.reasoning_effort or (body.reasoning.effort if body.reasoning else None)
+    effort = effort or arguments.pop("reasoning_effort", None)
+    is_word = effort is None or (isinstance(effort, str) and effort.isidentifier() and len(effort) <= MAX_ARGUMENT)
+    check(
+        is_word, f"reasoning_effort: {str(effort)[:100]!r} is no word. Choose low, medium or high.", "reasoning_effort"
+    )
+    think = arguments.pop("enable_thinking", None)
+    for other in (body.think, body.reasoning.enabled if body.reasoning else None):
+        if think is None and other is not None:
+            think = other is not False and other != ""
+            effort = effort or (other if isinstance(other, str) and other.isidentifier() else None)
+    if effort == "none":
+        think, effort = False if think is None else think, None
+    return {"think": think, "effort": effort, "arguments": arguments}
+
+
+def _may_be_told(name: str, value: Any) -> bool:
+    """Whether a template may be told a value: a word, a number or a truth value under a name that is free."""
+    is_free = name.isidentifier() and not name.startswith("_") and name not in TEMPLATES_OWN
+    return is_free and isinstance(value, str | bool | int | float | None) and len(str(value)) <= MAX_ARGUMENT
+
+
+def context_of(body: Sampling | EmbeddingRequest, file: ModelFile) -> int | None:
+    """Return the tokens of context that a request or a model's settings ask for."""
+    return context_wanted(file.settings.parameters, body.options or {}, {"num_ctx": body.num_ctx})
 
 
 def common_sampling(body: Sampling, file: ModelFile, max_tokens: int | None) -> dict[str, Any]:
     """Return the engine's parameters of a request."""
     check(body.n in (None, 1), f"n: {body.n} answers are not made at once. Send n requests.", "n")
-    check(max_tokens is None or max_tokens > 0, f"max_tokens: {max_tokens} is not positive.", "max_tokens")
+    check(max_tokens is None or max_tokens == -1 or max_tokens > 0, f"max_tokens: {max_tokens} is not positive.",
+          "max_tokens")  # fmt: skip
     given = {name: getattr(body, name) for name in _SAME if getattr(body, name) is not None}
+    if body.repetition_penalty is not None:
+        given.setdefault("repeat_penalty", body.repetition_penalty)
     if max_tokens is not None:
         given["num_predict"] = max_tokens
-    sampling = engine_options(OPENAI_DEFAULTS, file.settings.parameters, given)
+    sampling = engine_options(OPENAI_DEFAULTS, file.settings.parameters, body.options or {}, given)
     if body.logit_bias:
         sampling["logit_bias"] = _biases(body.logit_bias)
     return sampling
@@ -128,24 +192,37 @@ def _biases(biases: dict[str, float]) -> list[list[float]]:
     return [[int(token), bias] for token, bias in biases.items()]
 
 
-def engine_message(message: Message, file: ModelFile) -> dict[str, Any]:
-    """Return a message for the engine."""
-    made: dict[str, Any] = {
-        "role": "system" if message.role == "developer" else message.role,
-        "content": plain_text(message.content, file),
-    }
+def engine_messages(messages: list[Message], file: ModelFile) -> list[dict[str, Any]]:
+    """Return a conversation for the engine; a result without the id of its call belongs to the last call."""
+    made: list[dict[str, Any]] = []
+    last = "call_0"
+    for i, message in enumerate(messages):
+        made.append(_engine_message(message, file, f"messages[{i}]", last))
+        for call in made[-1].get("tool_calls", ()):
+            last = call["id"]
+    return made
+
+
+def _engine_message(message: Message, file: ModelFile, where: str, last: str) -> dict[str, Any]:
+    role = {"developer": "system", "function": "tool"}.get(message.role, message.role)
+    made: dict[str, Any] = {"role": role, "content": plain_text(message.content, file)}
     if message.name is not None:
         made["name"] = message.name
     if message.reasoning_content:
         made["reasoning_content"] = message.reasoning_content
-    if message.tool_calls:
+    calls = list(message.tool_calls or [])
+    wheres = [f"{where}.tool_calls[{i}].function.arguments" for i in range(len(calls))]
+    if message.function_call is not None:
+        calls.append(Call(function=message.function_call))
+        wheres.append(f"{where}.function_call.arguments")
+    if calls:
         made["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": msgspec.to_builtins(call.function)}
-            for call in message.tool_calls
-        ]
-    if message.role == "tool":
-        check(message.tool_call_id is not None, "tool_call_id: is missing in a message of a tool.", "messages")
-        made["tool_call_id"] = message.tool_call_id
+            {"id": call.id or f"call_{where}_{i}", "type": "function", "function": {
+                "name": call.function.name, "arguments": arguments_text(call.function.arguments, wheres[i])}}
+            for i, call in enumerate(calls)
+        ]  # fmt: skip
+    if role == "tool":
+        made["tool_call_id"] = message.tool_call_id or last
     return made
 
 
@@ -159,6 +236,8 @@ def plain_text(content: str | list[Part] | None, file: ModelFile) -> str:
         return content or ""
     texts = []
     for part in content:
+        if part.type in ("thinking", "reasoning"):  # a model's old thinking is not shown to it again
+            continue
         if part.type not in ("text", "input_text", "output_text", "refusal"):
             raise ApiError(
                 f"messages: {file.name} does not support parts of type {part.type[:100]!r}: it is served without an "
@@ -184,13 +263,12 @@ def _format(wanted: ResponseFormat | None, grammar: str | None) -> Format:
 
 
 async def _stream(out: Output, job: Job, body: ChatRequest) -> None:
-    usage_too = body.stream_options is not None and body.stream_options.include_usage
-    async with answering(job) as answer:
-        await out.start(SSE)
-        if answer.chat:
+    usage_too = body.stream_options is not None and bool(body.stream_options.include_usage)
+    async with streaming(job, out, SSE) as answer:
+        if answer.chat and not body.functions:
             await _pass_on(out, answer, job.file.name, body, usage_too=usage_too)
         else:
-            async for data in _own_chunks(answer.pieces(), body.model, usage_too=usage_too):
+            async for data in _own_chunks(answer.pieces(), body, usage_too=usage_too):
                 await out.write(data)
     await out.write(DONE)
 
@@ -200,6 +278,8 @@ async def _pass_on(out: Output, answer: Answering, name: str, body: ChatRequest,
     theirs, ours = b'"model":' + _encode(name), b'"model":' + _encode(body.model)
     no_alternatives = body.logprobs and not body.top_logprobs
     async for payload in answer.payloads():
+        if is_progress(payload) and not body.return_progress:
+            continue
         if payload.startswith(_USAGE_ONLY) and not usage_too:
             continue
         if no_alternatives and b'"top_logprobs"' in payload:
@@ -218,31 +298,49 @@ def _without_alternatives(payload: bytes) -> bytes:
     return _encode(chunk)
 
 
-async def _own_chunks(pieces: AsyncIterator[Piece], model: str, *, usage_too: bool) -> AsyncIterator[bytes]:
+async def _own_chunks(pieces: AsyncIterator[Piece], body: ChatRequest, *, usage_too: bool) -> AsyncIterator[bytes]:
     """Yield chunks for an answer that the engine gave in another form."""
-    head = {"id": new_id("chatcmpl"), "object": "chat.completion.chunk", "created": int(time.time()), "model": model}
+    head = {"id": new_id("chatcmpl"), "object": "chat.completion.chunk", "created": int(time.time()),
+            "model": body.model}  # fmt: skip
     delta: dict[str, Any] = {"role": "assistant"}
     usage = Usage()
     async for piece in pieces:
         usage = piece.usage or usage
         logprobs = OutLogprobs(piece.logprobs) if piece.logprobs else None
-        if piece.text or piece.tools or delta:
-            added: dict[str, Any] = {"content": piece.text or None}
-            if piece.tools:
-                added["tool_calls"] = [_tool_delta(part) for part in piece.tools]
+        if piece.text or piece.reasoning or piece.tools or delta or (piece.progress and body.return_progress):
+            added: dict[str, Any] = {"content": piece.text or None} if piece.text or delta else {}
+            if piece.reasoning:
+                added["reasoning_content"] = piece.reasoning
+            for part in piece.tools:
+                added |= _tool_delta(part, legacy=bool(body.functions))
             choice = {"index": 0, "delta": delta | added, "logprobs": logprobs, "finish_reason": None}
-            yield b"data: " + _encode(head | {"choices": [choice]}) + b"\n\n"
+            chunk = head | {"choices": [choice]}
+            if piece.progress and body.return_progress:
+                chunk["prompt_progress"] = piece.progress
+            yield b"data: " + _encode(chunk) + b"\n\n"
             delta = {}
         if piece.finish:
-            end = {"index": 0, "delta": {}, "finish_reason": piece.finish}
+            end = {"index": 0, "delta": {}, "finish_reason": _finish(piece.finish, body)}
             yield b"data: " + _encode(head | {"choices": [end]}) + b"\n\n"
     if usage_too:
         yield b"data: " + _encode(head | {"choices": [], "usage": usage}) + b"\n\n"
 
 
-def _tool_delta(part: ToolDelta) -> dict[str, Any]:
-    function = {"name": part.function.name, "arguments": part.function.arguments}
-    return {"index": part.index, "id": part.id, "type": "function", "function": function}
+def _finish(reason: str, body: ChatRequest) -> str:
+    return "function_call" if reason == "tool_calls" and body.functions else reason
+
+
+def _tool_delta(part: ToolDelta, *, legacy: bool) -> dict[str, Any]:
+    """Return part of a call; what does not change is told once, with the name."""
+    function = {"arguments": part.function.arguments}
+    if part.function.name is not None:
+        function = {"name": part.function.name} | function
+    if legacy:
+        return {"function_call": function}
+    call: dict[str, Any] = {"index": part.index, "function": function}
+    if part.id is not None:
+        call |= {"id": part.id, "type": "function"}
+    return {"tool_calls": [call]}
 
 
 async def _whole(out: Output, job: Job, body: ChatRequest) -> None:
@@ -262,12 +360,13 @@ def completion(whole: Whole, body: ChatRequest) -> ChatCompletion:
     ]
     message = OutMessage(
         content=whole.text if whole.text or not calls else None, reasoning_content=whole.reasoning or None,
-        tool_calls=calls or None,
+        tool_calls=None if body.functions else calls or None,
+        function_call=calls[0].function if body.functions and calls else None,
     )  # fmt: skip
     logprobs = OutLogprobs(whole.logprobs) if body.logprobs else None
     return ChatCompletion(
         id=new_id("chatcmpl"), created=int(time.time()), model=body.model,
-        choices=[OutChoice(message=message, finish_reason=whole.finish, logprobs=logprobs)],
+        choices=[OutChoice(message=message, finish_reason=_finish(whole.finish, body), logprobs=logprobs)],
         usage=out_usage(whole.usage),
     )  # fmt: skip
 
@@ -276,11 +375,6 @@ def out_usage(usage: Usage) -> OutUsage:
     """Return counts in OpenAI's form."""
     cached = {"cached_tokens": usage.prompt_tokens_details.cached_tokens}
     return OutUsage(usage.prompt_tokens, usage.completion_tokens, usage.total_tokens, cached)
-
-
-def new_id(kind: str) -> str:
-    """Return an id that was never given."""
-    return f"{kind}{'-' if kind.endswith('cmpl') else '_'}{secrets.token_hex(12)}"
 
 
 def routes() -> list[Route]:

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from kvant.serve.api.chunks import Piece, ToolDelta, Whole, add_call
-from kvant.serve.api.openai import new_id
+from kvant.serve.api.ids import new_id
+from kvant.serve.api.responses_tools import Item, Offers, custom_input
 
 _encode = msgspec.json.Encoder().encode
-Item = dict[str, Any]
 
 
 class ResponseEvents:
@@ -20,10 +20,11 @@ class ResponseEvents:
 
     Args:
         response: Makes the response object of a status and its items.
+        offers: The tools that may be called.
     """
 
-    def __init__(self, response: Any) -> None:
-        self._response = response
+    def __init__(self, response: Any, offers: Offers) -> None:
+        self._response, self._offers = response, offers
         self._number = 0
         self.items: list[Item] = []
         self.whole = Whole()
@@ -49,9 +50,9 @@ class ResponseEvents:
             for part in piece.tools:
                 for event in self._add_call(part):
                     yield event
-        for event in self._close():
-            yield event
         status = "incomplete" if self.whole.finish == "length" else "completed"
+        for event in self._close(status):
+            yield event
         yield self._event(f"response.{status}", response=self._response(status, self.items, self.whole.usage))
 
     def _add_text(self, kind: str, text: str) -> list[bytes]:
@@ -74,16 +75,16 @@ class ResponseEvents:
         add_call(self.whole.calls, part)
         if new:
             events += self._close()
-            events += self._begin(call_item(part, status="in_progress"))
+            events += self._begin(self._offers.call_item(part, status="in_progress"))
         if part.function.arguments and self._open is not None:
             self._texts.append(part.function.arguments)
-            events.append(
-                self._event(
-                    "response.function_call_arguments.delta", item_id=self._open["id"],
-                    output_index=len(self.items), delta=part.function.arguments,
-                )
-            )  # fmt: skip
+            if self._open["type"] == "function_call":
+                events.append(self._call("response.function_call_arguments.delta", delta=part.function.arguments))
         return events
+
+    def _call(self, kind: str, **fields: Any) -> bytes:
+        assert self._open is not None
+        return self._event(kind, item_id=self._open["id"], output_index=len(self.items), **fields)
 
     def _begin(self, item: Item) -> list[bytes]:
         self._open, self._texts = item, []
@@ -93,7 +94,7 @@ class ResponseEvents:
         assert self._open is not None
         return self._event(kind, item_id=self._open["id"], output_index=len(self.items), content_index=0, **fields)
 
-    def _close(self) -> list[bytes]:
+    def _close(self, status: str = "completed") -> list[bytes]:
         """Finish the item that is open."""
         item, text = self._open, "".join(self._texts)
         if item is None:
@@ -104,21 +105,23 @@ class ResponseEvents:
                 self._part("response.output_text.done", text=text, logprobs=[]),
                 self._part("response.content_part.done", part=part),
             ]
-            item = item | {"content": [part], "status": "completed"}
+            item = item | {"content": [part], "status": status}
         elif item["type"] == "reasoning":
             events = [
                 self._part("response.reasoning_text.done", text=text),
                 self._part("response.content_part.done", part=_thought(text)),
             ]
             item = item | {"content": [_thought(text)]}
-        else:
+        elif item["type"] == "custom_tool_call":  # the text is known when the JSON that holds it is whole
+            text = custom_input(text)
             events = [
-                self._event(
-                    "response.function_call_arguments.done", item_id=item["id"], output_index=len(self.items),
-                    name=item["name"], arguments=text,
-                )
-            ]  # fmt: skip
-            item = item | {"arguments": text, "status": "completed"}
+                self._call("response.custom_tool_call_input.delta", delta=text),
+                self._call("response.custom_tool_call_input.done", input=text),
+            ]
+            item = item | {"input": text, "status": status}
+        else:
+            events = [self._call("response.function_call_arguments.done", name=item["name"], arguments=text)]
+            item = item | {"arguments": text, "status": status}
         events.append(self._event("response.output_item.done", output_index=len(self.items), item=item))
         self.items.append(item)
         self._open = None
@@ -142,11 +145,3 @@ def message_item(status: str, *parts: Item) -> Item:
 def reasoning_item(*texts: str) -> Item:
     """Return an item that is thinking."""
     return {"type": "reasoning", "id": new_id("rs"), "summary": [], "content": [_thought(text) for text in texts]}
-
-
-def call_item(call: ToolDelta, *, status: str = "completed") -> Item:
-    """Return an item that is a call of a function."""
-    return {
-        "type": "function_call", "id": new_id("fc"), "call_id": call.id or new_id("call"), "status": status,
-        "name": call.function.name or "", "arguments": call.function.arguments if status == "completed" else "",
-    }  # fmt: skip

@@ -7,7 +7,8 @@ import asyncio
 import base64
 import struct
 import time
-from typing import Any
+from datetime import UTC
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.requests import Request
@@ -19,12 +20,17 @@ from kvant.serve.api.chat import Format, Text, require
 from kvant.serve.api.chunks import TokenLogprob, Usage, Whole, gather
 from kvant.serve.api.embeddings import embed
 from kvant.serve.api.failure import ApiError
+from kvant.serve.api.ids import new_id
 from kvant.serve.api.ollama_types import seconds
-from kvant.serve.api.openai import DONE, OPENAI, common_sampling, new_id, out_usage
+from kvant.serve.api.openai import DONE, OPENAI, common_sampling, context_of, out_usage
 from kvant.serve.api.openai_types import CompletionRequest, EmbeddingRequest, ListedModel
-from kvant.serve.api.run import Job, answering
+from kvant.serve.api.run import Job, answering, streaming
+from kvant.serve.api.sampling import context_wanted
 from kvant.serve.api.wire import as_json, check, endpoint, gateway, model_file, read
 from kvant.serve.library import ModelFile
+
+if TYPE_CHECKING:
+    from kvant.serve.app import Gateway
 
 MAX_PROMPTS = 128
 MAX_LOGPROBS = 20
@@ -42,10 +48,12 @@ async def completions(request: Request) -> Response:
     check(not body.echo, "echo: is not supported. Put the prompt before the answer yourself.", "echo")
     check(body.logprobs is None or 0 <= body.logprobs <= MAX_LOGPROBS,
           f"logprobs: {body.logprobs} is not from 0 to {MAX_LOGPROBS}.", "logprobs")  # fmt: skip
-    sampling = common_sampling(body, file, body.max_tokens or 16)
+    limit = next((given for given in (body.max_tokens, body.n_predict) if given is not None), 16)
+    sampling = common_sampling(body, file, limit)
     jobs = [
         Job(
-            request=request, file=file, keep_alive=seconds(body.keep_alive),
+            request=request, file=file, keep_alive=seconds(body.keep_alive), context=context_of(body, file),
+            stream=bool(body.stream),
             prompt=Text(
                 text=prompt, suffix=body.suffix, sampling=sampling, format=Format(grammar=body.grammar),
                 top_logprobs=body.logprobs,
@@ -85,10 +93,10 @@ async def _stream(out: Output, jobs: list[Job], body: CompletionRequest) -> None
     total = Usage()
     for index, job in enumerate(jobs):
         offset = 0
-        async with answering(job) as answer:
-            if not out.started:
-                await out.start(SSE)
+        async with streaming(job, out, SSE) as answer:
             async for piece in answer.pieces():
+                if piece.progress is not None:
+                    continue
                 logprobs = _legacy(piece.logprobs, body.logprobs, offset) if piece.logprobs else None
                 offset += len(piece.text)
                 choice = {"index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish}
@@ -145,7 +153,10 @@ async def embeddings(request: Request) -> Response:
     inputs = many(body.input, "input", 2048)
 
     async def run(out: Output) -> None:
-        made = await embed(request, file, inputs, dimensions=body.dimensions)
+        made = await embed(
+            request, file, inputs, dimensions=body.dimensions, context=context_of(body, file),
+            keep_alive=seconds(body.keep_alive),
+        )  # fmt: skip
         data = [
             {"object": "embedding", "index": i, "embedding": _packed(vector) if base64_wanted else vector}
             for i, vector in enumerate(made.vectors)
@@ -166,7 +177,9 @@ def _packed(vector: list[float]) -> str:
 async def models(request: Request) -> Response:
     """GET /v1/models."""
     files = await asyncio.to_thread(gateway(request).library.list)
-    return as_json({"object": "list", "data": [_listed(file) for file in files]})
+    data = [_listed(file, gateway(request)) for file in files]
+    ends = {"has_more": False, "first_id": data[0].id if data else None, "last_id": data[-1].id if data else None}
+    return as_json({"object": "list", "data": data} | ends)
 
 
 @endpoint(OPENAI)
@@ -175,11 +188,15 @@ async def model(request: Request) -> Response:
     name = request.path_params["name"]
     if not name:
         raise ApiError("model: is missing in the path.", param="model")
-    return as_json(_listed(await model_file(request, name)))
+    return as_json(_listed(await model_file(request, name), gateway(request)))
 
 
-def _listed(file: ModelFile) -> ListedModel:
-    return ListedModel(id=file.name, created=int(file.modified_at.timestamp()))
+def _listed(file: ModelFile, here: "Gateway") -> ListedModel:
+    context = here.scheduler.context_for(file, context_wanted(file.settings.parameters))
+    return ListedModel(
+        id=file.name, created=int(file.modified_at.timestamp()), max_model_len=context, context_length=context,
+        display_name=file.name, created_at=f"{file.modified_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+    )  # fmt: skip
 
 
 def routes() -> list[Route]:
@@ -188,5 +205,6 @@ def routes() -> list[Route]:
         Route("/v1/completions", completions, methods=["POST"]),
         Route("/v1/embeddings", embeddings, methods=["POST"]),
         Route("/v1/models", models, methods=["GET"]),
+        Route("/api/v0/models", models, methods=["GET"]),
         Route("/v1/models/{name:path}", model, methods=["GET"]),
     ]

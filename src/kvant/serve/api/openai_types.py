@@ -1,10 +1,10 @@
-"""OpenAI's messages. Unknown fields of a request are refused, as OpenAI does; those of its parts are ignored.
+"""OpenAI's messages. What is not known is left out and named; what asks for something that is not made here is refused.
 
 Source: OpenAI's API reference (chat completions, completions, embeddings); the fields after `# Extensions` are those
-of llama.cpp's server and vLLM.
+of llama.cpp's server, vLLM, OpenRouter and Ollama, which their clients send to any server.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -20,29 +20,30 @@ class Part(msgspec.Struct):
 
 
 class CallFunction(msgspec.Struct):
-    """A call of a function."""
+    """A call of a function; its arguments are JSON as text, or an object as some clients write it."""
 
     name: str
-    arguments: str = "{}"
+    arguments: str | dict[str, Any] | None = None
 
 
 class Call(msgspec.Struct):
     """A call of a tool."""
 
-    id: str
     function: CallFunction
-    type: str = "function"
+    id: str | None = None
+    type: str | None = None
 
 
 class Message(msgspec.Struct):
     """A message of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[Part] | None = None
     reasoning_content: str | None = None
     name: str | None = None
     tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
+    function_call: CallFunction | None = None
 
 
 class Function(msgspec.Struct, omit_defaults=True):
@@ -55,10 +56,10 @@ class Function(msgspec.Struct, omit_defaults=True):
 
 
 class Tool(msgspec.Struct):
-    """A tool that a model may call."""
+    """A tool that a model may call; only functions can be offered."""
 
-    function: Function
-    type: Literal["function"] = "function"
+    function: Function | None = None
+    type: str = "function"
 
 
 class ChoiceFunction(msgspec.Struct):
@@ -68,10 +69,12 @@ class ChoiceFunction(msgspec.Struct):
 
 
 class ToolChoice(msgspec.Struct):
-    """The one tool that must be called."""
+    """The one tool that must be called, or those that may be, or what a word would say."""
 
-    function: ChoiceFunction
-    type: Literal["function"] = "function"
+    type: str = "function"
+    function: ChoiceFunction | None = None
+    name: str | None = None
+    allowed_tools: dict[str, Any] | None = None
 
 
 class JsonSchema(msgspec.Struct):
@@ -93,22 +96,30 @@ class ResponseFormat(msgspec.Struct):
 class StreamOptions(msgspec.Struct):
     """What a stream tells beside the answer."""
 
-    include_usage: bool = False
-    include_obfuscation: bool = False
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
 
 
-class TemplateArguments(msgspec.Struct, forbid_unknown_fields=True):
-    """The values that a client may give to a template."""
+class Reasoning(msgspec.Struct):
+    """How much a model thinks, as OpenRouter's clients say it."""
 
-    enable_thinking: bool | None = None
-    reasoning_effort: str | None = None
-
-
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+    effort: str | None = None
+    enabled: bool | None = None
 
 
-class Sampling(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+_FORMAT = "is not known here. Use response_format or grammar."
+_ONCE = "only one answer is made at once. Send more requests."
+
+
+class Sampling(msgspec.Struct, kw_only=True):
     """What chat completions and completions have in common."""
+
+    refused: ClassVar[dict[str, str]] = {
+        "best_of": _ONCE, "use_beam_search": "is not done here. Leave it out.",
+        "guided_json": _FORMAT, "guided_regex": _FORMAT, "guided_choice": _FORMAT, "guided_grammar": _FORMAT,
+        "structured_outputs": _FORMAT, "json_schema": _FORMAT, "regex": _FORMAT, "ebnf": _FORMAT,
+        "prompt_logprobs": "are not told here. Leave it out.", "audio": "is not made here. Leave it out.",
+    }  # fmt: skip
 
     model: str
     stream: bool | None = None
@@ -122,43 +133,55 @@ class Sampling(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    user: str | None = None
+    # Understood, without effect here
+    user: Any = None
     # Extensions
     grammar: str | None = None
     top_k: int | None = None
     min_p: float | None = None
     typical_p: float | None = None
     repeat_penalty: float | None = None
+    repetition_penalty: float | None = None
     repeat_last_n: int | None = None
     keep_alive: int | float | str | None = None
+    n_predict: int | None = None
+    num_ctx: int | None = None
+    options: dict[str, Any] | None = None
+    return_progress: bool | None = None
 
 
-class ChatRequest(Sampling, kw_only=True, forbid_unknown_fields=True):
+class ChatRequest(Sampling, kw_only=True):
     """POST /v1/chat/completions."""
 
     messages: list[Message]
     max_completion_tokens: int | None = None
     tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    tool_choice: str | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    reasoning_effort: Effort | None = None
+    reasoning_effort: str | None = None
     modalities: list[str] | None = None
+    functions: list[Function] | None = None
+    function_call: str | ChoiceFunction | None = None
     # Understood, without effect here
-    metadata: dict[str, str] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
-    verbosity: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
+    metadata: Any = None
+    store: Any = None
+    service_tier: Any = None
+    verbosity: Any = None
+    safety_identifier: Any = None
+    prompt_cache_key: Any = None
     # Extensions
-    chat_template_kwargs: TemplateArguments | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    think: bool | str | None = None
+    reasoning: Reasoning | None = None
 
 
-class CompletionRequest(Sampling, kw_only=True, forbid_unknown_fields=True):
+class CompletionRequest(Sampling, kw_only=True):
     """POST /v1/completions."""
+
+    refused: ClassVar[dict[str, str]] = {k: v for k, v in Sampling.refused.items() if k != "best_of"}
 
     prompt: str | list[str | int | list[int]]
     suffix: str | None = None
@@ -167,14 +190,19 @@ class CompletionRequest(Sampling, kw_only=True, forbid_unknown_fields=True):
     best_of: int | None = None
 
 
-class EmbeddingRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class EmbeddingRequest(msgspec.Struct, kw_only=True):
     """POST /v1/embeddings."""
 
     model: str
     input: str | list[str | int | list[int]]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
-    user: str | None = None
+    # Understood, without effect here
+    user: Any = None
+    # Extensions
+    keep_alive: int | float | str | None = None
+    num_ctx: int | None = None
+    options: dict[str, Any] | None = None
 
 
 class OutFunction(msgspec.Struct):
@@ -200,6 +228,7 @@ class OutMessage(msgspec.Struct, omit_defaults=True):
     refusal: None = msgspec.field(default_factory=lambda: None)
     reasoning_content: str | None = None
     tool_calls: list[OutCall] | None = None
+    function_call: OutFunction | None = None
 
 
 class OutLogprobs(msgspec.Struct):
@@ -240,9 +269,14 @@ class ChatCompletion(msgspec.Struct):
 
 
 class ListedModel(msgspec.Struct):
-    """A model of /v1/models."""
+    """A model of /v1/models, as clients of OpenAI, vLLM (`max_model_len`) and Anthropic (`display_name`) read it."""
 
     id: str
     created: int
+    max_model_len: int
+    context_length: int
+    display_name: str
+    created_at: str
+    type: str = "model"
     object: str = "model"
     owned_by: str = "kvant"

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kvant._version import __version__
-from kvant.serve.api import anthropic_types, cards, ollama_types, openai_responses, openai_types
+from kvant.serve.api import anthropic_types, cards, ollama_types, openai_types, responses_types
 
 
 class OllamaError(msgspec.Struct):
@@ -104,7 +104,7 @@ class Operation:
     stream: str | None = None
 
 
-_O, _A, _R = ollama_types, anthropic_types, openai_responses
+_O, _A, _R = ollama_types, anthropic_types, responses_types
 _LINES, _EVENTS = "application/x-ndjson", "text/event-stream"
 _STREAMED: dict[str, dict[str, Any]] = {
     _LINES: {"type": "string"},
@@ -157,7 +157,7 @@ REFUSED = {
 _SHORT = {
     "ollama_types": "Ollama",
     "openai_types": "OpenAI",
-    "openai_responses": "Responses",
+    "responses_types": "Responses",
     "anthropic_types": "Anthropic",
 }
 

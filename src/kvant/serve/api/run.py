@@ -1,5 +1,10 @@
-"""A request's way through the gateway: lease a worker, ask the engine, count, give the pieces on."""
+"""A request's way through the gateway: lease a worker, ask the engine, count, give the pieces on.
 
+A stream is asked for with word of how far the prompt is read. The engine sends the first of it as soon as it has taken
+the request, so that the answer's head can go out while what cannot be answered is still refused with a status.
+"""
+
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -9,15 +14,20 @@ import msgspec
 from starlette.requests import Request
 
 from kvant.errors import EngineReplyError
+from kvant.serve.api.answer import Output
 from kvant.serve.api.chat import CHAT, MAX_TRIES, Prompt
-from kvant.serve.api.chunks import Piece, Usage, chat_piece, forced_call, refusal, text_piece
+from kvant.serve.api.chunks import Piece, Usage, chat_piece, is_progress, refusal, text_piece
 from kvant.serve.api.failure import ContextExceededError
+from kvant.serve.api.forced import forced_call
 from kvant.serve.api.wire import gateway
 from kvant.serve.library import ModelFile
 
 if TYPE_CHECKING:
     from kvant.serve.lease import Lease
     from kvant.serve.metrics import RequestTimer
+
+HEAD_S = 2.0
+"""A stream's head waits so long for the engine's first word, which may be a refusal with a status of its own."""
 
 _TOKEN = b'{"choices":[{"finish_reason":null,'
 _ROLE = _TOKEN + b'"index":0,"delta":{"role"'
@@ -34,6 +44,7 @@ class Job:
         context: Tokens of context asked for.
         keep_alive: Seconds that the model stays loaded.
         truncate: Whether the client asked for a prompt that does not fit to be shortened.
+        stream: Whether the answer is told while it is made.
     """
 
     request: Request
@@ -42,6 +53,7 @@ class Job:
     context: int | None = None
     keep_alive: float | None = None
     truncate: bool = False
+    stream: bool = False
 
 
 @dataclass(slots=True)
@@ -60,7 +72,7 @@ class Answering:
     _first: bytes
     _rest: AsyncIterator[bytes]
     _meter: "Meter"
-    _forced: bool
+    _forced: list[str]
 
     async def payloads(self) -> AsyncIterator[bytes]:
         """Yield the engine's events.
@@ -77,7 +89,7 @@ class Answering:
 
     def pieces(self) -> AsyncIterator[Piece]:
         """Yield what the events add."""
-        return forced_call(self._read()) if self._forced else self._read()
+        return forced_call(self._read(), self._forced) if self._forced else self._read()
 
     async def _read(self) -> AsyncIterator[Piece]:
         read = chat_piece if self.chat else text_piece
@@ -103,6 +115,8 @@ async def answering(job: Job) -> AsyncIterator[Answering]:
         prompt, truncated = job.prompt, False
         for _ in range(MAX_TRIES):
             path, body = await prompt.request(lease.worker, here.bounded)
+            if job.stream:
+                body["return_progress"] = True
             events = lease.worker.stream(path, body)
             try:
                 first = _sound(await anext(events))
@@ -114,6 +128,8 @@ async def answering(job: Job) -> AsyncIterator[Answering]:
             except StopAsyncIteration:
                 reason = refusal(500, {"error": "ended without an answer"})
             await events.aclose()  # type: ignore[attr-defined]
+            if isinstance(reason, ContextExceededError):
+                reason.n_trained = job.file.facts.context_length
             shorter = None
             if job.truncate and isinstance(reason, ContextExceededError):
                 shorter = await prompt.shorter(reason, lease.worker)
@@ -124,6 +140,33 @@ async def answering(job: Job) -> AsyncIterator[Answering]:
             raise reason
         stack.push_async_callback(events.aclose)  # type: ignore[attr-defined]
         yield Answering(lease, path == CHAT, truncated, first, events, Meter(timer, chat=path == CHAT), prompt.forced)
+
+
+@contextlib.asynccontextmanager
+async def streaming(job: Job, out: Output, media_type: str) -> AsyncIterator[Answering]:
+    """Ask the engine as `answering` does, and send the answer's head: when it has begun, or after `HEAD_S`.
+
+    An error before the head has the status of its own, one after it ends the stream as its API says.
+
+    Raises:
+        ApiError: The engine refused.
+        KvantError: No worker could be had.
+    """
+
+    async def in_time() -> None:
+        await asyncio.sleep(HEAD_S)
+        await out.start(media_type)
+        await out.ping()
+
+    early = asyncio.create_task(in_time())
+    try:
+        async with answering(job) as answer:
+            early.cancel()
+            if not out.started:
+                await out.start(media_type)
+            yield answer
+    finally:
+        early.cancel()
 
 
 class Meter:
@@ -141,6 +184,8 @@ class Meter:
 
     def see(self, payload: bytes) -> None:
         """Count an event."""
+        if is_progress(payload):
+            return
         if not self._chat:
             if b'"stop":false' in payload:
                 self._timer.token()

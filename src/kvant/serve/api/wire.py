@@ -1,8 +1,15 @@
-"""Requests read as typed messages; whatever is not declared never gets further than here."""
+"""Requests read as typed messages; whatever is not declared never gets further than here.
+
+A field that is not known is left out and named in the answer's header `x-kvant-ignored`, as are those of an object that
+is a field's value; one that asks for what cannot be given (`refused` of a message's class) is an error.
+"""
 
 import asyncio
+import functools
+import logging
 import re
-from collections.abc import Awaitable, Callable
+import typing
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -20,7 +27,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 _PATH = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
-_UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
+_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}")
+IGNORED = "x-kvant-ignored"
+MAX_IGNORED = 32
+"""Names that the header holds at most."""
+
+_LOG = logging.getLogger("kvant.serve")
 
 
 def gateway(request: Request) -> "Gateway":
@@ -44,7 +56,60 @@ async def read(request: Request, kind: type[T]) -> T:
     Raises:
         ApiError: It is no JSON, lacks a field, or has one of a wrong type; the field is named.
     """
-    return decode(await request.body(), kind)
+    body = await request.body()
+    made = decode(body, kind)
+    note_ignored(request, unknown_fields(body, kind))
+    return made
+
+
+def note_ignored(request: Request, names: Iterable[str]) -> None:
+    """Remember what of a request is left out; `endpoint` tells its sender."""
+    noted: list[str] = request.scope.setdefault("state", {}).setdefault("ignored", [])
+    new = [name if _NAME.fullmatch(name) else "?" for name in names]
+    if new:
+        noted += new
+        _LOG.debug("%s: ignored %s", request.url.path, ", ".join(new[:MAX_IGNORED]))
+
+
+def unknown_fields(body: bytes, kind: type) -> list[str]:
+    """Return the fields of a JSON object, and of objects that are its fields, that a message's class does not have.
+
+    Args:
+        body: JSON that is a message of that class.
+        kind: Class of the message.
+
+    Raises:
+        ApiError: One of them asks for what cannot be given.
+    """
+    found = []
+    refused: dict[str, str] = getattr(kind, "refused", {})
+    known = _fields(kind)
+    for name, value in msgspec.json.decode(body, type=dict[str, msgspec.Raw]).items():
+        if name not in known:
+            if name in refused and bytes(value) not in _ASKS_NOTHING:
+                raise ApiError(f"{name}: {refused[name]}", code="unsupported_parameter", param=name)
+            found.append(name)
+            continue
+        inner = known[name]
+        if inner is not None and bytes(memoryview(value)[:1]) == b"{":
+            found += [f"{name}.{key}" for key in msgspec.json.decode(value, type=dict[str, msgspec.Raw])
+                      if key not in _fields(inner)]  # fmt: skip
+    return found
+
+
+_ASKS_NOTHING = frozenset({b"null", b"false", b"[]", b"{}", b'""'})
+
+
+@functools.cache
+def _fields(kind: type) -> dict[str, type | None]:
+    """Return the fields of a message's class by their JSON names, with the class of those that are messages."""
+    hints = typing.get_type_hints(kind)
+    found: dict[str, type | None] = {}
+    for field in msgspec.structs.fields(kind):
+        options = typing.get_args(hints[field.name]) or (hints[field.name],)
+        classes = [item for item in options if isinstance(item, type) and issubclass(item, msgspec.Struct)]
+        found[field.encode_name] = classes[0] if classes else None
+    return found
 
 
 def decode(body: bytes, kind: type[T]) -> T:
@@ -62,12 +127,8 @@ def decode(body: bytes, kind: type[T]) -> T:
 
 
 def _invalid(text: str) -> ApiError:
-    unknown = _UNKNOWN.search(text)
     match = _PATH.search(text)
     path = match["path"] if match else ""
-    if unknown:
-        path = f"{path}.{unknown['name']}".lstrip(".")
-        return ApiError(f"{path}: is not known here. Leave it out.", code="unknown_parameter", param=path)
     missing = re.search(r"missing required field `([^`]*)`", text)
     if missing:
         path = f"{path}.{missing[1]}".lstrip(".")
@@ -82,9 +143,13 @@ def endpoint(dialect: Dialect) -> Callable[[Handler], Handler]:
     def wrap(handler: Handler) -> Handler:
         async def call(request: Request) -> Response:
             try:
-                return await handler(request)
+                answer = await handler(request)
             except KvantError as error:
-                return failed(error, dialect)
+                answer = failed(error, dialect)
+            ignored = getattr(request.state, "ignored", ())
+            if ignored:
+                answer.headers[IGNORED] = ", ".join(dict.fromkeys(ignored[:MAX_IGNORED]))
+            return answer
 
         call.__name__, call.__doc__ = handler.__name__, handler.__doc__
         return call

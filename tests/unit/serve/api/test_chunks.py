@@ -11,12 +11,12 @@ from kvant.serve.api.chunks import (
     Piece,
     ToolDelta,
     chat_piece,
-    forced_call,
     gather,
+    is_progress,
     refusal,
     text_piece,
 )
-from kvant.serve.api.failure import ContextExceededError
+from kvant.serve.api.failure import ContextExceededError, describe
 
 CHAT = b'{"choices":[{"finish_reason":null,"index":0,"delta":{"content":"Hello"}}],"created":1,"model":"m"}'
 END = (
@@ -76,20 +76,27 @@ def test_parts_of_tool_calls_come_together() -> None:
     ]
 
 
-def test_a_forced_call_is_told_whole_and_one_cut_off_is_text() -> None:
-    made = [Piece(text='{"name": "f", '), Piece(text='"arguments": {"x": 1}}', finish="stop")]
-    whole = asyncio.run(gather(forced_call(_of(*made))))
-    assert (whole.text, whole.finish, whole.calls[0].function.arguments) == ("", "tool_calls", '{"x": 1}')
-
-    cut = asyncio.run(gather(forced_call(_of(Piece(text='{"name": "f', finish="length")))))
-    assert (cut.text, cut.finish, cut.calls) == ('{"name": "f', "length", [])
+def test_how_far_a_prompt_is_read() -> None:
+    told = (
+        b'{"choices":[{"finish_reason":null,"index":0,"delta":{"role":"assistant","content":null}}],"model":"m",'
+        b'"prompt_progress":{"total":921,"cache":9,"processed":512,"time_ms":5007}}'
+    )
+    piece = chat_piece(told)
+    assert is_progress(told)
+    assert piece.progress is not None
+    assert (piece.progress.total, piece.progress.cache, piece.text) == (921, 9, "")
+    text = text_piece(b'{"content":"","stop":false,"prompt_progress":{"total":8,"cache":0,"processed":0,"time_ms":0}}')
+    assert text.progress is not None
+    said = b'{"choices":[{"delta":{"content":",\\"prompt_progress\\":{\\"total\\":1}}"}}]}'
+    assert not is_progress(said)
+    assert not is_progress(CHAT)
 
 
 def test_the_engines_errors() -> None:
     full = {"error": {"code": 400, "type": "exceed_context_size_error", "n_prompt_tokens": 2031, "n_ctx": 512}}
     error = refusal(400, full)
     assert isinstance(error, ContextExceededError)
-    assert str(error).startswith("prompt: 2031 tokens exceed the context of 512")
+    assert (error.n_tokens, error.n_context, describe(error).overflow) == (2031, 512, error)
     assert refusal(501, {"error": {"code": 501, "message": "no."}}).status == 400
     assert refusal(400, {"error": {"code": 400, "message": "bad"}}).status == 400
     assert refusal(500, {"error": "boom"}).status == 500

@@ -19,6 +19,15 @@ MAX_INTEGER = (1 << 31) - 1
 MAX_NUMBER = 3.4e38
 """Largest hyperparameter that is no integer: GGUF stores them as float32."""
 
+ORIGINAL_LENGTH = "original_max_position_embeddings"
+
+ROPE_ENTRIES = frozenset({
+    "rope_type", "type", "rope_theta", "factor", ORIGINAL_LENGTH, "partial_rotary_factor", "attention_factor", "mscale",
+    "mscale_all_dim", "beta_fast", "beta_slow", "truncate", "low_freq_factor", "high_freq_factor", "short_factor",
+    "long_factor",
+})  # fmt: skip
+"""What rotary parameters may hold; everything else in them is read by nobody."""
+
 MAX_LAYERS = 1024
 """More blocks than any published model has; the number of tensors looked for grows with it."""
 
@@ -125,30 +134,58 @@ class Config:
 
     @property
     def rope(self) -> dict[str, Any]:
-        """Rotary parameters of the (global) attention, one spelling for those of all transformers versions.
+        """Rotary parameters of the full attention, read as transformers reads them whichever way they are spelled.
 
-        Keys: `rope_theta`, and as present `rope_type`, `factor`, `original_max_position_embeddings`,
-        `partial_rotary_factor`, `short_factor`, `long_factor`, `low_freq_factor`, ...
+        Of `rope_scaling` and `rope_parameters` the first counts where both are there; a family whose windowed layers
+        have a base of their own (Gemma 3) puts `rope_scaling` over its `rope_parameters.full_attention`. A base or
+        share in them comes before one in config.json itself; an original length there comes after.
+
+        Keys: `rope_type`, and as present those of `ROPE_ENTRIES`.
+
+        Source: transformers 5.24 `modeling_rope_utils.RotaryEmbeddingConfigMixin`, `configuration_gemma3`.
         """
-        found = self.get("rope_parameters") or self.get("rope_scaling") or {}
-        found = found.get("full_attention", found) if isinstance(found, Mapping) else found
-        if not isinstance(found, Mapping):
-            raise FormatError(f"{self.path}: rope parameters are {shown(found)}, not an object. Correct them.")
-        rope = dict(found)
-        for key in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
+        scaling, parameters = self._rope_entry("rope_scaling"), self._rope_entry("rope_parameters")
+        if self.is_rope_by_layer:
+            rope = {**(_mapping(parameters.get("full_attention"))), **scaling}
+        else:
+            rope = scaling or parameters
+            rope = dict(_mapping(rope.get("full_attention", rope)))
+        rope = {key: value for key, value in rope.items() if value is not None}
+        rope["rope_type"] = str(rope.get("rope_type") or rope.get("type") or "default").lower()
+        for key in ("rope_theta", "partial_rotary_factor"):
             if rope.get(key) is None and self.get(key) is not None:
                 rope[key] = self.get(key)
-        rope["rope_type"] = str(rope.get("rope_type") or rope.get("type") or "default").lower()
+        if self.get(ORIGINAL_LENGTH) is not None:
+            rope[ORIGINAL_LENGTH] = self.get(ORIGINAL_LENGTH)
         return rope
+
+    @property
+    def is_rope_by_layer(self) -> bool:
+        """Whether windowed layers have rotary parameters of their own."""
+        return self.get("rope_local_base_freq") is not None
+
+    @property
+    def local_rope(self) -> dict[str, Any]:
+        """Rotary parameters of layers with a sliding window, as they are stated; always with their `rope_type`."""
+        stated = _mapping(self._rope_entry("rope_parameters").get("sliding_attention"))
+        local = {key: value for key, value in stated.items() if value is not None}
+        return {**local, "rope_type": str(local.get("rope_type") or local.get("type") or "default").lower()}
 
     @property
     def local_rope_theta(self) -> float | None:
         """Base of the rotary frequencies in layers with a sliding window; None if there is no own one."""
-        found = self.get("rope_parameters")
-        local = found.get("sliding_attention") if isinstance(found, Mapping) else None
-        value = local.get("rope_theta") if isinstance(local, Mapping) else None
-        value = self.get("rope_local_base_freq") if value is None else value
+        value = self.local_rope.get("rope_theta", self.get("rope_local_base_freq"))
         return None if value is None else finite(value, "rope_local_base_freq", self.path)
+
+    def _rope_entry(self, key: str) -> Mapping[str, Any]:
+        found = self.get(key) or {}
+        if not isinstance(found, Mapping):
+            raise FormatError(f"{self.path}: {key} is {shown(found)}, not an object. Correct it.")
+        return found
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def finite(value: Any, key: str, path: Path) -> float:

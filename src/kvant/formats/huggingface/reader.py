@@ -8,13 +8,16 @@ from typing import Any
 from kvant.dtypes import BF16, F16, F32, BlockType
 from kvant.errors import FormatError, UnsupportedFormatError, UnsupportedModelError
 from kvant.formats.huggingface.architectures.base import Family
+from kvant.formats.huggingface.architectures.biases import unused_biases
 from kvant.formats.huggingface.architectures.registry import family_of_class
+from kvant.formats.huggingface.architectures.rope import check_rope
 from kvant.formats.huggingface.architectures.shapes import check_tensors
 from kvant.formats.huggingface.checkpoint import check_adapter, plain_weights
 from kvant.formats.huggingface.config import Config, architecture_name, read_config, read_optional_json, shown
 from kvant.formats.huggingface.general import general_metadata
 from kvant.formats.huggingface.lazy import as_float32, renamed
 from kvant.formats.huggingface.naming import directory_identifier
+from kvant.formats.huggingface.remarks import model_remarks
 from kvant.formats.huggingface.tokenizer import tokenizer_metadata
 from kvant.formats.mlx.layers import WEIGHT, dequantized, layer_bytes, layers_of, same_blocks
 from kvant.formats.mlx.schemes import Scheme, grouping_name, read_scheme
@@ -29,6 +32,12 @@ FILE_TYPES: Mapping[BlockType, int] = {F32: 0, F16: 1, BF16: 32}
 
 IGNORED_SUFFIXES = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 """Buffers of old checkpoints that are computed, not trained."""
+
+ACTIVATIONS: Mapping[str, str] = {"swish": "silu", "gelu_new": "gelu_pytorch_tanh", "gelu_fast": "gelu_pytorch_tanh"}
+"""Other names that transformers has for the same functions."""
+
+NULLABLE = frozenset({"sliding_window"})
+"""Entries whose null is not the default but says that there is none."""
 
 INDEX = "model.safetensors.index.json"
 
@@ -61,6 +70,8 @@ def read_huggingface(directory: Path, *, known_as: str = "") -> Model:
     stored = _stored(weights, scheme, family, config) if scheme else {}
     if scheme is not None:
         weights = dequantized(weights, scheme, str(directory))
+    unused, without = unused_biases(weights, family, config)
+    weights = {name: tensor for name, tensor in weights.items() if name not in unused}
     tensors = _by_name((*family.extra_tensors(config), *_canonical(weights, family, config)), directory)
     tensors, tied = _untied(tensors, config)
     dropped: list[str] = []
@@ -81,14 +92,17 @@ def read_huggingface(directory: Path, *, known_as: str = "") -> Model:
     return Model(
         metadata=metadata, tensors=tensors, path=directory, files=_files(directory), known_as=known_as,
         stored={name: how for name, how in stored.items() if name in tensors},
-        remarks=(*left_over(directory), *remarks, *_other_parts(weights, family), *tied, *dropped),
+        remarks=(*left_over(directory), *remarks, *_other_parts(weights, family), *tied, *dropped,
+            *without, *model_remarks(directory, raw, family, config),
+        ),
         is_mended=bool(remarks or tied),
     )  # fmt: skip
 
 
 def complete_config(raw: Mapping[str, Any], family: Family, path: Path) -> Config:
     """Fill in what transformers assumes where config.json is silent."""
-    values = {**family.defaults, **{key: value for key, value in raw.items() if value is not None}}
+    defaults = {key: value for key, value in family.defaults.items() if key not in NULLABLE or key not in raw}
+    values = {**defaults, **{key: value for key, value in raw.items() if value is not None}}
     config = Config(values=values, path=path)
     values.setdefault("num_key_value_heads", config.integer("num_attention_heads"))
     if family.computes_head_dim:
@@ -110,18 +124,14 @@ def _untied(tensors: dict[str, LazyTensor], config: Config) -> tuple[dict[str, L
 
 
 def _check_config(config: Config, family: Family) -> None:
-    activation = config.get("hidden_activation", config.get("hidden_act", family.activation))
-    if activation != family.activation:
+    key = "hidden_activation" if "hidden_activation" in family.defaults else "hidden_act"
+    activation = config.get(key, family.activation)
+    if ACTIVATIONS.get(str(activation), activation) != family.activation:
         raise UnsupportedModelError(
-            f"{config.path}: the activation function is {shown(activation)}, but llama.cpp's {family.architecture} "
-            f"computes {family.activation!r}. Such a model cannot be stored as GGUF."
+            f"{config.path}: the activation function is {shown(activation)} ({key}), but llama.cpp's "
+            f"{family.architecture} computes {family.activation!r}. Such a model cannot be stored as GGUF."
         )
-    rope_type = config.rope["rope_type"]
-    if rope_type not in family.rope_types:
-        raise UnsupportedModelError(
-            f"{config.path}: rope type {shown(rope_type)} is none that llama.cpp's {family.architecture} computes "
-            f"({', '.join(sorted(family.rope_types))}). Such a model cannot be stored as GGUF."
-        )
+    check_rope(config, family.architecture, family.rope_types)
     heads, kv_heads = config.integer("num_attention_heads"), config.integer("num_key_value_heads")
     if heads % kv_heads:
         raise FormatError(f"{config.path}: {heads} heads cannot share {kv_heads} key-value heads evenly. Correct it.")

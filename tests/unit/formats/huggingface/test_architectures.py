@@ -10,7 +10,8 @@ import pytest
 
 from kvant.dtypes import F32
 from kvant.errors import FormatError, UnsupportedModelError
-from kvant.formats.huggingface.architectures.base import interleave_order, shortest
+from kvant.formats.huggingface.architectures.base import interleave_order
+from kvant.formats.huggingface.architectures.hyper import shortest
 from kvant.formats.huggingface.architectures.llama import rotary_factors
 from kvant.formats.huggingface.architectures.registry import (
     BY_CLASS,

@@ -107,5 +107,5 @@ def test_the_local_rotary_base_has_two_spellings() -> None:
 
 @pytest.mark.parametrize("value", [3, [1], "linear"])
 def test_rotary_parameters_must_be_an_object(value: object) -> None:
-    with pytest.raises(FormatError, match="rope parameters"):
+    with pytest.raises(FormatError, match=r"rope_scaling is .* not an object"):
         _ = config(rope_scaling=value).rope

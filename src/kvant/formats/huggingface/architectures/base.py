@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from kvant.errors import FormatError
-from kvant.formats.huggingface.config import MAX_INTEGER, MAX_LAYERS, Config, finite, shown
+from kvant.formats.huggingface.architectures.hyper import has, integer, number
+from kvant.formats.huggingface.architectures.rope import config_theta, rope_entries, rope_scaling
+from kvant.formats.huggingface.config import MAX_LAYERS, Config
 from kvant.formats.huggingface.lazy import gathered, shifted
-from kvant.metadata import Value, f32, string, u32
+from kvant.metadata import Value, f32, u32
 from kvant.model import Model
 from kvant.tensors import LazyTensor, Tensor
 
@@ -39,6 +41,13 @@ BLOCK_NAMES: Mapping[str, str] = MappingProxyType(
 )
 """Tensors of a block, as Llama and most of its descendants name them."""
 
+ATTENTION_BIASES = ("attn_q", "attn_k", "attn_v", "attn_output")
+MLP_BIASES = ("ffn_gate", "ffn_up", "ffn_down")
+LLAMA_FLAGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"attention_bias": ATTENTION_BIASES, "mlp_bias": MLP_BIASES}
+)
+"""Entries by which a config.json asks for biases, and the stems that then have one."""
+
 INTEGERS: tuple[tuple[str, str], ...] = (
     ("block_count", "num_hidden_layers"),
     ("context_length", "max_position_embeddings"),
@@ -48,9 +57,6 @@ INTEGERS: tuple[tuple[str, str], ...] = (
     ("attention.head_count_kv", "num_key_value_heads"),
 )
 """Hyperparameters that both sides store as they are: GGUF key without its architecture, config.json key."""
-
-MAX_THETA = 1e12
-"""Largest base of rotary frequencies: published models stay below 1e8, and float32 has frequencies far beyond."""
 
 _IN_BLOCK = re.compile(r"model\.layers\.(0|[1-9]\d{0,3})\.(.+)\.(weight|bias)")
 _OUTSIDE = re.compile(r"(.+)\.(weight|bias)")
@@ -78,6 +84,10 @@ def _nothing_refused(_: Config) -> None:
     return None
 
 
+def _no_window(_: Config) -> int | None:
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """What sets a family of models apart.
@@ -98,6 +108,11 @@ class Family:
         extra_tensors: Tensors that upstream computes from the configuration.
         config: Hyperparameters back to entries of config.json.
         computes_head_dim: Whether transformers fills in a head length that config.json leaves out.
+        entries: What its config.json may hold beyond `entries.COMMON`.
+        biased: Stems that have a bias whatever config.json says.
+        bias_flags: Entries of config.json that ask for biases, and the stems that then have one.
+        engine_biases: Stems whose biases llama.cpp adds.
+        unseen_window: Tokens that transformers attends back to in layers where llama.cpp attends to all; None if none.
     """
 
     architecture: str
@@ -115,6 +130,16 @@ class Family:
     check: Callable[[Config], None] = _nothing_refused
     extra_tensors: Callable[[Config], list[LazyTensor]] = _nothing_extra
     computes_head_dim: bool = False
+    entries: frozenset[str] = frozenset()
+    biased: tuple[str, ...] = ()
+    bias_flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    engine_biases: frozenset[str] = frozenset(ATTENTION_BIASES[:3])
+    unseen_window: Callable[[Config], int | None] = _no_window
+
+    def biases(self, config: Config) -> frozenset[str]:
+        """Return the stems that have a bias in transformers."""
+        asked = [stem for flag, stems in self.bias_flags.items() if config.flag(flag) for stem in stems]
+        return frozenset((*self.biased, *asked))
 
     def stem(self, name: str) -> str | None:
         """Return the stem of a canonical tensor name: `attn_q` of `blk.3.attn_q.weight`; None for another form."""
@@ -207,43 +232,6 @@ def file_type() -> dict[str, Value]:
     return {"general.file_type": u32(0)}
 
 
-def config_theta(config: Config) -> float:
-    """Return the base of the rotary frequencies.
-
-    Raises:
-        FormatError: It is below 1 or so large that float32 frequencies vanish.
-    """
-    theta = Config(values=config.rope, path=config.path).number("rope_theta", 10000.0)
-    if not 1 <= theta <= MAX_THETA:
-        raise FormatError(f"{config.path}: rope_theta is {theta}, not from 1 to {MAX_THETA:g}. Correct it.")
-    return theta
-
-
-def rope_scaling(config: Config, architecture: str) -> dict[str, Value]:
-    """Return the metadata of linear and YaRN scaling; nothing for the other kinds, which are tensors."""
-    rope = Config(values=config.rope, path=config.path)
-    kind, prefix = rope.get("rope_type"), f"{architecture}.rope.scaling."
-    if kind not in ("linear", "yarn"):
-        return {}
-    found = {prefix + "type": string(kind), prefix + "factor": f32(rope.number("factor"))}
-    if kind == "yarn":
-        length = rope.integer("original_max_position_embeddings", config.integer("max_position_embeddings"))
-        found[prefix + "original_context_length"] = u32(length)
-        for ours, theirs in YARN:
-            if rope.get(theirs) is not None:
-                found[prefix + ours] = f32(rope.number(theirs))
-    return found
-
-
-YARN: tuple[tuple[str, str], ...] = (
-    ("yarn_ext_factor", "extrapolation_factor"),
-    ("yarn_attn_factor", "attention_factor"),
-    ("yarn_beta_fast", "beta_fast"),
-    ("yarn_beta_slow", "beta_slow"),
-)
-"""Optional parameters of YaRN: GGUF key, transformers' key."""
-
-
 def config_entries(model: Model) -> dict[str, Any]:
     """Return the entries of config.json that every family has, from a model's metadata.
 
@@ -263,51 +251,4 @@ def config_entries(model: Model) -> dict[str, Any]:
         )
     if has(model, "attention.key_length"):
         entries["head_dim"] = integer(model, "attention.key_length")
-    kind = model.get(f"{model.architecture}.rope.scaling.type")
-    if kind in ("linear", "yarn"):
-        scaling: dict[str, Any] = {"rope_type": kind, "factor": number(model, "rope.scaling.factor", 1.0)}
-        if kind == "yarn":
-            key = "original_max_position_embeddings"
-            scaling[key] = integer(model, "rope.scaling.original_context_length", entries["max_position_embeddings"])
-            found = {theirs: f"rope.scaling.{ours}" for ours, theirs in YARN if has(model, f"rope.scaling.{ours}")}
-            scaling |= {theirs: number(model, ours, 0.0) for theirs, ours in found.items()}
-        entries["rope_scaling"] = scaling
-    return entries
-
-
-def has(model: Model, key: str) -> bool:
-    """Whether the model has a hyperparameter, named without its architecture."""
-    return f"{model.architecture}.{key}" in model.metadata
-
-
-def integer(model: Model, key: str, default: int | None = None, *, least: int = 1) -> int:
-    """Return an integer hyperparameter of a GGUF, `least` or more; of per-layer ones the value they share.
-
-    Raises:
-        FormatError: Absent without a default, no such integer, or different between layers.
-    """
-    value = model.get(f"{model.architecture}.{key}", default)
-    if isinstance(value, np.ndarray) and value.ndim == 1 and len(value) and (value == value[0]).all():
-        value = value[0].item()
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_INTEGER:
-        raise FormatError(
-            f"{model.path}: {model.architecture}.{key} is {shown(value)}, not one integer in {least}..{MAX_INTEGER}. "
-            f"Convert from the original model again."
-        )
-    return value
-
-
-def number(model: Model, key: str, default: float) -> float:
-    """Return a hyperparameter of a GGUF as the shortest decimal that is the same float32: 1e-05, not 9.9999997e-06.
-
-    Raises:
-        FormatError: It is not a finite number.
-    """
-    return shortest(
-        finite(model.get(f"{model.architecture}.{key}", default), f"{model.architecture}.{key}", model.path)
-    )
-
-
-def shortest(value: float) -> float:
-    """Return the shortest decimal that rounds to the same float32."""
-    return float(str(np.float32(value)))
+    return entries | rope_entries(model, entries["max_position_embeddings"])

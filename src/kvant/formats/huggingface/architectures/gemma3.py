@@ -4,15 +4,15 @@ from typing import Any
 
 from kvant.errors import UnsupportedModelError
 from kvant.formats.huggingface.architectures.base import (
+    ATTENTION_BIASES,
     BLOCK_NAMES,
     PLUS_ONE,
     Family,
     config_entries,
-    has,
     hyperparameters,
-    integer,
-    number,
 )
+from kvant.formats.huggingface.architectures.hyper import has, integer, number
+from kvant.formats.huggingface.architectures.rope import check_whole_rotation
 from kvant.formats.huggingface.config import Config, shown
 from kvant.metadata import Value, f32, u32
 from kvant.model import Model
@@ -38,7 +38,7 @@ def pattern(config: Config) -> int:
     Raises:
         UnsupportedModelError: `layer_types` has no such period.
     """
-    period = config.integer("sliding_window_pattern", config.integer("_sliding_window_pattern", PATTERN))
+    period = config.integer("sliding_window_pattern", PATTERN)
     kinds = config.items("layer_types")
     if kinds is not None:
         full = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
@@ -53,6 +53,13 @@ def pattern(config: Config) -> int:
 
 def check(config: Config) -> None:
     """Refuse what llama.cpp's gemma3 would compute differently."""
+    check_whole_rotation(config)
+    local = config.local_rope
+    if local["rope_type"] != "default" or local.get("partial_rotary_factor", 1.0) != 1:
+        raise UnsupportedModelError(
+            f"{config.path}: rope_parameters of sliding_attention are {shown(local)}, but llama.cpp's gemma3 rotates "
+            f"windowed layers without scaling. Such a model cannot be stored as GGUF."
+        )
     pattern(config)
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     expected = hidden // heads if config.n_layers == LAYERS_27B else config.head_dim
@@ -114,6 +121,13 @@ GEMMA3 = Family(
     transforms=dict.fromkeys(("attn_norm", "output_norm", *_NORMS), PLUS_ONE),
     skipped=("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."),
     check=check,
+    entries=frozenset({
+        "text_config", "hidden_activation", "rope_local_base_freq", "sliding_window", "sliding_window_pattern",
+        "layer_types", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping",
+        "use_bidirectional_attention", "cache_implementation", "vision_config", "boi_token_index", "eoi_token_index",
+        "image_token_index", "mm_tokens_per_image", "image_token_id", "boi_token_id", "eoi_token_id",
+    }),
+    bias_flags={"attention_bias": ATTENTION_BIASES},
     metadata=metadata,
     config=back,
     defaults={

@@ -2,8 +2,17 @@
 
 from typing import Any
 
-from kvant.formats.huggingface.architectures.base import ROTARY, Family, config_entries, number
+from kvant.formats.huggingface.architectures.base import (
+    ATTENTION_BIASES,
+    LLAMA_FLAGS,
+    MLP_BIASES,
+    ROTARY,
+    Family,
+    config_entries,
+)
+from kvant.formats.huggingface.architectures.hyper import number
 from kvant.formats.huggingface.architectures.llama import llama_metadata
+from kvant.formats.huggingface.architectures.rope import check_whole_rotation
 from kvant.formats.huggingface.config import Config
 from kvant.metadata import Value, f32
 from kvant.model import Model
@@ -18,8 +27,10 @@ MULTIPLIERS: tuple[tuple[str, str], ...] = (
 
 
 def metadata(config: Config) -> dict[str, Value]:
-    """Return Llama's hyperparameters without a head length, which llama.cpp derives here, and the multipliers."""
-    plain = Config(values={k: v for k, v in config.values.items() if k != "head_dim"}, path=config.path)
+    """Return Llama's hyperparameters, without a head length that llama.cpp derives itself, and the multipliers."""
+    derived = config.integer("hidden_size") // config.integer("num_attention_heads")
+    left_out = {"head_dim"} if config.head_dim == derived else set()
+    plain = Config(values={k: v for k, v in config.values.items() if k not in left_out}, path=config.path)
     scales = {f"granite.{ours}": f32(config.number(theirs)) for ours, theirs in MULTIPLIERS}
     return {**llama_metadata(plain, "granite"), **scales}
 
@@ -35,6 +46,10 @@ GRANITE = Family(
     classes=("GraniteForCausalLM",),
     model_type="granite",
     transforms=ROTARY,
+    check=check_whole_rotation,
+    entries=frozenset(theirs for _, theirs in MULTIPLIERS),
+    bias_flags=LLAMA_FLAGS,
+    engine_biases=frozenset((*ATTENTION_BIASES, *MLP_BIASES)),
     metadata=metadata,
     config=back,
     defaults={

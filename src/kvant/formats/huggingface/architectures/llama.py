@@ -8,13 +8,16 @@ import numpy as np
 from kvant.dtypes import F32
 from kvant.errors import FormatError, UnsupportedModelError
 from kvant.formats.huggingface.architectures.base import (
+    ATTENTION_BIASES,
+    LLAMA_FLAGS,
+    MLP_BIASES,
     ROTARY,
     Family,
     config_entries,
-    config_theta,
     file_type,
     hyperparameters,
 )
+from kvant.formats.huggingface.architectures.rope import check_whole_rotation, config_theta
 from kvant.formats.huggingface.config import Config
 from kvant.kernels import decode
 from kvant.metadata import Value, u32
@@ -105,6 +108,9 @@ LLAMA = Family(
     extra_tensors=llama_extra,
     config=llama_config,
     computes_head_dim=True,
+    check=check_whole_rotation,
+    bias_flags=LLAMA_FLAGS,
+    engine_biases=frozenset((*ATTENTION_BIASES, *MLP_BIASES)),
     defaults={
         "vocab_size": 32000, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
     },
@@ -114,8 +120,11 @@ MISTRAL = dataclasses.replace(
     LLAMA,
     classes=("MistralForCausalLM",),
     model_type="mistral",
+    entries=frozenset({"sliding_window"}),
+    bias_flags={},
+    unseen_window=lambda config: config.integer("sliding_window") if config.get("sliding_window") else None,
     defaults={
         "vocab_size": 32000, "max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "num_key_value_heads": 8,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": False, "sliding_window": 4096,
     },
 )  # fmt: skip

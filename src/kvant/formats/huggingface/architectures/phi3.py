@@ -7,15 +7,10 @@ import numpy as np
 
 from kvant.dtypes import F32
 from kvant.errors import FormatError
-from kvant.formats.huggingface.architectures.base import (
-    Family,
-    config_entries,
-    config_theta,
-    file_type,
-    integer,
-    shortest,
-)
-from kvant.formats.huggingface.config import Config
+from kvant.formats.huggingface.architectures.base import Family, config_entries, file_type
+from kvant.formats.huggingface.architectures.hyper import integer, number, shortest
+from kvant.formats.huggingface.architectures.rope import config_theta
+from kvant.formats.huggingface.config import ORIGINAL_LENGTH, Config
 from kvant.kernels import decode
 from kvant.metadata import Value, f32, u32
 from kvant.model import Model
@@ -31,6 +26,12 @@ NAMES = {
 }
 """llama.cpp keeps both fused matrices; `ffn_up` holds the gate above the up projection."""
 
+LONG = frozenset({"longrope", "su", "yarn"})
+"""Names of its rotary scaling; by the last two transformers means the first here."""
+
+FLOAT32_ERROR = 1e-6
+"""Relative; what a factor loses on its way through metadata."""
+
 FACTORS = {"rope_factors_long.weight": "long_factor", "rope_factors_short.weight": "short_factor"}
 """Tensors that hold the divisors of the rotary frequencies, and their names in config.json."""
 
@@ -41,11 +42,16 @@ def rotary_dims(config: Config) -> int:
     return int(share * config.integer("hidden_size")) // config.integer("num_attention_heads")
 
 
+def is_long(config: Config) -> bool:
+    """Whether the rotary frequencies have divisors; transformers passes over those of another `rope_type`."""
+    return config.rope["rope_type"] in LONG
+
+
 def metadata(config: Config) -> dict[str, Value]:
     """Return the hyperparameters; a window of 0 says that there is none."""
-    original = Config(values=config.rope, path=config.path).integer("original_max_position_embeddings")
+    original = config.integer(ORIGINAL_LENGTH)
     found: dict[str, Value] = {}
-    if config.rope.get("long_factor"):
+    if is_long(config):
         found["phi3.rope.scaling.attn_factor"] = f32(attention_factor(config, original))
     return {
         **found,
@@ -65,8 +71,14 @@ def metadata(config: Config) -> dict[str, Value]:
 
 
 def attention_factor(config: Config, original: int) -> float:
-    """Return by how much the long context sharpens attention: sqrt(1 + log(scale) / log(original length))."""
-    scale = config.integer("max_position_embeddings") / original
+    """Return by how much the long context lengthens queries and keys: sqrt(1 + log(scale) / log(original length)).
+
+    The scale is how much longer the context became; a model may state it, or the result.
+    """
+    rope = Config(values=config.rope, path=config.path)
+    if rope.get("attention_factor") is not None:
+        return rope.number("attention_factor")
+    scale = rope.number("factor", config.integer("max_position_embeddings") / original)
     return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 and original > 1 else 1.0
 
 
@@ -76,7 +88,7 @@ def extra_tensors(config: Config) -> list[LazyTensor]:
     Raises:
         FormatError: The lists are absent, of another length than half the rotated components, or not numbers.
     """
-    if not config.rope.get("long_factor"):
+    if not is_long(config):
         return []
     wanted, found = rotary_dims(config) // 2, []
     for name, key in FACTORS.items():
@@ -96,11 +108,15 @@ def back(model: Model) -> dict[str, Any]:
     entries = config_entries(model)
     head_dim = max(1, entries["hidden_size"] // entries["num_attention_heads"])
     length = entries["max_position_embeddings"]
-    entries["original_max_position_embeddings"] = integer(model, "rope.scaling.original_context_length", length)
+    entries[ORIGINAL_LENGTH] = integer(model, "rope.scaling.original_context_length", length)
     entries["partial_rotary_factor"] = integer(model, "rope.dimension_count", head_dim) / head_dim
     entries["sliding_window"] = integer(model, "attention.sliding_window", 0, least=0) or None
     if all(name in model.tensors for name in FACTORS):
         entries["rope_scaling"] = {"type": "longrope"}
+        derived = attention_factor(Config(values=entries, path=model.path), entries[ORIGINAL_LENGTH])
+        stated = number(model, "rope.scaling.attn_factor", derived)
+        if abs(stated - derived) > FLOAT32_ERROR * derived:
+            entries["rope_scaling"]["attention_factor"] = stated
         for name, key in FACTORS.items():
             tensor = model.tensors[name]
             values = decode(tensor.read_bytes(0, 1), tensor.block_type, row_length(tensor))[0]
@@ -112,7 +128,10 @@ PHI3 = Family(
     architecture="phi3",
     classes=("Phi3ForCausalLM",),
     model_type="phi3",
-    rope_types=frozenset({"default", "longrope", "su"}),
+    rope_types=frozenset({"default", *LONG}),
+    entries=frozenset({"sliding_window"}),
+    unseen_window=lambda config: config.integer("sliding_window") if config.get("sliding_window") else None,
+    engine_biases=frozenset(),
     block_names=NAMES,
     required=tuple(NAMES),
     metadata=metadata,

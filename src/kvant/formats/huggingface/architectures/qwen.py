@@ -1,16 +1,52 @@
 """Qwen2, Qwen2.5 (biases on queries, keys and values) and Qwen3 (norms on queries and keys)."""
 
-from kvant.formats.huggingface.architectures.base import BLOCK_NAMES, Family, config_entries, hyperparameters
+from kvant.errors import UnsupportedModelError
+from kvant.formats.huggingface.architectures.base import (
+    ATTENTION_BIASES,
+    BLOCK_NAMES,
+    Family,
+    config_entries,
+    hyperparameters,
+)
+from kvant.formats.huggingface.architectures.rope import check_whole_rotation
+from kvant.formats.huggingface.config import Config
+
+WINDOWS = frozenset({"use_sliding_window", "sliding_window", "max_window_layers", "layer_types"})
+
+
+def unseen_window(config: Config) -> int | None:
+    """Return the window of the upper layers, if they have one; llama.cpp's qwen2 and qwen3 have none."""
+    if not config.flag("use_sliding_window") or not config.get("sliding_window"):
+        return None
+    kinds, first = config.items("layer_types"), config.get("max_window_layers", 28)
+    windowed = "sliding_attention" in kinds if kinds is not None else isinstance(first, int) and first < config.n_layers
+    return config.integer("sliding_window") if windowed else None
+
+
+def check_qwen2(config: Config) -> None:
+    """Refuse heads of another length than hidden size over heads, which llama.cpp's qwen2 does not load."""
+    check_whole_rotation(config)
+    derived = config.integer("hidden_size") // config.integer("num_attention_heads")
+    if config.head_dim != derived:
+        raise UnsupportedModelError(
+            f"{config.path}: head_dim is {config.head_dim}, but llama.cpp's qwen2 has heads of hidden size over heads, "
+            f"{derived}. Such a model cannot be stored as GGUF."
+        )
+
 
 QWEN2 = Family(
     architecture="qwen2",
     classes=("Qwen2ForCausalLM",),
     model_type="qwen2",
+    check=check_qwen2,
+    entries=WINDOWS,
+    biased=ATTENTION_BIASES[:3],
+    unseen_window=unseen_window,
     metadata=lambda config: hyperparameters(config, "qwen2"),
     config=config_entries,
     defaults={
         "vocab_size": 151936, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "num_key_value_heads": 32,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": False, "sliding_window": 4096,
     },
 )  # fmt: skip
 
@@ -20,10 +56,14 @@ QWEN3 = Family(
     model_type="qwen3",
     block_names={**BLOCK_NAMES, "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"},
     required=(*BLOCK_NAMES, "attn_q_norm", "attn_k_norm"),
+    check=check_whole_rotation,
+    entries=WINDOWS,
+    bias_flags={"attention_bias": ATTENTION_BIASES},
+    unseen_window=unseen_window,
     metadata=lambda config: hyperparameters(config, "qwen3"),
     config=config_entries,
     defaults={
         "vocab_size": 151936, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "num_key_value_heads": 32,
-        "head_dim": 128, "tie_word_embeddings": False,
+        "head_dim": 128, "tie_word_embeddings": False, "sliding_window": 4096,
     },
 )  # fmt: skip

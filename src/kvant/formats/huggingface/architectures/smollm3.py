@@ -1,8 +1,9 @@
 """SmolLM3: Llama's layout, with every fourth layer without rotation."""
 
 from kvant.errors import UnsupportedModelError
-from kvant.formats.huggingface.architectures.base import ROTARY, Family, config_entries
+from kvant.formats.huggingface.architectures.base import LLAMA_FLAGS, ROTARY, Family, config_entries
 from kvant.formats.huggingface.architectures.llama import llama_extra, llama_metadata
+from kvant.formats.huggingface.architectures.rope import check_whole_rotation
 from kvant.formats.huggingface.config import Config, shown
 
 INTERVAL = 4
@@ -11,6 +12,7 @@ INTERVAL = 4
 
 def check(config: Config) -> None:
     """Refuse another pattern of layers without rotation."""
+    check_whole_rotation(config)
     wanted = [int((layer + 1) % INTERVAL != 0) for layer in range(config.n_layers)]
     found = config.items("no_rope_layers") or [
         int((layer + 1) % config.integer("no_rope_layer_interval", INTERVAL) != 0) for layer in range(config.n_layers)
@@ -22,6 +24,14 @@ def check(config: Config) -> None:
         )
 
 
+def unseen_window(config: Config) -> int | None:
+    """Return the window of layers without rotation, if they have one; llama.cpp's smollm3 has none."""
+    if not config.flag("use_sliding_window") or not config.get("sliding_window"):
+        return None
+    kinds = config.items("layer_types")
+    return config.integer("sliding_window") if kinds is None or "sliding_attention" in kinds else None
+
+
 SMOLLM3 = Family(
     architecture="smollm3",
     classes=("SmolLM3ForCausalLM",),
@@ -29,6 +39,12 @@ SMOLLM3 = Family(
     rope_types=frozenset({"default", "linear", "yarn", "llama3"}),
     transforms=ROTARY,
     check=check,
+    entries=frozenset({
+        "no_rope_layers", "no_rope_layer_interval", "layer_types", "use_sliding_window", "sliding_window",
+        "max_window_layers",
+    }),
+    bias_flags=LLAMA_FLAGS,
+    unseen_window=unseen_window,
     metadata=lambda config: llama_metadata(config, "smollm3"),
     extra_tensors=llama_extra,
     config=lambda model: {**config_entries(model), "no_rope_layer_interval": INTERVAL},

@@ -1,0 +1,154 @@
+"""Rotary scaling, both ways: linear and YaRN as metadata, with every factor that transformers reads.
+
+llama.cpp's YaRN lengthens queries and keys by 1 + log(factor) / 10 and by `rope.scaling.attn_factor`; what a model
+states otherwise goes into the latter as a quotient. Limits of the ramp are whole components in the engine, so a model
+whose limits are not is refused.
+
+Source: transformers 5.24 `modeling_rope_utils._compute_yarn_parameters`; llama.cpp `llama_context` (attention factor),
+ggml `rope_yarn`, `ggml_rope_yarn_corr_dims`. Both sides agree in tests/parity/test_rope.py.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from kvant.errors import FormatError, UnsupportedModelError
+from kvant.formats.huggingface.architectures.hyper import has, integer, number
+from kvant.formats.huggingface.config import ORIGINAL_LENGTH, ROPE_ENTRIES, Config, shown
+from kvant.metadata import Value, f32, string, u32
+from kvant.model import Model
+
+MAX_THETA = 1e12
+"""Largest base of rotary frequencies: published models stay below 1e8, and float32 has frequencies far beyond."""
+
+YARN: tuple[tuple[str, str], ...] = (
+    ("yarn_attn_factor", "attention_factor"),
+    ("yarn_beta_fast", "beta_fast"),
+    ("yarn_beta_slow", "beta_slow"),
+)
+"""Optional parameters of YaRN: GGUF key, transformers' key. The engine passes over the first; upstream writes it."""
+
+
+def config_theta(config: Config) -> float:
+    """Return the base of the rotary frequencies.
+
+    Raises:
+        FormatError: It is below 1 or so large that float32 frequencies vanish.
+    """
+    theta = Config(values=config.rope, path=config.path).number("rope_theta", 10000.0)
+    if not 1 <= theta <= MAX_THETA:
+        raise FormatError(f"{config.path}: rope_theta is {theta}, not from 1 to {MAX_THETA:g}. Correct it.")
+    return theta
+
+
+def check_rope(config: Config, architecture: str, kinds: frozenset[str]) -> None:
+    """Refuse rotary parameters that the engine would compute otherwise.
+
+    Raises:
+        UnsupportedModelError: A kind of scaling, or a setting of YaRN, that it does not have.
+    """
+    rope = config.rope
+    if rope["rope_type"] not in kinds:
+        raise UnsupportedModelError(
+            f"{config.path}: rope type {shown(rope['rope_type'])} is none that llama.cpp's {architecture} computes "
+            f"({', '.join(sorted(kinds))}). Such a model cannot be stored as GGUF."
+        )
+    if rope["rope_type"] == "yarn" and rope.get("truncate") is False:
+        raise UnsupportedModelError(
+            f"{config.path}: truncate is false for YaRN, but llama.cpp rounds the limits of its ramp to whole "
+            f"components. Such a model cannot be stored as GGUF."
+        )
+
+
+def check_whole_rotation(config: Config) -> None:
+    """Refuse that a share of each head is left unrotated, where transformers and llama.cpp rotate all of it.
+
+    Raises:
+        UnsupportedModelError: There is such a share.
+    """
+    share = config.rope.get("partial_rotary_factor", 1.0)
+    if share != 1:
+        raise UnsupportedModelError(
+            f"{config.path}: partial_rotary_factor is {shown(share)}, but models of this class rotate whole heads. "
+            f"Such a model cannot be stored as GGUF; remove the entry if it was trained without."
+        )
+
+
+def rope_remarks(config: Config) -> Iterator[str]:
+    """Say which rotary parameters nobody reads."""
+    scaling, parameters = config.get("rope_scaling"), config.get("rope_parameters")
+    if scaling and parameters and not config.is_rope_by_layer and scaling != parameters:
+        yield (
+            f"{config.path}: holds rope_scaling and rope_parameters; like transformers, kvant takes rope_scaling, and "
+            f"{shown(parameters)} is left out."
+        )
+    for name, place in (("rope_scaling", scaling), ("rope_parameters", parameters)):
+        place = place if isinstance(place, dict) else {}
+        by_layer = {kind: inner for kind, inner in place.items() if isinstance(inner, dict)}
+        unread = {key for key in place if key not in by_layer} - ROPE_ENTRIES
+        if config.is_rope_by_layer and name == "rope_parameters":
+            unread = set(place) - {"full_attention", "sliding_attention"}
+        unread |= {key for inner in by_layer.values() for key in set(inner) - ROPE_ENTRIES}
+        if unread:
+            yield f"{config.path}: {name} holds {', '.join(sorted(unread))}, which nobody reads."
+    if config.rope["rope_type"] == "longrope":
+        yield (
+            "The engine takes its long or short rotary factors by the size of its context, transformers by the length "
+            f"of the text: with a context of up to {config.rope.get(ORIGINAL_LENGTH)} tokens both take the short ones."
+        )
+
+
+def rope_scaling(config: Config, architecture: str) -> dict[str, Value]:
+    """Return the metadata of linear and YaRN scaling; nothing for the other kinds, which are tensors."""
+    rope = Config(values=config.rope, path=config.path)
+    kind, prefix = rope.get("rope_type"), f"{architecture}.rope.scaling."
+    if kind == "linear":
+        return {prefix + "type": string(kind), prefix + "factor": f32(rope.number("factor"))}
+    if kind != "yarn":
+        return {}
+    context = config.integer("max_position_embeddings")
+    length = rope.integer(ORIGINAL_LENGTH, context)
+    factor = rope.number("factor", context / length)
+    found = {
+        prefix + "type": string(kind), prefix + "factor": f32(factor), prefix + "original_context_length": u32(length)
+    }  # fmt: skip
+    found |= {prefix + ours: f32(rope.number(theirs)) for ours, theirs in YARN if rope.get(theirs) is not None}
+    lengthening = attention_factor(rope, factor) / yarn_lengthening(factor)
+    if not lengthening > 0:
+        raise FormatError(f"{config.path}: YaRN's attention factor is {lengthening:g}, not above 0. Correct it.")
+    if lengthening != 1:
+        found[prefix + "attn_factor"] = f32(lengthening)
+    return found
+
+
+def attention_factor(rope: Config, factor: float) -> float:
+    """Return by how much YaRN lengthens queries and keys, as transformers takes it from what a model states."""
+    if rope.get("attention_factor") is not None:
+        return rope.number("attention_factor")
+    mscale, all_dim = rope.number("mscale", 0.0), rope.number("mscale_all_dim", 0.0)
+    if mscale and all_dim:
+        return yarn_lengthening(factor, mscale) / (yarn_lengthening(factor, all_dim) or math.inf)
+    return yarn_lengthening(factor)
+
+
+def yarn_lengthening(factor: float, mscale: float = 1.0) -> float:
+    """Return 1 + mscale * log(factor) / 10; 1 for a factor of 1 or less."""
+    return 1.0 if factor <= 1 else 1 + 0.1 * mscale * math.log(factor)
+
+
+def rope_entries(model: Model, context: int) -> dict[str, Any]:
+    """Return the entry `rope_scaling` of config.json; nothing where there is no linear or YaRN scaling."""
+    kind = model.get(f"{model.architecture}.rope.scaling.type")
+    if kind not in ("linear", "yarn"):
+        return {}
+    factor = number(model, "rope.scaling.factor", 1.0)
+    scaling: dict[str, Any] = {"rope_type": kind, "factor": factor}
+    if kind == "yarn":
+        scaling[ORIGINAL_LENGTH] = integer(model, "rope.scaling.original_context_length", context)
+        known = [(ours, theirs) for ours, theirs in YARN if has(model, f"rope.scaling.{ours}")]
+        scaling |= {theirs: number(model, f"rope.scaling.{ours}", 0.0) for ours, theirs in known}
+        lengthening = number(model, "rope.scaling.attn_factor", 1.0)
+        scaling.pop("attention_factor", None)  # the engine passes over it
+        if lengthening != 1:
+            scaling["attention_factor"] = lengthening * yarn_lengthening(factor)
+    return {"rope_scaling": scaling}

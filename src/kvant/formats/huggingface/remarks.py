@@ -1,0 +1,44 @@
+"""What of a Hugging Face directory does not come along, or is computed otherwise by the engine: one sentence each."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kvant.errors import FormatError
+from kvant.formats.huggingface.architectures.base import Family
+from kvant.formats.huggingface.architectures.rope import rope_remarks
+from kvant.formats.huggingface.config import Config, read_optional_json
+from kvant.formats.huggingface.entries import config_remarks, generation_remarks
+
+GENERATION = "generation_config.json"
+
+
+def model_remarks(directory: Path, raw: Mapping[str, Any], family: Family, config: Config) -> Iterator[str]:
+    """Say what does not come along of a model's configuration, most serious first.
+
+    Args:
+        directory: The model directory.
+        raw: Its config.json.
+        family: Its family.
+        config: Its configuration, completed.
+    """
+    yield from _window(family, config)
+    yield from rope_remarks(config)
+    yield from config_remarks(raw, family.entries, config.path)
+    yield from _generation(directory / GENERATION)
+
+
+def _window(family: Family, config: Config) -> Iterator[str]:
+    window = family.unseen_window(config)
+    if window is not None and window < config.integer("max_position_embeddings"):
+        yield (
+            f"{config.path}: sliding_window is {window}, but llama.cpp's {family.architecture} attends to all tokens: "
+            f"texts of up to {window} tokens get the same results, longer ones others."
+        )
+
+
+def _generation(path: Path) -> Iterator[str]:
+    try:
+        yield from generation_remarks(read_optional_json(path), path)
+    except FormatError as error:  # advice only, and published models carry broken ones
+        yield f"{path}: nothing of it is read ({error})."

@@ -11,10 +11,11 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kvant.formats.huggingface.config import QUANTIZED_KEYS, shown
+from kvant.formats.huggingface.config import shown
 
 COMMON = frozenset({
-    "architectures", "model_type", "auto_map", *QUANTIZED_KEYS, "quantization", "kvant", "vocab_size", "hidden_size",
+    "architectures", "model_type", "auto_map", "quantization_config", "compression_config", "quantization", "kvant",
+    "vocab_size", "hidden_size",
     "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size", "max_position_embeddings",
     "rms_norm_eps", "head_dim", "hidden_act", "tie_word_embeddings", "rope_theta", "rope_scaling",
     "rope_parameters", "partial_rotary_factor", "original_max_position_embeddings", "attention_bias", "mlp_bias",

@@ -146,11 +146,11 @@ class Config:
         """
         scaling, parameters = self._rope_entry("rope_scaling"), self._rope_entry("rope_parameters")
         if self.is_rope_by_layer:
-            rope = {**(_mapping(parameters.get("full_attention"))), **scaling}
+            found: Mapping[str, Any] = {**_mapping(parameters.get("full_attention")), **scaling}
         else:
-            rope = scaling or parameters
-            rope = dict(_mapping(rope.get("full_attention", rope)))
-        rope = {key: value for key, value in rope.items() if value is not None}
+            found = scaling or parameters
+            found = _mapping(found.get("full_attention", found))
+        rope = {key: value for key, value in found.items() if value is not None}
         rope["rope_type"] = str(rope.get("rope_type") or rope.get("type") or "default").lower()
         for key in ("rope_theta", "partial_rotary_factor"):
             if rope.get(key) is None and self.get(key) is not None:

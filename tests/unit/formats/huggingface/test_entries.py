@@ -65,11 +65,16 @@ def test_whatever_a_family_asks_for_is_in_its_table(family: str, tmp_path: Path)
 
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_a_published_configuration_needs_no_word(family: str, tmp_path: Path) -> None:
-    usual = {"transformers_version": "4.55.0", "use_cache": True, "initializer_range": 0.02, "attention_dropout": 0.1}
+    usual: dict[str, Any] = {
+        "transformers_version": "4.55.0",
+        "use_cache": True,
+        "initializer_range": 0.02,
+        "attention_dropout": 0.1,
+    }
 
-    window = {} if family == "gemma3" else {"sliding_window": None}
+    usual |= {} if family == "gemma3" else {"sliding_window": None}
 
-    notes = remarks_of(write_tiny_model(family, tmp_path, **window, **usual))
+    notes = remarks_of(write_tiny_model(family, tmp_path, **usual))
 
     assert [note for note in notes if "rotary factors" not in note and "vision" not in note] == []
 
@@ -140,7 +145,7 @@ BIASES: list[tuple[str, tuple[str, ...], dict[str, bool], set[str]]] = [
 
 @pytest.mark.parametrize(("family", "stored", "flags", "kept"), BIASES)
 def test_biases_are_those_that_transformers_adds(
-    family: str, stored: tuple[str, ...], flags: dict[str, bool], kept: set[str], tmp_path: Path
+    family: str, stored: tuple[str, ...], flags: dict[str, Any], kept: set[str], tmp_path: Path
 ) -> None:
     directory = add_biases(write_tiny_model(family, tmp_path, dtype="F32", sliding_window=None, **flags), *stored)
 
@@ -157,7 +162,8 @@ def test_biases_are_those_that_transformers_adds(
 def test_biases_that_the_engine_does_not_add_are_refused(
     family: str, flag: str, stems: tuple[str, ...], tmp_path: Path
 ) -> None:
-    directory = add_biases(write_tiny_model(family, tmp_path, dtype="F32", **{flag: True}), *stems)
+    asked: dict[str, Any] = {flag: True}
+    directory = add_biases(write_tiny_model(family, tmp_path, dtype="F32", **asked), *stems)
     with pytest.raises(UnsupportedModelError, match=flag):
         read_huggingface(directory)
 
@@ -169,7 +175,7 @@ def test_biases_that_are_asked_for_must_be_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("family", "entries"), [("llama", {"hidden_act": "swish", "hidden_activation": "gelu"}),
                                                  ("gemma3", {"hidden_act": "silu"})])  # fmt: skip
-def test_the_activation_is_the_one_that_the_class_reads(family: str, entries: dict[str, str], tmp_path: Path) -> None:
+def test_the_activation_is_the_one_that_the_class_reads(family: str, entries: dict[str, Any], tmp_path: Path) -> None:
     assert read_huggingface(write_tiny_model(family, tmp_path, **entries)).architecture == family
 
 

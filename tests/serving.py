@@ -125,7 +125,7 @@ async def turns(n: int = 20) -> None:
 @contextlib.contextmanager
 def loggers_as_before() -> Iterator[None]:
     """Undo what `logs.configure` does when the block ends."""
-    loggers = [logging.getLogger(name) for name in (logs.LOGGER, "uvicorn", "uvicorn.error")]
+    loggers = [logging.getLogger(name) for name in logs.LOGGERS]
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     yield
     for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):

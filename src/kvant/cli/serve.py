@@ -45,8 +45,24 @@ AllowHostOption = Annotated[
 ]
 AllowOriginOption = Annotated[
     list[str] | None,
-    typer.Option(envvar="KVANT_ALLOW_ORIGIN", help="A web origin whose pages may call; *: any.", show_default=False),
+    typer.Option(
+        envvar="KVANT_ALLOW_ORIGIN",
+        help="An origin whose pages may call: https://app.example, http://localhost:*, chrome-extension://*; *: any.",
+        show_default=False,
+    ),
 ]
+RootPathOption = Annotated[
+    str, typer.Option(envvar="KVANT_ROOT_PATH", help="Path below which a proxy shows this, as /kvant.")
+]
+TrustProxyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar="KVANT_TRUST_PROXY",
+        help="Address or network of a reverse proxy whose X-Forwarded-* is believed; needs keys.",
+        show_default=False,
+    ),
+]
+MaxConnectionsOption = Annotated[int, typer.Option(envvar="KVANT_MAX_CONNECTIONS", help="Open connections.")]
 TlsCertOption = Annotated[
     Path | None, typer.Option(envvar="KVANT_TLS_CERT", help="Certificate chain, PEM.", show_default=False)
 ]
@@ -77,6 +93,9 @@ def serve(
     require_keys: RequireKeysOption = False,
     allow_host: AllowHostOption = None,
     allow_origin: AllowOriginOption = None,
+    root_path: RootPathOption = "",
+    trust_proxy: TrustProxyOption = None,
+    max_connections: MaxConnectionsOption = 1024,
     tls_cert: TlsCertOption = None,
     tls_key: TlsKeyOption = None,
     max_body: MaxBodyOption = "32MiB",
@@ -95,6 +114,7 @@ def serve(
       kvant serve --models ./models
       kvant serve --models ./models --max-ram 8GB --parallel 8 --keep-alive 600
       kvant key add laptop && kvant serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
+      kvant serve --root-path /kvant --trust-proxy 127.0.0.1 --allow-host ai.example
       kvant serve --models ./models --speculate draft --draft small.gguf
     """  # noqa: D301 - \b keeps the lines of the examples apart
     try:
@@ -104,7 +124,10 @@ def serve(
         raise MissingDependencyError(
             f"kvant serve: {error.name} is not installed. Run: pip install 'kvant[serve]'"
         ) from None
-    _check_numbers({"--parallel": parallel, "--context": context}, {"--max-queue": max_queue, "--threads": threads})
+    _check_numbers(
+        {"--parallel": parallel, "--context": context, "--max-connections": max_connections},
+        {"--max-queue": max_queue, "--threads": threads},
+    )
     if speculate not in SPECULATIONS or log_format not in ("json", "text"):
         raise ValueRangeError(
             f"--speculate {speculate}, --log-format {log_format}: are not of {SPECULATIONS} and json, text."
@@ -117,6 +140,7 @@ def serve(
         max_ram_bytes=parse_bytes(max_ram) if max_ram else None, threads=threads, keep_alive_s=keep_alive,
         max_queue=max_queue, speculate=speculate, draft=draft, require_keys=require_keys,  # type: ignore[arg-type]
         allow_hosts=tuple(name.lower() for name in allow_host or ()), allow_origins=tuple(allow_origin or ()),
+        root_path=root_path.rstrip("/"), trust_proxies=tuple(trust_proxy or ()), max_connections=max_connections,
         tls_cert=tls_cert, tls_key=tls_key, max_body_bytes=parse_bytes(max_body), requests_per_minute=rate,
         drain_s=drain,
     )  # fmt: skip

@@ -9,6 +9,9 @@ from kvant.serve.keys import SCOPES, Keys
 
 # First match wins; a path that matches nothing needs `admin`, so that a forgotten route is closed, not open.
 PUBLIC = "public"
+NOBODY = "nobody"
+"""Kind of a principal who did not prove anything."""
+
 RULES: tuple[tuple[str, str, str], ...] = (
     # methods, path (a closing * is any rest), scope
     ("GET HEAD", "/", PUBLIC),
@@ -77,11 +80,11 @@ class KeyAuthenticator:
 
     def authenticate(self, headers: Mapping[bytes, bytes], client: str) -> Principal | None:  # noqa: ARG002
         """See `Authenticator.authenticate`."""
-        token = _token(headers)
+        token = given_key(headers)
         key = self._keys.find(token) if token else None
         if key is not None:
             return Principal(name=key.name, scopes=frozenset(key.scopes))
-        return None if self._required else Principal(name="anybody", scopes=frozenset(SCOPES), kind="nobody")
+        return None if self._required else Principal(name="anybody", scopes=frozenset(SCOPES), kind=NOBODY)
 
 
 def needed_scope(method: str, path: str) -> str:
@@ -93,7 +96,8 @@ def needed_scope(method: str, path: str) -> str:
     return "admin"
 
 
-def _token(headers: Mapping[bytes, bytes]) -> str:
+def given_key(headers: Mapping[bytes, bytes]) -> str:
+    """Return the key that a request sends; empty if it sends none."""
     kind, _, token = headers.get(b"authorization", b"").partition(b" ")
     if kind.lower() == b"bearer" and token.strip():
         return token.strip().decode("latin-1")

@@ -1,5 +1,6 @@
 """The gateway as a web application: what all of its routes share, and the routes that belong to no API."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from kvant.serve import api, logs, page
 from kvant.serve.access import Authenticator, KeyAuthenticator
 from kvant.serve.api.failure import describe
 from kvant.serve.bounded import Bounded
-from kvant.serve.door import Door, is_loopback
+from kvant.serve.door import Door, needs_keys
 from kvant.serve.engine_metrics import engine_metrics
 from kvant.serve.keys import Keys
 from kvant.serve.library import Library
@@ -29,6 +30,9 @@ from kvant.serve.settings import Settings
 from kvant.serve.status import gateway_status
 from kvant.serve.tracing import NoTracing, Tracing
 from kvant.serve.wording import api_of, error_body, not_found
+
+LEASE_END_S = 2.0
+"""Seconds in which workers are given back once the server has ended all answers."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,6 +63,7 @@ def make_app(
     scheduler: Scheduler | None = None,
     authenticator: Authenticator | None = None,
     tracing: Tracing | None = None,
+    metrics: Metrics | None = None,
 ) -> Starlette:
     """Return the gateway; its workers are started on demand and stopped at its shutdown.
 
@@ -68,21 +73,21 @@ def make_app(
         scheduler: What loads them; one that starts processes, by default.
         authenticator: Tells who asks; keys, by default, which are needed wherever others can reach the gateway.
         tracing: Makes spans; none by default.
+        metrics: What is measured; of its own by default.
     """
-    metrics, keys = Metrics(), Keys(settings.keys_file)
+    metrics, keys = metrics or Metrics(), Keys(settings.keys_file)
     scheduler = scheduler or Scheduler(settings)
     scheduler.observer = metrics
     metrics.watch(scheduler)
-    required = settings.require_keys or not is_loopback(settings.host)
-    authenticator = authenticator or KeyAuthenticator(keys, required=required)
+    authenticator = authenticator or KeyAuthenticator(keys, required=needs_keys(settings))
     gateway = Gateway(
         settings=settings, library=library, scheduler=scheduler, metrics=metrics, keys=keys, bounded=Bounded()
     )  # fmt: skip
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        yield
-        await scheduler.aclose(settings.drain_s)
+    async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
+        yield {"ending": asyncio.Event()}  # requests find it in their state; the server sets it when time is up
+        await scheduler.aclose(min(settings.drain_s, LEASE_END_S))
         gateway.bounded.close()
 
     own = [
@@ -102,6 +107,7 @@ def make_app(
         exception_handlers={KvantError: _kvant_error, HTTPException: _http_error, Exception: _defect},
     )
     app.state.kvant = gateway
+    app.router.redirect_slashes = not settings.root_path  # Starlette would send clients out of the prefix
     return app
 
 

@@ -128,6 +128,7 @@ class Metrics:
         self.responses = counter("http_responses", "HTTP responses.", "status")
         self.refusals = counter("door_refusals", "Requests refused at the door.", "reason")
         self.open_requests = Gauge("kvant_http_requests_open", "HTTP requests being answered.", registry=registry)
+        self.connections = Gauge("kvant_http_connections_open", "Open connections.", registry=registry)
         ProcessCollector(registry=registry)
 
     def watch(self, loads: Loads) -> None:

@@ -68,9 +68,10 @@ def wants_page(request: Request) -> bool:
     return "text/html" in request.headers.get("accept", "")
 
 
-def to_page() -> Response:
-    """Return an answer that sends a browser to the page."""
-    return RedirectResponse("/ui/", headers={"vary": "accept", "cache-control": "no-store"})
+def to_page(request: Request) -> Response:
+    """Return an answer that sends a browser to the page, below the prefix that a proxy shows us under."""
+    prefix = request.app.state.kvant.settings.root_path
+    return RedirectResponse(f"{prefix}/ui/", headers={"vary": "accept", "cache-control": "no-store"})
 
 
 async def page(request: Request) -> Response:
@@ -89,8 +90,8 @@ async def page(request: Request) -> Response:
     return Response(file.body, headers=headers, media_type=file.media_type)
 
 
-async def _redirect(_: Request) -> Response:
-    return to_page()
+async def _redirect(request: Request) -> Response:
+    return to_page(request)
 
 
 def routes() -> list[Route]:

@@ -1,20 +1,30 @@
 """Run a gateway until it is told to stop."""
 
+import contextlib
 import socket
 from collections.abc import Callable
 
 from kvant.errors import AccessError, KvantError
+from kvant.serve import logs
+from kvant.serve.addresses import Proxies
 from kvant.serve.app import make_app
-from kvant.serve.door import MAX_HEADER_BYTES, check_safe
+from kvant.serve.connections import KEEP_ALIVE_S, Connections
+from kvant.serve.door import check_safe
 from kvant.serve.keys import Keys
 from kvant.serve.library import DirectoryLibrary, Library
+from kvant.serve.listener import GatewayServer
+from kvant.serve.metrics import Metrics
 from kvant.serve.settings import Settings
 from kvant.serve.storelibrary import StoreLibrary
 from kvant.serve.tracing import tracing
 
 BACKLOG = 1024
-SPARE_CONNECTIONS = 256
-KEEP_ALIVE_S = 30
+OWN_DESCRIPTORS = 128
+"""For the models' processes, files and the log."""
+
+DESCRIPTORS_EACH = 2
+"""A connection's own, and that of the engine or the file that answers it."""
+
 MAX_PORT = 65535
 ANY_HOST = ("0.0.0.0", "::")  # noqa: S104 - said, not listened on
 
@@ -50,18 +60,49 @@ def serve(settings: Settings, *, library: Library | None = None, started: Callab
     check_safe(settings, has_keys=bool(Keys(settings.keys_file).list()))
     library = library or open_library(settings)
     library.list()  # headers are read now, not in the first request
-    app = make_app(settings, library, tracing=tracing())
+    metrics = Metrics()
+    app = make_app(settings, library, tracing=tracing(), metrics=metrics)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, lifespan="on", ws="none", http="h11",
-        h11_max_incomplete_event_size=MAX_HEADER_BYTES, timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
-        limit_concurrency=settings.max_queue + settings.parallel + SPARE_CONNECTIONS,
-        ssl_certfile=settings.tls_cert, ssl_keyfile=settings.tls_key,
+        proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S, ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
     )  # fmt: skip
     _check_tls(config)
+    connections = Connections(
+        connections_within(settings.max_connections), Proxies(settings.trust_proxies).__contains__,
+        lambda reason: metrics.refusals.labels(reason).inc(),
+    )  # fmt: skip
+    metrics.connections.set_function(lambda: len(connections))
     with _listen(settings) as listener:
+        server = GatewayServer(config, listener, connections, settings.drain_s)
         started(_url(settings, listener))
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run()
+
+
+def connections_within(wanted: int) -> int:
+    """Return how many connections there may be, after raising the limit of descriptors as far as they need it.
+
+    Fewer than wanted where the system allows fewer descriptors; that is logged.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return wanted
+    needed = OWN_DESCRIPTORS + DESCRIPTORS_EACH * wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with contextlib.suppress(OSError, ValueError):  # macOS has a further limit that it does not tell
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    most = max(1, (soft - OWN_DESCRIPTORS) // DESCRIPTORS_EACH)
+    logs.write(
+        "fewer_connections", level=logs.WARNING, wanted=wanted, connections=most, descriptors=soft,
+        remedy="raise the limit of open files (ulimit -n, LimitNOFILE=)",
+    )  # fmt: skip
+    return most
 
 
 def _check_tls(config: object) -> None:

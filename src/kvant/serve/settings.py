@@ -27,8 +27,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         prompt_cache_bytes: Memory of a worker for prompts whose slot was taken by another one.
         require_keys: Ask for a key on loopback too.
         keys_file: Where keys are kept; None for the usual place.
-        allow_hosts: Names in a Host header that are this gateway, beside loopback and `host`.
-        allow_origins: Web origins whose pages may call.
+        allow_hosts: Names in a Host header that are this gateway, beside those of `origins`.
+        allow_origins: Origins whose pages may call, beside those of `origins`.
+        root_path: Path below which a reverse proxy shows the gateway, such as `/kvant`; empty for none.
+        trust_proxies: Addresses and networks of reverse proxies whose `X-Forwarded-*` headers are believed.
+        max_connections: Open connections, as far as the process may have descriptors for them.
         tls_cert: Certificate chain, PEM.
         tls_key: Its private key, PEM.
         max_body_bytes: Longest JSON body.
@@ -55,6 +58,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keys_file: Path | None = None
     allow_hosts: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
+    root_path: str = ""
+    trust_proxies: tuple[str, ...] = ()
+    max_connections: int = 1024
     tls_cert: Path | None = None
     tls_key: Path | None = None
     max_body_bytes: int = 32 << 20

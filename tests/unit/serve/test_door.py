@@ -17,7 +17,7 @@ from kvant.serve import api
 from kvant.serve.access import Principal, needed_scope
 from kvant.serve.api.run import caller
 from kvant.serve.app import make_app
-from kvant.serve.door import check_safe
+from kvant.serve.door import WRONG_KEYS, check_safe
 from kvant.serve.keys import Keys
 from kvant.serve.library import DirectoryLibrary
 from kvant.serve.settings import Settings
@@ -106,8 +106,17 @@ def test_own_pages_and_allowed_origins(routes: None, tmp_path: Path) -> None:  #
         assert "access-control-allow-origin" not in own.headers
         other = client.post("/v1/echo", json={}, headers={"Origin": "https://app.example"})
         assert other.headers["access-control-allow-origin"] == "https://app.example"
-        before = client.options("/v1/echo", headers={"Origin": "https://app.example"})
-        assert (before.status_code, "x-api-key" in before.headers["access-control-allow-headers"]) == (204, True)
+        wanted = "x-api-key, x-stainless-os"
+        asks = {
+            "Origin": "https://app.example",
+            "Access-Control-Request-Headers": wanted,
+            "Access-Control-Request-Private-Network": "true",
+        }
+        before = client.options("/v1/echo", headers=asks)
+        assert (before.status_code, before.headers["access-control-allow-headers"]) == (204, wanted)
+        assert before.headers["access-control-allow-private-network"] == "true"
+        program = client.post("/v1/echo", json={}, headers={"Origin": "vscode-webview://0a"})
+        assert program.headers["access-control-allow-origin"] == "vscode-webview://0a"
 
 
 def test_keys_and_scopes(routes: None, tmp_path: Path) -> None:  # noqa: ARG001
@@ -182,6 +191,53 @@ def test_requests_a_minute(routes: None, tmp_path: Path) -> None:  # noqa: ARG00
         assert statuses == [200, 200, 200, 429]
         answer = client.post("/v1/echo")
         assert 1 <= int(answer.headers["retry-after"]) <= 20
+        for path in ("/health", "/ready"):  # an orchestrator that is told 429 ends the gateway
+            assert [client.get(path).status_code for _ in range(9)] == [200] * 9
+
+
+def test_strangers_do_not_use_up_the_rates_of_others(routes: None, tmp_path: Path) -> None:  # noqa: ARG001
+    token = Keys(tmp_path / "keys.json").add("laptop")
+    proxied: dict[str, Any] = {"require_keys": True, "requests_per_minute": 3, "trust_proxies": ("10.0.0.1",)}
+    app = make_app(Settings(max_ram_bytes=1, keys_file=tmp_path / "keys.json", **proxied), DirectoryLibrary(tmp_path))
+    with TestClient(app, base_url="http://127.0.0.1", client=("10.0.0.1", 1)) as client:
+        strange = {"X-Forwarded-For": "6.6.6.6"}
+        assert [client.get("/ui/api.js", headers=strange).status_code for _ in range(5)][3:] == [429, 429]
+        assert client.get("/ui/api.js", headers={"X-Forwarded-For": "7.7.7.7"}).status_code == 200
+        for address in ("6.6.6.6", "7.7.7.7", "8.8.8.8"):
+            headers = {"X-Forwarded-For": address, "Authorization": f"Bearer {token}"}
+            assert client.post("/v1/echo", headers=headers).status_code == 200
+        assert client.post("/v1/echo", headers=headers).status_code == 429  # a key has one bucket wherever it is used
+
+
+def test_wrong_keys_are_limited_by_address_and_right_ones_are_not(routes: None, tmp_path: Path) -> None:  # noqa: ARG001
+    token = Keys(tmp_path / "keys.json").add("laptop")
+    with make_client(tmp_path, require_keys=True) as client:
+        guesses = [client.post("/v1/echo", headers={"x-api-key": f"kvant-{n}"}) for n in range(WRONG_KEYS + 5)]
+        assert [answer.status_code for answer in guesses] == [401] * WRONG_KEYS + [429] * 5
+        assert int(guesses[-1].headers["retry-after"]) >= 1
+        assert client.post("/v1/echo").status_code == 401  # none is no guess
+        assert client.post("/v1/echo", headers={"x-api-key": token}).status_code == 200
+
+
+def test_no_answer_is_shown_within_another_site(client: TestClient) -> None:
+    for path in ("/health", "/v1/nowhere", "/api/version", "/metrics", "/ui/", "/ui/main.js"):
+        headers = client.get(path).headers
+        assert "frame-ancestors 'none'" in headers["content-security-policy"], path
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+        assert (headers["x-frame-options"], headers["x-content-type-options"]) == ("DENY", "nosniff")
+        assert len(headers.get_list("content-security-policy")) == 1
+
+
+def test_below_a_prefix(routes: None, tmp_path: Path) -> None:  # noqa: ARG001
+    with make_client(tmp_path, root_path="/kvant") as client:
+        for prefix in ("", "/kvant"):  # proxies take it off, or leave it on
+            assert client.post(f"{prefix}/v1/echo", json={}).status_code == 200
+            assert client.get(f"{prefix}/ui/api.js").status_code == 200
+            moved = client.get(f"{prefix}/ui", follow_redirects=False)
+            assert moved.headers["location"] == "/kvant/ui/"
+            assert isinstance(client.get(f"{prefix}/api/nowhere").json()["error"], str)
+            assert client.get(f"{prefix}/v1/nowhere/", follow_redirects=False).status_code == 404
+        assert client.get("/kvantum/v1/models").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -223,6 +279,12 @@ def test_the_log_has_ids_and_paths_but_no_words_of_requests(
         ({"host": "box.lan"}, False, "can be reached"),
         ({"require_keys": True}, False, "no key to ask"),
         ({"tls_cert": Path("c.pem")}, True, "TLS"),
+        ({"trust_proxies": ("127.0.0.1",)}, False, r"through the proxy 127\.0\.0\.1.*kvant key add"),
+        ({"trust_proxies": ("127.0.0.1",)}, True, None),
+        ({"trust_proxies": ("*",)}, True, "no address or network"),
+        ({"root_path": "kvant"}, True, "no path prefix"),
+        ({"root_path": "//evil.example"}, True, "no path prefix"),
+        ({"root_path": "/a/b"}, True, None),
         ({"host": "0.0.0.0"}, True, None),
         ({"host": "127.0.0.1"}, False, None),
         ({"host": "::1"}, False, None),

@@ -40,6 +40,17 @@ def test_nobody_else_may_read_the_file(tmp_path: Path) -> None:
         Keys(path).list()
 
 
+def test_more_keys_than_can_be_kept_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvant.serve.keys.MAX_KEYS", 2)
+    keys = Keys(tmp_path / "keys.json")
+    tokens = [keys.add(name) for name in ("a", "b")]
+    with pytest.raises(AccessError, match=r"there are 2 keys, the limit is 2\. Revoke some"):
+        keys.add("c")
+    keys.revoke("a")
+    tokens.append(keys.add("c"))
+    assert [found.name if (found := keys.find(token)) else None for token in tokens] == [None, "b", "c"]
+
+
 def test_an_expired_key_is_none(tmp_path: Path) -> None:
     keys = Keys(tmp_path / "keys.json")
     token = keys.add("guest", expires=NOW + timedelta(days=1))

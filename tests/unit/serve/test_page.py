@@ -105,3 +105,11 @@ def test_markup_holds_no_script_style_or_handler_and_what_scripts_look_up() -> N
     assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", markup))
     assert wanted <= ids
     assert set(re.findall(r'(?:for|aria-controls|aria-labelledby|aria-describedby)="([^"]+)"', markup)) <= ids
+
+
+def test_the_page_asks_relative_to_itself_so_that_it_works_below_a_prefix() -> None:
+    for name, file in page.files().items():
+        if name.endswith((".js", ".html", ".css")):
+            text = file.body.decode()
+            assert not re.search(r"""(fetch\(|href=|src=|url\()["'`]/""", text), name
+    assert b"new URL(`..${path}`, document.baseURI)" in page.files()["api.js"].body

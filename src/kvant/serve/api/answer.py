@@ -11,7 +11,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from kvant.errors import KvantError
+from kvant.errors import KvantError, QueueFullError
 from kvant.serve.api.failure import Failure, describe
 
 NDJSON = "application/x-ndjson"
@@ -19,6 +19,8 @@ SSE = "text/event-stream"
 BEAT_S = 7.0
 """A stream that is silent for one to two of these sends a sign of life: proxies end silent answers after 30 to 60 s."""
 
+CUT = "gateway: is shutting down before this answer was whole. Ask again later."
+CUT_RETRY_S = 5.0
 _LOG = logging.getLogger("kvant.serve")
 _encode = msgspec.json.Encoder().encode
 
@@ -112,20 +114,26 @@ class Answer(Response):
         self._run = run
         self._dialect = dialect
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """Answer over ASGI."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer over ASGI; where the gateway must end before the answer, it ends as its API says that one failed."""
         told = {name: value for name, value in self.headers.items() if name.startswith("x-")}
         out = Output(send, ping=self._dialect.ping, headers=told)
         work = asyncio.ensure_future(self._answer(out))
         gone = asyncio.ensure_future(_until_gone(receive))
+        ending = asyncio.ensure_future(_until_ending(scope))
         try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work, gone, ending}, return_when=asyncio.FIRST_COMPLETED)
+            is_cut = ending.done() and not work.done() and not gone.done()
         finally:
             work.cancel()  # nothing happens to one that is done
             gone.cancel()
-            outcome, *_ = await asyncio.gather(work, gone, out.still(), return_exceptions=True)
+            ending.cancel()
+            outcome, *_ = await asyncio.gather(work, gone, ending, out.still(), return_exceptions=True)
         if isinstance(outcome, Exception):
             raise outcome
+        if is_cut:
+            await self._fail(out, QueueFullError(CUT, retry_after_s=CUT_RETRY_S))
+            await out.end()
 
     async def _answer(self, out: Output) -> None:
         try:
@@ -133,17 +141,26 @@ class Answer(Response):
         except Exception as error:
             if not isinstance(error, KvantError):
                 _LOG.exception("request failed")
-            failure = describe(error)
-            if out.started:
-                await out.write(self._dialect.broken(failure))
-            else:
-                await _send_failure(out, failure, self._dialect)
+            await self._fail(out, error)
         await out.end()
+
+    async def _fail(self, out: Output, error: Exception) -> None:
+        failure = describe(error)
+        if out.started:
+            await out.write(self._dialect.broken(failure))
+        else:
+            await _send_failure(out, failure, self._dialect)
 
 
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def _until_ending(scope: Scope) -> None:
+    """Wait until the gateway must end; for ever where nobody would say so."""
+    ending = scope.get("state", {}).get("ending") or asyncio.Event()
+    await ending.wait()
 
 
 async def _send_failure(out: Output, failure: Failure, dialect: Dialect) -> None:

@@ -10,10 +10,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import msgspec
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from kvant.errors import KvantError
+from kvant.errors import KvantError, QueueFullError
 from kvant.progress import Progress
+from kvant.serve.api.answer import CUT, CUT_RETRY_S
 from kvant.serve.api.failure import describe
 
 MEDIA_TYPE = "application/x-ndjson"
@@ -90,15 +92,24 @@ class Telling(Progress):
             raise ClientGoneError("client: went away. Ask again to continue.")
 
 
-async def answer(work: Work, slots: asyncio.Semaphore, *, stream: bool) -> Response:
+def ending_of(request: Request) -> asyncio.Event:
+    """Return the event that is set when the gateway must end; one that never is, where nobody would say so."""
+    ending: asyncio.Event = getattr(request.state, "ending", None) or asyncio.Event()
+    return ending
+
+
+async def answer(
+    work: Work, slots: asyncio.Semaphore, *, stream: bool, ending: asyncio.Event | None = None
+) -> Response:
     """Do work in a thread and answer with its progress.
 
     Args:
         work: Told how to tell; what it returns is not looked at.
         slots: How many of this kind may be at work.
         stream: Send lines as they come; otherwise the last one alone.
+        ending: Set when the gateway must end; the work is then told to, and the answer ends with that word.
     """
-    lines = _lines(work, slots)
+    lines = _lines(work, slots, ending or asyncio.Event())
     if stream:
         try:
             first = await anext(lines)
@@ -130,10 +141,10 @@ async def _encoded(first: Status, lines: AsyncIterator[Status]) -> AsyncIterator
         yield msgspec.json.encode({"error": str(error)}) + b"\n"
 
 
-async def _lines(work: Work, slots: asyncio.Semaphore) -> AsyncIterator[Status]:
+async def _lines(work: Work, slots: asyncio.Semaphore, ending: asyncio.Event) -> AsyncIterator[Status]:
     """Yield the lines of work; it is told to stop when nobody takes them any more."""
     loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[Status | None] = asyncio.Queue()
+    queue: asyncio.Queue[Status | KvantError | None] = asyncio.Queue()
     telling = Telling(lambda line: loop.call_soon_threadsafe(queue.put_nowait, line))
 
     def run() -> None:
@@ -145,10 +156,19 @@ async def _lines(work: Work, slots: asyncio.Semaphore) -> AsyncIterator[Status]:
     async with slots:
         task = asyncio.create_task(asyncio.to_thread(run))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at, though nobody waits
+        watch = asyncio.create_task(_put_when(ending, queue))
         try:
             while (line := await queue.get()) is not None:
+                if isinstance(line, KvantError):
+                    raise line
                 yield line
             await task
         finally:
+            watch.cancel()
             telling.stop()
     yield {"status": "success"}
+
+
+async def _put_when(ending: asyncio.Event, queue: "asyncio.Queue[Status | KvantError | None]") -> None:
+    await ending.wait()
+    queue.put_nowait(QueueFullError(CUT, retry_after_s=CUT_RETRY_S))

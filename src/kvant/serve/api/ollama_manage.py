@@ -25,7 +25,7 @@ from kvant.hub.pull import make_downloads, pull
 from kvant.hub.sources.names import HubSource, check_member, is_remote, is_short_name, parse_source
 from kvant.hub.store import Store
 from kvant.recipes.create import Making, create
-from kvant.serve.api.ndjson import Telling, answer, refusal
+from kvant.serve.api.ndjson import Telling, answer, ending_of, refusal
 from kvant.serve.storelibrary import StoreLibrary
 from kvant.serve.uploads import Uploads
 
@@ -106,7 +106,12 @@ async def _pull(request: Request) -> Response:
         text = asked.model or asked.name
         source = parse_source(text) if is_remote(text) or is_short_name(text) else None
         if isinstance(source, HubSource):
-            return await answer(lambda t: _do_pull(text, store, t), _managing(request).slots, stream=asked.stream)
+            return await answer(
+                lambda t: _do_pull(text, store, t),
+                _managing(request).slots,
+                stream=asked.stream,
+                ending=ending_of(request),
+            )
         if source is not None:
             raise ValueRangeError(f"{text[:200]}: requests pull from the hub alone. Name it hf.co/org/name:variant.")
         await asyncio.to_thread(store.find, text, readable=False)
@@ -114,7 +119,9 @@ async def _pull(request: Request) -> Response:
         return _not_found(text, "pull it from the hub as hf.co/org/name:variant")
     except KvantError as error:
         return _refused(error)
-    return await answer(lambda t: t.status("pulling manifest"), _managing(request).slots, stream=asked.stream)
+    return await answer(
+        lambda t: t.status("pulling manifest"), _managing(request).slots, stream=asked.stream, ending=ending_of(request)
+    )
 
 
 def _do_pull(text: str, store: Store, telling: Telling) -> None:
@@ -188,7 +195,7 @@ async def _create(request: Request) -> Response:
         for upload in files.values():
             upload.unlink(missing_ok=True)
 
-    return await answer(work, _managing(request).slots, stream=asked.stream)
+    return await answer(work, _managing(request).slots, stream=asked.stream, ending=ending_of(request))
 
 
 async def _has_blob(request: Request) -> Response:

@@ -44,7 +44,7 @@ _LONG = ("tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.score
 async def root(request: Request) -> Response:
     """GET /: what Ollama says, which clients look for; a browser is sent to the web page."""
     if page.wants_page(request):
-        return page.to_page()
+        return page.to_page(request)
     return PlainTextResponse("Ollama is running")
 
 

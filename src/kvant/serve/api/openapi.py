@@ -234,13 +234,15 @@ def _error_of(path: str) -> type:
 
 
 @functools.cache
-def _body() -> bytes:
-    return msgspec.json.encode(document())
+def _body(prefix: str) -> bytes:
+    """Return the document as text; with the path below which a proxy shows the gateway, if there is one."""
+    servers = {"servers": [{"url": prefix}]} if prefix else {}
+    return msgspec.json.encode(document() | servers)
 
 
-async def openapi(_: Request) -> Response:
+async def openapi(request: Request) -> Response:
     """GET /openapi.json."""
-    return Response(_body(), media_type="application/json")
+    return Response(_body(request.app.state.kvant.settings.root_path), media_type="application/json")
 
 
 def routes() -> list[Route]:

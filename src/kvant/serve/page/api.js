@@ -13,6 +13,9 @@ export class Problem extends Error {
   }
 }
 
+/** A path of the gateway as this page reaches it: it may be shown below a prefix, and lies at PREFIX/ui/ itself. */
+const at = (path) => new URL(`..${path}`, document.baseURI);
+
 const LOST = "The gateway cannot be reached. Is it still running?";
 let asking = null;
 
@@ -25,7 +28,7 @@ export async function ask(path, { body, signal, patient = false } = {}) {
     const signals = [signal, patient ? null : AbortSignal.timeout(PATIENCE_MS)].filter(Boolean);
     let response;
     try {
-      response = await fetch(path, {
+      response = await fetch(at(path), {
         method: body === undefined ? "GET" : "POST", headers, signal: signals.length ? AbortSignal.any(signals) : null,
         body: body === undefined ? null : JSON.stringify(body), credentials: "omit", cache: "no-store",
       });
@@ -168,7 +171,7 @@ function reachable(is) {
 
 async function look() {
   try {
-    await fetch("/health", { cache: "no-store", signal: AbortSignal.timeout(5000) });
+    await fetch(at("/health"), { cache: "no-store", signal: AbortSignal.timeout(5000) });
     reachable(true);
   } catch {
     timer = setTimeout(look, 3000);

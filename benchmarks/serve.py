@@ -37,7 +37,7 @@ QUESTION = "Write a long story about a lighthouse keeper and the sea."
 class Server:
     """Where to ask, and with which key."""
 
-    port: int
+    address: str | int
     key: str
 
 
@@ -64,7 +64,7 @@ async def ask(server: Server, tokens: int, *, model: str = "model") -> Timing:
     begun = time.perf_counter()
     first = last = begun
     n = 0
-    async with Exchange(server.port, server.key, "POST", CHAT, json.dumps(body).encode()) as exchange:
+    async with Exchange(server.address, server.key, "POST", CHAT, json.dumps(body).encode()) as exchange:
         if exchange.status != 200:
             raise RuntimeError((await exchange.body()).decode())
         async for payload in exchange.events():
@@ -119,7 +119,7 @@ async def measure(path: Path, directory: Path, *, rounds: int, tokens: int, stre
     for parallel, kind in ((1, "one"), (streams, "many")):
         settings = Settings(models=directory, parallel=parallel, context=256)
         worker = await start_worker(start_message(file, 256, file.size_bytes * 4, settings), timeout_s=600)
-        bare = Server(worker._port, worker._start.api_key)
+        bare = Server(worker._address, worker._start.api_key)
         try:
             async with gateway(directory, parallel, 256) as (behind, pid, start_s):
                 if kind == "one":

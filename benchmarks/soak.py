@@ -42,7 +42,7 @@ async def ask(server: Server, model: str, dice: random.Random) -> str:
     leaves_after = dice.choice((None,) * 9 + (3,))
     n, is_whole = 0, False
     try:
-        async with Exchange(server.port, server.key, "POST", CHAT, json.dumps(body).encode()) as exchange:
+        async with Exchange(server.address, server.key, "POST", CHAT, json.dumps(body).encode()) as exchange:
             if exchange.status != 200:
                 text = (await exchange.body()).decode()
                 is_clear = exchange.status in REFUSALS and "error" in json.loads(text)
@@ -75,7 +75,7 @@ async def client(server: Server, names: list[str], seed: int, until: float, ends
 
 async def fetch(server: Server, path: str) -> str:
     """Fetch a page of the gateway's own."""
-    async with Exchange(server.port, server.key, "GET", path) as exchange:
+    async with Exchange(server.address, server.key, "GET", path) as exchange:
         return (await exchange.body()).decode()
 
 

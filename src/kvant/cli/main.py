@@ -117,6 +117,9 @@ def main() -> None:
     """Run the command line."""
     # NumPy's BLAS starts a thread per core that spins beside our own; nothing here multiplies matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from kvant.runtime.sandbox.spawn import shield
+
+    shield()
     app()
 
 

@@ -78,7 +78,10 @@ def measure_weight_seconds(
     names = list(dict.fromkeys(block_type(kind).name for kind in kinds))
     fastest: dict[str, float] = {}
     weights: dict[str, int] = {}
-    with tempfile.TemporaryDirectory(dir=cache_dir("decode")) as directory, EngineProcess() as engine:
+    with (
+        tempfile.TemporaryDirectory(dir=cache_dir("decode")) as directory,
+        EngineProcess(reads=(Path(directory),)) as engine,
+    ):
         bare = Path(directory) / "bare.gguf"
         progress.start(TASK, effort.rounds * (len(names) + 1), "types")
         for turn in range(effort.rounds):

@@ -19,8 +19,11 @@ import numpy as np
 
 from kvant.errors import EngineError, MissingDependencyError
 from kvant.runtime import messages
+from kvant.runtime.sandbox import spawn
+from kvant.runtime.shared import SharedRows
 
 PYTHON = "KVANT_MLX_PYTHON"
+ENVIRONMENT: dict[str, str] = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 _TAIL_BYTES = 2000
 
 
@@ -45,27 +48,16 @@ class MLXProcess:
 
     Args:
         timeout_s: Seconds that one request may take.
-
-    Raises:
-        MissingDependencyError: There is no mlx-lm.
     """
 
     def __init__(self, *, timeout_s: float = 900.0) -> None:
         self._timeout_s = timeout_s
-        python = os.environ.get(PYTHON) or sys.executable
-        self._directory = tempfile.TemporaryDirectory(prefix="kvant-mlx-", ignore_cleanup_errors=True)
-        self._shared = Path(self._directory.name) / "logits"
+        self._shared = SharedRows()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
+        self._child: subprocess.Popen[bytes] | None = None
+        self._root: Path | None = None
         self.path = ""
         self.opened: Loaded | None = None
-        worker = Path(__file__).with_name("mlx_worker.py")
-        try:
-            self._child = subprocess.Popen(  # noqa: S603
-                [python, "-P", str(worker), str(self._shared)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr,
-            )  # fmt: skip
-        except OSError as error:
-            raise MissingDependencyError(f"{PYTHON}: {python} cannot be run ({error}). Name a Python.") from error
 
     def open(self, path: Path, *, n_ctx: int = 0, n_threads: int = 0, all_logits: bool = False) -> Loaded:  # noqa: ARG002
         """Load a model in place of the one that was open; MLX sizes contexts and chooses threads itself.
@@ -74,7 +66,7 @@ class MLXProcess:
             EngineError: mlx-lm cannot load it.
             MissingDependencyError: There is no mlx-lm.
         """
-        self.path = str(path)
+        self._start(path)
         self.opened = msgspec.convert(self._ask({"do": "open", "path": str(path)}), Loaded)
         return self.opened
 
@@ -89,9 +81,11 @@ class MLXProcess:
             Logits, float32 [n - first, n_vocab].
         """
         assert self.opened is not None, "open comes first"
+        n_vocab = self.opened.n_vocab
         for window in windows:
+            self._shared.reserve((len(window) - first) * n_vocab * 4)
             rows = self._ask({"do": "logits", "ids": window.tolist(), "first": first})["rows"]
-            yield np.fromfile(self._shared, np.float32).reshape(rows, self.opened.n_vocab)
+            yield self._shared.rows(rows, n_vocab).copy()
 
     def speed(self, *, n_prompt: int, n_generate: int, repeats: int) -> messages.Measured:
         """Measure tokens per second, in float32, and peak memory of the open model."""
@@ -103,12 +97,39 @@ class MLXProcess:
 
     def close(self) -> None:
         """End the child at once."""
+        self._end()
+        self._stderr.close()
+        self._shared.close()
+
+    def _start(self, path: Path) -> None:
+        """Have a child that may read a model and nothing else."""
+        self.path = str(path)
+        if self._child is not None and path == self._root:
+            return
+        self._end()
+        python = os.environ.get(PYTHON) or sys.executable
+        worker = Path(__file__).with_name("mlx_worker.py")
+        shared = self._shared.fileno()
+        policy = spawn.foreign(path)
+        try:
+            self._child = subprocess.Popen(  # noqa: S603
+                spawn.command(policy, str(worker), str(shared), python=python), stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=self._stderr, pass_fds=(shared,), start_new_session=True,
+                env=spawn.environment(**ENVIRONMENT),
+            )  # fmt: skip
+        except OSError as error:
+            raise MissingDependencyError(f"{PYTHON}: {python} cannot be run ({error}). Name a Python.") from error
+        self._root = path
+
+    def _end(self) -> None:
+        if self._child is None:
+            return
         self._child.kill()
         self._child.wait()
-        for stream in (self._child.stdin, self._child.stdout, self._stderr):
+        for stream in (self._child.stdin, self._child.stdout):
             if stream is not None:
                 stream.close()
-        self._directory.cleanup()
+        self._child, self.opened = None, None
 
     def __enter__(self) -> Self:
         return self
@@ -119,6 +140,7 @@ class MLXProcess:
         self.close()
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._child is not None, "open comes first"
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         try:

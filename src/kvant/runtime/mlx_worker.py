@@ -1,10 +1,11 @@
-"""MLX in a process of its own: `python mlx_worker.py SHARED_FILE`, one JSON object a line in and out.
+"""MLX in a process of its own: `python mlx_worker.py SHARED`, one JSON object a line in and out.
 
 It runs in whatever environment has mlx-lm, where kvant need not be installed, so it imports nothing of kvant. The model
 computes in float32: then it is the weights that are compared, and MLX's CPU kernels are slow in 16 bits.
 """
 
 import json
+import mmap
 import resource
 import statistics
 import sys
@@ -18,7 +19,7 @@ def main() -> None:
     import mlx.core as mx
     import numpy as np
 
-    shared = Path(sys.argv[1])
+    shared = int(sys.argv[1])  # descriptor of a file that its owner makes large enough
     before = _rss_bytes()
     model: Any = None
     for line in sys.stdin:
@@ -29,7 +30,8 @@ def main() -> None:
             elif request["do"] == "logits":
                 ids = mx.array(request["ids"])[None]
                 rows = model(ids)[0, request["first"] :].astype(mx.float32)
-                np.asarray(rows).tofile(shared)
+                room = np.frombuffer(mmap.mmap(shared, 0), np.float32, count=rows.size)
+                room.reshape(rows.shape)[:] = np.asarray(rows)
                 answer = {"rows": rows.shape[0]}
             else:
                 answer = {**_speed(model, request), "rss_before_bytes": before, "rss_bytes": _rss_bytes()}

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from kvant.formats.onnx.reader import data_files, read_onnx
 from kvant.runtime import ort_messages
 from kvant.runtime.ort_messages import Settings, packed, unpacked
 from kvant.runtime.process import EngineProcess
@@ -23,6 +24,12 @@ class OrtProcess(EngineProcess):
 
     MODULE: ClassVar[str] = "kvant.runtime.ort_worker"
     REPLIES: ClassVar[Any] = ort_messages.Reply
+    FILE_BYTES: ClassVar[int] = 16 << 30
+
+    @staticmethod
+    def files(path: Path) -> Sequence[Path]:
+        """Return a decoder's directory, or a graph with the files of its weights."""
+        return (path,) if path.is_dir() else data_files(read_onnx(path), path)
 
     def open_graph(self, path: Path, *, n_threads: int) -> ort_messages.Ports:
         """Load a model of any kind.
@@ -30,7 +37,7 @@ class OrtProcess(EngineProcess):
         Raises:
             EngineError: ONNX Runtime cannot load it.
         """
-        self.path = str(path)
+        self._start(path)
         return self._ask(ort_messages.OpenGraph(str(path), n_threads), ort_messages.Ports)
 
     def run(self, feed: Feed, *, repeats: int = 1) -> tuple[dict[str, np.ndarray], list[float]]:
@@ -40,12 +47,12 @@ class OrtProcess(EngineProcess):
 
     def prepare(self, source: Path, out: Path, step: str) -> None:
         """Do one step of preparation; see `ort_quantize.prepare`."""
-        self.path = str(source)
+        self._start(source)
         self._ask(ort_messages.Prepare(str(source), str(out), step), ort_messages.Done)  # type: ignore[arg-type]
 
     def quantize(self, source: Path, out: Path, settings: Settings, feeds: Sequence[Feed], ranges: Path) -> list[str]:
         """Write a model with int8 operators; return the nodes that are. See `ort_quantize.quantize`."""
-        self.path = str(source)
+        self._start(source)
         sent = [packed(dict(feed)) for feed in feeds] if settings.kind == "static" and not ranges.exists() else []
         request = ort_messages.Quantize(str(source), str(out), settings, sent, str(ranges))
         return self._ask(request, ort_messages.Done).nodes

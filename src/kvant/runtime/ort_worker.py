@@ -17,7 +17,6 @@ from kvant.errors import KvantError
 from kvant.runtime import messages, ort_messages
 from kvant.runtime.ort import OrtDecoder, dtype_of, guarded, open_session
 from kvant.runtime.speed import measure, rss_bytes
-from kvant.runtime.worker import limit
 
 
 class Worker:
@@ -122,8 +121,7 @@ def _change(request: ort_messages.Prepare | ort_messages.Quantize) -> msgspec.St
 
 def main() -> None:
     """Serve requests until standard input ends."""
-    shared_fd, memory_bytes = int(sys.argv[1]), int(sys.argv[2])
-    limit(memory_bytes)
+    shared_fd = int(sys.argv[1])
     requests = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what native code prints must not look like a reply

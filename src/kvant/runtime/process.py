@@ -1,10 +1,8 @@
 """The engine in a process of its own, seen from its owner: the same calls, and a crash is an error."""
 
-import mmap
 import os
 import select
 import subprocess
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +14,11 @@ import msgspec
 import numpy as np
 
 from kvant.errors import EngineError, ValueRangeError
+from kvant.formats.gguf.reader import files_of
 from kvant.runtime import messages
+from kvant.runtime.sandbox import spawn
+from kvant.runtime.sandbox.policy import Policy
+from kvant.runtime.shared import SharedRows
 
 ReplyT = TypeVar("ReplyT")
 STDERR_TAIL_BYTES = 2000
@@ -26,10 +28,14 @@ SLOTS = 2
 class EngineProcess:
     """llama.cpp in a child process; use it as a context manager. Leaving it kills the child.
 
+    The child is started for the model that is opened and can read nothing else; another model gets a child of its own.
+
     Args:
         memory_limit_bytes: Address space the child may have; by default the machine's memory plus 64 GiB, since mapped
             files count too.
         timeout_s: Seconds that one request may take.
+        reads: Files and directories that it may read beside: for several models in one child.
+        writes: Directories that it may write in, and read.
     """
 
     MODULE: ClassVar[str] = "kvant.runtime.worker"
@@ -38,19 +44,27 @@ class EngineProcess:
     REPLIES: ClassVar[Any] = messages.Reply
     """What it may answer."""
 
-    def __init__(self, *, memory_limit_bytes: int | None = None, timeout_s: float = 900.0) -> None:
+    FILE_BYTES: ClassVar[int] = 64 << 20
+    """Most bytes of a file it writes; its words on standard error are one."""
+
+    def __init__(
+        self, *, memory_limit_bytes: int | None = None, timeout_s: float = 900.0, reads: Sequence[Path] = (),
+        writes: Sequence[Path] = (),
+    ) -> None:  # fmt: skip
         self._timeout_s = timeout_s
+        self._memory_limit_bytes = memory_limit_bytes or spawn.address_space_bytes()
+        self._reads, self._writes = tuple(reads), tuple(writes)
+        self._roots: tuple[Path, ...] = ()
         self._stderr = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115
-        self._shared_file = _anonymous_file()
-        self._shared: mmap.mmap | None = None
+        self._shared = SharedRows()
+        self._child: subprocess.Popen[bytes] | None = None
         self.path = ""
         self.opened: messages.Opened | None = None
-        fd = self._shared_file.fileno()
-        limit = memory_limit_bytes or _machine_bytes() + (64 << 30)
-        self._child = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-P", "-m", self.MODULE, str(fd), str(limit)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, pass_fds=(fd,),
-        )  # fmt: skip
+
+    @staticmethod
+    def files(path: Path) -> Sequence[Path]:
+        """Return the files and directories that opening a path reads."""
+        return files_of(path)
 
     def open(
         self, path: Path, *, n_ctx: int, n_threads: int, all_logits: bool = False, repack: bool = True,
@@ -61,7 +75,7 @@ class EngineProcess:
         Raises:
             EngineError: llama.cpp cannot load it, or crashed over it.
         """
-        self.path = str(path)
+        self._start(path)
         request = messages.Open(str(path), n_ctx, n_threads, all_logits, repack, vocab_only, n_seq, spinning)
         self.opened = self._ask(request, messages.Opened)
         return self.opened
@@ -74,7 +88,7 @@ class EngineProcess:
     def next_logits(self, tokens: Sequence[int]) -> np.ndarray:
         """Return logits of the token after a text, float32 [n_vocab]; a start the context holds is not read again."""
         assert self.opened is not None, "open comes first"
-        self._reserve(self.opened.n_vocab * 4 * SLOTS)
+        self._shared.reserve(self.opened.n_vocab * 4 * SLOTS)
         self._send(messages.Next(np.asarray(tokens, "<i4").tobytes()))
         row: np.ndarray = self._receive_rows(0, self.opened.n_vocab)[0]
         return row
@@ -83,7 +97,7 @@ class EngineProcess:
         """Append tokens to sequences side by side; see `LlamaCpp.extend`."""
         assert self.opened is not None, "open comes first"
         grown = sum(map(bool, parts))
-        self._reserve(self.opened.n_vocab * 4 * max(grown, SLOTS))
+        self._shared.reserve(self.opened.n_vocab * 4 * max(grown, SLOTS))
         self._send(messages.Extend([np.asarray(part, "<i4").tobytes() for part in parts]))
         return self._receive_rows(0, self.opened.n_vocab)
 
@@ -112,7 +126,7 @@ class EngineProcess:
         for index, window in enumerate(windows):
             if index == 0:
                 slot_bytes = (len(window) - first) * n_vocab * 4
-                self._reserve(slot_bytes * SLOTS)
+                self._shared.reserve(slot_bytes * SLOTS)
             offset = index % SLOTS * slot_bytes
             self._send(messages.Logits(window.astype("<i4").tobytes(), first, offset))
             waiting.append(offset)
@@ -127,11 +141,9 @@ class EngineProcess:
 
     def close(self) -> None:
         """End the child at once."""
-        self._child.kill()
-        self._child.wait()
-        for stream in (self._child.stdin, self._child.stdout, self._stderr, self._shared_file):
-            if stream is not None:
-                _close_quietly(stream)
+        self._end()
+        self._stderr.close()
+        self._shared.close()
 
     def __enter__(self) -> Self:
         return self
@@ -141,21 +153,45 @@ class EngineProcess:
     ) -> None:
         self.close()
 
-    def _reserve(self, size: int) -> None:
-        if self._shared is None or len(self._shared) < size:
-            os.ftruncate(self._shared_file.fileno(), size)
-            self._shared = mmap.mmap(self._shared_file.fileno(), size)
+    def _start(self, path: Path) -> None:
+        """Have a child that may read a model; the one there is, if it may."""
+        self.path = str(path)
+        if self._child is not None and spawn.covers(self._roots, path):
+            return
+        self._end()
+        given = (*self._reads, *self._writes)
+        own = () if spawn.covers(given, path) else tuple(self.files(path))
+        policy = Policy(
+            reads=(*map(str, (*self._reads, *own)), *spawn.POWER), writes=tuple(map(str, self._writes)),
+            address_space_bytes=self._memory_limit_bytes, file_bytes=self.FILE_BYTES, parent=spawn.owner(),
+        )  # fmt: skip
+        shared = self._shared.fileno()
+        temporary = {"TMPDIR": str(self._writes[0])} if self._writes else {}
+        self._child = subprocess.Popen(  # noqa: S603
+            spawn.command(policy, "-m", self.MODULE, str(shared)), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=self._stderr, pass_fds=(shared,), env=spawn.environment(**temporary), start_new_session=True,
+        )  # fmt: skip
+        self._roots = (*given, *own)
+
+    def _end(self) -> None:
+        if self._child is None:
+            return
+        self._child.kill()
+        self._child.wait()
+        for stream in (self._child.stdin, self._child.stdout):
+            if stream is not None:
+                _close_quietly(stream)
+        self._child, self.opened = None, None
 
     def _receive_rows(self, offset: int, n_vocab: int) -> np.ndarray:
-        rows = self._receive(messages.Wrote).rows
-        assert self._shared is not None
-        return np.frombuffer(self._shared, np.float32, count=rows * n_vocab, offset=offset).reshape(rows, n_vocab)
+        return self._shared.rows(self._receive(messages.Wrote).rows, n_vocab, offset=offset)
 
     def _ask(self, request: msgspec.Struct, kind: type[ReplyT]) -> ReplyT:
         self._send(request)
         return self._receive(kind)
 
     def _send(self, request: msgspec.Struct) -> None:
+        assert self._child is not None, "open comes first"
         assert self._child.stdin is not None
         try:
             messages.write(cast("BinaryIO", self._child.stdin), request)
@@ -163,6 +199,7 @@ class EngineProcess:
             raise self._crash() from None
 
     def _receive(self, kind: type[ReplyT]) -> ReplyT:
+        assert self._child is not None, "open comes first"
         stdout = self._child.stdout
         assert stdout is not None
         if not select.select([stdout], [], [], self._timeout_s)[0]:
@@ -170,14 +207,25 @@ class EngineProcess:
         body = messages.read_body(cast("BinaryIO", stdout))
         if body is None:
             raise self._crash()
-        reply = msgspec.msgpack.decode(body, type=self.REPLIES)
+        try:
+            reply = msgspec.msgpack.decode(body, type=self.REPLIES)
+        except msgspec.DecodeError as error:
+            raise EngineError(
+                f"{self.path}: the engine's process answers what is no answer ({error}). Check the file with: "
+                "kvant inspect"
+            ) from None
         if isinstance(reply, messages.Failed):
             raise (ValueRangeError if reply.value_error else EngineError)(reply.message)
-        assert isinstance(reply, kind), f"{reply} is not a {kind.__name__}"
+        if not isinstance(reply, kind):
+            raise EngineError(
+                f"{self.path}: the engine's process answers {type(reply).__name__} where {kind.__name__} was asked "
+                "for. Check the file with: kvant inspect"
+            )
         return reply
 
     def _crash(self) -> EngineError:
         """Return the error that says how the child ended and what it said last."""
+        assert self._child is not None
         status = self._child.wait(timeout=10)
         self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, self._stderr.tell() - STDERR_TAIL_BYTES))
@@ -192,14 +240,3 @@ def _close_quietly(stream: IO[bytes]) -> None:
         stream.close()
     except BrokenPipeError:  # unsent bytes to a child that is gone
         return
-
-
-def _anonymous_file() -> BinaryIO:
-    """Return a file without a name, in memory where the system can."""
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("kvant-logits"), "r+b")
-    return cast("BinaryIO", tempfile.TemporaryFile())
-
-
-def _machine_bytes() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,11 +1,10 @@
 """Chat templates rendered in a process with limits: a template is a program that came with a model, so hostile input.
 
 Three walls: Jinja's immutable sandbox (no attributes of Python objects, no changes to what is passed in), a child
-process bounded in CPU time, wall time and memory, and a bound on what it may print. The child gets the template and the
-messages on standard input, nothing else, and is gone after one rendering.
+process that is confined (sandbox/) and bounded in CPU time, wall time and memory, and a bound on what it may print. The
+child gets the template and the messages on standard input, nothing else, and is gone after one rendering.
 """
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kvant.errors import LimitError, UnsupportedModelError
+from kvant.runtime.sandbox import spawn
+from kvant.runtime.sandbox.policy import Policy
 
 CPU_SECONDS = 5
 WALL_SECONDS = 20
@@ -53,9 +54,9 @@ def render(
     }  # fmt: skip
     request = json.dumps({"template": template, "values": values}).encode()
     try:
-        child = subprocess.run(
-            [sys.executable, "-m", "kvant.runtime.template"],
-            input=request, capture_output=True, timeout=WALL_SECONDS, check=False,
+        child = subprocess.run(  # noqa: S603
+            spawn.command(_policy(), "-m", "kvant.runtime.template"), input=request, capture_output=True,
+            timeout=WALL_SECONDS, check=False, env=spawn.environment(), start_new_session=True,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise LimitError(f"chat template: runs for over {WALL_SECONDS} s. Use another one, or --raw.") from None
@@ -100,20 +101,14 @@ def _render_here(template: str, values: Mapping[str, Any]) -> str:
     return "".join(pieces)
 
 
-def _limit() -> None:
-    """Bound this process; where the system has no such limits, its owner's clock remains."""
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+def _policy() -> Policy:
+    """No file, and bounds; where the system has no such limits, the owner's clock remains."""
+    return Policy(address_space_bytes=MEMORY_BYTES, cpu_seconds=CPU_SECONDS, parent=spawn.owner())
 
 
 def _main() -> int:
     from jinja2 import TemplateError
 
-    _limit()
     request = json.loads(sys.stdin.buffer.read())
     try:
         text = _render_here(request["template"], request["values"])

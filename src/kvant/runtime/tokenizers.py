@@ -13,6 +13,7 @@ import msgspec
 from kvant.errors import EngineError, KvantError, MissingDependencyError
 from kvant.runtime import mlx
 from kvant.runtime.process import EngineProcess
+from kvant.runtime.sandbox import spawn
 from kvant.runtime.template import render
 
 GENAI_PYTHON = "KVANT_ONNX_PYTHON"
@@ -83,11 +84,12 @@ def by_worker(
         "conversations": [[dict(message) for message in messages] for messages in conversations],
     }  # fmt: skip
     worker = Path(__file__).with_name("tokenizer_worker.py")
+    policy = spawn.foreign(path)
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     try:
         done = subprocess.run(  # noqa: S603
-            [python, "-P", str(worker)], input=json.dumps(request).encode(), capture_output=True, timeout=TIMEOUT_S,
-            env=os.environ | offline,
+            spawn.command(policy, str(worker), python=python), input=json.dumps(request).encode(),
+            capture_output=True, timeout=TIMEOUT_S, env=spawn.environment(**offline), start_new_session=True,
         )  # fmt: skip
     except OSError as error:
         raise MissingDependencyError(f"{variable}: {python} cannot be run ({error}). Name a Python.") from error

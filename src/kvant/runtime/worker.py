@@ -1,13 +1,11 @@
 """The engine's process: reads requests on standard input, answers on standard output, until its owner goes away.
 
-Model files are hostile input for native code. Here a crash takes nothing with it, memory is limited, no core is dumped,
-and the peak memory measured is the model's own.
+Model files are hostile input for native code. Here a crash takes nothing with it, the process is confined before this
+is imported (sandbox/), and the peak memory measured is the model's own.
 """
 
-import contextlib
 import mmap
 import os
-import signal
 import sys
 
 import msgspec
@@ -80,20 +78,9 @@ class Worker:
         return messages.Wrote(len(rows))
 
 
-def limit(memory_bytes: int) -> None:
-    """Dump no core, bound the address space, and leave Ctrl-C to the owner."""
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(ValueError, OSError):  # macOS refuses the second one
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def main() -> None:
     """Serve requests until standard input ends."""
-    shared_fd, memory_bytes = int(sys.argv[1]), int(sys.argv[2])
-    limit(memory_bytes)
+    shared_fd = int(sys.argv[1])
     requests = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what native code prints must not look like a reply

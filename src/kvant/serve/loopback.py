@@ -1,4 +1,4 @@
-"""HTTP/1.1 to an engine on loopback: the little of it that a known server needs, cheap enough to run per token.
+"""HTTP/1.1 to an engine on this machine: the little of it that a known server needs, cheap enough to run per token.
 
 A connection serves one request. Bodies are bounded. Closing a stream closes its connection, and the engine stops.
 """
@@ -23,30 +23,30 @@ class Exchange:
     """One request and its answer; use it as an asynchronous context manager.
 
     Args:
-        port: Port on 127.0.0.1.
+        address: Path of a Unix socket, or port on 127.0.0.1.
         key: API key.
         method: `GET` or `POST`.
         path: Path on the server.
         body: JSON to send.
     """
 
-    def __init__(self, port: int, key: str, method: str, path: str, body: bytes | None = None) -> None:
+    def __init__(self, address: str | int, key: str, method: str, path: str, body: bytes | None = None) -> None:
         if any(c in path for c in " \r\n"):
             raise ValueError(f"path: {path!r} holds white space. Escape it.")
         head = (
-            f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {key}\r\n"
+            f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {key}\r\n"
             "Connection: close\r\nAccept: */*\r\n"
         )
         if body is not None:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         self._request = head.encode("latin-1") + b"\r\n" + (body or b"")
-        self._port = port
+        self._address = address
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
 
     async def __aenter__(self) -> Self:
         try:
-            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port, limit=LIMIT_BYTES)
+            self._reader, self._writer = await _connect(self._address)
         except OSError as error:
             raise LoopbackError(f"connection refused: {error}") from None
         try:
@@ -134,6 +134,12 @@ class Exchange:
                         yield payload
                     elif line.startswith(b"error:"):  # llama.cpp's way to end a stream that failed
                         yield b'{"error":' + line[6:].strip() + b"}"
+
+
+async def _connect(address: str | int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if isinstance(address, int):
+        return await asyncio.open_connection("127.0.0.1", address, limit=LIMIT_BYTES)
+    return await asyncio.open_unix_connection(address, limit=LIMIT_BYTES)
 
 
 def decoded(body: bytes) -> dict[str, object]:

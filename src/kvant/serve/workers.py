@@ -4,14 +4,19 @@ import asyncio
 import contextlib
 import os
 import secrets
+import shutil
 import sys
+import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
 from kvant.errors import EngineReplyError, WorkerError
+from kvant.formats.gguf.reader import files_of
+from kvant.runtime.sandbox import spawn
 from kvant.serve.engines.base import ENGINES, Ready, Start
 from kvant.serve.loopback import Exchange, LoopbackError, decoded
 
@@ -31,12 +36,7 @@ OWN_WORDS = "kvant-engine:"
 """What the engine's process begins its own last words with."""
 
 FATAL = ("GGML_ASSERT", "terminate called", "out of memory", "bad_alloc", "Segmentation")
-# What a worker's environment keeps: how to find programs and libraries, how to write text. No tokens, no proxies.
-KEPT = frozenset({
-    "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "LD_LIBRARY_PATH",
-    "DYLD_LIBRARY_PATH", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "CUDA_VISIBLE_DEVICES",
-    "NUMBER_OF_PROCESSORS",
-})  # fmt: skip
+MAX_SOCKET_BYTES = 100  # the kernel's own limit for the path of a Unix socket is 108
 
 
 class Worker(Protocol):
@@ -119,7 +119,7 @@ class WorkerProcess:
     def __init__(self, process: asyncio.subprocess.Process, start: Start) -> None:
         self._process, self._start = process, start
         self._log: deque[str] = deque(maxlen=LOG_LINES)
-        self._port = 0
+        self._address: str | int = 0
         self._stopping = False
         self._template_next = asyncio.Event()
         self._took_template = False
@@ -175,7 +175,7 @@ class WorkerProcess:
             ) from None  # fmt: skip
         except (OSError, msgspec.DecodeError):
             raise await self._failed("could not be loaded", _telling) from None
-        self._port, self.confined, self._took_template = told.port, told.confined, told.template
+        self._address, self.confined, self._took_template = told.address, told.confined, told.template
 
     async def _first_line(self, timeout_s: float) -> bytes:
         """Return the first line of its standard output; a template that does not end is not waited for.
@@ -264,10 +264,12 @@ class WorkerProcess:
         """Wait until the process has ended and its last words are read."""
         await self._process.wait()
         await asyncio.wait([self._reader], timeout=1)
+        if self._start.socket:
+            shutil.rmtree(Path(self._start.socket).parent, ignore_errors=True)
 
     def _exchange(self, method: str, path: str, body: dict[str, Any] | None = None) -> Exchange:
         data = None if body is None else msgspec.json.encode(body)
-        return Exchange(self._port, self._start.api_key, method, path, data)
+        return Exchange(self._address, self._start.api_key, method, path, data)
 
     async def _read_log(self) -> None:
         assert self._process.stderr is not None
@@ -322,7 +324,16 @@ def _telling(log: list[str]) -> list[str]:
 
 def environment() -> dict[str, str]:
     """Return what a worker finds in its environment."""
-    return {**GIVEN, **{key: value for key, value in os.environ.items() if key in KEPT}}
+    return {**GIVEN, **spawn.environment()}
+
+
+def _socket_path() -> str:
+    """Return where a worker may listen: in a directory of its own, which nobody else may enter."""
+    directory = tempfile.mkdtemp(prefix="kvant-")
+    if len(os.fsencode(directory)) > MAX_SOCKET_BYTES:
+        Path(directory).rmdir()
+        directory = tempfile.mkdtemp(prefix="kvant-", dir="/tmp")
+    return str(Path(directory) / ".sock")
 
 
 async def start_worker(
@@ -335,7 +346,7 @@ async def start_worker(
     """Start an engine's process and wait until it has loaded its model.
 
     Args:
-        start: What it is told; a key and the owner's process id are filled in.
+        start: What it is told; a key, its files, its socket and the owner's process id are filled in.
         timeout_s: Seconds that loading may take.
         engine: Its name in `ENGINES`.
         spawned: Told the worker as soon as its process runs.
@@ -343,7 +354,11 @@ async def start_worker(
     Raises:
         WorkerError: It could not load the model; nothing is left running.
     """
-    start = msgspec.structs.replace(start, api_key=secrets.token_urlsafe(32), parent=os.getpid())
+    opened = [file for path in (start.path, start.draft) if path for file in files_of(Path(path))]
+    start = msgspec.structs.replace(
+        start, api_key=secrets.token_urlsafe(32), parent=spawn.owner(), files=tuple(map(str, opened)),
+        socket=_socket_path() if sys.platform == "linux" else "",
+    )  # fmt: skip
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", ENGINES[engine],
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,

@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import pytest
 
 from kvant.errors import EngineError, ValueRangeError
 from kvant.recipes.convert import convert
+from kvant.runtime import messages
 from kvant.runtime.llamacpp import LlamaCpp
 from kvant.runtime.process import EngineProcess
+from kvant.runtime.shared import SharedRows
 from tiny_models import N_VOCAB, write_tiny_model
 
 WINDOWS = np.arange(3, 3 + 5 * 32, dtype=np.int32).reshape(5, 32)
@@ -28,6 +31,11 @@ def engine(tiny_file: Path) -> Iterator[EngineProcess]:
     with EngineProcess() as engine:
         engine.open(tiny_file, n_ctx=64, n_threads=1, all_logits=True)
         yield engine
+
+
+def pid_of(engine: EngineProcess) -> int:
+    assert engine._child is not None
+    return engine._child.pid
 
 
 def test_the_child_gives_what_the_library_gives(engine: EngineProcess, tiny_file: Path) -> None:
@@ -61,6 +69,49 @@ def test_a_model_takes_the_place_of_another(engine: EngineProcess, tiny_file: Pa
     assert measured.rss_bytes > measured.rss_before_bytes > 1_000_000
 
 
+def test_another_model_gets_a_process_of_its_own(tiny_file: Path, tmp_path: Path) -> None:
+    others = [tmp_path / name for name in ("a.gguf", "b.gguf")]
+    for path in others:
+        path.write_bytes(tiny_file.read_bytes())
+    with EngineProcess(reads=(tmp_path,)) as engine:
+        pids = []
+        for path in (*others, tiny_file, tiny_file):
+            engine.open(path, n_ctx=32, n_threads=1)
+            pids.append(pid_of(engine))
+    assert pids[0] == pids[1]  # both lie where it may read
+    assert pids[1] != pids[2] == pids[3]
+
+
+def test_what_a_hostile_child_answers_is_an_error(engine: EngineProcess) -> None:
+    for reply, words in (
+        (messages.Tokens(b""), "answers Tokens where Wrote"),
+        (messages.Wrote(1 << 40), "break the room"),
+    ):
+        read, write = os.pipe()
+        assert engine._child is not None
+        old, engine._child.stdout = engine._child.stdout, os.fdopen(read, "rb")
+        with os.fdopen(write, "wb") as stream:
+            messages.write(stream, reply)
+        with pytest.raises(EngineError, match=words):
+            engine._receive_rows(0, N_VOCAB)
+        engine._child.stdout.close()
+        engine._child.stdout = old
+
+
+def test_shared_memory_cannot_be_made_shorter() -> None:
+    shared = SharedRows()
+    shared.reserve(4096)
+    if sys.platform == "linux":
+        with pytest.raises(PermissionError):
+            os.ftruncate(shared.fileno(), 0)
+    assert shared.rows(2, 8).shape == (2, 8)
+    with pytest.raises(EngineError, match="break the room of 4096 bytes"):
+        shared.rows(1 << 40, 8)
+    with pytest.raises(EngineError, match="break the room"):
+        shared.rows(-1, 8)
+    shared.close()
+
+
 def test_wrong_arguments_keep_the_child_alive(engine: EngineProcess) -> None:
     with pytest.raises(ValueRangeError, match="leave the vocabulary"):
         list(engine.logits(WINDOWS[:1] + 5000, first=0))
@@ -68,20 +119,20 @@ def test_wrong_arguments_keep_the_child_alive(engine: EngineProcess) -> None:
 
 
 def test_a_crash_is_an_error_with_the_signal(engine: EngineProcess) -> None:
-    os.kill(engine._child.pid, signal.SIGSEGV)
+    os.kill(pid_of(engine), signal.SIGSEGV)
     with pytest.raises(EngineError, match=r"tiny\.gguf: the engine's process was ended by signal 11"):
         engine.tokenize("x")
 
 
 def test_ctrl_c_is_the_owners_business(engine: EngineProcess) -> None:
-    os.kill(engine._child.pid, signal.SIGINT)
+    os.kill(pid_of(engine), signal.SIGINT)
     assert engine.tokenize("x").size
 
 
 def test_leaving_ends_the_child(tiny_file: Path) -> None:
     with EngineProcess() as engine:
         engine.open(tiny_file, n_ctx=32, n_threads=1)
-        pid = engine._child.pid
+        pid = pid_of(engine)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 

@@ -45,6 +45,14 @@ def shard_paths(path: Path, count: int) -> list[Path]:
     return [path.with_name(f"{path.stem}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
 
 
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Every file that an engine opens when it is given one, by its name alone: the file, or all shards there are."""
+    match = spec.SHARD_NAME.fullmatch(path.name)
+    count = int(match["count"]) if match else 0
+    stem = path.with_name(match["stem"] + ".gguf") if match else path
+    return (path, *(shard for shard in shard_paths(stem, count) if shard != path and shard.is_file()))
+
+
 def _read_shards(path: Path, header: Header, count: int) -> list[tuple[Path, Header]]:
     """Read every shard of the set that `path` belongs to, and check each one's place in it."""
     match = spec.SHARD_NAME.fullmatch(path.name)

@@ -61,12 +61,12 @@ class Judge:
         )
 
     def score(self, path: Path) -> Score:
-        """Measure a model.
+        """Measure a model that lies in a folder of its own.
 
         Raises:
             EngineError: ONNX Runtime refuses it.
         """
-        with OrtProcess() as engine:
+        with OrtProcess(reads=(path.parent,)) as engine:
             engine.open_graph(path, n_threads=self.threads)
             found = [engine.run(feed)[0] for feed in self.feeds]
             value = None if self.metric is None else call_metric(self.metric, lambda feed: engine.run(feed)[0])

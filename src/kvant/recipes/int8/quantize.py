@@ -151,7 +151,7 @@ def quantize_int8(
         if feeds is not None:
             scorer = load_metric(metric) if metric else None
             judge = make_judge(source, feeds.held_out, scorer, threads=threads)
-        with Tools() as tools:
+        with Tools(writes=(folder,)) as tools:
             prepared, steps, skipped = prepare(source, folder, judge, tools, progress)
             search = Search(prepared, judge, feeds, folder, max_drop, tools, progress) if judge and feeds else None
             found, kind = _search(search, prepared, kind, found_by, tools, activation, reduce_range)

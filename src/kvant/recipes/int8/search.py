@@ -69,8 +69,7 @@ class Tools(OrtProcess):
 
     def restart(self) -> None:
         """Begin anew."""
-        self.close()
-        self.__init__()  # type: ignore[misc]  # the same object, which others hold
+        self._end()
 
 
 class Search:

@@ -8,6 +8,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         path: The model's file.
+        files: All files it reads, shards and draft included.
+        socket: The Unix socket to listen on; a free port of 127.0.0.1 if empty.
         name: What its answers call it.
         api_key: What every request to it must bear.
         context: Tokens of context of one slot.
@@ -25,6 +27,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     path: str
+    files: tuple[str, ...] = ()
+    socket: str = ""
     name: str
     api_key: str
     context: int
@@ -45,12 +49,12 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine's process answers on standard output, one line of JSON, once it listens.
 
     Attributes:
-        port: Port on 127.0.0.1.
+        address: Path of its Unix socket, or port on 127.0.0.1.
         confined: What keeps the process in, for the log: `rlimits`, `seccomp`, ...
         template: Whether the engine took the template it was given; if not, the file's own holds.
     """
 
-    port: int
+    address: str | int
     template: bool = False
     confined: tuple[str, ...] = ()
 

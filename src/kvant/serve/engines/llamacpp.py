@@ -1,13 +1,14 @@
 """llama.cpp's own server, from the wheel, as a program: `python -m kvant.serve.engines.llamacpp`.
 
-Reads a `Start` from standard input, loads the model, listens on a free port of 127.0.0.1, answers a `Ready` on standard
-output, and ends when standard input does. The engine's log goes to standard error.
+Reads a `Start` from standard input, confines itself, loads the model, listens on its socket, answers a `Ready` on
+standard output, and ends when standard input does. The engine's log goes to standard error.
 
 A template that the engine refuses does not keep a model from being loaded: its own is used, and `Ready` says so.
 """
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -25,7 +26,7 @@ def parameters(start: Start) -> Any:
     if start.template is not None:
         params.chat_template = start.template
     params.model_alias = {start.name}
-    params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [start.api_key]
+    params.hostnames, params.port, params.api_keys = [start.socket or "127.0.0.1"], 0, [start.api_key]
     params.n_ctx, params.n_parallel = start.context * start.parallel, start.parallel
     params.n_threads_http = start.http_threads
     params.endpoint_props, params.endpoint_slots, params.endpoint_metrics = False, True, True
@@ -59,7 +60,10 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever the engine prints is its log
     start = msgspec.json.decode(sys.stdin.buffer.readline(), type=Start)
-    held = confine(address_space_bytes=start.address_space_bytes, open_files=start.open_files, parent=start.parent)
+    held = confine(
+        address_space_bytes=start.address_space_bytes, open_files=start.open_files, parent=start.parent,
+        reads=start.files, sockets=[str(Path(start.socket).parent)] if start.socket else [],
+    )  # fmt: skip
     import xllamacpp
 
     try:
@@ -75,8 +79,9 @@ def main() -> None:
         sys.stderr.flush()
         os._exit(1)
     address = server.listening_address
-    port = int((address.decode() if isinstance(address, bytes) else address).rpartition(":")[2])
-    answers.write(msgspec.json.encode(Ready(port=port, confined=held, template=start.template is not None)) + b"\n")
+    port = (address.decode() if isinstance(address, bytes) else address).rpartition(":")[2]
+    ready = Ready(address=start.socket or int(port), confined=held, template=start.template is not None)
+    answers.write(msgspec.json.encode(ready) + b"\n")
     answers.close()
     sys.stdin.buffer.read()
     os._exit(0)  # its threads may be in the middle of a batch; nothing of them is worth waiting for

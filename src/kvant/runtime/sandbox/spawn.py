@@ -1,0 +1,101 @@
+"""How an owner starts an engine's process: its command line, its environment, and what it may do."""
+
+import ctypes
+import os
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from kvant.runtime.sandbox.policy import Policy
+
+LAUNCH = Path(__file__).with_name("launch.py")
+PR_SET_DUMPABLE = 4
+POWER = ("/sys/class/powercap", "/sys/devices/virtual/powercap")
+"""What tells the energy used, for those who measure it."""
+
+WALLS = ("rlimits", "user-namespace", "capabilities", "landlock", "pdeathsig", "no_new_privs", "seccomp")
+"""All that can hold, by the names that `confine` gives."""
+
+# What an engine finds in its environment: where programs and libraries are, how to write text, how many threads. No
+# tokens, no proxies, no names of the owner's.
+KEPT = frozenset({
+    "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONUTF8", "CUDA_VISIBLE_DEVICES", "NUMBER_OF_PROCESSORS",
+})  # fmt: skip
+KEPT_PREFIXES = ("OMP_", "GOMP_", "KMP_", "OPENBLAS_", "MKL_", "MALLOC_")
+"""How libraries of threads, products and memory are tuned."""
+
+
+def environment(**given: str) -> dict[str, str]:
+    """Return what an engine finds in its environment; `given` goes first."""
+    kept = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith(KEPT_PREFIXES)}
+    return {**kept, "PYTHONDONTWRITEBYTECODE": "1", **given}
+
+
+def command(policy: Policy, *words: str, python: str = sys.executable, isolated: bool = False) -> list[str]:
+    """Return the command line of a confined process.
+
+    Args:
+        policy: What it may do.
+        words: `-m` and a module, or a script; then its arguments.
+        python: The interpreter, of whatever environment.
+        isolated: Leave out what the user has installed for themselves.
+    """
+    return [python, "-I" if isolated else "-P", str(LAUNCH), policy.to_json(), *words]
+
+
+def foreign(path: Path) -> Policy:
+    """Return the policy of an engine in an environment of its own, which reads a model's directory.
+
+    mlx-lm sets its limit of open files to 4096 and fails where that is more than it may.
+    """
+    return Policy(reads=(str(path),), address_space_bytes=address_space_bytes(), open_files=4096, parent=owner())
+
+
+def address_space_bytes() -> int:
+    """Return the address space an engine may have: the machine's memory and 64 GiB, since mapped files count too."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + (64 << 30)
+
+
+def owner() -> int:
+    """Return the process whose end should end a child that is started now.
+
+    Linux ends a child with the thread that started it, so only the main thread can be meant: a child of another one
+    ends when its standard input does.
+    """
+    return os.getpid() if threading.current_thread() is threading.main_thread() else 0
+
+
+def shield() -> None:
+    """Make this process one that others of its user can neither look into nor write to; it dumps no core either."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def probe() -> tuple[str, ...]:
+    """Confine a process that does nothing, and return what held."""
+    import subprocess
+
+    done = subprocess.run(  # noqa: S603
+        command(Policy(parent=owner())), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+        check=False, env=environment(), start_new_session=True,
+    )  # fmt: skip
+    return told(done.stdout.strip())
+
+
+def told(text: str) -> tuple[str, ...]:
+    """Return the names of what holds, as `launch` writes them into `KVANT_CONFINED`."""
+    return tuple(filter(None, text.split(",")))
+
+
+def missing(held: Iterable[str]) -> tuple[str, ...]:
+    """Return the walls that do not hold."""
+    names = {name.partition("-")[0] if name.startswith("landlock") else name for name in held}
+    return tuple(wall for wall in WALLS if wall not in names)
+
+
+def covers(roots: Sequence[Path], path: Path) -> bool:
+    """Whether a path is one of some others or beneath it."""
+    path = path.absolute()
+    return any(path == root or root in path.parents for root in (root.absolute() for root in roots))

@@ -1,0 +1,64 @@
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from kvant.runtime.sandbox import namespaces, spawn
+from kvant.runtime.sandbox.policy import Policy
+
+
+def test_a_policy_is_read_as_it_was_written() -> None:
+    odd = os.fsdecode(b"/models/\xff \xc3\xa9")
+    policy = Policy(reads=(odd,), sockets=("/s",), open_files=3, parent=7)
+    assert policy.to_json().isascii()
+    assert Policy.from_json(policy.to_json()) == policy
+
+
+def test_the_environment_has_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "HTTPS_PROXY", "KVANT_API_KEY", "LD_PRELOAD", "SSH_AUTH_SOCK"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    found = spawn.environment(HOME="/nowhere")
+    assert "secret" not in found.values()
+    assert found["OMP_NUM_THREADS"] == "3"
+    assert found["HOME"] == "/nowhere"
+
+
+def test_only_the_main_thread_owns() -> None:
+    owners: list[int] = []
+    thread = threading.Thread(target=lambda: owners.append(spawn.owner()))
+    thread.start()
+    thread.join()
+    assert owners == [0]
+    assert spawn.owner() == os.getpid()
+
+
+def test_what_is_covered() -> None:
+    roots = (Path("/models/a"), Path("/b.gguf"))
+    assert spawn.covers(roots, Path("/models/a/x/y.gguf"))
+    assert spawn.covers(roots, Path("/b.gguf"))
+    assert not spawn.covers(roots, Path("/models/ab"))
+
+
+def test_what_holds_is_told() -> None:
+    held = spawn.probe()
+    assert "rlimits" in held
+    assert spawn.missing(held) == tuple(
+        wall for wall in spawn.WALLS if not any(name == wall or name.startswith(f"{wall}-") for name in held)
+    )
+    assert spawn.missing(("landlock-7", "seccomp")) == (
+        "rlimits", "user-namespace", "capabilities", "pdeathsig", "no_new_privs",
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="root alone reads what is not its own")
+def test_root_keeps_what_it_needs_to_read_a_users_model(tmp_path: Path) -> None:
+    model = tmp_path / "private" / "model.gguf"
+    model.parent.mkdir()
+    model.write_text("weights")
+    assert not namespaces.needs_search([str(model)])
+    os.chown(model.parent, 1234, 1234)
+    model.parent.chmod(0o700)
+    assert namespaces.needs_search([str(model)])

@@ -155,7 +155,7 @@ def read_body(stream: BinaryIO) -> bytes | None:
     Raises:
         EngineError: The length is beyond any message's.
     """
-    header = stream.read(HEADER.size)
+    header = _read(stream, HEADER.size)
     if len(header) < HEADER.size:
         return None
     (length,) = HEADER.unpack(header)
@@ -163,5 +163,14 @@ def read_body(stream: BinaryIO) -> bytes | None:
         raise EngineError(
             f"engine process: a message of {length} bytes breaks the limit {MAX_MESSAGE_BYTES}. Report it."
         )
-    body = stream.read(length)
+    body = _read(stream, length)
     return body if len(body) == length else None
+
+
+def _read(stream: BinaryIO, size: int) -> bytes:
+    """Read so many bytes, or what there is before the end."""
+    parts = []
+    while size and (part := stream.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)

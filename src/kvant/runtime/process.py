@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, BinaryIO, ClassVar, Self, TypeVar, cast
@@ -200,11 +201,11 @@ class EngineProcess:
 
     def _receive(self, kind: type[ReplyT]) -> ReplyT:
         assert self._child is not None, "open comes first"
-        stdout = self._child.stdout
-        assert stdout is not None
+        # Without a buffer: it would take the next reply with this one, which the system would then know nothing of.
+        stdout = cast("BinaryIO", cast("BufferedReader", self._child.stdout).raw)
         if not select.select([stdout], [], [], self._timeout_s)[0]:
             raise EngineError(f"{self.path}: no answer within {self._timeout_s:.0f} s. Use a smaller context or model.")
-        body = messages.read_body(cast("BinaryIO", stdout))
+        body = messages.read_body(stdout)
         if body is None:
             raise self._crash()
         try:

@@ -98,6 +98,19 @@ def test_what_a_hostile_child_answers_is_an_error(engine: EngineProcess) -> None
         engine._child.stdout = old
 
 
+def test_two_replies_at_once_are_both_received(engine: EngineProcess) -> None:
+    assert engine._child is not None
+    read, write = os.pipe()
+    old, engine._child.stdout = engine._child.stdout, os.fdopen(read, "rb")
+    with os.fdopen(write, "wb") as stream:
+        for rows in (1, 2):
+            messages.write(stream, messages.Wrote(rows))
+        engine._timeout_s = 0.0
+        assert [engine._receive(messages.Wrote).rows for _ in range(2)] == [1, 2]
+    engine._child.stdout.close()
+    engine._child.stdout = old
+
+
 def test_shared_memory_cannot_be_made_shorter() -> None:
     shared = SharedRows()
     shared.reserve(4096)

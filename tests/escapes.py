@@ -62,16 +62,33 @@ def sendable(target: dict[str, Any]) -> dict[str, Any]:
 
 def attempts(target: dict[str, Any]) -> dict[str, Callable[[], object]]:
     """Return all attempts but to run a program, which would end the rest."""
-    folder, owner, address = Path(target["folder"]), target["owner"], target["address"]
-    libc = ctypes.CDLL(None, use_errno=True)
-    numbers = NUMBERS.get(os.uname().machine, {})
-    keys = folder / "keys.json"
+    return {**on_files(Path(target["folder"])), **on_owner(target["owner"], target["address"]), **on_others(target)}
 
-    def call(name: str, *arguments: Any) -> int:
-        done: int = libc.syscall(numbers[name], *arguments)
-        if done < 0:
-            raise OSError(ctypes.get_errno(), name)
-        return done
+
+def on_files(folder: Path) -> dict[str, Callable[[], object]]:
+    """Attempts on files of its owner's user."""
+    keys = folder / "keys.json"
+    return {
+        "read a file": keys.read_text,
+        "list a directory": lambda: list(folder.iterdir()),
+        "write a file": lambda: (folder / "other").write_text("y"),
+        "make a file": lambda: (folder / "made").write_text("y"),
+        "make a directory": (folder / "directory").mkdir,
+        "truncate a file": lambda: os.truncate(folder / "other", 0),
+        "truncate by opening": lambda: os.close(os.open(folder / "other", os.O_RDONLY | os.O_TRUNC)),
+        "change a mode": lambda: keys.chmod(0o777),
+        "change times": lambda: os.utime(keys, (0, 0)),
+        "hard link": lambda: os.link(keys, folder / "linked"),
+        "symbolic link": lambda: (folder / "symbolic").symlink_to(keys),
+        "connect to a socket file": lambda: socket.socket(socket.AF_UNIX).connect(str(folder / "door")),
+        "delete a file": (folder / "door").unlink,
+        "replace a file": lambda: (folder / "other").replace(keys),
+    }
+
+
+def on_owner(owner: int, address: int) -> dict[str, Callable[[], object]]:
+    """Attempts on the process that started it."""
+    libc = ctypes.CDLL(None, use_errno=True)
 
     def memory(flags: int) -> None:
         descriptor = os.open(f"/proc/{owner}/mem", flags)
@@ -81,7 +98,7 @@ def attempts(target: dict[str, Any]) -> dict[str, Callable[[], object]]:
         else:
             os.write(descriptor, b"OVER")
 
-    def write_other_memory() -> None:
+    def write_by_process() -> None:
         word = ctypes.create_string_buffer(b"OVER")
         here = (ctypes.c_void_p * 2)(ctypes.addressof(word), 4)
         there = (ctypes.c_void_p * 2)(address, 4)
@@ -91,6 +108,27 @@ def attempts(target: dict[str, Any]) -> dict[str, Callable[[], object]]:
     def trace() -> None:
         if libc.ptrace(PTRACE_SEIZE, owner, 0, 0) < 0:
             raise OSError(ctypes.get_errno(), "ptrace")
+
+    def signal_by_pipe() -> None:
+        end, _ = os.pipe()
+        fcntl.fcntl(end, F_SETOWN, owner)
+
+    return {
+        "read the owner's memory": lambda: memory(os.O_RDONLY),
+        "write the owner's memory": lambda: memory(os.O_RDWR),
+        "write memory by process": write_by_process,
+        "read the owner's environment": lambda: Path(f"/proc/{owner}/environ").read_bytes(),
+        "trace the owner": trace,
+        "take a descriptor": lambda: call("pidfd_getfd", call("pidfd_open", owner, 0), 1, 0),
+        "signal the owner": lambda: os.kill(owner, 0),
+        "signal by a pipe": signal_by_pipe,
+        "limit the owner": lambda: resource.prlimit(owner, resource.RLIMIT_CORE, (0, 0)),
+        "slow the owner": lambda: os.setpriority(os.PRIO_PROCESS, owner, 1),
+    }
+
+
+def on_others(target: dict[str, Any]) -> dict[str, Callable[[], object]]:
+    """Attempts on the network, the kernel and other processes."""
 
     def fork() -> None:
         pid = os.fork()
@@ -103,48 +141,29 @@ def attempts(target: dict[str, Any]) -> dict[str, Callable[[], object]]:
         door.bind(place)
         door.listen()
 
-    def signal_by_pipe() -> None:
-        end, _ = os.pipe()
-        fcntl.fcntl(end, F_SETOWN, owner)
-
-    def truncate_by_opening() -> None:
-        os.close(os.open(folder / "other", os.O_RDONLY | os.O_TRUNC))
+    def connect(name: str) -> None:
+        socket.socket(socket.AF_UNIX).connect(name)
 
     return {
-        "read a file": keys.read_text,
-        "list a directory": lambda: list(folder.iterdir()),
-        "write a file": lambda: (folder / "other").write_text("y"),
-        "make a file": lambda: (folder / "made").write_text("y"),
-        "make a directory": (folder / "directory").mkdir,
-        "truncate a file": lambda: os.truncate(folder / "other", 0),
-        "truncate by opening": truncate_by_opening,
-        "change a mode": lambda: keys.chmod(0o777),
-        "change times": lambda: os.utime(keys, (0, 0)),
-        "hard link": lambda: os.link(keys, folder / "linked"),
-        "symbolic link": lambda: (folder / "symbolic").symlink_to(keys),
-        "connect to a socket file": lambda: socket.socket(socket.AF_UNIX).connect(str(folder / "door")),
-        "delete a file": (folder / "door").unlink,
-        "replace a file": lambda: (folder / "other").replace(keys),
-        "read the owner's memory": lambda: memory(os.O_RDONLY),
-        "write the owner's memory": lambda: memory(os.O_RDWR),
-        "write memory by process": write_other_memory,
-        "read the owner's environment": lambda: Path(f"/proc/{owner}/environ").read_bytes(),
-        "trace the owner": trace,
-        "take a descriptor": lambda: call("pidfd_getfd", call("pidfd_open", owner, 0), 1, 0),
-        "signal the owner": lambda: os.kill(owner, 0),
-        "signal by a pipe": signal_by_pipe,
-        "limit the owner": lambda: resource.prlimit(owner, resource.RLIMIT_CORE, (0, 0)),
-        "slow the owner": lambda: os.setpriority(os.PRIO_PROCESS, owner, 1),
         "fork": fork,
         "connect by TCP": lambda: socket.create_connection(("127.0.0.1", target["port"]), 5),
         "listen on TCP": lambda: listen(socket.AF_INET, ("0.0.0.0", 0)),
         "send datagrams": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", 9)),
-        "connect by abstract name": lambda: socket.socket(socket.AF_UNIX).connect(f"\0kvant-escapes-{owner}"),
+        "connect by abstract name": lambda: connect(f"\0kvant-escapes-{target['owner']}"),
         "listen by abstract name": lambda: listen(socket.AF_UNIX, f"\0kvant-{os.getpid()}"),
         "share memory by number": lambda: call("shmget", 0, 4096, 0o600),
         "watch files": lambda: call("inotify_init1", 0),
         "new namespaces": lambda: call("unshare", CLONE_NEWUSER),
-    }  # fmt: skip
+    }
+
+
+def call(name: str, *arguments: Any) -> int:
+    """Make a system call by its number."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    done: int = libc.syscall(NUMBERS[os.uname().machine][name], *arguments)
+    if done < 0:
+        raise OSError(ctypes.get_errno(), name)
+    return done
 
 
 def tried(target: dict[str, Any]) -> dict[str, int]:

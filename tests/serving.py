@@ -12,6 +12,7 @@ from typing import Any
 from kvant.errors import WorkerError
 from kvant.hub.manifest import ModelSettings
 from kvant.serve import logs
+from kvant.serve.extent import Extent
 from kvant.serve.library import Facts, ModelFile
 from kvant.serve.scheduler import Scheduler
 from kvant.serve.settings import Settings
@@ -89,11 +90,11 @@ class FakeEngines:
         self.error: WorkerError | None = None
         self.events: list[tuple[str, str]] = []
 
-    async def start(self, file: ModelFile, context: int, size_bytes: int) -> FakeWorker:  # noqa: ARG002
+    async def start(self, file: ModelFile, extent: Extent, size_bytes: int) -> FakeWorker:  # noqa: ARG002
         await self.gate.wait()
         if self.error is not None:
             raise self.error
-        worker = FakeWorker(file.name, context)
+        worker = FakeWorker(file.name, extent.context)
         self.started.append(worker)
         return worker
 
@@ -108,11 +109,11 @@ class FakeEngines:
 
 
 def scheduler(engines: FakeEngines, *, model_bytes: int = 100 * MB, **settings: Any) -> Scheduler:
-    """Return a scheduler over fake engines: a model takes `model_bytes`, and one byte for every token of context."""
+    """Return a scheduler over fake engines: a model takes `model_bytes`, and a byte per token of context and batch."""
     settings.setdefault("max_ram_bytes", 10**12)
     return Scheduler(
         Settings(**settings), observer=engines, start=engines.start,
-        predict=lambda file, context: model_bytes + context,  # noqa: ARG005
+        predict=lambda file, extent: model_bytes + extent.context + extent.batch,  # noqa: ARG005
     )  # fmt: skip
 
 

@@ -1,9 +1,11 @@
 """The APIs from outside, byte by byte: streams, errors, disconnects, crashes, what a model's settings do."""
 
+import base64
 import contextlib
 import json
 import os
 import signal
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -203,7 +205,9 @@ def test_a_template_that_is_broken_is_an_error_and_no_dead_worker(gateway: Serve
         ("/api/chat", {"messages": [{"role": "wizard", "content": "x"}]}, "invalid role"),
         ("/api/chat", {"messages": ASK, "format": {"type": "bogus"}}, "bogus"),
         ("/api/embed", {"input": [""]}, "a text is empty"),
-        ("/api/embed", {"input": "word " * 900, "model": "small"}, "exceed the context of"),
+        ("/api/embed", {"input": "word " * 900, "model": "small", "truncate": False}, "exceeds the context length"),
+        ("/v1/embeddings", {"input": "word " * 900, "model": "small"}, "maximum context length is 512 tokens"),
+        ("/v1/embeddings", {"input": ""}, "a text is empty"),
         ("/api/embed", {"input": "x", "dimensions": 10_000}, "dimensions"),
         ("/v1/completions", {"prompt": []}, "prompt: is empty"),
         ("/v1/completions", {"prompt": ["x", 3]}, "prompt: is not a text"),
@@ -238,8 +242,30 @@ def test_a_prompt_is_cut_only_for_those_who_ask(http: httpx2.Client) -> None:
     assert http.post("/api/generate", json=text | {"truncate": False}).status_code == 400
     assert http.post("/api/generate", json=text | {"truncate": True}).json()["eval_count"] == 2
     embed = {"model": "small", "input": "word " * 900}
-    assert http.post("/api/embed", json=embed).status_code == 400
-    assert http.post("/api/embed", json=embed | {"truncate": True}).json()["prompt_eval_count"] == 512
+    assert http.post("/api/embed", json=embed | {"truncate": False}).status_code == 400
+    for more in ({}, {"truncate": True}, {"options": {"num_ctx": 100_000}}):  # Ollama's default is to cut a text
+        assert http.post("/api/embed", json=embed | more).json()["prompt_eval_count"] == 512
+    assert http.post("/api/embed", json=embed | {"options": {"num_ctx": 256}}).json()["prompt_eval_count"] == 256
+    older = http.post("/api/embeddings", json={"model": "small", "prompt": "word " * 900}).json()["embedding"]
+    assert round(sum(x * x for x in older), 3) == 1.0
+    assert http.post("/api/embed", json=embed | {"input": ""}).json()["embeddings"] == []
+
+
+def test_a_text_is_embedded_as_long_as_the_model_reads(http: httpx2.Client) -> None:
+    long = "word " * 700  # beyond the engine's usual batch
+    asked = {"model": "plain", "input": ["a", long], "dimensions": 8, "encoding_format": "base64"}
+
+    answer = http.post("/v1/embeddings", json=asked)
+
+    assert answer.status_code == 200, answer.text
+    vectors = [struct.unpack("<8f", base64.b64decode(row["embedding"])) for row in answer.json()["data"]]
+    assert [round(sum(x * x for x in vector), 3) for vector in vectors] == [1.0, 1.0]
+    assert answer.json()["usage"]["prompt_tokens"] > 1400
+    whole = http.post("/api/embed", json={"model": "plain", "input": long}).json()
+    assert whole["prompt_eval_count"] > 1400
+    again = http.post("/api/embed", json={"model": "plain", "input": "a"}).json()["embeddings"][0]
+    short = [x / sum(y * y for y in again[:8]) ** 0.5 for x in again[:8]]
+    assert short == pytest.approx(list(vectors[0]), abs=2e-3)
 
 
 def test_probabilities_in_ollamas_form(http: httpx2.Client) -> None:

@@ -75,7 +75,9 @@ class RamPrediction(msgspec.Struct, frozen=True, kw_only=True):
     total_bytes: int
 
 
-def predict_ram(model: Hyperparameters, size_bytes: int, context: int, *, repacked: int = 0) -> RamPrediction:
+def predict_ram(
+    model: Hyperparameters, size_bytes: int, context: int, *, repacked: int = 0, batch: int = BATCH_TOKENS
+) -> RamPrediction:
     """Predict the memory of a variant.
 
     Args:
@@ -83,11 +85,13 @@ def predict_ram(model: Hyperparameters, size_bytes: int, context: int, *, repack
         size_bytes: Size of the variant's file.
         context: Tokens of context.
         repacked: Bytes of its weights that the engine copies, from `repacked_bytes`.
+        batch: Tokens that are read at once.
 
     Returns:
         The prediction; on the reference model within 10 % of the measured resident set.
     """
-    kv, compute, engine = kv_cache_bytes(model, context), compute_bytes(model, context), engine_bytes(model)
+    kv, engine = kv_cache_bytes(model, context), engine_bytes(model)
+    compute = compute_bytes(model, context, batch)
     return RamPrediction(
         context=context,
         weights_bytes=size_bytes,
@@ -111,20 +115,28 @@ def kv_cache_bytes(model: Hyperparameters, context: int) -> int:
     return int(np.sum(np.asarray(heads_kv) * cells_of)) * width * F16_BYTES
 
 
-def compute_bytes(model: Hyperparameters, context: int) -> int:
-    """Bytes of one batch with flash attention: its activations at their widest, and the mask over the context."""
-    batch = min(context, BATCH_TOKENS)
+def compute_bytes(model: Hyperparameters, context: int, batch: int = BATCH_TOKENS) -> int:
+    """Bytes of one batch with flash attention: its activations at their widest, and the mask over the context.
+
+    A larger batch than usual is read for a vector of a text; the engine then computes the logits of every token too,
+    where the model has an output head.
+    """
+    n_logits = _n_vocabulary(model) if batch > BATCH_TOKENS and "bert" not in model.architecture else 0
+    batch = min(context, batch)
     hidden = model.hyper("embedding_length", 0)
     feed_forward = model.hyper("feed_forward_length", 4 * hidden)
-    activations = F32_BYTES * (LIVE_FEED_FORWARD * feed_forward + LIVE_HIDDEN * hidden)
+    activations = F32_BYTES * (LIVE_FEED_FORWARD * feed_forward + LIVE_HIDDEN * hidden + n_logits)
     return batch * (activations + MASK_BYTES * _padded(context))
 
 
 def engine_bytes(model: Hyperparameters) -> int:
     """Bytes of the program and of the tables it builds from the vocabulary."""
+    return ENGINE_BYTES + BYTES_PER_TOKEN_ENTRY * _n_vocabulary(model)
+
+
+def _n_vocabulary(model: Hyperparameters) -> int:
     tokens = model.get("tokenizer.ggml.tokens")
-    n_vocab = len(tokens) if hasattr(tokens, "__len__") else 0
-    return ENGINE_BYTES + BYTES_PER_TOKEN_ENTRY * n_vocab
+    return len(tokens) if hasattr(tokens, "__len__") else 0
 
 
 def repacked_bytes(

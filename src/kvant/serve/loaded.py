@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from kvant.serve.extent import Extent
 from kvant.serve.library import ModelFile
 from kvant.serve.queue import FairQueue
 from kvant.serve.workers import Worker
@@ -36,7 +37,7 @@ class Loaded:
     """A worker's place in memory, from the decision to load it until its process has gone."""
 
     file: ModelFile
-    context: int
+    extent: Extent
     size_bytes: int
     keep_alive_s: float
     worker: Worker | None = None
@@ -67,10 +68,10 @@ class Known:
     failures: int = 0
     not_before: float = 0.0
 
-    def serves(self, context: int) -> bool:
-        """Whether what is loaded does for a request; a smaller context does not need a reload."""
+    def serves(self, extent: Extent) -> bool:
+        """Whether what is loaded does for a request; a smaller one does not need a reload."""
         loaded = self.loaded
-        return loaded is not None and loaded.context >= context and _identity(loaded.file) == _identity(self.file)
+        return loaded is not None and loaded.extent.covers(extent) and _identity(loaded.file) == _identity(self.file)
 
 
 def _identity(file: ModelFile) -> tuple[str, str | None]:

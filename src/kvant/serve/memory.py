@@ -3,10 +3,11 @@
 import platform
 
 from kvant.devices.limits import memory
-from kvant.devices.memory import predict_ram, repacked_bytes
+from kvant.devices.memory import BATCH_TOKENS, predict_ram, repacked_bytes
 from kvant.formats.gguf.reader import read_gguf
 from kvant.model import Model
 from kvant.serve.engines.base import Start
+from kvant.serve.extent import Extent
 from kvant.serve.library import ModelFile
 from kvant.serve.settings import Settings
 
@@ -24,39 +25,51 @@ def limit_bytes(settings: Settings) -> int:
     return found.available_bytes if found else UNKNOWN_MACHINE_BYTES
 
 
-def predicted_bytes(file: ModelFile, context: int, settings: Settings) -> int:
+def predicted_bytes(file: ModelFile, extent: Extent, settings: Settings) -> int:
     """Return the predicted resident memory of a worker.
 
     Args:
         file: The model.
-        context: Tokens of context of one request.
+        extent: Context of one request, and the longest text that is read at once.
         settings: For how many requests at a time, and whether with a draft model.
 
     Raises:
         FormatError: A file is damaged.
     """
-    cells = context * settings.parallel
-    total = _predicted(read_gguf(file.path), file.size_bytes, cells) + settings.prompt_cache_bytes
+    cells = extent.context * settings.parallel
+    batch = _batch(file, extent) or BATCH_TOKENS
+    total = _predicted(read_gguf(file.path), file.size_bytes, cells, batch) + settings.prompt_cache_bytes
     if settings.speculate == "draft" and settings.draft is not None:
-        total += _predicted(read_gguf(settings.draft), settings.draft.stat().st_size, cells)
+        total += _predicted(read_gguf(settings.draft), settings.draft.stat().st_size, cells, BATCH_TOKENS)
     return total
 
 
-def _predicted(model: Model, size_bytes: int, cells: int) -> int:
+def _batch(file: ModelFile, extent: Extent) -> int:
+    """Return the tokens that an engine must read at once; 0 for its own choice; for vectors, whole texts."""
+    return extent.context if makes_vectors(file) else extent.batch
+
+
+def makes_vectors(file: ModelFile) -> bool:
+    """Whether a model makes vectors of texts and nothing else."""
+    return file.capabilities == ["embedding"]
+
+
+def _predicted(model: Model, size_bytes: int, cells: int, batch: int) -> int:
     types = {name: tensor.block_type for name, tensor in model.tensors.items()}
     shapes = {name: tensor.shape for name, tensor in model.tensors.items()}
     repacked = repacked_bytes(types, shapes, platform.machine())
-    return predict_ram(model, size_bytes, cells, repacked=repacked).total_bytes
+    return predict_ram(model, size_bytes, cells, repacked=repacked, batch=batch).total_bytes
 
 
-def start_message(file: ModelFile, context: int, predicted: int, settings: Settings) -> Start:
+def start_message(file: ModelFile, extent: Extent, predicted: int, settings: Settings) -> Start:
     """Return what a worker for a model is told."""
     http_threads = settings.parallel + HTTP_THREADS_SPARE
     threads = http_threads + (settings.threads or 64)
     return Start(
-        path=str(file.path), name=file.name, api_key="", context=context, parallel=settings.parallel,
+        path=str(file.path), name=file.name, api_key="", context=extent.context, batch=_batch(file, extent),
+        parallel=settings.parallel,
         threads=settings.threads, http_threads=http_threads,
-        embedding=file.capabilities == ["embedding"],
+        embedding=makes_vectors(file),
         template=file.settings.template, speculate=settings.speculate,
         draft=str(settings.draft) if settings.draft else None,
         prompt_cache_bytes=settings.prompt_cache_bytes,

@@ -1,9 +1,12 @@
 """Requests that wait for one model: callers take turns, each caller's own requests keep their order."""
 
 import asyncio
+import functools
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from kvant.serve.extent import Extent
 
 GrantT = TypeVar("GrantT")
 
@@ -15,13 +18,13 @@ class Ticket(Generic[GrantT]):
     Attributes:
         number: Grows with every request; the oldest is the smallest.
         caller: Who asked.
-        context: Tokens of context it needs.
+        extent: What it needs of a worker.
         granted: What it gets, or the error.
     """
 
     number: int
     caller: str
-    context: int
+    extent: Extent
     granted: asyncio.Future[GrantT] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -90,6 +93,7 @@ class FairQueue(Generic[GrantT]):
         return min((queue[0].number for queue in self._callers.values()), default=None)
 
     @property
-    def context(self) -> int:
-        """Tokens of context that the most demanding ticket needs."""
-        return max((ticket.context for queue in self._callers.values() for ticket in queue), default=0)
+    def extent(self) -> Extent:
+        """What does for every ticket."""
+        extents = (ticket.extent for queue in self._callers.values() for ticket in queue)
+        return functools.reduce(Extent.with_, extents, Extent(0))

@@ -16,7 +16,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+from kvant.devices.memory import BATCH_TOKENS
 from kvant.errors import KvantError, ModelTooLargeError, QueueFullError, WorkerError
+from kvant.serve.extent import Extent
 from kvant.serve.lease import Lease, RetryingWorker
 from kvant.serve.library import ModelFile
 from kvant.serve.loaded import Known, Loaded, LoadedModel
@@ -29,7 +31,7 @@ BACKOFF_S, BACKOFF_MOST_S = 0.5, 30.0
 HEALTH_EVERY_S = 15.0
 CONTEXT_STEP = 256
 RETRY_LEAST_S, RETRY_MOST_S = 1.0, 60.0
-Start = Callable[[ModelFile, int, int], Awaitable[Worker]]
+Start = Callable[[ModelFile, Extent, int], Awaitable[Worker]]
 
 
 class Observer(Protocol):
@@ -46,8 +48,8 @@ class Scheduler:
     Args:
         settings: Limits.
         observer: Told of queue times, loads and crashes.
-        start: Starts a worker for a model, a context and a predicted size; by default a process.
-        predict: Predicted memory of a model at a context, bytes.
+        start: Starts a worker for a model, its extent and a predicted size; by default a process.
+        predict: Predicted memory of a model of an extent, bytes.
     """
 
     def __init__(
@@ -56,13 +58,13 @@ class Scheduler:
         *,
         observer: Observer | None = None,
         start: Start | None = None,
-        predict: Callable[[ModelFile, int], int] | None = None,
+        predict: Callable[[ModelFile, Extent], int] | None = None,
     ) -> None:
         self.settings, self.observer = settings, observer
         self.limit_bytes = limit_bytes(settings)
         self._start = start or self._start_process
-        self._predict = predict or (lambda file, context: predicted_bytes(file, context, settings))
-        self._sizes: dict[tuple[str, int], int] = {}
+        self._predict = predict or (lambda file, extent: predicted_bytes(file, extent, settings))
+        self._sizes: dict[tuple[str, Extent], int] = {}
         self._known: dict[str, Known] = {}
         self._places: set[Loaded] = set()
         self._numbers = itertools.count()
@@ -76,7 +78,13 @@ class Scheduler:
 
     @contextlib.asynccontextmanager
     async def lease(
-        self, file: ModelFile, *, caller: str, context: int | None = None, keep_alive: float | None = None
+        self,
+        file: ModelFile,
+        *,
+        caller: str,
+        context: int | None = None,
+        keep_alive: float | None = None,
+        batch: int = 0,
     ) -> AsyncIterator[Lease]:
         """Hold a slot of a model's worker for one request.
 
@@ -85,6 +93,7 @@ class Scheduler:
             caller: Who asks; callers take turns.
             context: Tokens of context needed; None for the setting. At most what the model was trained for.
             keep_alive: Seconds the model stays loaded after this request; negative for ever, None for the setting.
+            batch: Tokens of the longest text that must be read at once; 0 for any.
 
         Raises:
             QueueFullError: Too many requests wait already, or the gateway is shutting down.
@@ -93,7 +102,7 @@ class Scheduler:
         """
         clock = asyncio.get_running_loop().time
         begun = clock()
-        loaded = await self._acquire(file, caller, context)
+        loaded = await self._acquire(file, caller, context, batch)
         queued_s = clock() - begun
         if self.observer:
             self.observer.queued(file.name, queued_s)
@@ -103,7 +112,7 @@ class Scheduler:
             nonlocal loaded
             self._release(loaded, keep_alive)
             loaded = None  # type: ignore[assignment]
-            loaded = await self._acquire(file, caller, context, first=True)
+            loaded = await self._acquire(file, caller, context, batch, first=True)
             assert loaded.worker is not None
             return loaded.worker
 
@@ -116,11 +125,11 @@ class Scheduler:
                 self._mean_s += 0.1 * (clock() - begun - queued_s - self._mean_s)
                 self._release(loaded, keep_alive, succeeded=loaded.worker is not None and loaded.worker.alive)
 
-    async def size_bytes(self, file: ModelFile, context: int) -> int:
+    async def size_bytes(self, file: ModelFile, extent: Extent) -> int:
         """Return the predicted memory of a model; its header is read in a thread, once."""
-        key = (file.digest, context)
+        key = (file.digest, extent)
         if key not in self._sizes:
-            self._sizes[key] = await asyncio.to_thread(self._predict, file, context)
+            self._sizes[key] = await asyncio.to_thread(self._predict, file, extent)
         return self._sizes[key]
 
     def context_for(self, file: ModelFile, context: int | None) -> int:
@@ -141,7 +150,7 @@ class Scheduler:
         places.sort(key=lambda place: -place.expires)
         return [
             LoadedModel(
-                file=place.file, size_bytes=place.size_bytes, context=place.context, in_use=place.in_use,
+                file=place.file, size_bytes=place.size_bytes, context=place.extent.context, in_use=place.in_use,
                 pid=place.worker.pid if place.worker else 0,
                 expires_at=None if place.keep_alive_s < 0 else wall + timedelta(seconds=_left(place, now)),
             )
@@ -216,20 +225,24 @@ class Scheduler:
 
     # Inside
 
-    async def _acquire(self, file: ModelFile, caller: str, context: int | None, *, first: bool = False) -> Loaded:
+    async def _acquire(
+        self, file: ModelFile, caller: str, context: int | None, batch: int, *, first: bool = False
+    ) -> Loaded:
         """Wait for a slot of the model's worker and take it."""
-        wanted = self.context_for(file, context)
+        wanted = Extent(self.context_for(file, context), batch_for(batch))
         need = await self.size_bytes(file, wanted)
         if need > self.limit_bytes:
+            at_once = f", read {wanted.batch} at once" if wanted.batch else ""
+            less = "Send shorter texts" if wanted.batch else "Ask for a smaller context"
             raise ModelTooLargeError(
-                f"model {file.name!r}: needs {need / 1e6:,.0f} MB at {self.settings.parallel} x {wanted} tokens of "
-                f"context, above the limit of {self.limit_bytes / 1e6:,.0f} MB. Ask for a smaller context, start the "
+                f"model {file.name!r}: needs {need / 1e6:,.0f} MB at {self.settings.parallel} x {wanted.context} "
+                f"tokens of context{at_once}, above the limit of {self.limit_bytes / 1e6:,.0f} MB. {less}, start the "
                 "gateway with less --parallel or more --max-ram, or take a smaller variant.",
                 need_bytes=need, limit_bytes=self.limit_bytes,
             )  # fmt: skip
         known = self._known.setdefault(file.name, Known(file=file))
         known.file = file
-        ticket: Ticket[Loaded] = Ticket(number=next(self._numbers), caller=caller, context=wanted)
+        ticket: Ticket[Loaded] = Ticket(number=next(self._numbers), caller=caller, extent=wanted)
         if self._closing:
             raise QueueFullError("gateway: is shutting down. Try again later.", retry_after_s=5.0)
         known.queue.push(ticket, first=first)
@@ -295,18 +308,18 @@ class Scheduler:
             place = known.loaded
             head = known.queue.peek()
             assert head is not None
-            if place is not None and place.is_idle and not known.serves(head.context):
+            if place is not None and place.is_idle and not known.serves(head.extent):
                 self._background(self._stop(place, "reloaded"))
             if place is not None or now < known.not_before or self._is_leaving(known):
                 continue
-            context = known.queue.context
-            size = self._sizes.get((known.file.digest, context))
+            extent = known.queue.extent
+            size = self._sizes.get((known.file.digest, extent))
             if size is None:  # the file changed while requests for it wait
-                context = head.context
-                size = self._sizes.get((known.file.digest, context), known.file.size_bytes)
+                extent = head.extent
+                size = self._sizes.get((known.file.digest, extent), known.file.size_bytes)
             if not self._make_room(size, known):
                 return _oldest(known)
-            self._load(known, context, size)
+            self._load(known, extent, size)
         return None
 
     def _is_leaving(self, known: Known) -> bool:
@@ -339,7 +352,7 @@ class Scheduler:
         place = known.loaded
         while place is not None and place.worker is not None and place.worker.alive and not place.stopping:
             ticket = known.queue.peek()
-            if ticket is None or place.in_use >= self.settings.parallel or not known.serves(ticket.context):
+            if ticket is None or place.in_use >= self.settings.parallel or not known.serves(ticket.extent):
                 return
             if blocked is not None and ticket.number > blocked:
                 return
@@ -363,8 +376,8 @@ class Scheduler:
         soonest = min((t for t in times if t > now), default=math.inf)
         self._timer = loop.call_at(soonest, self._dispatch) if soonest < math.inf else None
 
-    def _load(self, known: Known, context: int, size: int) -> None:
-        place = Loaded(file=known.file, context=context, size_bytes=size, keep_alive_s=self.settings.keep_alive_s)
+    def _load(self, known: Known, extent: Extent, size: int) -> None:
+        place = Loaded(file=known.file, extent=extent, size_bytes=size, keep_alive_s=self.settings.keep_alive_s)
         known.loaded = place
         self._places.add(place)
         task = self._background(self._run(known, place))
@@ -375,7 +388,7 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         try:
-            worker = await self._start(place.file, place.context, place.size_bytes)
+            worker = await self._start(place.file, place.extent, place.size_bytes)
         except (KvantError, OSError) as error:
             self._forget(known, place)
             self._failed(known)
@@ -448,9 +461,14 @@ class Scheduler:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _start_process(self, file: ModelFile, context: int, size_bytes: int) -> Worker:
-        message = start_message(file, context, size_bytes, self.settings)
+    async def _start_process(self, file: ModelFile, extent: Extent, size_bytes: int) -> Worker:
+        message = start_message(file, extent, size_bytes, self.settings)
         return await start_worker(message, timeout_s=self.settings.load_timeout_s)
+
+
+def batch_for(n_tokens: int) -> int:
+    """Return the batch that a text of so many tokens gets: in powers of two: few sizes, few reloads."""
+    return 0 if n_tokens <= BATCH_TOKENS else 1 << (n_tokens - 1).bit_length()
 
 
 def _oldest(known: Known) -> int:

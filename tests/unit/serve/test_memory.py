@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from kvant.serve.extent import Extent
 from kvant.serve.library import DirectoryLibrary
 from kvant.serve.memory import limit_bytes, predicted_bytes, start_message
 from kvant.serve.settings import Settings
@@ -8,14 +9,21 @@ from kvant.serve.settings import Settings
 def test_memory_grows_with_context_slots_and_a_draft_model(models: Path) -> None:
     file = DirectoryLibrary(models).find("tiny")
     settings = Settings(parallel=1)
-    one = predicted_bytes(file, 512, settings)
+    one = predicted_bytes(file, Extent(512), settings)
     # Keys and values of a token: 4 layers x 4 heads x 32 numbers x 2 x 2 bytes.
-    assert predicted_bytes(file, 1024, settings) - one >= 512 * 4 * 4 * 32 * 2 * 2
-    assert predicted_bytes(file, 512, Settings(parallel=4)) > one
-    assert predicted_bytes(file, 512, Settings(parallel=1, prompt_cache_bytes=10**6)) == one + 10**6
+    assert predicted_bytes(file, Extent(1024), settings) - one >= 512 * 4 * 4 * 32 * 2 * 2
+    assert predicted_bytes(file, Extent(512), Settings(parallel=4)) > one
+    assert predicted_bytes(file, Extent(512), Settings(parallel=1, prompt_cache_bytes=10**6)) == one + 10**6
     draft = Settings(parallel=1, speculate="draft", draft=file.path)
-    assert predicted_bytes(file, 512, draft) > one + file.size_bytes
-    message = start_message(file, 512, one, draft)
+    assert predicted_bytes(file, Extent(512), draft) > one + file.size_bytes
+    # Logits of a token: 4 bytes for each of the vocabulary.
+    assert (
+        predicted_bytes(file, Extent(2048, 2048), settings) - predicted_bytes(file, Extent(2048), settings)
+        > 2048 * 4 * 256
+    )
+    message = start_message(file, Extent(512, 1024), one, settings)
+    assert (message.context, message.batch, message.embedding) == (512, 1024, False)
+    message = start_message(file, Extent(512), one, draft)
     assert (message.draft, message.speculate) == (str(file.path), "draft")
     assert message.address_space_bytes > 2 * one
 

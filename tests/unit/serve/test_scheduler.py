@@ -5,7 +5,7 @@ import pytest
 
 from kvant.errors import ModelTooLargeError, QueueFullError, WorkerError
 from kvant.serve.library import ModelFile
-from kvant.serve.scheduler import Scheduler
+from kvant.serve.scheduler import Scheduler, batch_for
 from serving import MB, FakeEngines, model_file, scheduler, turns
 
 A, B, C = model_file("a"), model_file("b"), model_file("c")
@@ -187,6 +187,25 @@ def test_a_smaller_context_needs_no_reload_and_a_larger_one_waits_until_the_mode
         await plan.aclose()
 
     run(test)
+
+
+def test_a_text_to_be_read_at_once_reloads_a_model_that_cannot() -> None:
+    async def test(engines: FakeEngines) -> None:
+        plan = scheduler(engines)
+        for batch in (0, 512, 3000, 4000, 513):
+            async with plan.lease(A, caller="me", batch=batch):
+                pass
+        assert len(engines.started) == 2  # 4096 at once does for all that follow
+        with pytest.raises(ModelTooLargeError, match=r"read 65536 at once.*Send shorter texts"):
+            async with scheduler(engines, max_ram_bytes=100 * MB + 60_000).lease(A, caller="me", batch=60_000):
+                pass
+        await plan.aclose()
+
+    run(test)
+
+
+def test_a_batch_has_few_sizes() -> None:
+    assert [batch_for(n) for n in (0, 1, 512, 513, 1024, 1025, 8192)] == [0, 0, 0, 1024, 1024, 2048, 8192]
 
 
 def test_a_context_is_at_most_what_the_model_was_trained_for() -> None:

@@ -111,13 +111,13 @@ async def embed(request: Request) -> Response:
     """POST /api/embed: vectors of texts."""
     body = await read(request, EmbedRequest)
     file = await find(request, body.model)
-    texts = [body.input] if isinstance(body.input, str) else body.input
+    texts = [body.input] * bool(body.input) if isinstance(body.input, str) else body.input
 
     async def run(out: Output) -> None:
         begun = time.perf_counter_ns()
         made = await compute(
             request, file, list(texts), dimensions=body.dimensions, keep_alive=seconds(body.keep_alive),
-            context=context_wanted(file.settings.parameters, body.options or {}), truncate=body.truncate is True,
+            context=context_wanted(file.settings.parameters, body.options or {}), truncate=body.truncate is not False,
         )  # fmt: skip
         await out.whole(
             EmbedResponse(
@@ -138,7 +138,7 @@ async def embeddings(request: Request) -> Response:
     async def run(out: Output) -> None:
         made = await compute(
             request, file, [body.prompt] if body.prompt else [], keep_alive=seconds(body.keep_alive),
-            context=context_wanted(file.settings.parameters, body.options or {}),
+            context=context_wanted(file.settings.parameters, body.options or {}), truncate=body.truncate is not False,
         )  # fmt: skip
         await out.whole({"embedding": made.vectors[0] if made.vectors else []})
 

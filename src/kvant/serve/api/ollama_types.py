@@ -115,6 +115,7 @@ class EmbeddingsRequest(msgspec.Struct, kw_only=True):
 
     model: str
     prompt: str = ""
+    truncate: bool | None = None
     keep_alive: KeepAlive | None = None
     options: dict[str, Any] | None = None
 

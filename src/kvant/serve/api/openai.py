@@ -78,7 +78,7 @@ async def chat(request: Request) -> Response:
     body = await read(request, ChatRequest)
     file = await model_file(request, body.model)
     left_out = [f"tools.{tool.type}" for tool in body.tools or [] if tool.function is None]
-    if body.functions and "tools" not in file.facts.capabilities and not isinstance(body.function_call, ChoiceFunction):
+    if body.functions and "tools" not in file.capabilities and not isinstance(body.function_call, ChoiceFunction):
         left_out.append("functions")
         body.functions = None
     note_ignored(request, left_out)

@@ -13,6 +13,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
         name: What its answers call it.
         api_key: What every request to it must bear.
         context: Tokens of context of one slot.
+        batch: Tokens that are read at once, for vectors of long texts; 0 for the engine's own choice.
         parallel: Slots: requests answered at a time.
         threads: Threads that compute; 0 for the engine's own choice.
         http_threads: Connections served at a time.
@@ -36,6 +37,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     http_threads: int
     template: str | None = None
+    batch: int = 0
     embedding: bool = False
     speculate: str = "none"
     draft: str | None = None

@@ -36,9 +36,9 @@ def parameters(start: Start) -> Any:
     if start.threads:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = start.threads
     params.embedding = True
-    if start.embedding:  # its own pooling; a text is read in one batch
-        params.n_batch = params.n_ubatch = start.context
-    else:
+    if start.batch:  # a vector is made of a text that is read in one batch
+        params.n_batch = params.n_ubatch = start.batch
+    if not start.embedding:  # one that makes vectors has its own pooling
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     _speculate(params, start)
     return params

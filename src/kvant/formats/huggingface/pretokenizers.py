@@ -57,6 +57,7 @@ class PreTokenizer:
         ignore_merges: Whether the engine takes a word that is in the vocabulary whole, without merging.
         adds_bos: Whether the engine starts a text with BOS unless the file says otherwise.
         cleans_spaces: Whether the engine drops spaces before punctuation when it turns tokens into text.
+        caveat: Where the engine's own expression cuts otherwise, in a sentence; empty if it does not.
         normalizer: Normalizer that published tokenizers have beside it; the engine itself has none.
         example: A published model that has it.
     """
@@ -66,9 +67,15 @@ class PreTokenizer:
     ignore_merges: bool = False
     adds_bos: bool = False
     cleans_spaces: bool = False
+    caveat: str = ""
     normalizer: str | None = None
     example: str
 
+
+_BEYOND_ASCII = (
+    "llama.cpp's {} cuts words with combining marks or with case beyond ASCII otherwise than tokenizer.json: such "
+    "words may get other tokens."
+)
 
 PRE_TOKENIZERS: Sequence[PreTokenizer] = (
     PreTokenizer(name="gpt-2", patterns=(GPT2,), cleans_spaces=True, example="GPT-2, Phi-2, OLMo"),
@@ -85,8 +92,17 @@ PRE_TOKENIZERS: Sequence[PreTokenizer] = (
     PreTokenizer(name="dbrx", patterns=(LLAMA3,), cleans_spaces=True, example="DBRX"),
     PreTokenizer(name="qwen2", patterns=(QWEN2,), normalizer="NFC", example="Qwen2, Qwen2.5, Qwen3"),
     PreTokenizer(name="qwen35", patterns=(QWEN35,), normalizer="NFC", example="Qwen3.5"),
-    PreTokenizer(name="tekken", patterns=(TEKKEN,), ignore_merges=True, adds_bos=True, example="Mistral Nemo"),
-    PreTokenizer(name="gpt-4o", patterns=(GPT4O,), example="Phi-4-mini, Llama 4"),
+    PreTokenizer(
+        name="tekken",
+        patterns=(TEKKEN,),
+        ignore_merges=True,
+        adds_bos=True,
+        example="Mistral Nemo",
+        caveat=_BEYOND_ASCII.format("tekken"),
+    ),
+    PreTokenizer(
+        name="gpt-4o", patterns=(GPT4O,), caveat=_BEYOND_ASCII.format("gpt-4o"), example="Phi-4-mini, Llama 4"
+    ),
     PreTokenizer(name="deepseek-v3", patterns=(r"\p{N}{1,3}", CJK_AND_KANA, DEEPSEEK3_WORDS), example="DeepSeek-V3"),
 )
 

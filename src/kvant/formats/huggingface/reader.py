@@ -75,13 +75,15 @@ def read_huggingface(directory: Path, *, known_as: str = "") -> Model:
     tensors = _by_name((*family.extra_tensors(config), *_canonical(weights, family, config)), directory)
     tensors, tied = _untied(tensors, config)
     dropped: list[str] = []
-    tokenizer = tokenizer_metadata(directory, raw, dropped)
+    general = general_metadata(directory, raw, sum(n_weights(t) for t in tensors.values()), known_as=known_as)
+    tokenizer = tokenizer_metadata(directory, raw, dropped, name=str(general["general.name"].value))
+    general["general.name"] = tokenizer.pop("general.name")
     _check_vocabulary(tensors, tokenizer, directory)
     check_tensors(tensors, family, config)
     metadata = {
         "general.architecture": string(family.architecture),
         "general.type": string("model"),
-        **general_metadata(directory, raw, sum(n_weights(t) for t in tensors.values()), known_as=known_as),
+        **general,
         **family.metadata(config),
         **({} if stored else {"general.file_type": u32(_file_type(tensors.values()))}),
         "general.quantization_version": u32(2),

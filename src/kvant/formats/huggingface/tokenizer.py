@@ -8,17 +8,25 @@ tokenizer_special   roles of special tokens
 tokenizer_write     the way back
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kvant.errors import UnsupportedModelError
+from kvant.formats.huggingface.entries import tokenizer_remarks
 from kvant.formats.huggingface.pretokenizers import identify
 from kvant.formats.huggingface.tokenizer_bpe import byte_level_vocabulary, is_byte_level, merge_strings, read_merges
 from kvant.formats.huggingface.tokenizer_files import TokenizerFiles, read_templates, read_tokenizer_files
-from kvant.formats.huggingface.tokenizer_special import read_special_tokens
+from kvant.formats.huggingface.tokenizer_limits import (
+    added_around,
+    byte_level_remarks,
+    engine_name,
+    flag_remarks,
+    space_remarks,
+)
+from kvant.formats.huggingface.tokenizer_special import SpecialTokens, read_special_tokens
 from kvant.formats.huggingface.tokenizer_spm import is_sentencepiece_style, sentencepiece_vocabulary
 from kvant.formats.huggingface.tokenizer_vocab import Vocabulary, read_added_tokens
 from kvant.formats.huggingface.tokenizer_write import write_tokenizer
@@ -33,14 +41,16 @@ STARCODER_VOCABULARY = 49152
 
 
 def tokenizer_metadata(
-    directory: Path, config: Mapping[str, Any], remarks: list[str] | None = None
+    directory: Path, config: Mapping[str, Any], remarks: list[str] | None = None, *, name: str | None = None
 ) -> dict[str, Value]:
     """Describe the tokenizer of a model directory under GGUF keys, chat template included, in upstream's order.
 
     Args:
         directory: Holds tokenizer.json or tokenizer.model, and what else describes the tokenizer.
         config: Parsed config.json.
-        remarks: Is told, a sentence each, what is left out.
+        remarks: Is told, a sentence each, what is left out or done otherwise by the engine.
+        name: The model's name; the keys then hold `general.name`, spelled so that the engine treats white space beside
+            special tokens as the tokenizer does.
 
     Raises:
         FormatError: A file is not what it should be, or ids clash.
@@ -59,7 +69,20 @@ def tokenizer_metadata(
             f"{directory}: a tokenizer of type {kind!r} is not supported. Supported: BPE over bytes, and"
             " SentencePiece-style BPE with byte fallback."
         )
+    remarks += tokenizer_remarks(files.config, directory / "tokenizer_config.json")
+    if name is not None:
+        types = np.asarray(keys["tokenizer.ggml.token_type"].value).tolist()
+        tokens = keys["tokenizer.ggml.tokens"].value
+        spelled, said = engine_name(name, read_added_tokens(files).values(), tokens, types)  # type: ignore[arg-type]
+        keys["general.name"] = string(spelled)
+        remarks += said
     return _family_keys(files, config, keys)
+
+
+def around_remarks(files: TokenizerFiles, special: SpecialTokens, vocabulary: Vocabulary) -> Iterator[str]:
+    """Say which tokens tokenizer.json puts around a text that the engine does not."""
+    names = {role: vocabulary.tokens[number] for role, number in special.ids.items()}
+    return added_around(files.tokenizer.get("post_processor"), special.add, names)
 
 
 def _byte_level_keys(files: TokenizerFiles, config: Mapping[str, Any], remarks: list[str]) -> dict[str, Value]:
@@ -71,6 +94,10 @@ def _byte_level_keys(files: TokenizerFiles, config: Mapping[str, Any], remarks: 
     special = read_special_tokens(files, config, added, vocab, len(vocabulary.tokens), remarks)
     if pre.adds_bos:
         special.add.setdefault("bos", False)
+    remarks += [
+        *byte_level_remarks(files.tokenizer, pre), *flag_remarks(added.values(), files.tokenizer.get("normalizer")),
+        *around_remarks(files, special, vocabulary),
+    ]  # fmt: skip
     return {
         "tokenizer.ggml.model": string("gpt2"),
         "tokenizer.ggml.pre": string(pre.name),
@@ -83,17 +110,24 @@ def _byte_level_keys(files: TokenizerFiles, config: Mapping[str, Any], remarks: 
 
 def _sentencepiece_keys(files: TokenizerFiles, config: Mapping[str, Any], remarks: list[str]) -> dict[str, Value]:
     added = read_added_tokens(files)
-    vocabulary, prefix = sentencepiece_vocabulary(files, added, config)
+    vocabulary, scheme = sentencepiece_vocabulary(files, added, config, remarks)
     ids = {text: number for number, text in enumerate(vocabulary.tokens)}
     special = read_special_tokens(files, config, added, ids, len(ids), remarks)
     if files.tokenizer:
         special.add.setdefault("bos", False)
+    templates = read_templates(files)
+    prefix = scheme in ("prepend", "always") or (scheme == "first" and not templates)
+    prefix = prefix and not (config.get("model_type") in LLAMA_LIKE and files.config.get("add_prefix_space") is False)
+    remarks += [
+        *space_remarks(scheme, writes_prefix=prefix), *flag_remarks(added.values(), files.tokenizer.get("normalizer")),
+        *around_remarks(files, special, vocabulary),
+    ]  # fmt: skip
     keys = {
         "tokenizer.ggml.model": string("llama"),
         "tokenizer.ggml.pre": string("default"),
         **_vocabulary_keys(vocabulary),
         **special.metadata(),
-        **template_keys(read_templates(files)),
+        **template_keys(templates),
     }
     if not prefix:
         keys["tokenizer.ggml.add_space_prefix"] = boolean(False)

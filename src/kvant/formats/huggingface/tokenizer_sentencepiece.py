@@ -1,7 +1,7 @@
 """SentencePiece's own file, `tokenizer.model`: a protobuf message, of which a few fields are read, with bounds checks.
 
 Source: sentencepiece_model.proto (`ModelProto`: 1 pieces {1 piece, 2 score, 3 type}, 2 trainer_spec {3 model_type},
-3 normalizer_spec {2 precompiled_charsmap, 3 add_dummy_prefix}); protobuf wire format.
+3 normalizer_spec {2 precompiled_charsmap, 3 add_dummy_prefix, 4 remove_extra_whitespaces}); protobuf wire format.
 """
 
 import struct
@@ -35,10 +35,14 @@ class SentencePieceModel:
     Attributes:
         pieces: Tokens by id.
         add_dummy_prefix: Whether a space is put before a text.
+        has_charsmap: Whether characters are normalized.
+        strips_spaces: Whether white space at the ends, and all but one of spaces together, is removed.
     """
 
     pieces: list[Piece]
     add_dummy_prefix: bool
+    has_charsmap: bool = False
+    strips_spaces: bool = False
 
 
 def read_sentencepiece(path: Path) -> SentencePieceModel:
@@ -69,7 +73,7 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
 
 def _model(data: bytes) -> tuple[SentencePieceModel, int]:
     pieces: list[Piece] = []
-    kind, prefix = 1, True
+    kind, prefix, charsmap, strips = 1, True, False, True
     for number, value in _fields(data):
         if number == 1 and isinstance(value, bytes):
             if len(pieces) == MAX_TOKENS:
@@ -78,8 +82,10 @@ def _model(data: bytes) -> tuple[SentencePieceModel, int]:
         elif number == 2 and isinstance(value, bytes):
             kind = int(dict(_fields(value)).get(3, kind))
         elif number == 3 and isinstance(value, bytes):
-            prefix = bool(dict(_fields(value)).get(3, prefix))
-    return SentencePieceModel(pieces, prefix), kind
+            spec = dict(_fields(value))
+            prefix, strips = bool(spec.get(3, prefix)), bool(spec.get(4, strips))
+            charsmap = bool(spec.get(2, b""))
+    return SentencePieceModel(pieces, prefix, charsmap, strips), kind
 
 
 def _piece(data: bytes) -> Piece:

@@ -16,6 +16,7 @@ from typing import Any
 from kvant.errors import FormatError, UnsupportedModelError
 from kvant.formats.huggingface.tokenizer_bpe import added_text, read_merges
 from kvant.formats.huggingface.tokenizer_files import TokenizerFiles
+from kvant.formats.huggingface.tokenizer_limits import sentencepiece_model_remarks, sentencepiece_remarks
 from kvant.formats.huggingface.tokenizer_sentencepiece import read_sentencepiece
 from kvant.formats.huggingface.tokenizer_vocab import (
     META,
@@ -45,22 +46,29 @@ def is_sentencepiece_style(files: TokenizerFiles) -> bool:
 
 
 def sentencepiece_vocabulary(
-    files: TokenizerFiles, added: Mapping[int, AddedToken], config: Mapping[str, Any]
-) -> tuple[Vocabulary, bool]:
-    """Return the vocabulary of a SentencePiece-style tokenizer, and whether a space is put before a text.
+    files: TokenizerFiles, added: Mapping[int, AddedToken], config: Mapping[str, Any], remarks: list[str] | None = None
+) -> tuple[Vocabulary, str]:
+    """Return the vocabulary of a SentencePiece-style tokenizer, and where it puts spaces, see `space_scheme`.
 
-    tokenizer.model is preferred, for its own scores; tokenizer.json does without.
+    tokenizer.model is preferred, for its own scores; tokenizer.json does without. `remarks` is told what the engine
+    does otherwise.
 
     Raises:
         FormatError: A file is damaged, or ids or texts clash.
         UnsupportedModelError: Not BPE, or the engine would merge or normalize otherwise.
     """
+    remarks = [] if remarks is None else remarks
     if files.sentencepiece is not None:
         model = read_sentencepiece(files.sentencepiece)
         base = dict(enumerate((p.text, p.score, p.type) for p in model.pieces))
-        prefix = model.add_dummy_prefix
+        scheme = "prepend" if model.add_dummy_prefix else "never"
+        said = list(sentencepiece_model_remarks(has_charsmap=model.has_charsmap, strips_spaces=model.strips_spaces))
+        if files.tokenizer:  # which is what transformers uses, where there is one
+            scheme, said = space_scheme(files.tokenizer, strict=False) or scheme, []
+        remarks += said
     else:
-        base, prefix = _from_json(files.tokenizer, added), adds_space_prefix(files.tokenizer)
+        base, scheme = _from_json(files.tokenizer, added), space_scheme(files.tokenizer) or "never"
+    _check_bytes({text for text, _, kind in base.values() if kind == TokenType.BYTE})
     size = vocabulary_size(config, [*base, *added])
     entries = [base.get(number, (f"[PAD{number}]", PAD_SCORE, TokenType.UNUSED)) for number in range(size)]
     for number, token in added.items():
@@ -69,35 +77,57 @@ def sentencepiece_vocabulary(
             entries[number] = (text, ADDED_SCORE, kind)
     tokens, scores, types = [e[0] for e in entries], [e[1] for e in entries], [int(e[2]) for e in entries]
     check_distinct(tokens)
-    return Vocabulary(tokens, types, scores), prefix
+    if files.tokenizer:
+        remarks += sentencepiece_remarks(files.tokenizer, tokens)
+    return Vocabulary(tokens, types, scores), scheme
 
 
-def adds_space_prefix(tokenizer: Mapping[str, Any]) -> bool:
-    """Tell whether a tokenizer.json puts a space before a text, checking that it treats spaces as the engine does.
+def space_scheme(tokenizer: Mapping[str, Any], *, strict: bool = True) -> str | None:
+    """Tell where a tokenizer.json puts spaces of its own, checking that spaces are marked as in the engine.
+
+    Returns:
+        `prepend`: before a text and after special tokens, as the engine does. `always`: likewise, but no second one.
+        `first`: before a text alone. `never`. None if it is not strict and cannot be told.
 
     Raises:
-        UnsupportedModelError: A normalizer or pre-tokenizer without a counterpart in the engine.
+        UnsupportedModelError: `strict`, and a normalizer or pre-tokenizer has no counterpart in the engine.
     """
-    prefix = marks = False
+    scheme, marks = "never", False
     for step in [*_steps(tokenizer, "normalizers"), *_steps(tokenizer, "pretokenizers")]:
         kind = step.get("type")
         pattern = step.get("pattern")
         if kind == "Prepend" and step.get("prepend") == META:
-            prefix = True
+            scheme = "prepend"
         elif kind == "Replace" and pattern == {"String": " "} and step.get("content") == META:
             marks = True
         elif kind == "Metaspace" and step.get("replacement") == META:
             marks = True
-            scheme = step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never")
-            prefix = prefix or scheme != "never"
+            stated = str(step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never"))
+            scheme = stated if scheme == "never" else scheme
         elif kind != "Split" or pattern != {"String": " "} or not marks:
+            if not strict:
+                return None
             raise UnsupportedModelError(
                 f"tokenizer.json: step {kind!r} of a SentencePiece-style tokenizer has no counterpart in the engine."
                 " Supported: Prepend and Replace of spaces, Metaspace. Keep tokenizer.model beside it if there is one."
             )
-    if not marks:
+    if not marks and strict:
         raise UnsupportedModelError("tokenizer.json: spaces are not written as U+2581, as the engine does.")
-    return bool(prefix)
+    return scheme if marks else None
+
+
+def _check_bytes(texts: set[str]) -> None:
+    """Refuse a vocabulary in which bytes have no token: the engine ends on a character that it cannot spell.
+
+    Raises:
+        UnsupportedModelError: One of the 256 is missing.
+    """
+    missing = [f"<0x{byte:02X}>" for byte in range(256) if f"<0x{byte:02X}>" not in texts]
+    if missing:
+        raise UnsupportedModelError(
+            f"tokenizer: {len(missing)} of the 256 byte tokens are missing, first {missing[0]}: the engine has no "
+            "other way to write an unknown character. Supported: SentencePiece models with byte fallback."
+        )
 
 
 def _steps(tokenizer: Mapping[str, Any], plural: str) -> list[Mapping[str, Any]]:

@@ -30,12 +30,25 @@ class TokenType(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class AddedToken:
-    """A token matched in the text before the tokenizer proper sees it."""
+    """A token matched in the text before the tokenizer proper sees it.
+
+    Attributes:
+        id: Its id.
+        content: Its text.
+        special: Whether it is left out when tokens become text.
+        normalized: Whether text and token are compared after the normalizer.
+        lstrip: Whether it swallows the white space before it.
+        rstrip: Whether it swallows the white space after it.
+        single_word: Whether it matches whole words alone.
+    """
 
     id: int
     content: str
     special: bool
     normalized: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
 
 
 @dataclass(slots=True)
@@ -89,7 +102,8 @@ def _added_token(entry: Any, number: Any) -> AddedToken:
     if not is_id(number) or not isinstance(content, str):
         raise FormatError(f"added token {str(entry)[:200]}: has no content, or no id from 0 to {MAX_TOKENS - 1}.")
     check_text(content)
-    return AddedToken(number, content, bool(entry.get("special", False)), bool(entry.get("normalized", False)))
+    names = ("special", "normalized", "lstrip", "rstrip", "single_word")
+    return AddedToken(number, content, **{name: bool(entry.get(name, False)) for name in names})
 
 
 def is_id(value: Any) -> TypeGuard[int]:

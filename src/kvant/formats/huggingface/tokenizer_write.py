@@ -1,7 +1,7 @@
 """The way back: tokenizer files of a Hugging Face directory, from the `tokenizer.*` keys of a GGUF file.
 
-What GGUF does not keep cannot come back: whether an added token swallows spaces beside it, and the normalizer, which is
-taken from the published tokenizers with the same pre-tokenizer.
+What GGUF does not keep cannot come back: the normalizer is taken from the published tokenizers with the same
+pre-tokenizer, and whether special tokens swallow the white space after them from the model's name, as the engine does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from kvant.errors import FormatError, LimitError, UnsupportedModelError
 from kvant.files import atomic_write
 from kvant.formats.huggingface.pretokenizers import DIGIT, GPT2, PreTokenizer, by_name
 from kvant.formats.huggingface.tokenizer_bpe import MAX_MERGES
+from kvant.formats.huggingface.tokenizer_limits import PHI3_EXEMPT, is_phi3
 from kvant.formats.huggingface.tokenizer_special import ROLE_KEYS
 from kvant.formats.huggingface.tokenizer_vocab import MAX_TOKENS, META, TokenType, check_text, splits
 from kvant.metadata import ValueType
@@ -54,7 +55,7 @@ def write_tokenizer(model: Model, directory: Path) -> None:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": _added_tokens(tokens, types),
+        "added_tokens": _added_tokens(tokens, types, swallow=is_phi3(model.name, tokens)),
         **document,
         "post_processor": _post_processor(model, tokens, roles, spm=kind == "llama"),
     }
@@ -103,11 +104,15 @@ def _roles(model: Model, tokens: Sequence[str]) -> dict[str, str]:
     return roles
 
 
-def _added_tokens(tokens: Sequence[str], types: Sequence[int]) -> list[dict[str, Any]]:
+def _added_tokens(tokens: Sequence[str], types: Sequence[int], *, swallow: bool) -> list[dict[str, Any]]:
     kinds = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+
+    def flags(text: str) -> dict[str, bool]:
+        return {"single_word": False, "lstrip": False, "rstrip": swallow and text not in PHI3_EXEMPT,
+                "normalized": False}  # fmt: skip
+
     return [
-        {"id": number, "content": text, **flags, "special": kind != TokenType.USER_DEFINED}
+        {"id": number, "content": text, **flags(text), "special": kind != TokenType.USER_DEFINED}
         for number, (text, kind) in enumerate(zip(tokens, types, strict=True))
         if kind in kinds
     ]

@@ -76,7 +76,7 @@ def test_a_published_configuration_needs_no_word(family: str, tmp_path: Path) ->
 
     notes = remarks_of(write_tiny_model(family, tmp_path, **usual))
 
-    assert [note for note in notes if "rotary factors" not in note and "vision" not in note] == []
+    assert [note for note in notes if "rotary factors" not in note and "composes accents" not in note] == []
 
 
 def test_an_entry_that_nobody_reads_is_said_with_its_value(tmp_path: Path) -> None:

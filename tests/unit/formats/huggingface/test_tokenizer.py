@@ -66,7 +66,7 @@ def test_habits_of_each_family(kind: str, tmp_path: Path) -> None:
     assert found["pre"] == names.get(kind, "default")
     adds_bos = {"llama3", "mistral-tekken", "llama2-spm", "mistral-spm", "gemma3"}
     assert found.get("add_bos_token", False) is (kind in adds_bos)
-    assert found.get("add_space_prefix", True) is (kind not in {"qwen2", "granite", "gemma3"})
+    assert found.get("add_space_prefix", True) is (kind not in {"qwen2", "granite", "gemma3", "mistral-spm"})
     assert found["tokens"][found["eos_token_id"]] in {
         "<|im_end|>",
         "<|eot_id|>",

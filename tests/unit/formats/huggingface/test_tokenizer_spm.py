@@ -6,7 +6,7 @@ import pytest
 
 from kvant.errors import UnsupportedModelError
 from kvant.formats.huggingface.tokenizer import tokenizer_metadata
-from kvant.formats.huggingface.tokenizer_spm import adds_space_prefix
+from kvant.formats.huggingface.tokenizer_spm import space_scheme
 from tiny_tokenizers import write_tokenizer
 
 MARK = "\u2581"
@@ -14,19 +14,19 @@ REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": MARK}
 
 
 @pytest.mark.parametrize(
-    ("normalizer", "pre_tokenizer", "prefix"),
+    ("normalizer", "pre_tokenizer", "scheme"),
     [
-        ({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": MARK}, REPLACE]}, None, True),
-        (REPLACE, None, False),
-        (None, {"type": "Metaspace", "replacement": MARK, "prepend_scheme": "first"}, True),
-        (None, {"type": "Metaspace", "replacement": MARK, "prepend_scheme": "always"}, True),
-        (None, {"type": "Metaspace", "replacement": MARK, "prepend_scheme": "never"}, False),
-        (None, {"type": "Metaspace", "replacement": MARK, "add_prefix_space": False}, False),
-        (None, {"type": "Metaspace", "replacement": MARK}, True),
+        ({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": MARK}, REPLACE]}, None, "prepend"),
+        (REPLACE, None, "never"),
+        (None, {"type": "Metaspace", "replacement": MARK, "prepend_scheme": "first"}, "first"),
+        (None, {"type": "Metaspace", "replacement": MARK, "prepend_scheme": "always"}, "always"),
+        (None, {"type": "Metaspace", "replacement": MARK, "prepend_scheme": "never"}, "never"),
+        (None, {"type": "Metaspace", "replacement": MARK, "add_prefix_space": False}, "never"),
+        (None, {"type": "Metaspace", "replacement": MARK}, "always"),
     ],
 )
-def test_space_prefix(normalizer: Any, pre_tokenizer: Any, prefix: bool) -> None:
-    assert adds_space_prefix({"normalizer": normalizer, "pre_tokenizer": pre_tokenizer}) is prefix
+def test_where_spaces_are_put(normalizer: Any, pre_tokenizer: Any, scheme: str) -> None:
+    assert space_scheme({"normalizer": normalizer, "pre_tokenizer": pre_tokenizer}) == scheme
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_space_prefix(normalizer: Any, pre_tokenizer: Any, prefix: bool) -> None
 )
 def test_spaces_the_engine_would_treat_otherwise(normalizer: Any) -> None:
     with pytest.raises(UnsupportedModelError):
-        adds_space_prefix({"normalizer": normalizer, "pre_tokenizer": None})
+        space_scheme({"normalizer": normalizer, "pre_tokenizer": None})
 
 
 def test_merges_that_scores_cannot_express_are_refused(tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ class Preset:
 
     def __init__(self, model: "StoredModel | None", options: typer.Context) -> None:
         self._options = options
+        from kvant.runtime.plaintext import Trusted
+
         settings = model.settings if model else None
         stored = settings.parameters if settings else {}
         self._numbers = {
@@ -67,8 +69,8 @@ class Preset:
         self.stop = tuple(stop) if isinstance(stop, list) else (str(stop),)
         self.template = settings.template if settings else None
         self._system = settings.system if settings else None
-        self.messages = [
-            {"role": message.role, "content": message.content} for message in (settings.messages if settings else [])
+        self.messages: list[dict[str, str]] = [
+            Trusted(role=message.role, content=message.content) for message in (settings.messages if settings else [])
         ]
 
     def number(self, option: str, value: float) -> float:
@@ -93,6 +95,11 @@ class Preset:
     def system(self, value: str | None) -> str | None:
         """Return what the model is told about its part."""
         return value if self._is_given("system") else self._system
+
+    @property
+    def has_own_system(self) -> bool:
+        """Whether what the model is told about its part was stored with it."""
+        return not self._is_given("system") and self._system is not None
 
     def _is_given(self, option: str) -> bool:
         source = self._options.get_parameter_source(option)

@@ -54,6 +54,9 @@ def run(
         typer.Option(help="Tokens of the conversation; by default the model's, at most 4096.", show_default=False),
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text without the chat template.")] = False,
+    trust_prompt_tokens: Annotated[
+        bool, typer.Option("--trust-prompt-tokens", help="Let what is said hold control tokens, as <|im_end|>.")
+    ] = False,
     threads: Annotated[int, typer.Option(help="Threads; 0: one per core.")] = 0,
     accept_licence: Accept = None,
     offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing.")] = False,
@@ -100,6 +103,7 @@ def run(
     with Chat(
         path, system=preset.system(system), sampling=sampling, max_tokens=preset.max_tokens(max_tokens),
         context=preset.context(context), raw=raw, threads=threads, template=preset.template, stop=preset.stop,
+        trusted_system=preset.has_own_system, trust_prompt_tokens=trust_prompt_tokens,
     ) as chat:  # fmt: skip
         chat.messages = preset.messages
         if prompt is None:

@@ -69,6 +69,13 @@ TlsCertOption = Annotated[
 TlsKeyOption = Annotated[
     Path | None, typer.Option(envvar="KVANT_TLS_KEY", help="Its private key, PEM.", show_default=False)
 ]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-prompt-tokens", envvar="KVANT_TRUST_PROMPT_TOKENS",
+        help="Let what clients write hold control tokens, as <|im_end|>.",
+    ),
+]  # fmt: skip
 MaxBodyOption = Annotated[str, typer.Option(envvar="KVANT_MAX_BODY", help="Longest JSON body.")]
 RateOption = Annotated[int, typer.Option(envvar="KVANT_RATE", help="Requests a minute and key; 0: any number.")]
 DrainOption = Annotated[
@@ -98,6 +105,7 @@ def serve(
     max_connections: MaxConnectionsOption = 1024,
     tls_cert: TlsCertOption = None,
     tls_key: TlsKeyOption = None,
+    trust_prompt_tokens: TrustOption = False,
     max_body: MaxBodyOption = "32MiB",
     rate: RateOption = 0,
     drain: DrainOption = 30.0,
@@ -142,7 +150,7 @@ def serve(
         allow_hosts=tuple(name.lower() for name in allow_host or ()), allow_origins=tuple(allow_origin or ()),
         root_path=root_path.rstrip("/"), trust_proxies=tuple(trust_proxy or ()), max_connections=max_connections,
         tls_cert=tls_cert, tls_key=tls_key, max_body_bytes=parse_bytes(max_body), requests_per_minute=rate,
-        drain_s=drain,
+        drain_s=drain, trust_prompt_tokens=trust_prompt_tokens,
     )  # fmt: skip
     logs.configure(as_json=as_json or log_format == "json")
     try:

@@ -24,6 +24,8 @@ from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes.convert import convert
 from kvant.recipes.stops import Stops
+from kvant.runtime import plaintext
+from kvant.runtime.plaintext import Controls, Disguise, Trusted
 from kvant.runtime.process import EngineProcess
 from kvant.runtime.sampling import Sampling, choose, generator
 from kvant.runtime.template import render
@@ -94,6 +96,8 @@ class Chat:
         threads: Threads of the engine.
         template: Chat template in place of the file's.
         stop: Texts that end an answer.
+        trusted_system: Whether `system` comes from the model's author, and may hold control tokens.
+        trust_prompt_tokens: Whether everything that is said may, and raw texts.
 
     Attributes:
         messages: The conversation so far, `{"role", "content"}` each, without the system message.
@@ -116,6 +120,8 @@ class Chat:
         threads: int = 2,
         template: str | None = None,
         stop: Sequence[str] = (),
+        trusted_system: bool = False,
+        trust_prompt_tokens: bool = False,
     ) -> None:
         model = read_gguf(path)
         check_kind(model)
@@ -126,6 +132,9 @@ class Chat:
                 f"context {self.context}, max_tokens {max_tokens}: need at least 8 and 1 tokens. Choose larger ones."
             )
         self.path, self.system, self.max_tokens = path, system, max_tokens
+        self._own_system = system if trusted_system else None
+        self._trusts = trust_prompt_tokens
+        self._controls = Controls.of(model)
         self.sampling = sampling or Sampling()
         self.messages: list[dict[str, str]] = []
         self._read: list[int] = []
@@ -208,11 +217,23 @@ class Chat:
     def _tokens(self, messages: list[dict[str, str]]) -> list[int]:
         if self.template is None:
             text = "".join(message["content"] for message in messages)
-            return list(map(int, self._engine.tokenize((self.system or "") + text, add_special=True)))
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        text = render(self.template, [*system, *messages], bos_token=self._names["bos"], eos_token=self._names["eos"])
+            text = (self.system or "") + text
+            return list(map(int, self._engine.tokenize(text, add_special=True, parse_special=self._trusts)))
+        said: list[dict[str, str]] = list(messages)
+        if self.system:
+            kind = Trusted if self.system == self._own_system else dict
+            said.insert(0, kind(role="system", content=self.system))
+        disguise = None if self._trusts else Disguise.of(said, self._controls)
+        said = disguise.hidden(said) if disguise else said
+        text = render(self.template, said, bos_token=self._names["bos"], eos_token=self._names["eos"])
         has_bos = bool(self._names["bos"]) and text.startswith(self._names["bos"])
-        return list(map(int, self._engine.tokenize(text, add_special=not has_bos, parse_special=True)))
+        if disguise:
+            return plaintext.drive(plaintext.tokens(text, disguise, start=not has_bos), self._ids)
+        return self._ids(plaintext.Ask(text, add_special=not has_bos, parse_special=True))
+
+    def _ids(self, ask: plaintext.Ask) -> list[int]:
+        ids = self._engine.tokenize(ask.text, add_special=ask.add_special, parse_special=ask.parse_special)
+        return list(map(int, ids))
 
     def _next_logits(self, tokens: list[int]) -> np.ndarray:
         self._read = tokens

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from kvant import __version__
 from kvant.errors import KvantError
+from kvant.runtime.plaintext import Controls
 from kvant.serve import api, logs, page
 from kvant.serve.access import Authenticator, KeyAuthenticator
 from kvant.serve.api.failure import describe
@@ -46,6 +47,7 @@ class Gateway:
         metrics: What is measured.
         keys: Who may come in.
         bounded: Does what clients' bytes could prolong.
+        controls: Control tokens of models, by digest.
     """
 
     settings: Settings
@@ -54,6 +56,7 @@ class Gateway:
     metrics: Metrics
     keys: Keys
     bounded: Bounded
+    controls: dict[str, Controls] = field(default_factory=dict)
 
 
 def make_app(

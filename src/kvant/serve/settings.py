@@ -34,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         max_connections: Open connections, as far as the process may have descriptors for them.
         tls_cert: Certificate chain, PEM.
         tls_key: Its private key, PEM.
+        trust_prompt_tokens: Whether what clients write may hold control tokens.
         max_body_bytes: Longest JSON body.
         max_blob_bytes: Longest upload of a model file.
         max_json_depth: Deepest nesting of a JSON body.
@@ -63,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int = 1024
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    trust_prompt_tokens: bool = False
     max_body_bytes: int = 32 << 20
     max_blob_bytes: int = 1 << 40
     max_json_depth: int = 64

@@ -17,6 +17,7 @@ from kvant.serve.api.calls import Choice, arguments_text, choice_of, offered
 from kvant.serve.api.chat import Chat, Format, apply_template, opened, require, tokenize
 from kvant.serve.api.chunks import Piece, PromptDetails, ToolDelta, Usage, Whole, gather
 from kvant.serve.api.failure import ApiError, Failure, overflow
+from kvant.serve.api.guard import guarded
 from kvant.serve.api.ids import new_id
 from kvant.serve.api.run import Job, answering, caller, streaming
 from kvant.serve.api.sampling import OPENAI_DEFAULTS, context_wanted, engine_options
@@ -84,12 +85,14 @@ async def count_tokens(request: Request) -> Response:
         async with gateway(request).scheduler.lease(
             file, caller=caller(request), context=context, keep_alive=None
         ) as lease:
-            _, made = await prompt.request(lease.worker, gateway(request).bounded)
+            safe = await guarded(prompt, file, lease.worker, gateway(request))
+            assert isinstance(safe, Chat)
+            _, made = await safe.request(lease.worker, gateway(request).bounded)
             if "prompt" in made:  # rendered already
                 n_tokens = len(made["prompt"])
             else:
                 more = {name: made[name] for name in ("tools", "chat_template_kwargs") if name in made}
-                text = await apply_template(lease.worker, prompt.messages, **more)
+                text = await apply_template(lease.worker, safe.messages, **more)
                 n_tokens = len(await tokenize(lease.worker, text, special=False))
         await out.whole({"input_tokens": n_tokens})
 

@@ -13,6 +13,8 @@ from typing import Any, Protocol, Self
 
 import msgspec
 
+from kvant.runtime import plaintext
+from kvant.runtime.plaintext import Disguise, Trusted
 from kvant.serve.api import templates
 from kvant.serve.api.chunks import refusal
 from kvant.serve.api.failure import ApiError, ContextExceededError
@@ -74,6 +76,8 @@ class Chat:
         context: Text that goes before the rendered messages, tokens.
         top_logprobs: Tokens to tell probabilities of; None for none.
         verbose: Ask for the rendered prompt and the stop word at the end.
+        disguise: What of it spells control tokens that are to be text; see `guard`.
+        joiner: What was put into it for the same reason, to be taken out of the answer.
     """
 
     messages: list[dict[str, Any]]
@@ -89,6 +93,13 @@ class Chat:
     context: list[int] = field(default_factory=list)
     top_logprobs: int | None = None
     verbose: bool = False
+    disguise: Disguise | None = None
+    joiner: str = ""
+
+    @property
+    def written(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], str | None]:
+        """What a template is given of what the client wrote."""
+        return self.messages, self.tools, self.effort
 
     @property
     def forced(self) -> list[str]:
@@ -97,7 +108,7 @@ class Chat:
 
     async def request(self, worker: Worker, bounded: Bounded) -> tuple[str, dict[str, Any]]:
         """See `Prompt`."""
-        if not self._by_engine(worker) or self.context or self.forced:
+        if not self.by_engine(worker) or self.context or self.forced or self.disguise:
             return await self._as_text(worker, bounded)
         body = {"messages": self.messages, "stream": True, "stream_options": {"include_usage": True}} | self._common()
         if self.tools:
@@ -113,7 +124,7 @@ class Chat:
             body |= {"logprobs": True, "top_logprobs": max(1, self.top_logprobs)}
         return CHAT, body
 
-    def _by_engine(self, worker: Worker) -> bool:
+    def by_engine(self, worker: Worker) -> bool:
         """Whether the engine renders the messages: by the template that it was loaded with."""
         return self.template == worker.template
 
@@ -141,7 +152,11 @@ class Chat:
         body = self._common()
         arguments = body.pop("chat_template_kwargs", {})
         text = await self._rendered(worker, bounded, arguments)
-        tokens = self.context + await tokenize(worker, text, special=not self.context)
+        if self.disguise is None:
+            made = await tokenize(worker, text, special=not self.context)
+        else:
+            made = await _as_tokens(worker, plaintext.tokens(text, self.disguise, start=not self.context))
+        tokens = self.context + made
         if len(tokens) > 1 and tokens[0] == tokens[1] and not self.context:
             bos = (await properties(worker)).get("bos_token")
             if bos and text.startswith(bos):  # written by the template and added by the tokenizer
@@ -149,7 +164,8 @@ class Chat:
         if not tokens:
             raise ApiError("template: leaves nothing to send to the model. Use another one.", param="template")
         body |= {"prompt": tokens, "stream": True}
-        schema = _call_schema(self.tools) if self.forced else self.format.schema
+        tools = self.disguise.joined(self.tools, self.joiner) if self.disguise else self.tools
+        schema = _call_schema(tools) if self.forced else self.format.schema
         if schema is not None:
             body["json_schema"] = _compact(schema)
         if self.top_logprobs is not None:
@@ -157,16 +173,19 @@ class Chat:
         return TEXT, body
 
     async def _rendered(self, worker: Worker, bounded: Bounded, arguments: dict[str, Any]) -> str:
-        if self._by_engine(worker):
+        messages, tools, effort = self.disguise.hidden(self.written) if self.disguise else self.written
+        if effort is not None:
+            arguments = arguments | {"reasoning_effort": effort}
+        if self.by_engine(worker):
             more: dict[str, Any] = {"chat_template_kwargs": arguments} if arguments else {}
-            if self.tools:
-                more["tools"] = self.tools
-            return await apply_template(worker, self.messages, **more)
+            if tools:
+                more["tools"] = tools
+            return await apply_template(worker, messages, **more)
         assert self.template is not None, "the engine renders the model's own"
         known = await properties(worker)
         return await asyncio.to_thread(
-            templates.render, bounded, self.template, self.messages, bos_token=str(known.get("bos_token", "")),
-            eos_token=str(known.get("eos_token", "")), arguments=arguments, tools=self.tools or None,
+            templates.render, bounded, self.template, messages, bos_token=str(known.get("bos_token", "")),
+            eos_token=str(known.get("eos_token", "")), arguments=arguments, tools=tools or None,
         )  # fmt: skip
 
     async def shorter(self, error: ContextExceededError, worker: Worker) -> Self | None:  # noqa: ARG002
@@ -250,10 +269,29 @@ class Text:
         return dataclasses.replace(self, text=tokens[cut:])
 
 
-async def tokenize(worker: Worker, text: str, *, special: bool) -> list[int]:
-    """Return a text's token ids; `special` puts the start token first where the model has one."""
-    body = {"content": text, "add_special": special, "parse_special": True}
+async def tokenize(worker: Worker, text: str, *, special: bool, parse: bool = True) -> list[int]:
+    """Return a text's token ids.
+
+    Args:
+        worker: The model.
+        text: The text.
+        special: Put the start token first where the model has one.
+        parse: Make control tokens of what spells them.
+    """
+    body = {"content": text, "add_special": special, "parse_special": parse}
     return [int(token) for token in (await asked(worker, "/tokenize", body))["tokens"]]
+
+
+async def _as_tokens(worker: Worker, asking: plaintext.Asking) -> list[int]:
+    """Return what asking for tokens comes to; see `plaintext.drive`."""
+    try:
+        ask = next(asking)
+        while True:
+            body = {"content": ask.text, "add_special": ask.add_special, "parse_special": ask.parse_special}
+            ask = asking.send([int(token) for token in (await asked(worker, "/tokenize", body))["tokens"]])
+    except StopIteration as stop:
+        ids: list[int] = stop.value
+        return ids
 
 
 async def apply_template(worker: Worker, messages: list[dict[str, Any]], **more: Any) -> str:
@@ -291,12 +329,14 @@ def opened(messages: list[dict[str, Any]], file: ModelFile, system: str | None =
         system: The request's own instructions outside its messages; an empty text is a wish for none.
     """
     settings = file.settings
-    before = [{"role": message.role, "content": message.content} for message in settings.messages]
+    before: list[dict[str, Any]] = [
+        Trusted(role=message.role, content=message.content) for message in settings.messages
+    ]
     messages = before + messages
-    if system is None:
-        system = None if messages and messages[0]["role"] == "system" else settings.system
     if system:
-        messages = [{"role": "system", "content": system}, *messages]
+        return [{"role": "system", "content": system}, *messages]
+    if system is None and settings.system and not (messages and messages[0]["role"] == "system"):
+        return [Trusted(role="system", content=settings.system), *messages]
     return messages
 
 

@@ -286,7 +286,7 @@ def _answer(job: Job, shape: Shape, *, stream: bool) -> Answer:
                     probs += _logprobs(piece, job)
             more = _measures(whole, answer, begun)
             if shape.context and whole.prompt is not None:
-                more["context"] = await tokenize(answer.lease.worker, whole.prompt + "".join(texts), special=False)
+                more["context"] = await _context(answer, whole.prompt, "".join(texts))
         calls = _calls(whole.calls)
         reason = "length" if whole.finish == "length" else "stop"
         if stream:
@@ -298,6 +298,13 @@ def _answer(job: Job, shape: Shape, *, stream: bool) -> Answer:
             await out.whole(shape.last(reason, text, thinking, calls=calls, logprobs=probs or None, **more))
 
     return Answer(run, OLLAMA)
+
+
+async def _context(answer: Answering, prompt: str, text: str) -> list[int]:
+    """Return the tokens of a conversation: the prompt as it was sent, and the answer, which is text."""
+    worker = answer.lease.worker
+    sent = answer.tokens if answer.tokens is not None else await tokenize(worker, prompt, special=False)
+    return sent + await tokenize(worker, text, special=False, parse=False)
 
 
 def _logprobs(piece: Piece, job: Job) -> list[Any]:

@@ -15,10 +15,11 @@ from starlette.requests import Request
 
 from kvant.errors import EngineReplyError
 from kvant.serve.api.answer import Output
-from kvant.serve.api.chat import CHAT, MAX_TRIES, Prompt
+from kvant.serve.api.chat import CHAT, MAX_TRIES, Chat, Prompt
 from kvant.serve.api.chunks import Piece, Usage, chat_piece, is_progress, refusal, text_piece
 from kvant.serve.api.failure import ContextExceededError
 from kvant.serve.api.forced import forced_call
+from kvant.serve.api.guard import guarded
 from kvant.serve.api.wire import gateway
 from kvant.serve.library import ModelFile
 
@@ -64,15 +65,18 @@ class Answering:
         lease: The hold on the worker.
         chat: Whether events are those of a chat, to be passed on as they are.
         truncated: Whether the prompt was shortened.
+        tokens: The prompt, where it was sent as tokens.
     """
 
     lease: "Lease"
     chat: bool
     truncated: bool
+    tokens: list[int] | None
     _first: bytes
     _rest: AsyncIterator[bytes]
     _meter: "Meter"
     _forced: list[str]
+    _joiner: bytes
 
     async def payloads(self) -> AsyncIterator[bytes]:
         """Yield the engine's events.
@@ -81,11 +85,14 @@ class Answering:
             ApiError: The engine failed in the middle.
         """
         self._meter.see(self._first)
-        yield self._first
+        yield self._without_joiner(self._first)
         async for payload in self._rest:
             self._meter.see(_sound(payload))
-            yield payload
+            yield self._without_joiner(payload)
         self._meter.end()
+
+    def _without_joiner(self, payload: bytes) -> bytes:
+        return payload.replace(self._joiner, b"") if self._joiner else payload
 
     def pieces(self) -> AsyncIterator[Piece]:
         """Yield what the events add."""
@@ -112,7 +119,7 @@ async def answering(job: Job) -> AsyncIterator[Answering]:
         lease = await stack.enter_async_context(
             scheduler.lease(job.file, caller=caller(job.request), context=job.context, keep_alive=job.keep_alive)
         )
-        prompt, truncated = job.prompt, False
+        prompt, truncated = await guarded(job.prompt, job.file, lease.worker, here), False
         for _ in range(MAX_TRIES):
             path, body = await prompt.request(lease.worker, here.bounded)
             if job.stream:
@@ -139,7 +146,19 @@ async def answering(job: Job) -> AsyncIterator[Answering]:
         else:
             raise reason
         stack.push_async_callback(events.aclose)  # type: ignore[attr-defined]
-        yield Answering(lease, path == CHAT, truncated, first, events, Meter(timer, chat=path == CHAT), prompt.forced)
+        joiner = prompt.joiner.encode() if isinstance(prompt, Chat) else b""
+        tokens = body["prompt"] if isinstance(body.get("prompt"), list) else None
+        yield Answering(
+            lease,
+            path == CHAT,
+            truncated,
+            tokens,
+            first,
+            events,
+            Meter(timer, chat=path == CHAT),
+            prompt.forced,
+            joiner,
+        )
 
 
 @contextlib.asynccontextmanager

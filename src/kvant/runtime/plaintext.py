@@ -1,0 +1,406 @@
+"""What people write stays text: only a chat template may make control tokens.
+
+A prompt is one text in which `<|im_end|>` ends a turn, wherever it came from. So before a template is rendered, every
+place where a string of the conversation spells a control token is hidden behind characters of Unicode's private use
+area, as many as it has, of which the conversation has none: no template trims, splits or escapes them, and lengths stay
+the same. In the rendered text, control tokens are then the template's own. Stretches between them in which something
+was hidden are tokenized as text; all others as ever, so that a conversation that spells none costs one look at it.
+
+    disguise = Disguise.of(conversation, controls)      # None: nothing to hide
+    rendered = render(template, disguise.hidden(conversation))
+    ids = drive(tokens(rendered, controls, disguise), tokenize)
+
+Control tokens are those of type control and unknown, as in llama.cpp's tokenizer without `parse_special` and in
+transformers with `split_special_tokens`: tokens that a vocabulary merely adds (`<think>`, Gemma's line breaks) are text
+there too. Source: llama.cpp `llama-vocab.cpp` (`tokenizer_st_partition`).
+"""
+
+import itertools
+import re
+import secrets
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kvant.errors import LimitError
+from kvant.model import Model
+
+CONTROL_TYPES = (2, 3)
+"""Token types of unknown and control tokens. Source: llama.h `llama_token_type`."""
+
+MAX_CONTROLS = 1 << 16
+MAX_SPELLINGS = 4096
+MAX_NESTING = 24
+MAX_TAIL = 256
+"""Characters of a control token that may be spelled by several strings together."""
+
+PRIVATE_FIRST, PRIVATE_COUNT = 0xE000, 6400
+"""Unicode's private use area in the basic plane."""
+
+JOINERS = "\u2060\u200d\u200c\u200b\ufeff"
+"""Characters that are not seen; see `joined`."""
+
+# What llama.cpp takes for control tokens whatever type a file gives them. Source: `llama_vocab::impl::load`.
+ALWAYS_CONTROL = (
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>", "_<EOT>",
+    "<｜end▁of▁sentence｜>", "<|end_of_text|>", "<end_of_utterance>", "<|return|>", "<|call|>", "<|flush|>",
+    "<|calls|>",
+    "<eos>", "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<PRE>", "<|fim_suffix|>", "<fim-suffix>",
+    "<fim_suffix>", "<SUF>", "<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<MID>", "<|fim_pad|>", "<fim-pad>",
+    "<fim_pad>", "<PAD>", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<|file_sep|>", "<|fim_sep|>",
+)  # fmt: skip
+REASONING = frozenset({"<think>", "</think>", "[THINK]", "[/THINK]", "<thinking>", "</thinking>"})
+"""Marks around a model's thinking, which templates look for in what the assistant said before."""
+
+_PRIVATE = re.compile("[\ue000-\uf8ff]")
+_PRIVATE_RUN = re.compile("([\ue000-\uf8ff])\\1*")
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([\"\\/]))")
+
+
+class Trusted(dict[str, Any]):
+    """A message of the operator's, which may hold control tokens."""
+
+
+class Controls:
+    """The control tokens of a vocabulary, as texts.
+
+    Args:
+        texts: Their texts.
+
+    Raises:
+        LimitError: There are more than any model has.
+    """
+
+    def __init__(self, texts: Collection[str]) -> None:
+        self.texts = frozenset(text for text in texts if text.strip())
+        if len(self.texts) > MAX_CONTROLS:
+            raise LimitError(
+                f"tokenizer: {len(self.texts)} control tokens exceed the limit of {MAX_CONTROLS}. Use another model."
+            )
+        self._pattern = re.compile(_trie(sorted(self.texts), 0)) if self.texts else None
+        self._short = [text for text in self.texts if len(text) <= MAX_TAIL]
+        self._starts = frozenset(text[:n] for text in self._short for n in range(1, len(text)))
+        firsts = "".join(sorted({re.escape(text[0]) for text in self._short}))
+        self._first = re.compile(f"[{firsts}]") if firsts else None
+        self.longest = max(map(len, self._short), default=0)
+
+    @classmethod
+    def of(cls, model: Model) -> "Controls":
+        """Return the control tokens of a model; a file without a vocabulary has none."""
+        tokens, types = model.get("tokenizer.ggml.tokens"), model.get("tokenizer.ggml.token_type")
+        if not isinstance(tokens, Sequence):
+            return cls(())
+        marked = np.asarray(types if types is not None else (), np.int64).ravel()[: len(tokens)]
+        texts = {str(tokens[int(index)]) for index in np.flatnonzero(np.isin(marked, CONTROL_TYPES))}
+        return cls(texts | (set(ALWAYS_CONTROL) & set(tokens)))
+
+    def spans(self, text: str) -> Iterator[tuple[int, int]]:
+        """Yield where a text spells control tokens, from left to right, the longest at each place; in linear time."""
+        if self._pattern is not None:
+            for match in self._pattern.finditer(text):
+                yield match.span()
+
+    def has_any(self, text: str) -> bool:
+        """Whether a text spells a control token."""
+        return self._pattern is not None and self._pattern.search(text) is not None
+
+    def tail(self, text: str) -> str:
+        """Return the longest end of a text with which a control token begins that is not whole there."""
+        if self._first is None:
+            return ""
+        near = text[-self.longest :]
+        places = (match.start() for match in self._first.finditer(near))
+        return next((near[at:] for at in places if near[at:] in self._starts), "")
+
+    def completed(self, tails: Collection[str], heads: Collection[str]) -> bool:
+        """Whether one of the texts that begin so could complete a control token that begins with one of the tails."""
+        ends: set[str] = set()
+        for text in self._short:
+            begun = next((n for n in range(1, len(text)) if text[:n] in tails), len(text))
+            ends.update(text[at:] for at in range(begun, len(text)))
+        return bool(ends) and any(head[:n] in ends for head in heads for n in range(1, len(head) + 1))
+
+
+def _trie(texts: Sequence[str], depth: int) -> str:
+    """Return a pattern that matches the longest of texts in one pass; the texts are sorted and differ."""
+    if depth > MAX_NESTING:
+        return "|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True))
+    branches = []
+    for _, group in itertools.groupby(texts, key=lambda text: text[0]):
+        same = list(group)
+        common = _common(same)
+        rest = [text[len(common) :] for text in same if len(text) > len(common)]
+        ends = len(rest) < len(same)
+        inner = f"(?:{_trie(rest, depth + 1)}){'?' if ends else ''}" if rest else ""
+        branches.append(re.escape(common) + inner)
+    return "|".join(branches)
+
+
+def _common(texts: Sequence[str]) -> str:
+    first, last = min(texts), max(texts)
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:length]
+
+
+@dataclass(frozen=True, slots=True)
+class Disguise:
+    """Which spellings of control tokens a conversation has, and the character that stands for each; see `of`.
+
+    Attributes:
+        controls: The model's.
+        marks: Spellings and their characters.
+        tails: Spellings that are only begun.
+    """
+
+    controls: Controls
+    marks: dict[str, str]
+    tails: frozenset[str]
+
+    @classmethod
+    def of(cls, value: Any, controls: Controls) -> "Disguise | None":
+        """Look through a conversation: messages, tools, whatever a template is given.
+
+        Args:
+            value: Lists, dictionaries and strings; what is `Trusted` in it is left out.
+            controls: The model's.
+
+        Returns:
+            None if no string of it spells a control token, alone or together with another one.
+
+        Raises:
+            LimitError: It spells them in more ways than anybody would.
+        """
+        found: dict[str, None] = {}
+        tails: set[str] = set()
+        for text, kept in _strings(value):
+            found.update(dict.fromkeys(text[a:b] for a, b in _spelled(text, controls) if text[a:b] not in kept))
+            if tail := controls.tail(text):
+                tails.add(tail)
+        if tails:
+            heads = {text[: controls.longest] for text, _ in _strings(value)}
+            tails = tails if controls.completed(tails, heads) else set()
+        found.update(dict.fromkeys(sorted(tails)))
+        if not found:
+            return None
+        if len(found) > MAX_SPELLINGS:
+            raise LimitError(
+                f"messages: spell control tokens in {len(found)} ways, above the limit of {MAX_SPELLINGS}. Leave them"
+                " out."
+            )
+        used = {char for text, _ in _strings(value) for char in _PRIVATE.findall(text)}
+        first = secrets.randbelow(PRIVATE_COUNT)
+        free = (chr(PRIVATE_FIRST + (first + step) % PRIVATE_COUNT) for step in range(PRIVATE_COUNT))
+        unused = [char for char in free if char not in used]
+        if len(unused) < len(found):
+            raise LimitError("messages: use up Unicode's private characters. Leave some out.")
+        return cls(controls, dict(zip(found, unused, strict=False)), frozenset(tails))
+
+    def hidden(self, value: Any) -> Any:
+        """Return a conversation with what spells control tokens hidden."""
+        return _mapped(value, lambda text, kept: self._replaced(text, kept, self._mark))
+
+    def joined(self, value: Any, joiner: str) -> Any:
+        """Return a conversation in which a character that is not seen keeps control tokens from being spelled.
+
+        For an engine that is sent a conversation and no tokens. `joiner` is to be taken out of its answer.
+        """
+
+        def split(text: str) -> str:
+            escape = _ESCAPE.match(text)
+            first = escape.end() if escape else 1
+            return text[:first] + joiner + text[first:]
+
+        def apart(text: str, kept: Collection[str]) -> str:
+            text = self._replaced(text, kept, split)
+            for _ in range(self.controls.longest):  # what is left of one token may be another one
+                if all(text[a:b] in kept for a, b in self.controls.spans(text)):
+                    break
+                text = self._replaced(text, kept, split)
+            return text
+
+        return _mapped(value, apart)
+
+    def restored(self, text: str) -> str:
+        """Return a rendered text with everything hidden as it was written; a part of it, where a template cut it."""
+        originals = {mark: original for original, mark in self.marks.items()}
+
+        def original(run: re.Match[str]) -> str:
+            if run[1] not in originals:
+                return run[0]
+            times, rest = divmod(len(run[0]), len(originals[run[1]]))
+            return originals[run[1]] * times + originals[run[1]][:rest]
+
+        return _PRIVATE_RUN.sub(original, text)
+
+    def hides(self, text: str) -> bool:
+        """Whether something is hidden in a rendered text."""
+        marks = frozenset(self.marks.values())
+        return any(char in marks for char in _PRIVATE.findall(text))
+
+    def _mark(self, text: str) -> str:
+        return self.marks[text] * len(text)
+
+    def _replaced(self, text: str, kept: Collection[str], replace: Callable[[str], str]) -> str:
+        spans = [(a, b) for a, b in _spelled(text, self.controls) if text[a:b] not in kept]
+        tail = self.controls.tail(text) if self.tails else ""
+        if tail in self.tails and tail and (not spans or spans[-1][1] <= len(text) - len(tail)):
+            spans.append((len(text) - len(tail), len(text)))
+        parts, last = [], 0
+        for start, end in spans:
+            parts += [text[last:start], replace(text[start:end])]
+            last = end
+        return "".join(parts) + text[last:] if spans else text
+
+
+def _spelled(text: str, controls: Controls) -> list[tuple[int, int]]:
+    """Return where a string spells control tokens, also as JSON would once its escapes are read, which templates do."""
+    spans = list(controls.spans(text))
+    if "\\u" not in text and "\\/" not in text:
+        return spans
+    chars, places, last = [], [], 0
+    for match in _ESCAPE.finditer(text):
+        plain = text[last : match.start()]
+        chars += [plain, chr(int(match[1], 16)) if match[1] else match[2]]
+        places += [*range(last, match.start()), match.start()]
+        last = match.end()
+    read = "".join(chars) + text[last:]
+    places += [*range(last, len(text)), len(text)]
+    spans += [(places[a], places[b]) for a, b in controls.spans(read)]
+    apart: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if apart and start < apart[-1][1]:
+            apart[-1] = (apart[-1][0], max(end, apart[-1][1]))
+        else:
+            apart.append((start, end))
+    return apart
+
+
+def _strings(value: Any) -> Iterator[tuple[str, Collection[str]]]:
+    """Yield the strings of a conversation, keys too, each with the control tokens that it may spell."""
+    waiting: list[tuple[Any, Collection[str]]] = [(value, ())]
+    while waiting:
+        item, kept = waiting.pop()
+        if isinstance(item, str):
+            yield item, kept
+        elif isinstance(item, Trusted):
+            continue
+        elif isinstance(item, dict):
+            kept = REASONING if item.get("role") == "assistant" else kept
+            waiting += [(part, kept) for pair in item.items() for part in pair if pair[0] != "role"]
+        elif isinstance(item, list | tuple):
+            waiting += [(part, kept) for part in item]
+
+
+def _mapped(value: Any, change: Callable[[str, Collection[str]], str], kept: Collection[str] = ()) -> Any:
+    """Return a conversation with its strings changed; see `_strings`."""
+    if isinstance(value, str):
+        return change(value, kept)
+    if isinstance(value, Trusted):
+        return value
+    if isinstance(value, dict):
+        kept = REASONING if value.get("role") == "assistant" else kept
+        return {
+            key if key == "role" else change(key, kept) if isinstance(key, str) else key: (
+                item if key == "role" else _mapped(item, change, kept)
+            )
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_mapped(item, change, kept) for item in value]
+    return value
+
+
+def joiner_for(value: Any) -> str | None:
+    """Return a character that is not seen and that a conversation does not use; None if it uses all of them."""
+    texts = [text for text, _ in _strings(value)]
+    return next((char for char in JOINERS if not any(char in text for text in texts)), None)
+
+
+# Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A text whose tokens are needed.
+
+    Attributes:
+        text: The text.
+        add_special: Put the start token first, as the model wants it.
+        parse_special: Make control tokens of what spells them.
+    """
+
+    text: str
+    add_special: bool
+    parse_special: bool
+
+
+Asking = Generator[Ask, Sequence[int], list[int]]
+
+
+def tokens(rendered: str, disguise: Disguise, *, start: bool) -> Asking:
+    """Tokenize a rendered conversation in which something is hidden; see `drive`.
+
+    Args:
+        rendered: What the template made of the disguised conversation.
+        disguise: Of it.
+        start: Put the start token first, as the model wants it.
+
+    Returns:
+        Token ids, those that the whole text would have if what was hidden spelled no control tokens.
+    """
+    ids: list[int] = []
+    run, before = "", ""
+    bare, full = yield from _ends(start=start)
+    at = 0
+    spans = [*disguise.controls.spans(rendered), (len(rendered), len(rendered))]
+    for begin, end in spans:
+        stretch, after = rendered[at:begin], rendered[begin:end]
+        if disguise.hides(stretch):
+            ids += yield from _run(run)
+            text = disguise.restored(stretch)
+            if before and text[:1].isspace() and (yield from _eats(before, right=True)):
+                text = text.lstrip()
+            if after and text[-1:].isspace() and (yield from _eats(after, right=False)):
+                text = text.rstrip()
+            if text:
+                ids += yield Ask(text, False, False)
+            run = after
+        else:
+            run += stretch + after
+        at, before = end, after
+    ids += yield from _run(run)
+    return [*bare, *ids, *full]
+
+
+def _run(text: str) -> Asking:
+    return list((yield Ask(text, False, True))) if text else []
+
+
+def _ends(*, start: bool) -> Generator[Ask, Sequence[int], tuple[list[int], list[int]]]:
+    """Return the tokens that the model wants before and after a text."""
+    if not start:
+        return [], []
+    full = list((yield Ask("a", True, False)))
+    bare = list((yield Ask("a", False, False)))
+    at = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
+    return full[:at], full[at + len(bare) :]
+
+
+def _eats(control: str, *, right: bool) -> Generator[Ask, Sequence[int], bool]:
+    """Whether a control token takes the white space beside it away, as Phi-3's do."""
+    spaced = list((yield Ask(control + " \na" if right else "a \n" + control, False, True)))
+    bare = list((yield Ask(control + "a" if right else "a" + control, False, True)))
+    return spaced == bare
+
+
+def drive(asking: Asking, tokenize: Callable[[Ask], Sequence[int]]) -> list[int]:
+    """Return what asking for tokens comes to."""
+    try:
+        ask = next(asking)
+        while True:
+            ask = asking.send(tokenize(ask))
+    except StopIteration as stop:
+        ids: list[int] = stop.value
+        return ids

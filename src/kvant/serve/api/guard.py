@@ -1,0 +1,70 @@
+"""What clients write stays text: control tokens of a prompt come from the chat template and the operator alone.
+
+A conversation that spells none, which is nearly every one, is sent as it is. Of one that does, the tokens are made here
+(`runtime.plaintext`) and sent in place of the messages. Where the engine must read the answer, for calls of tools or
+thinking, it can only be sent messages: there a character that is not seen is put into each spelling, so that it is
+text, and taken out of the answer again. The same is done to schemas, since the engine would write a control token where
+one spells it.
+"""
+
+import asyncio
+import dataclasses
+from typing import TYPE_CHECKING
+
+from kvant.formats.gguf.reader import read_gguf
+from kvant.runtime.plaintext import Controls, Disguise, joiner_for
+from kvant.serve.api.chat import Chat, Prompt
+from kvant.serve.api.failure import ApiError
+from kvant.serve.library import ModelFile
+from kvant.serve.workers import Worker
+
+if TYPE_CHECKING:
+    from kvant.serve.app import Gateway
+
+MAX_KNOWN = 64
+
+
+async def guarded(prompt: Prompt, file: ModelFile, worker: Worker, here: "Gateway") -> Prompt:
+    """Return a prompt in which what the client wrote is text; texts to continue are the client's own, and stay.
+
+    Args:
+        prompt: What the client asks.
+        file: The model.
+        worker: It, loaded.
+        here: The gateway, whose operator may trust prompts.
+
+    Raises:
+        ApiError: The conversation cannot be made safe.
+        LimitError: It spells control tokens in more ways than anybody would.
+    """
+    if not isinstance(prompt, Chat) or here.settings.trust_prompt_tokens:
+        return prompt
+    given = (*prompt.written, prompt.format.schema)
+    disguise = Disguise.of(given, await controls_of(file, here))
+    if disguise is None:
+        return prompt
+    joiner = joiner_for(given)
+    if joiner is None:
+        raise ApiError(
+            "messages: spell control tokens and use every character that could keep them apart. Leave one of both out.",
+            param="messages",
+        )
+    wanted = dataclasses.replace(prompt.format, schema=disguise.joined(prompt.format.schema, joiner))
+    prompt = dataclasses.replace(prompt, format=wanted, joiner=joiner)
+    thinks = "thinking" in file.capabilities and prompt.think is not False
+    read = thinks or (prompt.tools and not prompt.forced)
+    if not read or prompt.context or not prompt.by_engine(worker):
+        return dataclasses.replace(prompt, disguise=disguise)
+    messages, tools, effort = disguise.joined(prompt.written, joiner)
+    return dataclasses.replace(prompt, messages=messages, tools=tools, effort=effort)
+
+
+async def controls_of(file: ModelFile, here: "Gateway") -> Controls:
+    """Return a model's control tokens; its header is read in a thread, once."""
+    known = here.controls.get(file.digest)
+    if known is None:
+        known = await asyncio.to_thread(lambda: Controls.of(read_gguf(file.path)))
+        while len(here.controls) >= MAX_KNOWN:
+            here.controls.pop(next(iter(here.controls)))
+        here.controls[file.digest] = known
+    return known

@@ -114,7 +114,9 @@ def _table(look: dict[str, Any], before: dict[str, Any] | None, every: float) ->
     title = f"models {format_bytes(look['predicted_bytes'])} of {format_bytes(look['limit_bytes'])}" + (
         f", gateway {format_bytes(own)}" if own else ""
     )
-    grid = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    lacks = "; ".join(map(console.clean, look.get("unconfined", {}).values()))
+    caption = f"On this machine {lacks}." if lacks else None
+    grid = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD)
     for name in ("model", "run", "wait", "tok/s", "answers", "context", "memory", "predicted", "unloads"):
         grid.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
     for model in look["models"]:

@@ -9,7 +9,6 @@ import contextlib
 import queue
 import select
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any, BinaryIO, TypeVar, cast
@@ -18,11 +17,14 @@ import msgspec
 
 from kvant.errors import EngineError, LimitError
 from kvant.runtime import messages
+from kvant.runtime.sandbox import spawn
+from kvant.runtime.sandbox.policy import Policy
 
 CPU_SECONDS = 2
 WALL_SECONDS = 30
 MEMORY_BYTES = 1 << 30
 PROCESSES = 2
+OPEN_FILES = 64
 ReplyT = TypeVar("ReplyT", bound=msgspec.Struct)
 
 
@@ -77,8 +79,7 @@ class Bounded:
     """
 
     def __init__(self, *, cpu_s: int = CPU_SECONDS, memory_bytes: int = MEMORY_BYTES, n: int = PROCESSES) -> None:
-        self._limits = (str(cpu_s), str(memory_bytes))
-        self._cpu_s = cpu_s
+        self._cpu_s, self._memory_bytes = cpu_s, memory_bytes
         self._idle: queue.LifoQueue[_Process | None] = queue.LifoQueue()
         for _ in range(n):
             self._idle.put(None)
@@ -126,7 +127,7 @@ class Bounded:
         try:
             if process is None:
                 with self._lock:
-                    process = _Process(self._limits)
+                    process = _Process(self._cpu_s, self._memory_bytes)
                     self._all.add(process)
             yield process
         finally:
@@ -141,13 +142,12 @@ class Bounded:
 class _Process:
     """One such process, from its owner's side."""
 
-    def __init__(self, limits: tuple[str, str]) -> None:
-        from kvant.serve.workers import environment
-
+    def __init__(self, cpu_s: int, memory_bytes: int) -> None:
+        # Threads that ask come and go: what they start must not end with them, as `spawn.owner` explains.
+        policy = Policy(address_space_bytes=memory_bytes, open_files=OPEN_FILES, parent=spawn.owner())
         self._child = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-P", "-m", "kvant.serve.bounded_worker", *limits],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(),
-            start_new_session=True,
+            spawn.command(policy, "-m", "kvant.serve.bounded_worker", str(cpu_s)), stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=spawn.environment(), start_new_session=True,
         )  # fmt: skip
         self._killed = False
 

@@ -15,7 +15,6 @@ import msgspec
 
 from kvant.runtime import messages
 from kvant.serve.bounded import Refused, Render, Reply, Request, Text, Tried, Try
-from kvant.serve.engines.confine import confine
 
 FUEL = 2_000_000
 MAX_TEXT_CHARACTERS = 1 << 24
@@ -82,8 +81,7 @@ def _allow(cpu_s: int) -> None:
 
 def main() -> None:
     """Answer until standard input ends."""
-    cpu_s, memory_bytes = int(sys.argv[1]), int(sys.argv[2])
-    confine(address_space_bytes=memory_bytes, open_files=64, parent=os.getppid())
+    cpu_s = int(sys.argv[1])
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what native code prints must not look like an answer
     while (body := messages.read_body(requests)) is not None:

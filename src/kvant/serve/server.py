@@ -15,6 +15,7 @@ from kvant.serve.library import DirectoryLibrary, Library
 from kvant.serve.listener import GatewayServer
 from kvant.serve.metrics import Metrics
 from kvant.serve.settings import Settings
+from kvant.serve.status import confined, unconfined
 from kvant.serve.storelibrary import StoreLibrary
 from kvant.serve.tracing import tracing
 
@@ -60,6 +61,7 @@ def serve(settings: Settings, *, library: Library | None = None, started: Callab
     check_safe(settings, has_keys=bool(Keys(settings.keys_file).list()))
     library = library or open_library(settings)
     library.list()  # headers are read now, not in the first request
+    _say_confinement()
     metrics = Metrics()
     app = make_app(settings, library, tracing=tracing(), metrics=metrics)
     config = uvicorn.Config(
@@ -77,6 +79,16 @@ def serve(settings: Settings, *, library: Library | None = None, started: Callab
         server = GatewayServer(config, listener, connections, settings.drain_s)
         started(_url(settings, listener))
         server.run()
+
+
+def _say_confinement() -> None:
+    """Log what keeps engines in, and what does not on this machine."""
+    by, lacks = " ".join(confined()), unconfined()
+    if lacks:
+        without = "; ".join(f"{wall}: {so}" for wall, so in lacks.items())
+        logs.write("engines_confined", level=logs.WARNING, by=by, without=without)
+    else:
+        logs.write("engines_confined", by=by)
 
 
 def connections_within(wanted: int) -> int:

@@ -1,10 +1,12 @@
 """What a gateway is doing now, for `kvant top` and the web page."""
 
+import functools
 from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
+from kvant.runtime.sandbox import spawn
 from kvant.serve.scheduler import Scheduler
 
 PAGE_BYTES = 4096
@@ -42,12 +44,27 @@ class GatewayStatus(msgspec.Struct, frozen=True, kw_only=True):
         limit_bytes: Memory that models may take.
         predicted_bytes: Memory predicted for those that are loaded or being loaded.
         resident_bytes: Memory of the gateway itself; None where the system does not tell.
+        confined: What keeps engines in: `landlock-7`, `seccomp`, ...; docs/explanation/sandbox.md has the list.
+        unconfined: What does not hold on this machine, and what an engine can therefore do.
     """
 
     models: list[ModelStatus]
     limit_bytes: int
     predicted_bytes: int
     resident_bytes: int | None
+    confined: tuple[str, ...] = ()
+    unconfined: dict[str, str] = {}
+
+
+@functools.cache
+def confined() -> tuple[str, ...]:
+    """Return what keeps engines in on this machine; the first call tries it, which takes a tenth of a second."""
+    return spawn.probe()
+
+
+def unconfined() -> dict[str, str]:
+    """Return what does not hold, and what an engine can therefore do."""
+    return {wall: spawn.WALLS[wall] for wall in spawn.missing(confined())}
 
 
 def gateway_status(scheduler: Scheduler) -> GatewayStatus:
@@ -67,7 +84,7 @@ def gateway_status(scheduler: Scheduler) -> GatewayStatus:
     ]  # fmt: skip
     return GatewayStatus(
         models=models, limit_bytes=scheduler.limit_bytes, predicted_bytes=sum(sizes.values()),
-        resident_bytes=resident_bytes("self"),
+        resident_bytes=resident_bytes("self"), confined=confined(), unconfined=unconfined(),
     )  # fmt: skip
 
 

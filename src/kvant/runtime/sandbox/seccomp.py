@@ -86,6 +86,11 @@ MACHINES = {"x86_64": (0xC000003E, 0, 317), "aarch64": (0xC00000B7, 1, 277)}
 """Audit's number of the processor, its column in the tables, and the number of `seccomp` there."""
 
 
+def available() -> bool:
+    """Whether this processor has a table here, and the kernel has filters."""
+    return platform.machine() in MACHINES and os.path.exists("/proc/sys/kernel/seccomp/actions_avail")  # noqa: PTH110
+
+
 def install(libc: ctypes.CDLL, *, listens: bool, writes: bool) -> bool:
     """Install the filter on this thread and all it will start; False where the processor or kernel has none.
 

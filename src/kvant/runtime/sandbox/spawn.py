@@ -1,12 +1,15 @@
 """How an owner starts an engine's process: its command line, its environment, and what it may do."""
 
 import ctypes
+import functools
+import logging
 import os
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from kvant.runtime.sandbox import landlock, seccomp
 from kvant.runtime.sandbox.policy import Policy
 
 LAUNCH = Path(__file__).with_name("launch.py")
@@ -14,8 +17,16 @@ PR_SET_DUMPABLE = 4
 POWER = ("/sys/class/powercap", "/sys/devices/virtual/powercap")
 """What tells the energy used, for those who measure it."""
 
-WALLS = ("rlimits", "user-namespace", "capabilities", "landlock", "pdeathsig", "no_new_privs", "seccomp")
-"""All that can hold, by the names that `confine` gives."""
+WALLS: Mapping[str, str] = {
+    "rlimits": "an engine can fill memory and disk",
+    "user-namespace": "an engine shares the machine's network and users",
+    "capabilities": "an engine keeps a right to read files of other users",
+    "landlock": "an engine can read every file of its user",
+    "pdeathsig": "an engine may outlive its owner",
+    "no_new_privs": "an engine can become another user",
+    "seccomp": "an engine can start programs, signal others and reach the network",
+}
+"""All that can hold, by the names that `confine` gives, and what is possible without."""
 
 # What an engine finds in its environment: where programs and libraries are, how to write text, how many threads. No
 # tokens, no proxies, no names of the owner's.
@@ -42,6 +53,7 @@ def command(policy: Policy, *words: str, python: str = sys.executable, isolated:
         python: The interpreter, of whatever environment.
         isolated: Leave out what the user has installed for themselves.
     """
+    warn_if_free()
     return [python, "-I" if isolated else "-P", str(LAUNCH), policy.to_json(), *words]
 
 
@@ -78,7 +90,7 @@ def probe() -> tuple[str, ...]:
     import subprocess
 
     done = subprocess.run(  # noqa: S603
-        command(Policy(parent=owner())), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+        command(Policy(parent=os.getpid())), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
         check=False, env=environment(), start_new_session=True,
     )  # fmt: skip
     return told(done.stdout.strip())
@@ -87,6 +99,19 @@ def probe() -> tuple[str, ...]:
 def told(text: str) -> tuple[str, ...]:
     """Return the names of what holds, as `launch` writes them into `KVANT_CONFINED`."""
     return tuple(filter(None, text.split(",")))
+
+
+@functools.cache
+def warn_if_free() -> None:
+    """Say, once, that engines run with their user's rights, where this Linux has neither Landlock nor filters.
+
+    A look at the kernel alone; `probe` tries.
+    """
+    if sys.platform == "linux" and not landlock.version(ctypes.CDLL(None)) and not seccomp.available():
+        logging.getLogger("kvant").warning(
+            "engines: this kernel has neither Landlock nor seccomp, so a hostile model file can do what you can. Run "
+            "kvant in a container, or as a user of its own."
+        )
 
 
 def missing(held: Iterable[str]) -> tuple[str, ...]:

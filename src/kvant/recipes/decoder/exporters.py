@@ -15,10 +15,13 @@ from kvant.formats.huggingface.config import read_json
 from kvant.formats.huggingface.directory import copy_companions, write_json
 from kvant.formats.onnx.decoder import CONFIG, read_config, read_decoder
 from kvant.recipes.decoder.tied import store_tied_once
+from kvant.runtime.sandbox import spawn
+from kvant.runtime.sandbox.policy import Policy
 from kvant.runtime.tokenizers import GENAI_PYTHON
 
 PYTHON = GENAI_PYTHON
 TIMEOUT_S = 4 * 3600
+OPEN_FILES = 4096
 _TAIL = 3
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 _PROBE = "import importlib.util as u, sys; print(*[n for n in sys.argv[1:] if u.find_spec(n)])"
@@ -42,15 +45,20 @@ class Exporter:
     complete: Callable[[Path, Path], None] | None = None
 
     def run(self, python: str, source: Path, out: Path, cache: Path) -> None:
-        """Export a Hugging Face directory as float32.
+        """Export a Hugging Face directory as float32, confined to reading it and to writing beside `out`.
 
         Raises:
             EngineError: It fails or takes longer than `TIMEOUT_S`.
         """
+        folder = out.parent
+        policy = Policy(
+            reads=(str(source),), writes=(str(folder),), file_bytes=0, open_files=OPEN_FILES, parent=spawn.owner()
+        )
         try:
             done = subprocess.run(  # noqa: S603
-                [python, "-I", "-m", *self.command(source, out, cache)], capture_output=True, text=True,
-                errors="replace", timeout=TIMEOUT_S, env=os.environ | _OFFLINE,
+                spawn.command(policy, "-m", *self.command(source, out, cache), python=python, isolated=True),
+                stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S,
+                env=spawn.environment(HOME=str(folder), TMPDIR=str(folder), **_OFFLINE), start_new_session=True,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise EngineError(

@@ -41,10 +41,8 @@ _TABLE: Mapping[str, tuple[int, int]] = {
     "mount": (165, 40), "umount2": (166, 39), "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430),
     "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433), "mount_setattr": (442, 442),
     "statmount": (457, 457), "listmount": (458, 458),
-    # files of others: their owner, mode, attributes, names; and news of them
-    "chmod": (90, NOWHERE), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, NOWHERE),
-    "fchown": (93, 55), "lchown": (94, NOWHERE), "fchownat": (260, 54), "utime": (132, NOWHERE),
-    "utimes": (235, NOWHERE), "futimesat": (261, NOWHERE), "utimensat": (280, 88), "setxattr": (188, 5),
+    # files of others: their owner, attributes, names; and news of them
+    "chown": (92, NOWHERE), "fchown": (93, 55), "lchown": (94, NOWHERE), "fchownat": (260, 54), "setxattr": (188, 5),
     "lsetxattr": (189, 6), "fsetxattr": (190, 7), "removexattr": (197, 14), "lremovexattr": (198, 15),
     "fremovexattr": (199, 16), "truncate": (76, 45), "link": (86, NOWHERE), "linkat": (265, 37),
     "symlink": (88, NOWHERE), "symlinkat": (266, 36), "mknod": (133, NOWHERE), "mknodat": (259, 33),
@@ -68,6 +66,11 @@ _CHANGES: Mapping[str, tuple[int, int]] = {
     "creat": (85, NOWHERE), "unlink": (87, NOWHERE), "unlinkat": (263, 35), "rmdir": (84, NOWHERE),
     "mkdir": (83, NOWHERE), "mkdirat": (258, 34), "rename": (82, NOWHERE), "renameat": (264, 38),
     "renameat2": (316, 276),
+}  # fmt: skip
+# Modes and times: refused, or where files are written, said to be done: copying a file would fail over them.
+_MARKS: Mapping[str, tuple[int, int]] = {
+    "chmod": (90, NOWHERE), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "utime": (132, NOWHERE),
+    "utimes": (235, NOWHERE), "futimesat": (261, NOWHERE), "utimensat": (280, 88),
 }  # fmt: skip
 # Refused as unknown, so that the C library asks in the old way, whose arguments a filter can see.
 _UNSEEN: Mapping[str, tuple[int, int]] = {"clone3": (435, 435), "openat2": (437, 437)}
@@ -132,10 +135,13 @@ def program(machine: str, *, own: int, listens: bool, writes: bool) -> bytes:
     ]  # fmt: skip
     for name in _UNSEEN:
         rules += [op(EQUAL, _UNSEEN[name][column], 0, 1), fail(errno.ENOSYS)]
-    for table in (_TABLE, {} if writes else _CHANGES, {} if listens else _subset("socket", "bind", "listen")):
+    doors = {} if listens else {name: _SOME[name] for name in ("socket", "bind", "listen")}
+    changes, marked = ({}, fail(0)) if writes else (_CHANGES, refused)
+    answers = ((_TABLE, refused), (changes, refused), (doors, refused), (_MARKS, marked))
+    for table, answer in answers:
         for row in table.values():
             if row[column] != NOWHERE:
-                rules += [op(EQUAL, row[column], 0, 1), refused]
+                rules += [op(EQUAL, row[column], 0, 1), answer]
     rules += when(number["clone"], [op(LOAD, ARGS), op(SET, CLONE_THREAD, 1, 0), refused])
     for name in ("kill", "tgkill"):
         rules += when(number[name], [op(LOAD, ARGS), op(EQUAL, own, 1, 0), refused])
@@ -173,7 +179,3 @@ def fail(code: int) -> bytes:
 def op(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
     """Return one instruction."""
     return struct.pack("<HBBI", code, if_true, if_false, value)
-
-
-def _subset(*names: str) -> Mapping[str, tuple[int, int]]:
-    return {name: _SOME[name] for name in names}

@@ -43,6 +43,8 @@ def test_every_jump_stays_inside_and_every_call_is_decided(machine: str, listens
     always = {row[column] for row in seccomp._TABLE.values()} - {seccomp.NOWHERE}
     assert always <= refused
     assert decided(code, 3, arch=1) == seccomp.KILL
+    marks = {row[column] for row in seccomp._MARKS.values()} - {seccomp.NOWHERE}
+    assert {decided(code, n, arch=arch) for n in marks} == {seccomp.FAIL | (not writes)}
 
 
 @pytest.mark.parametrize("machine", sorted(seccomp.MACHINES))
@@ -72,7 +74,7 @@ def test_calls_that_depend_on_their_arguments(machine: str) -> None:
 
 
 def test_no_number_stands_twice() -> None:
-    tables = (seccomp._TABLE, seccomp._CHANGES, seccomp._UNSEEN, seccomp._SOME)
+    tables = (seccomp._TABLE, seccomp._CHANGES, seccomp._MARKS, seccomp._UNSEEN, seccomp._SOME)
     for column in (0, 1):
         numbers = [row[column] for table in tables for row in table.values() if row[column] != seccomp.NOWHERE]
         assert len(numbers) == len(set(numbers))

@@ -53,3 +53,65 @@ def write_feeds(path: Path, *, runs: int = 16, seed: int = 1) -> Path:
     x[..., 31] = 0
     np.savez(path, x=x)
     return path
+
+
+def half_weights(path: Path) -> Path:
+    """Write two products whose weights and activations are float16."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    w1, w2 = (rng.standard_normal(shape).astype(np.float16) for shape in ((64, 128), (128, 32)))
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w1"], ["a"]), helper.make_node("Relu", ["a"], ["b"]),
+         helper.make_node("MatMul", ["b", "w2"], ["y"])],
+        "half", [_value("x", 64, TensorProto.FLOAT16)], [_value("y", 32, TensorProto.FLOAT16)],
+        [numpy_helper.from_array(w1, "w1"), numpy_helper.from_array(w2, "w2")],
+    )  # fmt: skip
+    save(graph, path)
+    return path
+
+
+def branches(path: Path) -> Path:
+    """Write a product, and one in either branch of an If; `c` chooses."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+
+    def weight(name: str, *shape: int) -> Any:
+        return numpy_helper.from_array((rng.standard_normal(shape) / 8).astype(np.float32), name)
+
+    def branch(name: str) -> Any:
+        return helper.make_graph(
+            [helper.make_node("MatMul", ["h", f"w_{name}"], [f"o_{name}"])], name, [], [_value(f"o_{name}", 64)],
+            [weight(f"w_{name}", 128, 64)],
+        )  # fmt: skip
+
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["h"]),
+         helper.make_node("If", ["c"], ["y"], then_branch=branch("t"), else_branch=branch("e"))],
+        "branches", [_value("x", 64), helper.make_tensor_value_info("c", TensorProto.BOOL, [])], [_value("y", 64)],
+        [weight("w", 64, 128)],
+    )  # fmt: skip
+    save(graph, path)
+    return path
+
+
+def convolution(path: Path) -> Path:
+    """Write a convolution whose weights are stored as float16 and cast."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    kernel = np.random.default_rng(0).standard_normal((8, 3, 3, 3)).astype(np.float16)
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["kh"], ["k"], to=TensorProto.FLOAT), helper.make_node("Conv", ["x", "k"], ["a"]),
+         helper.make_node("GlobalAveragePool", ["a"], ["g"]), helper.make_node("Flatten", ["g"], ["y"])],
+        "convolution", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])], [_value("y", 8)],
+        [numpy_helper.from_array(kernel, "kh")],
+    )  # fmt: skip
+    save(graph, path)
+    return path
+
+
+def _value(name: str, width: int, kind: int | None = None) -> Any:
+    from onnx import TensorProto, helper
+
+    return helper.make_tensor_value_info(name, kind or TensorProto.FLOAT, ["n", width])

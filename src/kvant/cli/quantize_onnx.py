@@ -122,6 +122,8 @@ def _dtype(name: str | None) -> "Dtype":
 
 
 def _report(result: "Int8Result") -> None:
+    from kvant.recipes.int8.left import reasons
+
     def ms(seconds: float | None) -> str:
         return "-" if seconds is None else f"{1000 * seconds:.2f} ms"
 
@@ -139,6 +141,10 @@ def _report(result: "Int8Result") -> None:
         rows.append(("metric", number(before.metric), number(after.metric)))
     console.table(f"{result.path}: {result.settings.label}", ("", "before", "after"), rows)
     console.say(f"{result.n_quantized} operators are int8; {len(result.kept_float)} stay float to keep the limit.")
+    if result.left_float:
+        console.say(f"Left as they were: {reasons(result.left_float, result.kind)}.")
+    if after.size_bytes >= before.size_bytes:
+        console.say("The file is no smaller than before: what int8 saves in weights, its scales and operators take.")
     if score is None:
         console.say("Nothing was measured: pass --calibration-data to see what this costs.")
     else:

@@ -31,7 +31,7 @@ def open_model(path: Path | str, *, known_as: str = "", kinds: Collection[str] =
 
         model = dataclasses.replace(read_gguf(path), known_as=known_as or path.name)
         check_kind(model, kinds)
-        return _head_once(model)
+        return _head_once(_floats_narrowed(model))
     from kvant.formats.huggingface.reader import read_huggingface
 
     return read_huggingface(path, known_as=known_as)
@@ -49,6 +49,18 @@ def open_as_stored(path: Path | str) -> Model:
     from kvant.formats.gguf.reader import read_gguf
 
     return dataclasses.replace(read_gguf(path), known_as=path.name)
+
+
+def _floats_narrowed(model: Model) -> Model:
+    """Read F64, which no engine computes with, as F32."""
+    wide = [name for name, tensor in model.tensors.items() if tensor.block_type.name == "F64"]
+    if not wide:
+        return model
+    from kvant.formats.recode import narrowed
+
+    tensors = {name: narrowed(t) if name in wide else t for name, t in model.tensors.items()}
+    remark = f"{len(wide)} tensors (first {wide[0]}) are F64 and are read as F32."
+    return dataclasses.replace(model, tensors=tensors, remarks=(*model.remarks, remark), is_mended=True)
 
 
 def _head_once(model: Model) -> Model:

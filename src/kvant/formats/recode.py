@@ -1,12 +1,11 @@
 """The same weights in another element or block type, converted as they are read."""
 
-import dataclasses
-
 import numpy as np
 
-from kvant.dtypes import BlockType
+from kvant.dtypes import F32, BlockType
 from kvant.errors import ValueRangeError
-from kvant.kernels import decode, encode, transcode
+from kvant.kernels import transcode
+from kvant.kernels.codec import check_finite
 from kvant.tensors import LazyTensor, Tensor, row_length
 
 
@@ -22,39 +21,35 @@ def recoded(tensor: Tensor, target: BlockType, *, threads: int = 0) -> LazyTenso
         threads: Threads over rows; 0 for one per core.
     """
     length = row_length(tensor)
-    view = LazyTensor(name=tensor.name, shape=tensor.shape, block_type=tensor.block_type, read=tensor.read_bytes)
-    if tensor.block_type == target:
-        return view
     assert length % target.block_length == 0, (tensor.name, length, target.name)
 
     def read(start: int, stop: int) -> np.ndarray:
         rows = tensor.read_bytes(start, stop)
         try:
-            return transcode(rows, tensor.block_type, target, length, threads=threads)
+            if tensor.block_type == target:
+                check_finite(rows, target, length, first_row=start)
+                return rows
+            return transcode(rows, tensor.block_type, target, length, threads=threads, first_row=start)
         except ValueRangeError as error:
-            raise _refused(tensor, decode(rows, tensor.block_type, length), target, start) from error
+            raise ValueRangeError(f"{tensor.name}: {error}") from error
 
-    return dataclasses.replace(view, block_type=target, read=read)
-
-
-def _refused(tensor: Tensor, floats: np.ndarray, target: BlockType, start: int) -> ValueRangeError:
-    """Return the error for the first weight of rows from `start` on that cannot be stored as `target`."""
-    bad = ~np.isfinite(floats)
-    if bad.any():
-        row, column, weight = _first(bad, floats)
-        return ValueRangeError(
-            f"{tensor.name}: row {start + row}, column {column} is {weight}, not a finite weight. Download or "
-            f"convert the source again."
-        )
-    length = floats.shape[1]
-    row, column, weight = _first(~np.isfinite(decode(encode(floats, target), target, length)), floats)
-    return ValueRangeError(
-        f"{tensor.name}: row {start + row}, column {column} is {weight:g}, beyond what {target} holds (65504 for F16). "
-        f"Convert to BF16 or F32."
-    )
+    return LazyTensor(name=tensor.name, shape=tensor.shape, block_type=target, read=read)
 
 
-def _first(mask: np.ndarray, values: np.ndarray) -> tuple[int, int, float]:
-    """Row, column and value of the first entry that a mask names."""
-    row, column = (int(index) for index in np.argwhere(mask.reshape(values.shape))[0])
-    return row, column, float(values[row, column])
+def narrowed(tensor: Tensor) -> LazyTensor:
+    """A tensor of F64 as F32, which is what engines compute with; reading it refuses what F32 cannot hold."""
+
+    def read(start: int, stop: int) -> np.ndarray:
+        wide = np.ascontiguousarray(tensor.read_bytes(start, stop)).view("<f8")
+        with np.errstate(over="ignore"):
+            narrow = wide.astype(np.float32)
+        lost = np.isinf(narrow) & np.isfinite(wide)
+        if lost.any():
+            row, column = np.argwhere(lost)[0]
+            raise ValueRangeError(
+                f"{tensor.name}: row {start + row}, column {column} is {wide[row, column]:g}, beyond what F32 holds. "
+                f"Train or convert the source again."
+            )
+        return narrow.view(np.uint8)
+
+    return LazyTensor(name=tensor.name, shape=tensor.shape, block_type=F32, read=read)

@@ -8,11 +8,14 @@ from functools import cache
 
 import numpy as np
 
-from kvant.dtypes import F32, BlockType, Family, block_type
+from kvant.dtypes import BF16, F16, F32, BlockType, Family, block_type
 from kvant.errors import BlockShapeError, FormatError, UnsupportedFormatError, ValueRangeError
 from kvant.kernels import _ext, fallback, isa
 
 _NOTHING = (False, False, False)
+
+_EXPONENTS = {F32: (np.uint32, 0x7F800000), F16: (np.uint16, 0x7C00), BF16: (np.uint16, 0x7F80)}
+"""The bits that are all ones in NaN and infinity."""
 
 
 @cache
@@ -86,7 +89,7 @@ def decode(data: np.ndarray, kind: str | BlockType, n: int, *, threads: int = 0)
 
 def transcode(
     data: np.ndarray, source: str | BlockType, kind: str | BlockType, n: int,
-    *, importance: np.ndarray | None = None, threads: int = 0,
+    *, importance: np.ndarray | None = None, threads: int = 0, first_row: int = 0,
 ) -> np.ndarray:  # fmt: skip
     """Encode rows that are stored in another type: decode, check for NaN and infinity, encode, tile by tile.
 
@@ -99,6 +102,7 @@ def transcode(
         n: Weights per row; a multiple of both types' block lengths.
         importance: Weight of each input channel in the error, float32 [n]; see `encode`.
         threads: Threads over rows; 0 for one per core.
+        first_row: Number that messages give to the first row.
 
     Returns:
         Blocks, uint8 [rows, bytes_per_row].
@@ -106,7 +110,8 @@ def transcode(
     Raises:
         BlockShapeError: n is not a multiple of a block length.
         FormatError: The data are not whole rows of the source type.
-        ValueRangeError: A weight is NaN, infinite, or too large for the type; the message names the first.
+        ValueRangeError: A weight is NaN, infinite, or too large for the type; the message names it, or the
+            largest of its block.
         MissingDependencyError, UnsupportedFormatError: As for `encode`.
     """
     origin, target = block_type(source), block_type(kind)
@@ -120,15 +125,37 @@ def transcode(
         x = decode(data, origin, n, threads=threads)
         finite = np.isfinite(x)
         if not finite.all():
-            raise _refused(x, int(np.flatnonzero(~finite.ravel())[0]), target)
+            raise _refused(x, int(np.flatnonzero(~finite.ravel())[0]), target, first_row=first_row)
         return encode(x, target, importance=importance, threads=threads)
     out = np.empty((data.shape[0], target.row_bytes(n)), np.uint8)
     level = isa.level()
     bad = _ext.transcode(origin.ggml_id, target.ggml_id, level, data, importance, out, n, _threads(threads))
     if bad >= 0:
         row = bad // n
-        raise _refused(decode(data[row : row + 1], origin, n), bad - row * n, target, first_row=row)
+        raise _refused(decode(data[row : row + 1], origin, n), bad - row * n, target, first_row=first_row + row)
     return out
+
+
+def check_finite(data: np.ndarray, kind: BlockType, n: int, *, first_row: int = 0) -> None:
+    """Check rows of F32, F16 or BF16 that are copied without being decoded; rows of other types pass.
+
+    Args:
+        data: Rows as stored, uint8 [rows, bytes per row].
+        kind: Their type.
+        n: Weights per row.
+        first_row: Number that the message gives to the first row.
+
+    Raises:
+        ValueRangeError: A weight is NaN or infinite.
+    """
+    if kind not in _EXPONENTS or not data.size:
+        return
+    word, ones = _EXPONENTS[kind]
+    bits = np.ascontiguousarray(data).view(word)
+    bad = np.flatnonzero((bits & ones) == ones)
+    if len(bad):
+        row = int(bad[0]) // n
+        raise _refused(decode(data[row : row + 1], kind, n), int(bad[0]) - row * n, kind, first_row=first_row + row)
 
 
 def _row_bytes(data: np.ndarray, source: BlockType, n: int) -> np.ndarray:
@@ -146,6 +173,9 @@ def _row_bytes(data: np.ndarray, source: BlockType, n: int) -> np.ndarray:
 def _refused(x: np.ndarray, at: int, target: BlockType, *, first_row: int = 0) -> ValueRangeError:
     """Return the error for weight number `at` of float32 rows [rows, n]."""
     row, column = divmod(at, x.shape[1])
+    if np.isfinite(x[row, column]):  # a block is refused by its first weight: the largest is the one in the way
+        start = column // target.block_length * target.block_length
+        column = start + int(np.abs(x[row, start : start + target.block_length]).argmax())
     where, weight = f"row {first_row + row}, column {column}", x[row, column]
     if np.isfinite(weight):
         return ValueRangeError(f"{where}: {weight:g} is too large for {target} here. Use F32, or BF16 up to 3.38e38.")

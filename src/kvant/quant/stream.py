@@ -15,8 +15,9 @@ from itertools import pairwise
 import numpy as np
 
 from kvant import kernels
-from kvant.dtypes import BF16, F16, F32, BlockType
+from kvant.dtypes import BlockType
 from kvant.errors import ValueRangeError
+from kvant.kernels.codec import check_finite
 from kvant.quant.curvature import FittedEncoder
 from kvant.tensors import LazyTensor, Tensor, n_rows, row_length
 
@@ -134,50 +135,28 @@ def _stored(job: Job, data: np.ndarray, start: int, *, threads: int) -> np.ndarr
     """Return rows in the target type; `start` is the number of the first, and all are of one matrix."""
     tensor = job.tensor
     if tensor.block_type == job.target:
-        _check_finite(job, data, start)
+        try:
+            check_finite(data, job.target, row_length(tensor), first_row=start)
+        except ValueRangeError as error:
+            raise ValueRangeError(f"{tensor.name}: {error}") from error
         return data
     if job.encoder is not None:
         x = kernels.decode(data, tensor.block_type, row_length(tensor), threads=threads)
         if not np.isfinite(x).all():
-            raise _refused(job, data, start, ValueRangeError("a weight is NaN or infinite"))
+            row, column = np.argwhere(~np.isfinite(x))[0]
+            raise ValueRangeError(
+                f"{tensor.name}: row {start + row}, column {column}: {x[row, column]} is not a finite weight. "
+                f"Download or convert the source again."
+            )
         return job.encoder(x, threads=threads)
     weights = None if job.importance is None else job.importance[start * len(job.importance) // n_rows(tensor)]
     try:
         return kernels.transcode(
-            data, tensor.block_type, job.target, row_length(tensor), importance=weights, threads=threads
-        )
+            data, tensor.block_type, job.target, row_length(tensor), importance=weights, threads=threads,
+            first_row=start,
+        )  # fmt: skip
     except ValueRangeError as error:
-        raise _refused(job, data, start, error) from error
-
-
-def _refused(job: Job, data: np.ndarray, start: int, error: ValueRangeError) -> ValueRangeError:
-    """Return the error that names the row in the tensor; the encoder's own counts rows from `start`."""
-    tensor = job.tensor
-    bad = np.argwhere(~np.isfinite(kernels.decode(data, tensor.block_type, row_length(tensor), threads=1)))
-    if not len(bad):
-        return ValueRangeError(f"{tensor.name}, counting rows from {start}: {error}")
-    row, column = bad[0]
-    return ValueRangeError(
-        f"{tensor.name}: row {start + row}, column {column} is NaN or infinite. Download or convert the model again."
-    )
-
-
-# The bits that are all ones in NaN and infinity.
-_EXPONENTS = {F32: (np.uint32, 0x7F800000), F16: (np.uint16, 0x7C00), BF16: (np.uint16, 0x7F80)}
-
-
-def _check_finite(job: Job, data: np.ndarray, start: int) -> None:
-    """Check weights that are copied without a look at them otherwise."""
-    if job.target not in _EXPONENTS:
-        return
-    kind, ones = _EXPONENTS[job.target]
-    bits = data.view(kind)
-    if ((bits & ones) == ones).any():
-        row, column = np.argwhere((bits & ones) == ones)[0]
-        raise ValueRangeError(
-            f"{job.tensor.name}: row {start + row}, column {column} is NaN or infinite. "
-            f"Download or convert the model again."
-        )
+        raise ValueRangeError(f"{tensor.name}: {error}") from error
 
 
 def release(view: np.ndarray) -> None:

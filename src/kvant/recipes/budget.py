@@ -8,6 +8,7 @@ import msgspec
 from kvant.devices.profiles import Profile
 from kvant.errors import BudgetError, ValueRangeError
 from kvant.recipes.candidates import Candidate
+from kvant.recipes.words import rounded_down
 
 # Without another wish the smallest variant is taken whose mean KLD stays below this: on the models measured here the
 # top choice then agrees with the original's on about 87 % of positions, and perplexity rises by under 5 %.
@@ -123,8 +124,9 @@ def _impossible(candidates: Sequence[Candidate], budget: Budget, profile: Profil
     return (
         f"budget: no variant of this model keeps it; the smallest possible is {smallest.preset} with "
         f"{megabytes(smallest.size_bytes)} ({smallest.size_bytes} bytes), the least memory is "
-        f"{megabytes(least.ram.total_bytes)} ({least.preset}) at a context of {least.ram.context}, the fastest is "
-        f"predicted at {fastest.speed_tok_s:.0f} tokens/s ({fastest.preset}); {smallest.preset}: {broken}. "
+        f"{megabytes(least.ram.total_bytes)} ({least.ram.total_bytes} bytes, {least.preset}) at a context of "
+        f"{least.ram.context}, the fastest is predicted at {rounded_down(fastest.speed_tok_s)} tokens/s "
+        f"({fastest.preset}); {smallest.preset}: {broken}. "
         f"Allow more, ask for a shorter --context, or start from a model with fewer weights."
     )
 

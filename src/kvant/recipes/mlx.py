@@ -121,7 +121,10 @@ def to_mlx(
         if max_size_bytes is not None:
             rest = sum(n_bytes(t) for t in plain if t.name.removesuffix(WEIGHT) not in layer_shapes(plain))
             room = max_size_bytes - rest - HEADER_BYTES * len(plain)
-            chosen = fitted_scheme(model, calibration, room, usual=chosen.usual, threads=threads, progress=progress)
+            chosen = fitted_scheme(
+                model, calibration, room, usual=chosen.usual, other_bytes=max_size_bytes - room, threads=threads,
+                progress=progress,
+            )  # fmt: skip
         encoder = FittedLayers(model, calibration.curvatures, threads=threads)
         provenance |= {"calibration.name": calibration.text.label, "calibration.sha256": calibration.text.sha256}
     elif importance and chosen is not None:

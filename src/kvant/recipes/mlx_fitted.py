@@ -75,6 +75,7 @@ def fitted_scheme(
     max_bytes: int,
     *,
     usual: Grouping,
+    other_bytes: int = 0,
     threads: int = 0,
     progress: Progress = SILENT,
 ) -> Scheme:
@@ -85,6 +86,7 @@ def fitted_scheme(
         calibration: What was measured of it.
         max_bytes: Of all measured layers together.
         usual: What config.json gives for the whole model.
+        other_bytes: What the rest of the files takes, for messages.
         threads: Threads; 0 for one per core.
         progress: Told of tensors.
 
@@ -95,7 +97,8 @@ def fitted_scheme(
     solution = solve(options, sum(max(option.n_bytes for option in kinds) for kinds in options.values()))
     if solution.least_bytes > max_bytes:
         raise BudgetError(
-            f"size: {max_bytes} bytes are below the {solution.least_bytes} of 2 bits for every layer. Allow more."
+            f"size: {max_bytes + other_bytes} bytes are below the {solution.least_bytes + other_bytes} of 2 bits for "
+            f"every layer. Allow at least that."
         )
     family = family_of_architecture(model.architecture, model.path)
     layers = {}

@@ -52,7 +52,7 @@ from kvant.recipes.report import Report
 from kvant.recipes.rounding import rounding_options
 from kvant.recipes.sample import PROMPT, TOKENS, Sample, Samples, continuation, kept
 from kvant.recipes.schema import RECIPE_FILE, write_recipe
-from kvant.recipes.words import is_degraded
+from kvant.recipes.words import is_degraded, rounded_down, rounded_up
 
 WINDOW_TOKENS = 512
 
@@ -353,10 +353,11 @@ def take(keeping: Sequence[Variant], measured: Sequence[Variant], goal: Goal, bu
     fastest = max(measured, key=lambda v: v.score.tg_tok_s or 0.0)
     if not keeping:
         raise BudgetError(
-            f"min-speed: {fastest.candidate.preset} is the fastest with {fastest.score.tg_tok_s or 0:.1f} tokens/s, "
-            f"below {budget.min_speed_tok_s:g}. Allow less, use more threads, or start from a smaller model."
+            f"min-speed: {fastest.candidate.preset} is the fastest with "
+            f"{rounded_down(fastest.score.tg_tok_s or 0)} tokens/s, below {budget.min_speed_tok_s:g}. "
+            f"Allow less, use more threads, or start from a smaller model."
         )
     raise BudgetError(
-        f"max-kld: {closest.candidate.preset} comes closest with {closest.kld:.4f}, above {goal.max_kld:g}. "
+        f"max-kld: {closest.candidate.preset} comes closest with {rounded_up(closest.kld)}, above {goal.max_kld:g}. "
         f"Allow more, lift the other limits, or pass importance with --imatrix."
     )

@@ -1,6 +1,11 @@
-"""What a damaged variant costs, in words: a mean KL divergence alone means little to most readers."""
+"""What a damaged variant costs, in words, and limits that can be followed as they are written.
+
+A mean KL divergence alone means little to most readers. A limit that is advised must hold what was measured: rounded to
+the nearest, every second one would be refused again.
+"""
 
 import itertools
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from kvant.evaluate.score import VariantScore
 from kvant.recipes.distortion import BANDS, quality_band
@@ -21,3 +26,18 @@ def cost_in_words(score: VariantScore) -> str:
         f"{quality_band(score.kld_mean)}: mean KLD {score.kld_mean:.3f} nats per token; its first choice of a token "
         f"differs from the original's in {others:.0f} of 100 places; perplexity is {score.ppl_ratio:.2f} times as high"
     )
+
+
+def rounded_up(value: float, digits: int = 3) -> str:
+    """Write a number with few significant digits that is not below it: what to advise as an upper limit."""
+    return _rounded(value, digits, ROUND_CEILING)
+
+
+def rounded_down(value: float, digits: int = 3) -> str:
+    """Write a number with few significant digits that is not above it: what to advise as a lower limit."""
+    return _rounded(value, digits, ROUND_FLOOR)
+
+
+def _rounded(value: float, digits: int, rounding: str) -> str:
+    exact = Decimal(value)
+    return f"{exact.quantize(Decimal(1).scaleb(exact.adjusted() - digits + 1), rounding=rounding):f}"

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from kvant.formats.onnx.graphs import graphs_of, subgraphs
 from kvant.runtime.ort import guarded
 from kvant.runtime.ort_messages import Prepare, Settings
 
@@ -73,6 +74,7 @@ def quantize(source: str, out: str, settings: Settings, feeds: Sequence[dict[str
                 source, out, op_types_to_quantize=list(DYNAMIC_OPERATORS), per_channel=settings.per_channel,
                 reduce_range=settings.reduce_range, weight_type=QuantType.QInt8,
                 nodes_to_exclude=_as_products(settings.exclude), nodes_to_quantize=_as_products(settings.only),
+                extra_options={"EnableSubgraph": True},
             )  # fmt: skip
             return
         methods = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
@@ -95,11 +97,25 @@ def quantize(source: str, out: str, settings: Settings, feeds: Sequence[dict[str
 
 
 def quantized_nodes(path: str | Path, source: str | Path) -> list[str]:
-    """Return the nodes of `source`, in its order, that int8 operators of `path` compute."""
+    """Return the nodes of `source`, in its order, that int8 operators of `path` compute; those inside nodes, too."""
     import onnx
 
     new = onnx.load(str(path), load_external_data=False).graph
     old = onnx.load(str(source), load_external_data=False).graph
+    found = []
+    waiting = [(old, new)]
+    while waiting:
+        one, other = waiting.pop(0)
+        found += _quantized_in(one, other)
+        theirs = {node.name: node for node in other.node}
+        for node in one.node:
+            if node.name in theirs:
+                waiting += zip(subgraphs(node), subgraphs(theirs[node.name]), strict=False)
+    return found
+
+
+def _quantized_in(old: Any, new: Any) -> list[str]:
+    """Nodes of one graph, those inside its nodes apart."""
     made_by = {output: node for node in new.node for output in node.output}
     kept = {name for node in old.node for name in node.output}
     found = []
@@ -179,10 +195,13 @@ def _name_nodes(path: str) -> None:
 
     model = onnx.load(path)
     taken: set[str] = set()
-    for index, node in enumerate(model.graph.node):
-        if not node.name or node.name in taken:
-            node.name = f"{node.op_type}.{index}"
-        taken.add(node.name)
+    for graph, _ in graphs_of(model):
+        for index, node in enumerate(graph.node):
+            if not node.name or node.name in taken:
+                node.name = f"{node.op_type}.{index}"
+            while node.name in taken:
+                node.name += "_"
+            taken.add(node.name)
     onnx.save(model, path)
 
 

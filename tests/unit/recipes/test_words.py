@@ -1,7 +1,7 @@
 import pytest
 
 from kvant.evaluate.score import VariantScore
-from kvant.recipes.words import DEGRADED_FROM, cost_in_words, is_degraded
+from kvant.recipes.words import DEGRADED_FROM, cost_in_words, is_degraded, rounded_down, rounded_up
 
 
 def score(kld: float) -> VariantScore:
@@ -25,3 +25,16 @@ def test_the_cost_names_band_and_figures(kld: float, band: str) -> None:
     assert words.startswith(f"{band}: mean KLD {kld:.3f} nats")
     assert "in 39 of 100 places" in words
     assert "1.87 times" in words
+
+
+@pytest.mark.parametrize("value", [0.1449, 0.145, 0.04527, 1 - (1 - 0.1449), 123456.7, 1e-9, 3.0, 0.1 + 0.2])
+def test_limits_that_are_advised_hold_what_was_measured(value: float) -> None:
+    up, down = float(rounded_up(value)), float(rounded_down(value))
+    assert down <= value <= up
+    assert up - down <= value / 100
+
+
+def test_few_digits_are_written() -> None:
+    assert (rounded_up(0.1449), rounded_up(0.1441), rounded_down(12.26), rounded_up(0.0)) == (
+        "0.145", "0.145", "12.2", "0.00",
+    )  # fmt: skip

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from kvant.dtypes import F32, Family
-from kvant.errors import UnsupportedFormatError, UnsupportedModelError, ValueRangeError
+from kvant.dtypes import Family
+from kvant.errors import UnsupportedFormatError, UnsupportedModelError
 from kvant.formats.huggingface.config import read_optional_json, shown
 from kvant.formats.lookalikes import ADAPTER_CONFIG, ADAPTER_FILES, adapter_in
-from kvant.tensors import LazyTensor, Tensor
+from kvant.formats.recode import narrowed
+from kvant.tensors import Tensor
 
 QUANTIZED_KEYS = ("quantization_config", "compression_config")
 """Entries of config.json by which tools mark weights that are no longer plain floats."""
@@ -112,7 +111,7 @@ def plain_weights(
     wide = [name for name, tensor in found.items() if tensor.block_type.name == "F64"]
     if wide:
         remarks.append(f"{len(wide)} tensors (first {wide[0]}) are F64 and are read as F32.")
-    return {n: _narrowed(t) if t.block_type.name == "F64" else t for n, t in found.items()}, tuple(remarks)
+    return {n: narrowed(t) if t.block_type.name == "F64" else t for n, t in found.items()}, tuple(remarks)
 
 
 def check_adapter(directory: Path) -> None:
@@ -195,22 +194,3 @@ def _method(quantization: Any) -> str:
     found = next((quantization[key] for key in keys if quantization.get(key)), None)
     bits = quantization.get("bits", quantization.get("w_bit")) if isinstance(quantization, dict) else None
     return shown(found) if found else f"{shown(bits)} bits" if bits else "by a method it does not name"
-
-
-def _narrowed(tensor: Tensor) -> LazyTensor:
-    """A tensor of float64 as float32, which is what engines compute with."""
-
-    def read(start: int, stop: int) -> np.ndarray:
-        wide = np.ascontiguousarray(tensor.read_bytes(start, stop)).view("<f8")
-        with np.errstate(over="ignore"):
-            narrow = wide.astype(np.float32)
-        lost = np.isinf(narrow) & np.isfinite(wide)
-        if lost.any():
-            row, column = np.argwhere(lost)[0]
-            raise ValueRangeError(
-                f"{tensor.name}: row {start + row}, column {column} is {wide[row, column]:g}, beyond what F32 holds. "
-                f"Train or convert the source again."
-            )
-        return narrow.view(np.uint8)
-
-    return LazyTensor(name=tensor.name, shape=tensor.shape, block_type=F32, read=read)

@@ -69,9 +69,11 @@ def named_plan(weights: Sequence[Weight], name: str) -> DecoderPlan:
 
 def best_plan(
     weights: Sequence[Weight], rows: Rows, calibration: Calibration, max_bytes: int, *, runs: Provider | None = None,
-    dtype: Dtype = "F32", threads: int = 0, progress: Progress = SILENT,
+    dtype: Dtype = "F32", other_bytes: int = 0, threads: int = 0, progress: Progress = SILENT,
 ) -> DecoderPlan:  # fmt: skip
     """Return the plan of the least predicted KL divergence whose matrices take at most `max_bytes`.
+
+    `other_bytes` is what the rest of the files takes, for messages.
 
     Raises:
         BudgetError: Even the smallest is larger.
@@ -85,7 +87,10 @@ def best_plan(
     least = sum(min(o.n_bytes for o in kinds) for kinds in options.values())
     most = sum(max(o.n_bytes for o in kinds) for kinds in options.values())
     if max_bytes < least:
-        raise BudgetError(f"max size: {max_bytes} bytes for matrices are below {least}, the least possible. Raise it.")
+        raise BudgetError(
+            f"max size: {max_bytes + other_bytes} bytes are below {least + other_bytes}, the least possible. Allow at "
+            f"least that."
+        )
     chosen = solve(options, most).at(min(max_bytes, most))
     return DecoderPlan(
         name="kvant", types={name: option.kind for name, option in chosen.items()},

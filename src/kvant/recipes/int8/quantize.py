@@ -4,10 +4,12 @@ model.onnx ── read_onnx ── prepare ── Search(settings, nodes) ──
 data ──────── calibration 3/4 ─────────┘        held-out 1/4 ──────────┘
 """
 
+import contextlib
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,12 +17,13 @@ import msgspec
 
 from kvant.devices.limits import cores
 from kvant.devices.providers import Provider, provider
-from kvant.errors import BudgetError, EngineError, FormatError, UnsupportedFormatError, ValueRangeError
+from kvant.errors import BudgetError, EngineError, FormatError, KvantError, UnsupportedFormatError, ValueRangeError
 from kvant.files import atomic_write, check_output
 from kvant.formats.onnx.reader import data_files, read_onnx
 from kvant.progress import SILENT, Progress
 from kvant.recipes.int8.drop import Judge, Score, latency_s, load_metric, make_judge
 from kvant.recipes.int8.feeds import read_feeds
+from kvant.recipes.int8.left import LeftNode, check_some, left_float
 from kvant.recipes.int8.search import Found, NodeNoise, Search, Tools, Trial
 from kvant.runtime.ort_messages import Port, Settings
 from kvant.runtime.ort_process import OrtProcess
@@ -65,6 +68,7 @@ class Int8Result(msgspec.Struct, frozen=True, kw_only=True):
         skipped: Those that were not, and why.
         n_quantized: Nodes that are int8.
         kept_float: Nodes that would be int8 but stay float to keep the limit, loudest first.
+        left_float: Nodes with weights that stay float because the tools or the type do not take them.
         before: The source.
         after: The file.
         score: Loss on held-out runs; None without data.
@@ -84,6 +88,7 @@ class Int8Result(msgspec.Struct, frozen=True, kw_only=True):
     skipped: dict[str, str]
     n_quantized: int
     kept_float: tuple[str, ...]
+    left_float: tuple[LeftNode, ...]
     before: Side
     after: Side
     score: Score | None
@@ -132,6 +137,7 @@ def quantize_int8(
     Raises:
         FormatError: The model is damaged or hostile, or quantized already.
         ValueRangeError: A type that is not known, or data that do not fit.
+        UnsupportedFormatError: None of its operators becomes int8.
         BudgetError: Nothing keeps `max_drop`.
         EngineError: ONNX Runtime refuses the model.
         OutputExistsError: The output exists.
@@ -151,10 +157,16 @@ def quantize_int8(
         if feeds is not None:
             scorer = load_metric(metric) if metric else None
             judge = make_judge(source, feeds.held_out, scorer, threads=threads)
-        with Tools(writes=(folder,)) as tools:
+        with Tools(writes=(folder,)) as tools, _named(source, folder):
             prepared, steps, skipped = prepare(source, folder, judge, tools, progress)
-            search = Search(prepared, judge, feeds, folder, max_drop, tools, progress) if judge and feeds else None
+            search = (
+                Search(prepared, judge, feeds, folder, max_drop, tools, progress, subject=source)
+                if judge and feeds
+                else None
+            )
             found, kind = _search(search, prepared, kind, found_by, tools, activation, reduce_range)
+            left, n_done = left_float(prepared, (*found.trial.nodes, *found.trial.settings.exclude))
+            check_some(source, kind, n_done, left)
         made = folder / "chosen.onnx"
         with atomic_write(out, overwrite=overwrite) as file, made.open("rb") as result:
             shutil.copyfileobj(result, file)
@@ -163,12 +175,24 @@ def quantize_int8(
     score = found.trial.score if judge else None
     return Int8Result(
         path=str(out), kind=kind, settings=found.trial.settings, prepared=steps, skipped=skipped,
-        n_quantized=len(found.trial.nodes), kept_float=found.trial.settings.exclude,
+        n_quantized=len(found.trial.nodes), kept_float=found.trial.settings.exclude, left_float=left,
         before=Side(size_bytes=size, latency_s=timed[0], metric=judge.baseline if judge else None),
         after=Side(size_bytes=out.stat().st_size, latency_s=timed[1], metric=score.metric if score else None),
         score=score, max_drop=max_drop, n_calibration=len(feeds.calibration) if feeds else 0, n_held_out=len(held),
         threads=threads, trials=found.trials, noise=found.noise, wall_s=round(time.monotonic() - started, 3),
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _named(source: Path, folder: Path) -> Iterator[None]:
+    """Let messages name the user's model, where tools name a file that was made of it on the way."""
+    try:
+        yield
+    except KvantError as error:
+        said = re.sub(rf"(?:{re.escape(str(folder))}/)?(?:prepared-\w+|trial|node)\.onnx", str(source), str(error))
+        if said == str(error):
+            raise
+        raise type(error)(said) from error
 
 
 def for_target(kind: str, activation: Literal["uint8", "int8"], runs: Provider) -> tuple[str, Literal["uint8", "int8"]]:
@@ -254,6 +278,7 @@ def _search(
         trial = Trial(settings=settings, nodes=tuple(nodes), score=None)
         return Found(trial=trial, trials=(trial,), noise=()), "int8-dynamic"
     best: tuple[float, Found, str] | None = None
+    nothing: tuple[Found, str] | None = None
     failures: list[EngineError | BudgetError] = []
     for way in ("int8-dynamic", "int8-static") if kind == "int8" else (kind,):
         try:
@@ -261,12 +286,19 @@ def _search(
         except (EngineError, BudgetError) as error:
             failures.append(error)
             continue
+        if not left_float(prepared, found.trial.nodes)[
+            1
+        ]:  # loses nothing and is as fast as the model, since it is the model
+            nothing = nothing or (found, way)
+            continue
         seconds = 0.0
         if kind == "int8":
             seconds = latency_s(search.best, search.feeds.held_out, threads=search.judge.threads)
         if best is None or seconds < best[0]:
             best = (seconds, found, way)
             search.best.replace(search.folder / "chosen.onnx")
+    if best is None and nothing is not None:
+        return nothing
     if best is None:
         raise failures[-1]
     return best[1], best[2]

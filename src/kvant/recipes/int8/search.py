@@ -15,6 +15,7 @@ from kvant.errors import BudgetError, EngineError
 from kvant.progress import Progress
 from kvant.recipes.int8.drop import Judge, Score
 from kvant.recipes.int8.feeds import Feeds
+from kvant.recipes.words import rounded_up
 from kvant.runtime.ort_messages import Settings
 from kvant.runtime.ort_process import OrtProcess
 
@@ -83,17 +84,20 @@ class Search:
         max_drop: Most that may be lost.
         tools: Quantize.
         progress: Told of trials.
+        subject: The model as the user named it, for messages.
     """
 
     def __init__(
-        self, source: Path, judge: Judge, feeds: Feeds, folder: Path, max_drop: float, tools: Tools, progress: Progress
-    ) -> None:
+        self, source: Path, judge: Judge, feeds: Feeds, folder: Path, max_drop: float, tools: Tools,
+        progress: Progress, *, subject: Path,
+    ) -> None:  # fmt: skip
         self.source, self.judge, self.feeds, self.folder = source, judge, feeds, folder
         self.max_drop, self.progress = max_drop, progress
         self.trials: list[Trial] = []
         self.best: Path = folder / "best.onnx"
         """The model of the last trial that kept the limit."""
         self._tools = tools
+        self.subject = subject
 
     def run(self, ladder: Sequence[Settings]) -> Found:
         """Try whole-model settings in order, then keep nodes float; see the module.
@@ -120,8 +124,9 @@ class Search:
         if found is None:
             least = min(t.drop for t in self.trials[first:])
             raise BudgetError(
-                f"{self.source.name}: no int8 version loses at most {self.max_drop:g}; the best loses {least:.5f}. "
-                f"Pass --max-drop {least:.2g} or more, or calibrate on inputs that are more like those measured on."
+                f"{self.subject}: no int8 version loses at most {self.max_drop:g}; the best loses "
+                f"{rounded_up(least, 5)}. Pass --max-drop {rounded_up(least)} or more, or calibrate on inputs that are "
+                f"more like those measured on."
             )
         return Found(trial=found, trials=tuple(self.trials), noise=noise)
 

@@ -1,0 +1,134 @@
+"""Which products of a model are not int8 although they have weights, and why: a type that quantizes nothing is refused.
+
+Tools pass over what they do not know: weights of float16, operators that a type does not take, graphs inside nodes.
+"""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kvant.errors import UnsupportedFormatError
+from kvant.formats.onnx.external import tensor_bytes
+from kvant.formats.onnx.graphs import graphs_of
+from kvant.formats.onnx.reader import read_onnx
+from kvant.runtime.ort_quantize import DYNAMIC_OPERATORS, STATIC_OPERATORS
+
+if TYPE_CHECKING:
+    import onnx
+
+OPERATORS = frozenset({*DYNAMIC_OPERATORS, *STATIC_OPERATORS, "GRU", "RNN"})
+"""Those whose weights are most of a model."""
+
+
+MAX_STEPS = 8
+"""Casts and the like between weights and where they are used."""
+
+
+class LeftNode(msgspec.Struct, frozen=True, kw_only=True):
+    """A node with weights that no int8 operator computes.
+
+    Attributes:
+        node: Its name.
+        operator: What it does.
+        dtype: Element type of its weights, as NumPy calls it.
+        is_inner: It is inside another node, such as a branch of If.
+        weight_bytes: Bytes of its weights.
+    """
+
+    node: str
+    operator: str
+    dtype: str
+    is_inner: bool
+    weight_bytes: int
+
+
+def left_float(path: Path, quantized: Collection[str]) -> tuple[tuple[LeftNode, ...], int]:
+    """Return the nodes of a prepared model whose matrices of weights stay float, and how many have int8 ones.
+
+    Tools name a node quantized when only its activations are: weights of another type than float32 stay as they are.
+    """
+    import onnx
+
+    graph = read_onnx(path)
+    weights = {t.name: t for inner, _ in graphs_of(graph) for t in getattr(inner, "initializer", ()) if len(t.dims) > 1}
+    made_by = {out: node for inner, _ in graphs_of(graph) for node in inner.node for out in node.output}
+    found, n_done = [], 0
+    for inner, name in graphs_of(graph):
+        for node in inner.node:
+            held = [weights[i] for i in (_origin(i, made_by) for i in node.input) if i in weights]
+            if node.op_type not in OPERATORS or not held:
+                continue
+            kind = onnx.helper.tensor_dtype_to_np_dtype(held[0].data_type)
+            if kind.kind != "f" and kind.name != "bfloat16":
+                continue
+            if kind.name == "float32" and node.name in quantized:
+                n_done += 1
+                continue
+            found.append(
+                LeftNode(
+                    node=node.name, operator=node.op_type, dtype=kind.name, is_inner=name != "graph",
+                    weight_bytes=sum(tensor_bytes(t, path) for t in held),
+                )
+            )  # fmt: skip
+    return tuple(found), n_done
+
+
+def _origin(name: str, made_by: Mapping[str, "onnx.NodeProto"]) -> str:
+    """Follow a value back through what does not compute: weights are often cast or turned where they are used."""
+    for _ in range(MAX_STEPS):
+        node = made_by.get(name)
+        if node is None or node.op_type not in ("Cast", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze"):
+            break
+        name = node.input[0]
+    return name
+
+
+def check_some(source: Path, kind: str, n_done: int, left: Collection[LeftNode]) -> None:
+    """Refuse a result without int8 weights: it would be the model as it was, under another name.
+
+    Raises:
+        UnsupportedFormatError: There is none.
+    """
+    if n_done:
+        return
+    if not left:
+        raise UnsupportedFormatError(
+            f"{source}: has no product with weights that {kind} could make int8 (MatMul, Gemm, Gather, Conv with "
+            f"int8-static, ...). Keep the model as it is."
+        )
+    raise UnsupportedFormatError(f"{source}: none of it becomes int8: {reasons(left, kind)}. {_remedy(left, kind)}")
+
+
+def reasons(left: Collection[LeftNode], kind: str) -> str:
+    """Say why nodes stay float, alike ones together."""
+    groups: dict[str, list[LeftNode]] = {}
+    for node in left:
+        groups.setdefault(_reason(node, kind), []).append(node)
+    return "; ".join(
+        f"{len(nodes)} {'/'.join(sorted({n.operator for n in nodes}))} (first {nodes[0].node}) {why}"
+        for why, nodes in groups.items()
+    )
+
+
+def _reason(node: LeftNode, kind: str) -> str:
+    if not _takes(kind, node):
+        return f"are not among what {kind} takes"
+    if node.dtype != "float32":
+        return f"have {node.dtype} weights, and ONNX Runtime makes int8 of float32 alone"
+    return f"are inside other nodes (If, Loop), where {kind} does not reach" if node.is_inner else "stay float"
+
+
+def _takes(kind: str, node: LeftNode) -> bool:
+    return node.operator in (DYNAMIC_OPERATORS if kind == "int8-dynamic" else STATIC_OPERATORS)
+
+
+def _remedy(left: Collection[LeftNode], kind: str) -> str:
+    if not any(_takes(kind, node) for node in left):
+        return f"Use {'int8-static with --calibration-data' if kind == 'int8-dynamic' else 'int8-dynamic'}."
+    if any(node.dtype != "float32" for node in left):
+        return "Export the model in float32."
+    if any(node.is_inner for node in left):
+        return "Use int8-dynamic, or export the model without branches."
+    return "Keep the model as it is."

@@ -1,6 +1,7 @@
 """Write a model for MLX: unquantized, with the bytes that `mlx_lm.convert` gives, or encoded under Hessians."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,7 +21,7 @@ from kvant.quant.importance import Importance
 from kvant.recipes.calibration import WINDOWS, Calibration
 from kvant.recipes.calibration import calibrate as calibration_of
 from kvant.recipes.mlx_fitted import SCALE_TYPE, FittedLayers, fitted_scheme
-from kvant.tensors import n_bytes
+from kvant.tensors import LazyTensor, n_bytes
 
 FALLBACK_DTYPE = "F16"
 HEADER_BYTES = 400
@@ -119,8 +120,7 @@ def to_mlx(
             model, calibrate, windows=calibrate_windows, threads=threads, progress=progress
         )  # fmt: skip
         if max_size_bytes is not None:
-            rest = sum(n_bytes(t) for t in plain if t.name.removesuffix(WEIGHT) not in layer_shapes(plain))
-            room = max_size_bytes - rest - HEADER_BYTES * len(plain)
+            room = max_size_bytes - rest_bytes(plain)
             chosen = fitted_scheme(
                 model, calibration, room, usual=chosen.usual, other_bytes=max_size_bytes - room, threads=threads,
                 progress=progress,
@@ -141,6 +141,13 @@ def to_mlx(
         kept=tuple(path for path in layer_shapes(plain) if chosen and path not in chosen.layers),
         remarks=model.remarks, wall_s=round(time.monotonic() - started, 3),
     )  # fmt: skip
+
+
+def rest_bytes(plain: Sequence[LazyTensor]) -> int:
+    """Bytes of files that are not layers': other tensors, and the headers at most."""
+    layers = layer_shapes(plain)
+    rest = sum(n_bytes(t) for t in plain if t.name.removesuffix(WEIGHT) not in layers)
+    return rest + HEADER_BYTES * len(plain)
 
 
 def check_is_full(model: Model) -> None:

@@ -71,9 +71,9 @@ def best_plan(
     weights: Sequence[Weight], rows: Rows, calibration: Calibration, max_bytes: int, *, runs: Provider | None = None,
     dtype: Dtype = "F32", other_bytes: int = 0, threads: int = 0, progress: Progress = SILENT,
 ) -> DecoderPlan:  # fmt: skip
-    """Return the plan of the least predicted KL divergence whose matrices take at most `max_bytes`.
+    """Return the plan of the least predicted KL divergence whose files take at most `max_bytes`.
 
-    `other_bytes` is what the rest of the files takes, for messages.
+    `other_bytes` of them are not the matrices'.
 
     Raises:
         BudgetError: Even the smallest is larger.
@@ -86,12 +86,12 @@ def best_plan(
     progress.finish("weigh block types")
     least = sum(min(o.n_bytes for o in kinds) for kinds in options.values())
     most = sum(max(o.n_bytes for o in kinds) for kinds in options.values())
-    if max_bytes < least:
+    room = max_bytes - other_bytes
+    if room < least:
         raise BudgetError(
-            f"max size: {max_bytes + other_bytes} bytes are below {least + other_bytes}, the least possible. Allow at "
-            f"least that."
+            f"max size: {max_bytes} bytes are below {least + other_bytes}, the least possible. Allow at least that."
         )
-    chosen = solve(options, most).at(min(max_bytes, most))
+    chosen = solve(options, most).at(min(room, most))
     return DecoderPlan(
         name="kvant", types={name: option.kind for name, option in chosen.items()},
         predicted_kld=sum(option.cost for option in chosen.values()),

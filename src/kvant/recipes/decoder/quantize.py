@@ -125,10 +125,9 @@ def quantize_decoder(
     measured = calibration() if calibration else None
     plan = named_plan(weights, kind)
     if max_bytes is not None and measured is not None:
-        others = _other_bytes(graph, weights, dtype)
         plan = best_plan(
-            weights, rows, measured, max_bytes - others, runs=runs, dtype=dtype, other_bytes=others, threads=threads,
-            progress=progress,
+            weights, rows, measured, max_bytes, other_bytes=_other_bytes(graph, weights, dtype), runs=runs, dtype=dtype,
+            threads=threads, progress=progress,
         )  # fmt: skip
     plan, rewritten = fitting_plan(weights, plan, runs)
     curvatures = measured.curvatures if measured else diagonal(importance, model.tensors) if importance else None

@@ -120,9 +120,8 @@ def to_mlx(
             model, calibrate, windows=calibrate_windows, threads=threads, progress=progress
         )  # fmt: skip
         if max_size_bytes is not None:
-            room = max_size_bytes - rest_bytes(plain)
             chosen = fitted_scheme(
-                model, calibration, room, usual=chosen.usual, other_bytes=max_size_bytes - room, threads=threads,
+                model, calibration, max_size_bytes, usual=chosen.usual, other_bytes=rest_bytes(plain), threads=threads,
                 progress=progress,
             )  # fmt: skip
         encoder = FittedLayers(model, calibration.curvatures, threads=threads)

@@ -79,14 +79,14 @@ def fitted_scheme(
     threads: int = 0,
     progress: Progress = SILENT,
 ) -> Scheme:
-    """Return the groupings of least predicted KL divergence whose layers take at most so many bytes.
+    """Return the groupings of least predicted KL divergence whose files take at most so many bytes.
 
     Args:
         model: The full-precision model.
         calibration: What was measured of it.
-        max_bytes: Of all measured layers together.
+        max_bytes: Of all files of weights.
         usual: What config.json gives for the whole model.
-        other_bytes: What the rest of the files takes, for messages.
+        other_bytes: How many of them are not the measured layers'.
         threads: Threads; 0 for one per core.
         progress: Told of tensors.
 
@@ -95,14 +95,14 @@ def fitted_scheme(
     """
     options = grouping_options(model, calibration, threads=threads, progress=progress)
     solution = solve(options, sum(max(option.n_bytes for option in kinds) for kinds in options.values()))
-    if solution.least_bytes > max_bytes:
+    if solution.least_bytes > max_bytes - other_bytes:
         raise BudgetError(
-            f"size: {max_bytes + other_bytes} bytes are below the {solution.least_bytes + other_bytes} of 2 bits for "
+            f"size: {max_bytes} bytes are below the {solution.least_bytes + other_bytes} of 2 bits for "
             f"every layer. Allow at least that."
         )
     family = family_of_architecture(model.architecture, model.path)
     layers = {}
-    for name, option in solution.at(max_bytes).items():
+    for name, option in solution.at(max_bytes - other_bytes).items():
         theirs = family.transformers_name(name)
         assert theirs is not None, name
         layers[theirs.removesuffix(WEIGHT)] = named_grouping(option.kind)

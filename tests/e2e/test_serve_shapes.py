@@ -13,6 +13,14 @@ import pytest
 from kvant.serve.api import answer, run
 from served import TOOLS_TEMPLATE, Served, served, write_gguf
 
+STRICT_TEMPLATE = """\
+{%- for message in messages %}
+{%- if message.role == 'system' %}{{ raise_exception('There is no place for instructions') }}{%- endif %}
+{%- if (message.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Roles must alternate') }}{%- endif %}
+{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
+"""
 ASK = [{"role": "user", "content": "Hello"}]
 CONTEXT = 1536
 
@@ -31,6 +39,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("models")
     write_gguf(root / "plain.gguf", context=4096)
     write_gguf(root / "tools.gguf", template=TOOLS_TEMPLATE, seed=1, context=4096)
+    write_gguf(root / "strict.gguf", template=STRICT_TEMPLATE, seed=2, context=4096)
     with served(root, context=CONTEXT) as running:
         yield running
 
@@ -172,6 +181,22 @@ def test_a_tool_nobody_can_run_cannot_be_demanded(http: httpx2.Client) -> None:
         answer = http.post("/v1/responses", json=of_codex(tool_choice=choice))
         assert answer.status_code == 400
         assert "tool_choice" in answer.json()["error"]["message"]
+
+
+def test_a_template_that_takes_turns_alone_is_given_turns(http: httpx2.Client) -> None:
+    body = of_claude_code(model="strict", tools=[])
+    body["messages"] = [*body["messages"][:2], {"role": "user", "content": "Now"}]
+
+    assert http.post("/v1/messages", json=body).status_code == 200
+    n_tokens = http.post("/v1/messages/count_tokens", json=body).json()["input_tokens"]
+    asked = http.post("/v1/messages", json=body | {"stream": False}).json()["usage"]
+    assert n_tokens == asked["input_tokens"] + asked["cache_read_input_tokens"]
+    items = [item for item in of_codex()["input"] if item["type"] == "message"]
+    assert http.post("/v1/responses", json=of_codex(model="strict", tools=[], input=items)).status_code == 200
+    odd = [{"role": "assistant", "content": "I begin"}, *ASK]
+    refused = http.post("/v1/chat/completions", json={"model": "strict", "messages": odd})
+    assert refused.status_code == 400
+    assert "Roles must alternate" in refused.text
 
 
 # Everyday fields

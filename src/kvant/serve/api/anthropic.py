@@ -16,14 +16,16 @@ from kvant.serve.api.anthropic_types import Block, CountRequest, Message, Messag
 from kvant.serve.api.calls import Choice, arguments_text, choice_of, offered
 from kvant.serve.api.chat import Chat, Format, apply_template, opened, require, tokenize
 from kvant.serve.api.chunks import Piece, PromptDetails, ToolDelta, Usage, Whole, gather
-from kvant.serve.api.failure import ApiError, Failure, overflow
+from kvant.serve.api.failure import ApiError, Failure, TemplateRefusedError, overflow
 from kvant.serve.api.guard import guarded
 from kvant.serve.api.ids import new_id
 from kvant.serve.api.run import Job, answering, caller, streaming
 from kvant.serve.api.sampling import OPENAI_DEFAULTS, context_wanted, engine_options
 from kvant.serve.api.wire import check, endpoint, gateway, model_file, note_ignored, read
+from kvant.serve.bounded import Bounded
 from kvant.serve.library import ModelFile
 from kvant.serve.wording import error_body
+from kvant.serve.workers import Worker
 
 OVERFLOW = "prompt is too long: {tokens} tokens > {context} maximum."
 """The sentence that makes Anthropic's own client shorten a conversation."""
@@ -87,16 +89,26 @@ async def count_tokens(request: Request) -> Response:
         ) as lease:
             safe = await guarded(prompt, file, lease.worker, gateway(request))
             assert isinstance(safe, Chat)
-            _, made = await safe.request(lease.worker, gateway(request).bounded)
-            if "prompt" in made:  # rendered already
-                n_tokens = len(made["prompt"])
-            else:
-                more = {name: made[name] for name in ("tools", "chat_template_kwargs") if name in made}
-                text = await apply_template(lease.worker, safe.messages, **more)
-                n_tokens = len(await tokenize(lease.worker, text, special=False))
+            n_tokens = await _counted(safe, lease.worker, gateway(request).bounded)
         await out.whole({"input_tokens": n_tokens})
 
     return Answer(run, ANTHROPIC)
+
+
+async def _counted(prompt: Chat, worker: Worker, bounded: Bounded) -> int:
+    """Return the tokens of a prompt, as the engine would read it."""
+    try:
+        _, made = await prompt.request(worker, bounded)
+        if "prompt" in made:  # rendered already
+            return len(made["prompt"])
+        more = {name: made[name] for name in ("tools", "chat_template_kwargs") if name in made}
+        text = await apply_template(worker, prompt.messages, **more)
+    except TemplateRefusedError:
+        other = prompt.plainer()
+        if other is None:
+            raise
+        return await _counted(other, worker, bounded)
+    return len(await tokenize(worker, text, special=False))
 
 
 def _left_out(body: CountRequest) -> list[str]:

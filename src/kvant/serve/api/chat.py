@@ -15,7 +15,7 @@ import msgspec
 
 from kvant.runtime import plaintext
 from kvant.runtime.plaintext import Disguise, Trusted
-from kvant.serve.api import templates
+from kvant.serve.api import templates, turns
 from kvant.serve.api.chunks import refusal
 from kvant.serve.api.failure import ApiError, ContextExceededError
 from kvant.serve.bounded import Bounded
@@ -42,6 +42,10 @@ class Prompt(Protocol):
 
     async def shorter(self, error: ContextExceededError, worker: Worker) -> Self | None:
         """Return a prompt that is shorter, for a client that asked for that; None if nothing can be left out."""
+        ...
+
+    def plainer(self) -> Self | None:
+        """Return a prompt in a form that more templates take; None if there is none."""
         ...
 
 
@@ -188,6 +192,11 @@ class Chat:
             eos_token=str(known.get("eos_token", "")), arguments=arguments, tools=tools or None,
         )  # fmt: skip
 
+    def plainer(self) -> Self | None:
+        """See `Prompt`."""
+        messages = turns.plainer(self.messages)
+        return None if messages is None else dataclasses.replace(self, messages=messages)
+
     async def shorter(self, error: ContextExceededError, worker: Worker) -> Self | None:  # noqa: ARG002
         """Return the conversation without its oldest messages; instructions and the last message stay."""
         if self.context:
@@ -258,6 +267,10 @@ class Text:
         if self.suffix is not None:
             return INFILL, body | {"input_prefix": self.text, "input_suffix": self.suffix}
         return TEXT, body | {"prompt": self.text}
+
+    def plainer(self) -> Self | None:
+        """See `Prompt`."""
+        return None
 
     async def shorter(self, error: ContextExceededError, worker: Worker) -> Self | None:
         """Return the text without its beginning."""

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from kvant.errors import EngineError
-from kvant.serve.api.failure import ApiError, ContextExceededError
+from kvant.serve.api.failure import ApiError, ContextExceededError, TemplateRefusedError
 
 
 class TopLogprob(msgspec.Struct):
@@ -238,6 +238,8 @@ def refusal(status: int, answer: Any) -> ApiError:
     kind = error.get("type")
     if kind == "exceed_context_size_error":
         return ContextExceededError(int(error.get("n_prompt_tokens", 0)), int(error.get("n_ctx", 0)))
+    if "raise_exception" in message and 400 <= status < 600:
+        return TemplateRefusedError(f"engine: {message}. Mend the request.", code="invalid_request")
     code = error.get("code")
     status = code if isinstance(code, int) and 400 <= code < 600 else status
     if status == 501:

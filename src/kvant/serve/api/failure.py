@@ -24,6 +24,10 @@ class ApiError(KvantError):
         self.param = param
 
 
+class TemplateRefusedError(ApiError):
+    """A conversation that the model's template does not take as it is."""
+
+
 class ContextExceededError(ApiError):
     """A prompt longer than the context; each API has a sentence for it that clients look for, see `overflow`.
 

@@ -3,6 +3,7 @@
 Source: OpenAI's API reference.
 """
 
+import re
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -48,6 +49,7 @@ MAX_BIASES = 1024
 MAX_ARGUMENT = 100
 DONE = b"data: [DONE]\n\n"
 _USAGE_ONLY = b'{"choices":[],'
+_WORD = re.compile(r"[A-Za-z0-9_.-]{0,100}")
 _encode = msgspec.json.Encoder().encode
 _SAME = (
     "temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "top_k", "min_p", "typical_p",
@@ -157,7 +159,8 @@ def _thinking(body: ChatRequest) -> dict[str, Any]:
 def _may_be_told(name: str, value: Any) -> bool:
     """Whether a template may be told a value: a word, a number or a truth value under a name that is free."""
     is_free = name.isidentifier() and not name.startswith("_") and name not in TEMPLATES_OWN
-    return is_free and isinstance(value, str | bool | int | float | None) and len(str(value)) <= MAX_ARGUMENT
+    is_word = isinstance(value, str) and _WORD.fullmatch(value) is not None
+    return is_free and (is_word or isinstance(value, bool | int | float | None))
 
 
 def context_of(body: Sampling | EmbeddingRequest, file: ModelFile) -> int | None:

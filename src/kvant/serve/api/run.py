@@ -17,7 +17,7 @@ from kvant.errors import EngineReplyError
 from kvant.serve.api.answer import Output
 from kvant.serve.api.chat import CHAT, MAX_TRIES, Chat, Prompt
 from kvant.serve.api.chunks import Piece, Usage, chat_piece, is_progress, refusal, text_piece
-from kvant.serve.api.failure import ContextExceededError
+from kvant.serve.api.failure import ContextExceededError, TemplateRefusedError
 from kvant.serve.api.forced import forced_call
 from kvant.serve.api.guard import guarded
 from kvant.serve.api.wire import gateway
@@ -121,28 +121,32 @@ async def answering(job: Job) -> AsyncIterator[Answering]:
         )
         prompt, truncated = await guarded(job.prompt, job.file, lease.worker, here), False
         for _ in range(MAX_TRIES):
-            path, body = await prompt.request(lease.worker, here.bounded)
-            if job.stream:
-                body["return_progress"] = True
-            events = lease.worker.stream(path, body)
+            events = None
             try:
+                path, body = await prompt.request(lease.worker, here.bounded)
+                if job.stream:
+                    body["return_progress"] = True
+                events = lease.worker.stream(path, body)
                 first = _sound(await anext(events))
                 break
             except EngineReplyError as error:
                 reason = refusal(error.status, error.body)
-            except ContextExceededError as error:
+            except (ContextExceededError, TemplateRefusedError) as error:
                 reason = error
             except StopAsyncIteration:
                 reason = refusal(500, {"error": "ended without an answer"})
-            await events.aclose()  # type: ignore[attr-defined]
+            if events is not None:
+                await events.aclose()  # type: ignore[attr-defined]
+            other = None
             if isinstance(reason, ContextExceededError):
                 reason.n_trained = job.file.facts.context_length
-            shorter = None
-            if job.truncate and isinstance(reason, ContextExceededError):
-                shorter = await prompt.shorter(reason, lease.worker)
-            if shorter is None:
+                other = await prompt.shorter(reason, lease.worker) if job.truncate else None
+                truncated = True
+            elif isinstance(reason, TemplateRefusedError):
+                other = prompt.plainer()
+            if other is None:
                 raise reason
-            prompt, truncated = shorter, True
+            prompt = other
         else:
             raise reason
         stack.push_async_callback(events.aclose)  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from typing import Any
 
 from kvant.errors import LimitError, ModelfileError
 from kvant.hub.gotemplate import MAX_CHARACTERS, is_go_template, jinja_of
-from kvant.serve.api.failure import ApiError
+from kvant.serve.api.failure import ApiError, TemplateRefusedError
 from kvant.serve.bounded import Bounded, Refused, Render, Text
 
 MAX_TEMPLATE_CHARACTERS = MAX_CHARACTERS
@@ -60,6 +60,6 @@ def render(
     except LimitError as error:
         raise ApiError(str(error), param="template") from None
     if isinstance(reply, Refused):
-        raise ApiError(f"template: {reply.reason}. Use another one.", param="template")
+        raise TemplateRefusedError(f"template: {reply.reason}. Use another one.", param="template")
     assert isinstance(reply, Text)
     return reply.text

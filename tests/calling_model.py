@@ -92,8 +92,8 @@ def _tokenizer(texts: dict[str, str]) -> Tokenizer:
 def _weights(tokenizer: Tokenizer, texts: dict[str, str]) -> dict[str, np.ndarray]:
     """Return the tensors: what is due is followed by its text, and that by the end."""
     size = tokenizer.get_vocab_size()
-    signs = np.random.default_rng(1).choice([-1.0, 1.0], (size, HIDDEN)).astype(np.float32)
-    head = np.zeros((size, HIDDEN), np.float32)
+    signs: np.ndarray = np.random.default_rng(1).choice([-1.0, 1.0], (size, HIDDEN)).astype(np.float32)
+    head: np.ndarray = np.zeros((size, HIDDEN), np.float32)
     for due, text in texts.items():
         head[tokenizer.token_to_id(text)] += GAIN * signs[tokenizer.token_to_id(due)]
         head[tokenizer.token_to_id(END)] += GAIN * signs[tokenizer.token_to_id(text)]
@@ -103,7 +103,9 @@ def _weights(tokenizer: Tokenizer, texts: dict[str, str]) -> dict[str, np.ndarra
         "self_attn.o_proj": (HIDDEN, HIDDEN), "mlp.gate_proj": (HIDDEN, HIDDEN), "mlp.up_proj": (HIDDEN, HIDDEN),
         "mlp.down_proj": (HIDDEN, HIDDEN),
     }  # fmt: skip
-    found = {f"{layer}{name}.weight": np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    found: dict[str, np.ndarray] = {
+        f"{layer}{name}.weight": np.zeros(shape, np.float32) for name, shape in shapes.items()
+    }
     for name in (f"{layer}input_layernorm", f"{layer}post_attention_layernorm", "model.norm"):
         found[f"{name}.weight"] = np.ones(HIDDEN, np.float32)
     return found | {"model.embed_tokens.weight": signs, "lm_head.weight": head}

@@ -22,6 +22,17 @@ HIDDEN, GAIN = 256, 0.25
 END, DUE = "<|im_end|>", "<|answer|>"
 _GENERATION = "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 
+THINKING_TEMPLATE = """\
+{%- for message in messages %}
+{{- '<|im_start|>' + message.role + '\\n' }}
+{%- if message.reasoning_content %}{{- '<think>\\n' + message.reasoning_content + '\\n</think>\\n\\n' }}{%- endif %}
+{{- message.content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\\n' }}
+{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}
+{%- endif %}"""
+
 
 def write_calling_model(path: Path, calls: dict[str, dict[str, Any]], answer: str, *, context: int = 65536) -> Path:
     """Write the model as GGUF.
@@ -32,10 +43,21 @@ def write_calling_model(path: Path, calls: dict[str, dict[str, Any]], answer: st
         answer: What is said when a tool's result is there.
         context: Tokens it can read.
     """
+    table = {f"<|call {name}|>": _call(name, arguments) for name, arguments in calls.items()} | {DUE: answer}
+    return _write(path, table, [*table], _template([*calls]), context)
+
+
+def write_thinking_model(path: Path, thought: str, answer: str, *, context: int = 2048) -> Path:
+    """Write, as GGUF, a model that thinks before its answer, unless its prompt ends in the empty block of thinking."""
+    table = {"Ċ": f"<think>\n{thought}\n</think>\n\n{answer}", "ĊĊ": answer}  # byte-level for one and two line ends
+    return _write(path, table, [], THINKING_TEMPLATE, context)
+
+
+def _write(path: Path, table: dict[str, str], due: list[str], template: str, context: int) -> Path:
+    """Write a model that answers a token with a text; `due` are tokens that only the template can write."""
     source = path.with_suffix("")
     source.mkdir()
-    texts = {f"<|call {name}|>": _call(name, arguments) for name, arguments in calls.items()} | {DUE: answer}
-    tokenizer = _tokenizer(texts)
+    tokenizer = _tokenizer(due, [*table.values()])
     tokenizer.save(str(source / "tokenizer.json"))
     size = tokenizer.get_vocab_size()
     config = {
@@ -45,9 +67,9 @@ def write_calling_model(path: Path, calls: dict[str, dict[str, Any]], answer: st
         "tie_word_embeddings": False, "eos_token_id": tokenizer.token_to_id(END), "torch_dtype": "bfloat16",
     }  # fmt: skip
     (source / "config.json").write_text(json.dumps(config))
-    told = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "chat_template": _template([*calls])}
+    told = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "chat_template": template}
     (source / "tokenizer_config.json").write_text(json.dumps(told))
-    write_safetensors(source / "model.safetensors", _weights(tokenizer, texts), "BF16")
+    write_safetensors(source / "model.safetensors", _weights(tokenizer, table), "BF16")
     convert(source, path, to="gguf")
     return path
 
@@ -72,7 +94,7 @@ def _template(names: list[str]) -> str:
     return TOOLS_TEMPLATE.replace(_GENERATION, turn)
 
 
-def _tokenizer(texts: dict[str, str]) -> Tokenizer:
+def _tokenizer(due: list[str], texts: list[str]) -> Tokenizer:
     """Return a byte-level tokenizer in which what is due, and each text, is one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -83,18 +105,18 @@ def _tokenizer(texts: dict[str, str]) -> Tokenizer:
     trainer = trainers.BpeTrainer(vocab_size=4096, initial_alphabet=alphabet, show_progress=False)
     docs = Path(__file__).parents[1] / "docs"
     tokenizer.train_from_iterator([page.read_text() for page in sorted(docs.rglob("*.md"))], trainer)
-    specials = ["<|endoftext|>", "<|im_start|>", END, *texts]
+    specials = ["<|endoftext|>", "<|im_start|>", END, *due]
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in specials])
-    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in texts.values()])
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in texts])
     return tokenizer
 
 
-def _weights(tokenizer: Tokenizer, texts: dict[str, str]) -> dict[str, np.ndarray]:
-    """Return the tensors: what is due is followed by its text, and that by the end."""
+def _weights(tokenizer: Tokenizer, table: dict[str, str]) -> dict[str, np.ndarray]:
+    """Return the tensors: a token is followed by its text, and that by the end."""
     size = tokenizer.get_vocab_size()
     signs: np.ndarray = np.random.default_rng(1).choice([-1.0, 1.0], (size, HIDDEN)).astype(np.float32)
     head: np.ndarray = np.zeros((size, HIDDEN), np.float32)
-    for due, text in texts.items():
+    for due, text in table.items():
         head[tokenizer.token_to_id(text)] += GAIN * signs[tokenizer.token_to_id(due)]
         head[tokenizer.token_to_id(END)] += GAIN * signs[tokenizer.token_to_id(text)]
     layer, kv = "model.layers.0.", HIDDEN // 4

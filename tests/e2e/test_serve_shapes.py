@@ -10,6 +10,7 @@ import ollama
 import openai
 import pytest
 
+from calling_model import write_thinking_model
 from kvant.serve.api import answer, run
 from served import TOOLS_TEMPLATE, Served, served, write_gguf
 
@@ -39,6 +40,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("models")
     write_gguf(root / "plain.gguf", context=4096)
     write_gguf(root / "tools.gguf", template=TOOLS_TEMPLATE, seed=1, context=4096)
+    write_thinking_model(root / "thinks.gguf", "Easy.", "Five.")
     write_gguf(root / "strict.gguf", template=STRICT_TEMPLATE, seed=2, context=4096)
     with served(root, context=CONTEXT) as running:
         yield running
@@ -197,6 +199,20 @@ def test_a_template_that_takes_turns_alone_is_given_turns(http: httpx2.Client) -
     refused = http.post("/v1/chat/completions", json={"model": "strict", "messages": odd})
     assert refused.status_code == 400
     assert "Roles must alternate" in refused.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_anthropics_api_thinks_only_where_it_is_asked(http: httpx2.Client, stream: bool) -> None:
+    body = {"model": "thinks", "max_tokens": 20, "messages": [{"role": "user", "content": "2+3?"}], "stream": stream}
+
+    def kinds(**more: Any) -> list[str]:
+        answer = http.post("/v1/messages", json=body | more)
+        if not stream:
+            return [block["type"] for block in answer.json()["content"]]
+        return [event["content_block"]["type"] for event in events(answer.text) if "content_block" in event]
+
+    assert kinds() == kinds(thinking={"type": "disabled"}) == ["text"]
+    assert kinds(thinking={"type": "adaptive"}) == ["thinking", "text"]
 
 
 # Everyday fields

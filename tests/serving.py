@@ -12,10 +12,10 @@ from typing import Any
 from kvant.errors import WorkerError
 from kvant.hub.manifest import ModelSettings
 from kvant.serve import logs
-from kvant.serve.extent import Extent
 from kvant.serve.library import Facts, ModelFile
 from kvant.serve.scheduler import Scheduler
 from kvant.serve.settings import Settings
+from kvant.serve.sizing import Size
 
 MB = 1_000_000
 
@@ -90,11 +90,11 @@ class FakeEngines:
         self.error: WorkerError | None = None
         self.events: list[tuple[str, str]] = []
 
-    async def start(self, file: ModelFile, extent: Extent, size_bytes: int) -> FakeWorker:  # noqa: ARG002
+    async def start(self, file: ModelFile, size: Size) -> FakeWorker:
         await self.gate.wait()
         if self.error is not None:
             raise self.error
-        worker = FakeWorker(file.name, extent.context)
+        worker = FakeWorker(file.name, size.extent.context)
         self.started.append(worker)
         return worker
 
@@ -113,7 +113,7 @@ def scheduler(engines: FakeEngines, *, model_bytes: int = 100 * MB, **settings: 
     settings.setdefault("max_ram_bytes", 10**12)
     return Scheduler(
         Settings(**settings), observer=engines, start=engines.start,
-        predict=lambda file, extent: model_bytes + extent.context + extent.batch,  # noqa: ARG005
+        predict=lambda _: lambda extent, _: model_bytes + extent.context + extent.batch,
     )  # fmt: skip
 
 

@@ -23,8 +23,16 @@ MaxRamOption = Annotated[
     str | None,
     typer.Option(envvar="KVANT_MAX_RAM", help="Memory for all models; default: what is free.", show_default=False),
 ]
-ContextOption = Annotated[int, typer.Option(envvar="KVANT_CONTEXT", help="Tokens of context of a request.")]
-ParallelOption = Annotated[int, typer.Option(envvar="KVANT_PARALLEL", help="Requests a model answers at a time.")]
+ContextOption = Annotated[
+    int | None,
+    typer.Option(
+        envvar="KVANT_CONTEXT", show_default=False,
+        help="Tokens of context of a request that names none; default: the model's own, as far as memory reaches.",
+    ),
+]  # fmt: skip
+ParallelOption = Annotated[
+    int, typer.Option(envvar="KVANT_PARALLEL", help="Requests a model answers at a time, as far as memory reaches.")
+]
 ThreadsOption = Annotated[int, typer.Option(envvar="KVANT_THREADS", help="Threads of an engine; 0: one per core.")]
 KeepAliveOption = Annotated[
     float, typer.Option(envvar="KVANT_KEEP_ALIVE", help="Seconds an idle model stays; negative: for ever.")
@@ -90,7 +98,7 @@ def serve(
     port: PortOption = 11500,
     models: ModelsOption = None,
     max_ram: MaxRamOption = None,
-    context: ContextOption = 4096,
+    context: ContextOption = None,
     parallel: ParallelOption = 4,
     threads: ThreadsOption = 0,
     keep_alive: KeepAliveOption = 300.0,
@@ -133,7 +141,7 @@ def serve(
             f"kvant serve: {error.name} is not installed. Run: pip install 'kvant[serve]'"
         ) from None
     _check_numbers(
-        {"--parallel": parallel, "--context": context, "--max-connections": max_connections},
+        {"--parallel": parallel, "--context": 1 if context is None else context, "--max-connections": max_connections},
         {"--max-queue": max_queue, "--threads": threads},
     )
     if speculate not in SPECULATIONS or log_format not in ("json", "text"):

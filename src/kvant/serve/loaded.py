@@ -8,6 +8,7 @@ from datetime import datetime
 from kvant.serve.extent import Extent
 from kvant.serve.library import ModelFile
 from kvant.serve.queue import FairQueue
+from kvant.serve.sizing import Size
 from kvant.serve.workers import Worker
 
 
@@ -20,6 +21,7 @@ class LoadedModel:
         size_bytes: Predicted memory.
         expires_at: When it will be unloaded if nobody asks for it, UTC; None for never.
         context: Tokens of context of one request.
+        parallel: Requests that it answers at a time.
         in_use: Requests it is answering.
         pid: Its process.
     """
@@ -28,6 +30,7 @@ class LoadedModel:
     size_bytes: int
     expires_at: datetime | None
     context: int
+    parallel: int
     in_use: int
     pid: int
 
@@ -37,8 +40,7 @@ class Loaded:
     """A worker's place in memory, from the decision to load it until its process has gone."""
 
     file: ModelFile
-    extent: Extent
-    size_bytes: int
+    size: Size
     keep_alive_s: float
     worker: Worker | None = None
     load_s: float = 0.0
@@ -46,6 +48,11 @@ class Loaded:
     last_used: float = 0.0
     stopping: bool = False
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def size_bytes(self) -> int:
+        """Predicted memory."""
+        return self.size.size_bytes
 
     @property
     def expires(self) -> float:
@@ -71,7 +78,9 @@ class Known:
     def serves(self, extent: Extent) -> bool:
         """Whether what is loaded does for a request; a smaller one does not need a reload."""
         loaded = self.loaded
-        return loaded is not None and loaded.extent.covers(extent) and _identity(loaded.file) == _identity(self.file)
+        if loaded is None or _identity(loaded.file) != _identity(self.file):
+            return False
+        return loaded.size.extent.covers(extent)
 
 
 def _identity(file: ModelFile) -> tuple[str, str | None]:

@@ -1,6 +1,7 @@
 """How much memory a worker will take, before it is started."""
 
 import platform
+from collections.abc import Callable
 
 from kvant.devices.limits import memory
 from kvant.devices.memory import BATCH_TOKENS, predict_ram, repacked_bytes
@@ -10,6 +11,7 @@ from kvant.serve.engines.base import Start
 from kvant.serve.extent import Extent
 from kvant.serve.library import ModelFile
 from kvant.serve.settings import Settings
+from kvant.serve.sizing import Predict, Size
 
 UNKNOWN_MACHINE_BYTES = 4 << 30
 # Address space is taken by the file, by libraries, by every thread's stack and heap; only a part is ever resident.
@@ -25,22 +27,26 @@ def limit_bytes(settings: Settings) -> int:
     return found.available_bytes if found else UNKNOWN_MACHINE_BYTES
 
 
-def predicted_bytes(file: ModelFile, extent: Extent, settings: Settings) -> int:
-    """Return the predicted resident memory of a worker.
+def prediction(file: ModelFile, settings: Settings) -> Predict:
+    """Return what predicts the resident memory of a worker; headers are read here, once.
 
     Args:
         file: The model.
-        extent: Context of one request, and the longest text that is read at once.
-        settings: For how many requests at a time, and whether with a draft model.
+        settings: Whether with a draft model, and the memory for prompts.
 
     Raises:
         FormatError: A file is damaged.
     """
-    cells = extent.context * settings.parallel
-    batch = _batch(file, extent) or BATCH_TOKENS
-    total = _predicted(read_gguf(file.path), file.size_bytes, cells, batch) + settings.prompt_cache_bytes
+    own = _predicted(read_gguf(file.path), file.size_bytes)
+    draft = None
     if settings.speculate == "draft" and settings.draft is not None:
-        total += _predicted(read_gguf(settings.draft), settings.draft.stat().st_size, cells, BATCH_TOKENS)
+        draft = _predicted(read_gguf(settings.draft), settings.draft.stat().st_size)
+
+    def total(extent: Extent, parallel: int) -> int:
+        cells = extent.context * parallel
+        guesses = draft(cells, BATCH_TOKENS) if draft else 0
+        return own(cells, _batch(file, extent) or BATCH_TOKENS) + guesses + settings.prompt_cache_bytes
+
     return total
 
 
@@ -54,25 +60,25 @@ def makes_vectors(file: ModelFile) -> bool:
     return file.capabilities == ["embedding"]
 
 
-def _predicted(model: Model, size_bytes: int, cells: int, batch: int) -> int:
+def _predicted(model: Model, size_bytes: int) -> Callable[[int, int], int]:
     types = {name: tensor.block_type for name, tensor in model.tensors.items()}
     shapes = {name: tensor.shape for name, tensor in model.tensors.items()}
     repacked = repacked_bytes(types, shapes, platform.machine())
-    return predict_ram(model, size_bytes, cells, repacked=repacked, batch=batch).total_bytes
+    return lambda cells, batch: predict_ram(model, size_bytes, cells, repacked=repacked, batch=batch).total_bytes
 
 
-def start_message(file: ModelFile, extent: Extent, predicted: int, settings: Settings) -> Start:
+def start_message(file: ModelFile, size: Size, settings: Settings) -> Start:
     """Return what a worker for a model is told."""
-    http_threads = settings.parallel + HTTP_THREADS_SPARE
+    http_threads = size.parallel + HTTP_THREADS_SPARE
     threads = http_threads + (settings.threads or 64)
     return Start(
-        path=str(file.path), name=file.name, api_key="", context=extent.context, batch=_batch(file, extent),
-        parallel=settings.parallel,
+        path=str(file.path), name=file.name, api_key="", context=size.extent.context,
+        batch=_batch(file, size.extent), parallel=size.parallel,
         threads=settings.threads, http_threads=http_threads,
         embedding=makes_vectors(file),
         template=file.settings.template, speculate=settings.speculate,
         draft=str(settings.draft) if settings.draft else None,
         prompt_cache_bytes=settings.prompt_cache_bytes,
-        address_space_bytes=ADDRESS_SPACE_FACTOR * predicted + ADDRESS_SPACE_BYTES + threads * THREAD_BYTES,
+        address_space_bytes=ADDRESS_SPACE_FACTOR * size.size_bytes + ADDRESS_SPACE_BYTES + threads * THREAD_BYTES,
         open_files=FILES_SPARE + 4 * http_threads,
     )  # fmt: skip

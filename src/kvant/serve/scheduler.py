@@ -18,20 +18,20 @@ from typing import Protocol
 
 from kvant.devices.memory import BATCH_TOKENS
 from kvant.errors import KvantError, ModelTooLargeError, QueueFullError, WorkerError
-from kvant.serve.extent import Extent
 from kvant.serve.lease import Lease, RetryingWorker
 from kvant.serve.library import ModelFile
 from kvant.serve.loaded import Known, Loaded, LoadedModel
-from kvant.serve.memory import limit_bytes, predicted_bytes, start_message
+from kvant.serve.logs import log
+from kvant.serve.memory import limit_bytes, prediction, start_message
 from kvant.serve.queue import FairQueue, Ticket
 from kvant.serve.settings import Settings
+from kvant.serve.sizing import Predict, Size, size_for
 from kvant.serve.workers import Worker, start_worker
 
 BACKOFF_S, BACKOFF_MOST_S = 0.5, 30.0
 HEALTH_EVERY_S = 15.0
-CONTEXT_STEP = 256
 RETRY_LEAST_S, RETRY_MOST_S = 1.0, 60.0
-Start = Callable[[ModelFile, Extent, int], Awaitable[Worker]]
+Start = Callable[[ModelFile, Size], Awaitable[Worker]]
 
 
 class Observer(Protocol):
@@ -48,8 +48,8 @@ class Scheduler:
     Args:
         settings: Limits.
         observer: Told of queue times, loads and crashes.
-        start: Starts a worker for a model, its extent and a predicted size; by default a process.
-        predict: Predicted memory of a model of an extent, bytes.
+        start: Starts a worker of a size for a model; by default a process.
+        predict: Returns what predicts the memory of a model.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class Scheduler:
         *,
         observer: Observer | None = None,
         start: Start | None = None,
-        predict: Callable[[ModelFile, Extent], int] | None = None,
+        predict: Callable[[ModelFile], Predict] | None = None,
     ) -> None:
         self.settings, self.observer = settings, observer
         self.limit_bytes = limit_bytes(settings)
         self._start = start or self._start_process
-        self._predict = predict or (lambda file, extent: predicted_bytes(file, extent, settings))
-        self._sizes: dict[tuple[str, Extent], int] = {}
+        self._predict = predict or (lambda file: prediction(file, settings))
+        self._sizes: dict[tuple[str, int | None, int], Size] = {}
         self._known: dict[str, Known] = {}
         self._places: set[Loaded] = set()
         self._numbers = itertools.count()
@@ -125,21 +125,33 @@ class Scheduler:
                 self._mean_s += 0.1 * (clock() - begun - queued_s - self._mean_s)
                 self._release(loaded, keep_alive, succeeded=loaded.worker is not None and loaded.worker.alive)
 
-    async def size_bytes(self, file: ModelFile, extent: Extent) -> int:
-        """Return the predicted memory of a model; its header is read in a thread, once."""
-        key = (file.digest, extent)
+    async def sizing(self, file: ModelFile, context: int | None, batch: int = 0) -> Size:
+        """Return the size of a model's worker for a request: what it asks for, the setting, or what fits.
+
+        The model's header is read in a thread, once for each context and batch.
+        """
+        wanted = context or self.settings.context
+        key = (file.digest, wanted, batch)
         if key not in self._sizes:
-            self._sizes[key] = await asyncio.to_thread(self._predict, file, extent)
+            size = await asyncio.to_thread(self._size, file, wanted, batch)
+            self._sizes[key] = size
+            self._sizes.setdefault((file.digest, *size.extent), size)
         return self._sizes[key]
 
-    def context_for(self, file: ModelFile, context: int | None) -> int:
-        """Return the context a request gets: what it asks for or the setting, at most what the model can.
+    def _size(self, file: ModelFile, wanted: int | None, batch: int) -> Size:
+        predict = self._predict(file)
 
-        Rounded up as the engine does: what clients ask for makes few sizes, and few reasons to load again.
-        """
-        trained = file.facts.context_length
-        wanted = -(-max(1, context or self.settings.context) // CONTEXT_STEP) * CONTEXT_STEP
-        return min(wanted, trained) if trained else wanted
+        def size(context: int | None, batch: int) -> Size:
+            return size_for(
+                context, batch=batch, trained=file.facts.context_length, parallel=self.settings.parallel,
+                limit_bytes=self.limit_bytes, predict=predict,
+            )  # fmt: skip
+
+        if wanted is None and batch:  # the same context as without, so that neither of the two unloads the other
+            same = size(size(None, 0).extent.context, batch)
+            if same.size_bytes <= self.limit_bytes:
+                return same
+        return size(wanted, batch)
 
     # Looking
 
@@ -150,7 +162,8 @@ class Scheduler:
         places.sort(key=lambda place: -place.expires)
         return [
             LoadedModel(
-                file=place.file, size_bytes=place.size_bytes, context=place.extent.context, in_use=place.in_use,
+                file=place.file, size_bytes=place.size_bytes, context=place.size.extent.context,
+                parallel=place.size.parallel, in_use=place.in_use,
                 pid=place.worker.pid if place.worker else 0,
                 expires_at=None if place.keep_alive_s < 0 else wall + timedelta(seconds=_left(place, now)),
             )
@@ -229,15 +242,15 @@ class Scheduler:
         self, file: ModelFile, caller: str, context: int | None, batch: int, *, first: bool = False
     ) -> Loaded:
         """Wait for a slot of the model's worker and take it."""
-        wanted = Extent(self.context_for(file, context), batch_for(batch))
-        need = await self.size_bytes(file, wanted)
+        size = await self.sizing(file, context, batch_for(batch))
+        wanted, need = size.extent, size.size_bytes
         if need > self.limit_bytes:
             at_once = f", read {wanted.batch} at once" if wanted.batch else ""
             less = "Send shorter texts" if wanted.batch else "Ask for a smaller context"
             raise ModelTooLargeError(
-                f"model {file.name!r}: needs {need / 1e6:,.0f} MB at {self.settings.parallel} x {wanted.context} "
-                f"tokens of context{at_once}, above the limit of {self.limit_bytes / 1e6:,.0f} MB. {less}, start the "
-                "gateway with less --parallel or more --max-ram, or take a smaller variant.",
+                f"model {file.name!r}: needs {need / 1e6:,.0f} MB at {wanted.context} tokens of context{at_once}, "
+                f"above the limit of {self.limit_bytes / 1e6:,.0f} MB. {less}, start the gateway with more --max-ram, "
+                "or take a smaller variant.",
                 need_bytes=need, limit_bytes=self.limit_bytes,
             )  # fmt: skip
         known = self._known.setdefault(file.name, Known(file=file))
@@ -312,14 +325,13 @@ class Scheduler:
                 self._background(self._stop(place, "reloaded"))
             if place is not None or now < known.not_before or self._is_leaving(known):
                 continue
-            extent = known.queue.extent
-            size = self._sizes.get((known.file.digest, extent))
-            if size is None:  # the file changed while requests for it wait
-                extent = head.extent
-                size = self._sizes.get((known.file.digest, extent), known.file.size_bytes)
-            if not self._make_room(size, known):
+            size = self._sizes.get((known.file.digest, *known.queue.extent))
+            if size is None:  # nobody asked for just this, or the file changed while requests for it wait
+                unknown = Size(extent=head.extent, parallel=1, size_bytes=known.file.size_bytes)
+                size = self._sizes.get((known.file.digest, *head.extent), unknown)
+            if not self._make_room(size.size_bytes, known):
                 return _oldest(known)
-            self._load(known, extent, size)
+            self._load(known, size)
         return None
 
     def _is_leaving(self, known: Known) -> bool:
@@ -352,7 +364,7 @@ class Scheduler:
         place = known.loaded
         while place is not None and place.worker is not None and place.worker.alive and not place.stopping:
             ticket = known.queue.peek()
-            if ticket is None or place.in_use >= self.settings.parallel or not known.serves(ticket.extent):
+            if ticket is None or place.in_use >= place.size.parallel or not known.serves(ticket.extent):
                 return
             if blocked is not None and ticket.number > blocked:
                 return
@@ -376,8 +388,8 @@ class Scheduler:
         soonest = min((t for t in times if t > now), default=math.inf)
         self._timer = loop.call_at(soonest, self._dispatch) if soonest < math.inf else None
 
-    def _load(self, known: Known, extent: Extent, size: int) -> None:
-        place = Loaded(file=known.file, extent=extent, size_bytes=size, keep_alive_s=self.settings.keep_alive_s)
+    def _load(self, known: Known, size: Size) -> None:
+        place = Loaded(file=known.file, size=size, keep_alive_s=self.settings.keep_alive_s)
         known.loaded = place
         self._places.add(place)
         task = self._background(self._run(known, place))
@@ -388,7 +400,7 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         try:
-            worker = await self._start(place.file, place.extent, place.size_bytes)
+            worker = await self._start(place.file, place.size)
         except (KvantError, OSError) as error:
             self._forget(known, place)
             self._failed(known)
@@ -402,6 +414,7 @@ class Scheduler:
             self._forget(known, place)
             raise
         place.worker, place.load_s, place.last_used = worker, loop.time() - begun, loop.time()
+        log.info("model loaded", extra={"fields": _told(place)})
         if self.observer:
             self.observer.loaded(place.file.name, place.load_s, place.size_bytes)
         self._dispatch()
@@ -461,8 +474,8 @@ class Scheduler:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _start_process(self, file: ModelFile, extent: Extent, size_bytes: int) -> Worker:
-        message = start_message(file, extent, size_bytes, self.settings)
+    async def _start_process(self, file: ModelFile, size: Size) -> Worker:
+        message = start_message(file, size, self.settings)
         return await start_worker(message, timeout_s=self.settings.load_timeout_s)
 
 
@@ -475,6 +488,15 @@ def _oldest(known: Known) -> int:
     number = known.queue.oldest
     assert number is not None
     return number
+
+
+def _told(place: Loaded) -> dict[str, object]:
+    """What the log says of a model that was loaded."""
+    size = place.size
+    return {
+        "model": place.file.name, "context": size.extent.context, "trained": place.file.facts.context_length,
+        "parallel": size.parallel, "predicted_mb": size.size_bytes // 1_000_000, "seconds": round(place.load_s, 2),
+    }  # fmt: skip
 
 
 def _left(place: Loaded, now: float) -> float:

@@ -17,8 +17,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         port: Port to listen on; 0 for a free one.
         models: Directory of GGUF files; None for the local store.
         max_ram_bytes: Memory that all models together may take, as predicted; None for what is free at the start.
-        context: Tokens of context of a request that does not say; at most what the model was trained for.
-        parallel: Requests that one model answers at a time.
+        context: Tokens of context of a request that does not say; at most what the model was trained for, and None
+            for that or what fits into memory.
+        parallel: Most requests that one model answers at a time.
         threads: Threads of an engine; 0 for one per core.
         keep_alive_s: Seconds that an idle model stays loaded; 0 for none, negative for ever.
         max_queue: Requests that may wait, all models together.
@@ -47,7 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: int = DEFAULT_PORT
     models: Path | None = None
     max_ram_bytes: int | None = None
-    context: int = 4096
+    context: int | None = None
     parallel: int = 4
     threads: int = 0
     keep_alive_s: float = 300.0

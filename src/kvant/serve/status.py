@@ -19,6 +19,7 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
         name: Its name.
         pid: Its worker's process; 0 if it is not loaded.
         context: Tokens of context of one request.
+        parallel: Requests that it answers at a time.
         running: Requests being answered.
         waiting: Requests that wait.
         predicted_bytes: Memory predicted for it.
@@ -29,6 +30,7 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     pid: int = 0
     context: int = 0
+    parallel: int = 0
     running: int = 0
     waiting: int = 0
     predicted_bytes: int = 0
@@ -76,6 +78,7 @@ def gateway_status(scheduler: Scheduler) -> GatewayStatus:
             name=name, running=running.get(name, 0), waiting=waiting.get(name, 0), predicted_bytes=sizes.get(name, 0),
             pid=loaded[name].pid if name in loaded else 0,
             context=loaded[name].context if name in loaded else 0,
+            parallel=loaded[name].parallel if name in loaded else 0,
             resident_bytes=resident_bytes(loaded[name].pid) if name in loaded else None,
             expires_at=loaded[name].expires_at if name in loaded else None,
         )

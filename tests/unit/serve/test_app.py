@@ -44,7 +44,7 @@ def test_a_request_is_seen_in_status_and_metrics_and_gone_after_shutdown(
         assert client.get("/v1/ask").json()["n"] == 1
         status = client.get("/kvant/status").json()
         (model,) = status["models"]
-        assert (model["name"], model["context"], model["running"], model["waiting"]) == ("a", 4096, 0, 0)
+        assert (model["name"], model["context"], model["running"], model["waiting"]) == ("a", 8192, 0, 0)
         assert set(status) == set(GatewayStatus.__struct_fields__)
         answer = client.get("/metrics")
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")

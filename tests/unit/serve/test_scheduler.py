@@ -52,7 +52,7 @@ def test_a_model_is_loaded_once_and_stays() -> None:
                 assert (await lease.worker.post("/x", {"n": 1}))[1]["n"] == 1
         assert len(engines.started) == 1
         (loaded,) = plan.loaded()
-        assert (loaded.file.name, loaded.in_use, loaded.context) == ("a", 0, 4096)
+        assert (loaded.file.name, loaded.in_use, loaded.context) == ("a", 0, 8192)
         assert loaded.expires_at is not None
         await plan.aclose()
         assert plan.loaded() == []

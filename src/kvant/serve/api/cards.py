@@ -13,7 +13,6 @@ from kvant.recipes.pareto import front
 from kvant.recipes.plot import Frame, Plot, Point, layout
 from kvant.serve.api.ollama import OLLAMA, find
 from kvant.serve.api.wire import as_json, endpoint, gateway
-from kvant.serve.extent import Extent
 from kvant.serve.library import ModelFile
 from kvant.serve.passports import Measured, measured
 
@@ -109,7 +108,7 @@ async def _card(request: Request, file: ModelFile) -> Card:
     facts, meta = file.facts, file.facts.metadata
     scheduler = gateway(request).scheduler
     try:
-        ram = await scheduler.size_bytes(file, Extent(scheduler.context_for(file, None)))
+        ram = (await scheduler.sizing(file, None)).size_bytes
     except (KvantError, OSError):
         ram = None
     passport = await asyncio.to_thread(measured, file)

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from kvant.errors import KvantError
 from kvant.serve.api.answer import SSE, Answer, Output
 from kvant.serve.api.chat import Format, Text, require
 from kvant.serve.api.chunks import TokenLogprob, Usage, Whole, gather
@@ -177,7 +178,7 @@ def _packed(vector: list[float]) -> str:
 async def models(request: Request) -> Response:
     """GET /v1/models."""
     files = await asyncio.to_thread(gateway(request).library.list)
-    data = [_listed(file, gateway(request)) for file in files]
+    data = [await _listed(file, gateway(request)) for file in files]
     ends = {"has_more": False, "first_id": data[0].id if data else None, "last_id": data[-1].id if data else None}
     return as_json({"object": "list", "data": data} | ends)
 
@@ -188,11 +189,15 @@ async def model(request: Request) -> Response:
     name = request.path_params["name"]
     if not name:
         raise ApiError("model: is missing in the path.", param="model")
-    return as_json(_listed(await model_file(request, name), gateway(request)))
+    return as_json(await _listed(await model_file(request, name), gateway(request)))
 
 
-def _listed(file: ModelFile, here: "Gateway") -> ListedModel:
-    context = here.scheduler.context_for(file, context_wanted(file.settings.parameters))
+async def _listed(file: ModelFile, here: "Gateway") -> ListedModel:
+    try:
+        size = await here.scheduler.sizing(file, context_wanted(file.settings.parameters))
+        context = size.extent.context
+    except (KvantError, OSError):  # its file is not put together yet
+        context = file.facts.context_length
     return ListedModel(
         id=file.name, created=int(file.modified_at.timestamp()), max_model_len=context, context_length=context,
         display_name=file.name, created_at=f"{file.modified_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",

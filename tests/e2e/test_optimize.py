@@ -99,6 +99,10 @@ def test_it_writes_the_pick_a_passport_and_reports(found: tuple[Report, Path]) -
     passport = json.loads((out / f"{stem}.passport.json").read_bytes())
     assert passport["sha256"] == report.sha256
     assert passport["score"]["kld_mean"] >= 0
+    assert passport["tokenizer"]["truth"].startswith("tokenizers ")
+    assert passport["tokenizer"]["n_same_texts"] == passport["tokenizer"]["n_texts"] > 60
+    assert report.tokenizers[0].is_same
+    assert "chat prompts as the original does" in (out / "report.html").read_text()
     assert msgspec.json.decode((out / "report.json").read_bytes(), type=Report) == report
 
 

@@ -55,8 +55,9 @@ def test_what_differs_is_shown(tiny: Path, variants: list[Path], tmp_path: Path)
     assert run.exit_code == 1
     same, differs = json.loads(run.stdout)
     assert not same["differences"]
-    assert {d["what"] for d in differs["differences"]} == {"tokens", "prompt"}
-    prompt = differs["differences"][1]
+    found = {d["what"]: d for d in differs["differences"]}
+    assert {"tokens", "prompt", "token texts", "pre-tokenizer", "chat template"} <= set(found)
+    prompt = found["prompt"]
     assert "<|user|>" in prompt["theirs"]
     table = CliRunner().invoke(app, ["parity", str(other), "--against", str(tiny)])
     assert "tokens of" in table.stdout

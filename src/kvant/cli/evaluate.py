@@ -12,9 +12,10 @@ from kvant.cli.units import format_bytes
 if TYPE_CHECKING:
     from kvant.evaluate.score import VariantScore
     from kvant.recipes.evaluate import Comparison
+    from kvant.recipes.parity import Parity
 
 COLUMNS = (
-    "variant", "size", "bpw", "KLD", "± SE", "median", "99 %", "top-1 %", "Δp RMS %", "ppl", "ratio",
+    "variant", "size", "bpw", "tokens", "KLD", "± SE", "median", "99 %", "top-1 %", "Δp RMS %", "ppl", "ratio",
     "pp tok/s", "tg tok/s", "RAM",
 )  # fmt: skip
 
@@ -45,6 +46,9 @@ def evaluate(
 ) -> None:
     """Measure how far variants are from the model they were made from, and how fast they run.
 
+    Each variant's engine also reads texts and chat prompts, and its tokens are compared with those of the original's
+    own tokenizer (tokenizer.json): "tokens" says "same", or "DIFFER", and then what differs stands below the table.
+
     KLD is the KL divergence of the next-token distribution in nats: 0 is the same model. The base's logits are computed
     once per text and kept under ~/.kvant/cache, which can be deleted at any time.
 
@@ -64,7 +68,8 @@ def evaluate(
     if json:
         console.print_json(result)
         return
-    console.table(_title(result), COLUMNS, [_row(score) for score in result.scores])
+    rows = [_row(score, read) for score, read in zip(result.scores, result.tokenizers, strict=True)]
+    console.table(_title(result), COLUMNS, rows)
     domains = sorted({name for score in result.scores for name in score.domains})
     if len(domains) > 1:
         rows = [
@@ -83,24 +88,35 @@ def _title(result: "Comparison") -> str:
     )
 
 
-def _row(score: "VariantScore") -> tuple[str, ...]:
+def _row(score: "VariantScore", read: "Parity") -> tuple[str, ...]:
     def maybe(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
 
     return (
-        score.name, format_bytes(score.size_bytes), f"{score.bpw:.2f}", f"{score.kld_mean:.5f}", f"{score.kld_se:.5f}",
+        score.name, format_bytes(score.size_bytes), f"{score.bpw:.2f}", tokens_in_words(read),
+        f"{score.kld_mean:.5f}", f"{score.kld_se:.5f}",
         f"{score.kld_median:.5f}", f"{score.kld_p99:.3f}", f"{100 * score.top1:.2f}", f"{100 * score.rms_dp:.2f}",
         f"{score.ppl:.3f}", f"{score.ppl_ratio:.4f}", maybe(score.pp_tok_s, ".0f"), maybe(score.tg_tok_s, ".1f"),
         "-" if score.rss_bytes is None else format_bytes(score.rss_bytes),
     )  # fmt: skip
 
 
-def notes(result: "Comparison") -> list[str]:
-    """Return what is said below the table: the cost of degraded variants, floors, energy, what it was measured with."""
-    from kvant.recipes.sample import as_lines
-    from kvant.recipes.words import cost_in_words, is_degraded
+def tokens_in_words(read: "Parity") -> str:
+    """Say in a word whether a variant reads text as the original does."""
+    return "?" if read.not_compared else "same" if read.is_same else "DIFFER"
 
-    lines = [f"{s.name} is {cost_in_words(s)}." for s in result.scores if is_degraded(s.kld_mean)]
+
+def notes(result: "Comparison") -> list[str]:
+    """Return what is said below the table: tokens that differ, what degraded variants lost, floors, energy, origin."""
+    from kvant.recipes.sample import as_lines
+    from kvant.recipes.words import cost_in_words, is_degraded, tokenizer_warnings
+
+    lines = [
+        line
+        for score, read in zip(result.scores, result.tokenizers, strict=False)
+        for line in tokenizer_warnings(score.name, read)
+    ]
+    lines += [f"{s.name} is {cost_in_words(s)}." for s in result.scores if is_degraded(s.kld_mean)]
     lines += as_lines(result.samples) if result.samples else []
     lines += [
         f"Floor {f.name}: KLD {f.kld_mean:.6f} ± {f.kld_se:.6f}, top-1 {100 * f.top1:.2f} % ({f.n_positions} tokens)"

@@ -154,6 +154,7 @@ def _from_recipe(path: Path, model: Path | None, given: "Request", options: type
 def show(report: "Report") -> None:
     """Print what was measured, what was taken and why."""
     from kvant.recipes.sample import as_lines
+    from kvant.recipes.words import tokenizer_warnings
 
     console.table(
         f"{report.model.name}: {len(report.variants)} measured on {report.text.tokens} tokens of {report.text.name}",
@@ -161,6 +162,9 @@ def show(report: "Report") -> None:
         [_row(v) for v in report.variants],
     )
     console.notes(report.remarks)
+    for read in report.tokenizers:
+        for line in tokenizer_warnings(read.path, read):
+            console.say(line)
     if report.skipped:
         console.say(
             f"Not measured: {len(report.skipped)} variants that do not fit or cannot win; report.html says why."

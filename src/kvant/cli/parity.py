@@ -25,7 +25,8 @@ def parity(
     """Compare tokens and chat prompts of variants, each by its own engine; exit status 1 if any differ.
 
     Odd texts of every script, spaces and special tokens as text, and a long ordinary text are tokenized; conversations
-    with and without a system message are rendered. llama.cpp reads GGUF, mlx-lm MLX, onnxruntime-genai ONNX.
+    with and without a system message are rendered and tokenized. llama.cpp reads GGUF, mlx-lm MLX, onnxruntime-genai
+    ONNX; of a Hugging Face directory tokenizer.json is read by the library that transformers uses, not our conversion.
 
     \b
     Examples:
@@ -44,6 +45,7 @@ def parity(
         ]
         console.table("", ("variant", "engine", "same tokens", "same prompts"), rows, left=2)
         for p in found:
+            console.say(f"{Path(p.path).name}: compared with {p.truth}.")
             for d in p.differences:
                 console.say(f"{Path(p.path).name}: {d.what} of {d.of}: {d.ours}, the original {d.theirs}.")
     if not all(p.is_same for p in found):

@@ -9,6 +9,9 @@ from kvant.files import atomic_write, cache_dir, sha256_file
 
 MAX_BASE_BYTES = 24 << 30
 
+CONVERSION = 2
+"""Raised when models are read otherwise than before, so that bases and logits in the cache are left alone."""
+
 
 class Seen(msgspec.Struct, frozen=True):
     """A file's hash, believed while size and time of change stay."""

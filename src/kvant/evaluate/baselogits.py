@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from kvant.errors import FormatError
+from kvant.evaluate.base import CONVERSION
 from kvant.evaluate.compact import SAMPLES, TOP, CompactRows, compact
 from kvant.evaluate.corpora import Corpus
 from kvant.evaluate.windows import Windows
@@ -84,7 +85,8 @@ def engine_name() -> str:
 
 def cache_key(identity: str, windows: Windows) -> str:
     """Return the hash under which the logits of these windows are kept."""
-    digest = hashlib.sha256(f"{FORMAT} {TOP} {SAMPLES} {identity} {engine_name()} {windows.tokens.shape}".encode())
+    made = f"{FORMAT} {CONVERSION} {TOP} {SAMPLES} {identity} {engine_name()} {windows.tokens.shape}"
+    digest = hashlib.sha256(made.encode())
     digest.update(windows.tokens.astype("<i4").tobytes())
     return digest.hexdigest()
 

@@ -25,10 +25,11 @@ from kvant.recipes.budget import Budget, Goal, megabytes, why_not
 from kvant.recipes.calibration import BUNDLED, SEED, SELF, WINDOWS, Calibration
 from kvant.recipes.candidates import Candidate
 from kvant.recipes.choose import Variant, explain, least_kld
-from kvant.recipes.evaluate import Floor
+from kvant.recipes.evaluate import Floor, measured_text
 from kvant.recipes.formats import FormatVariant, best, command, deliver_format
 from kvant.recipes.lock import LOCK_SUFFIX, LockedOutput, is_written_by_model, make_lock, token_file, write_lock
 from kvant.recipes.pareto import front
+from kvant.recipes.parity import Parity, Truth
 from kvant.recipes.report import (
     CurvePoint,
     FormatPick,
@@ -132,6 +133,7 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True):
         text: Label of the text measured on.
         text_sha256: Its hash.
         score: What was measured.
+        tokenizer: How it reads and prompts, against the model's own tokenizer.
         machine: Processor it was measured on.
         versions: Of everything that took part.
     """
@@ -145,6 +147,7 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     text_sha256: str
     score: VariantScore
+    tokenizer: Parity | None = None
     machine: str
     versions: dict[str, str]
 
@@ -180,10 +183,17 @@ def deliver(outcome: Outcome, request: Request, file: Path) -> Report:
     for variant, place in others:
         deliver_format(variant, outcome.others, place, overwrite=request.overwrite)
     report = make_report(outcome, request, out, digest, others)
+    report = msgspec.structs.replace(report, tokenizers=read_alike(outcome, request, [out, *(p for _, p in others)]))
     with atomic_write(out.with_suffix(".passport.json")) as passport:
         passport.write(msgspec.json.format(msgspec.json.encode(make_passport(outcome, report)), indent=2) + b"\n")
     write_report(report, directory)
     return report
+
+
+def read_alike(outcome: Outcome, request: Request, files: Sequence[Path]) -> tuple[Parity, ...]:
+    """Compare how the engine of every file reads and prompts with the source's own tokenizer."""
+    truth = Truth(outcome.model.path, measured_text(request.text, request.corpus))
+    return tuple(msgspec.structs.replace(truth.try_compare(file), path=file.name) for file in files)
 
 
 def model_name(model: Model) -> str:
@@ -219,6 +229,7 @@ def make_passport(outcome: Outcome, report: Report) -> Passport:
         text=report.text.name,
         text_sha256=report.text.sha256,
         score=outcome.taken.score,
+        tokenizer=report.tokenizers[0],
         machine=outcome.machine.cpu,
         versions=report.versions,
     )

@@ -18,7 +18,7 @@ from kvant.devices.detect import detect
 from kvant.devices.limits import cores
 from kvant.dtypes import F32
 from kvant.errors import FormatError
-from kvant.evaluate.base import MAX_BASE_BYTES, identity
+from kvant.evaluate.base import CONVERSION, MAX_BASE_BYTES, identity
 from kvant.evaluate.baselogits import BaseLogits, base_logits, engine_name, trim
 from kvant.evaluate.corpora import Corpus, check_unseen, corpus, text_file
 from kvant.evaluate.metrics import summarize
@@ -30,6 +30,7 @@ from kvant.formats.open import open_model
 from kvant.metadata import Value, ValueType
 from kvant.progress import SILENT, Progress
 from kvant.recipes.convert import convert
+from kvant.recipes.parity import Parity, Truth
 from kvant.recipes.sample import PROMPT, TOKENS, Sample, Samples, continuation, generate
 from kvant.recipes.words import is_degraded
 from kvant.runtime.mlx import MLXProcess
@@ -77,6 +78,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         floors: Sanity floors.
         scores: One per variant, in the order given.
         samples: The same prompt continued by the original and by the variants that are degraded; None if none is.
+        tokenizers: How each variant reads and prompts, against the base's own tokenizer; in the order of `scores`.
     """
 
     base: str
@@ -93,6 +95,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     floors: list[Floor]
     scores: list[VariantScore]
     samples: Samples | None = None
+    tokenizers: list[Parity] = []
 
 
 def evaluate(
@@ -141,9 +144,11 @@ def evaluate(
         for v in opened
     ]
     samples = degraded_samples(base_file, base, scores, threads=threads)
+    truth = Truth(Path(against), used)
     return msgspec.structs.replace(
-        compare(against, base, scores, floors=found_floors, threads=threads), samples=samples
-    )
+        compare(against, base, scores, floors=found_floors, threads=threads), samples=samples,
+        tokenizers=[truth.try_compare(variant.path) for variant in opened],
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,7 +242,7 @@ def f32_file(against: Path, *, progress: Progress = SILENT) -> tuple[Path, str]:
         return model.files[0], name
     for remark in model.remarks:
         progress.say(f"{against}: {remark}")
-    path = cache_dir("base") / f"{name[:32]}.gguf"
+    path = cache_dir("base") / f"{name[:32]}-{CONVERSION}.gguf"
     if path.is_file():
         path.touch()
     else:

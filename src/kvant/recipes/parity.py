@@ -1,27 +1,39 @@
 """Whether variants of a model, each in its own engine, read the same tokens and build the same prompts.
 
 A variant whose tokenizer or chat template differs is another model to its users, whatever its weights are; formats
-carry them along in different files, and engines read them with different programs.
+carry them along in different files, and engines read them with different programs. What counts is the model's own: of a
+Hugging Face directory its tokenizer.json, read by the library that transformers uses, never a conversion of it.
 """
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
-from kvant.evaluate.corpora import Corpus
+from kvant.errors import EngineError, MissingDependencyError, UnsupportedModelError
+from kvant.evaluate.corpora import Corpus, corpus, text_file
 from kvant.evaluate.odd_texts import TEXTS
 from kvant.formats.base import sniff
 from kvant.formats.gguf.kinds import check_kind
-from kvant.formats.gguf.reader import read_gguf
+from kvant.formats.gguf.writer import write_gguf
+from kvant.formats.huggingface.pretokenizers import by_name
 from kvant.formats.onnx.decoder import is_decoder, read_decoder
 from kvant.formats.open import open_model
+from kvant.metadata import Value
+from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes.chat import special_text
-from kvant.recipes.evaluate import f32_file, measured_text
-from kvant.runtime.tokenizers import Conversation, Spoken, by_llama, by_worker
+from kvant.runtime.tokenizers import Conversation, Spoken, by_llama, by_tokenizer_json, by_worker
 
 PIECE_CHARACTERS = 1200
+MAX_PIECES = 256
+"""Pieces of the measured text that are compared, spread over it."""
+
+MAX_ADDED = 48
+"""Added tokens that are tried in texts of their own, spread over them."""
+
 SHOWN_IDS = 4
 SHOWN_CHARACTERS = 60
 
@@ -34,13 +46,28 @@ CONVERSATIONS: tuple[Conversation, ...] = (
     ({"role": "system", "content": ""}, _USER),
 )
 
+FACTS: Mapping[str, str] = {
+    "tokenizer.ggml.tokens": "token texts",
+    "tokenizer.ggml.token_type": "token types",
+    "tokenizer.ggml.pre": "pre-tokenizer",
+    "tokenizer.ggml.bos_token_id": "BOS",
+    "tokenizer.ggml.eos_token_id": "EOS",
+    "tokenizer.ggml.eot_token_id": "end of turn",
+    "tokenizer.ggml.add_bos_token": "whether BOS is added",
+    "tokenizer.ggml.add_eos_token": "whether EOS is added",
+    "tokenizer.chat_template": "chat template",
+}
+"""Metadata that is compared beside tokens, and what it is called."""
+
+_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # tokenizer.ggml.token_type
+
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """Where a variant first differs.
 
     Attributes:
-        what: `tokens` or `prompt`.
-        of: The text or the conversation, shortened.
+        what: `tokens`, `tokens around a text`, `prompt`, `tokens of a prompt`, or one of `FACTS`.
+        of: The text or the conversation, shortened; where in a list of tokens.
         theirs: What the base has from there on.
         ours: What the variant has.
     """
@@ -57,25 +84,29 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         path: The variant.
         engine: Its engine.
+        truth: What it was compared with: `tokenizers` and its version, or an engine that read the base itself.
         n_texts: Texts compared.
         n_same_texts: Those with the same tokens.
         n_prompts: Conversations compared.
-        n_same_prompts: Those with the same prompt.
+        n_same_prompts: Those with the same prompt, in the same tokens.
         differences: The first of each kind.
+        not_compared: Why nothing was compared; empty if it was.
     """
 
     path: str
     engine: str
-    n_texts: int
-    n_same_texts: int
-    n_prompts: int
-    n_same_prompts: int
-    differences: tuple[Difference, ...]
+    truth: str = ""
+    n_texts: int = 0
+    n_same_texts: int = 0
+    n_prompts: int = 0
+    n_same_prompts: int = 0
+    differences: tuple[Difference, ...] = ()
+    not_compared: str = ""
 
     @property
     def is_same(self) -> bool:
-        """Whether nothing differs."""
-        return not self.differences
+        """Whether everything was compared and nothing differs."""
+        return not self.differences and not self.not_compared
 
 
 def parity(
@@ -94,60 +125,175 @@ def parity(
         EngineError: An engine cannot load a tokenizer.
         FormatError: A file is damaged.
     """
-    texts = [*TEXTS.values(), *_pieces(measured_text(text))]
-    base = _spoken(f32_file(Path(against), progress=progress)[0], texts)
+    base = Truth(Path(against), corpus("default", "held-out") if text is None else text_file(text))
     progress.start("parity", len(variants), "variants")
     found = []
     for variant in variants:
-        found.append(_compared(Path(variant), texts, base, _spoken(Path(variant), texts)))
+        found.append(base.compare(Path(variant)))
         progress.advance("parity", 1)
     progress.finish("parity")
     return found
+
+
+class Truth:
+    """A model's own tokens and prompts, which variants are compared with.
+
+    Args:
+        against: The model: a Hugging Face directory or a GGUF file.
+        text: What to tokenize beside the odd texts and the added tokens.
+
+    Raises:
+        EngineError: Its tokenizer cannot be loaded.
+        FormatError: A file is damaged.
+    """
+
+    def __init__(self, against: Path, text: Corpus) -> None:
+        self._model = open_model(against)
+        self._texts = [*TEXTS.values(), *_added_texts(self._model), *_pieces(text)]
+        self._spoken = _own(self._model, self._texts)
+
+    def compare(self, variant: Path) -> Parity:
+        """Compare a variant of any format, by its own engine.
+
+        Raises:
+            MissingDependencyError: The engine is not installed.
+            EngineError: It cannot load the tokenizer.
+            FormatError: A file is damaged.
+        """
+        facts = _facts(self._model, variant)
+        return _compared(variant, self._texts, self._spoken, _spoken(variant, self._texts), facts)
+
+    def try_compare(self, variant: Path) -> Parity:
+        """Compare a variant; where its engine cannot be asked, say why instead."""
+        try:
+            return self.compare(variant)
+        except (EngineError, MissingDependencyError) as error:
+            return Parity(path=str(variant), engine="", truth=self._spoken.engine, not_compared=str(error))
+
+
+def _own(model: Model, texts: Sequence[str]) -> Spoken:
+    """Ask what is nearest to a model's source: its tokenizer.json, or the engine for its GGUF file."""
+    template, names = _template(model)
+    if (model.path / "tokenizer.json").is_file():
+        return by_tokenizer_json(model.path, template, names, texts, CONVERSATIONS)
+    if not model.path.is_dir():
+        return by_llama(model.files[0], template, names, texts, CONVERSATIONS)
+    with tempfile.TemporaryDirectory(
+        prefix="kvant-"
+    ) as scratch:  # tokenizer.model alone: its scores go over as they are
+        file = Path(scratch) / "vocabulary.gguf"
+        write_gguf(file, model.metadata, ())
+        return by_llama(file, template, names, texts, CONVERSATIONS)
 
 
 def _spoken(path: Path, texts: Sequence[str]) -> Spoken:
     if is_decoder(path):
         read_decoder(path)
         return by_worker("genai", path, texts, CONVERSATIONS)
+    model = open_model(path)
     if sniff(path) != "gguf":
-        open_model(path)
         return by_worker("mlx", path, texts, CONVERSATIONS)
-    model = read_gguf(path)
     check_kind(model)
+    return by_llama(model.files[0], *_template(model), texts, CONVERSATIONS)
+
+
+def _template(model: Model) -> tuple[str | None, dict[str, str]]:
+    """A model's chat template, and the texts it may put into prompts."""
     template = model.get("tokenizer.chat_template")
     names = {role: special_text(model, role) for role in ("bos", "eos")}
-    return by_llama(path, template if isinstance(template, str) else None, names, texts, CONVERSATIONS)
+    return template if isinstance(template, str) else None, names
 
 
-def _compared(path: Path, texts: Sequence[str], base: Spoken, ours: Spoken) -> Parity:
+def _facts(base: Model, variant: Path) -> list[Difference]:
+    """Compare what the files say of their tokenizers; ONNX directories say nothing in these words."""
+    if is_decoder(variant):
+        return []
+    ours = open_model(variant).metadata
+    return [
+        found
+        for key, name in FACTS.items()
+        if key in base.metadata and (found := _fact(key, name, base.metadata[key], ours.get(key))) is not None
+    ]
+
+
+def _fact(key: str, name: str, theirs: Value, ours: Value | None) -> Difference | None:
+    if ours is None:
+        stated = "one" if key == "tokenizer.chat_template" else _short(theirs.value)
+        return Difference(what=name, of="the file", theirs=stated, ours="none")
+    one, other = theirs.value, ours.value
+    if key == "tokenizer.ggml.pre" and _same_pre(str(one), str(other)):
+        return None
+    if isinstance(one, bool | int | float | str) or isinstance(other, bool | int | float | str):
+        if isinstance(one, str) and isinstance(other, str) and one != other:
+            at = max(0, _first(one, other) - 10)
+            return Difference(what=name, of=f"character {at}", theirs=_short(one[at:]), ours=_short(other[at:]))
+        return None if one == other else Difference(what=name, of="the file", theirs=_short(one), ours=_short(other))
+    a, b = list(np.asarray(one).tolist()) if isinstance(one, np.ndarray) else list(one), list(other)
+    if a == b:
+        return None
+    at = _first(a, b)
+    return Difference(
+        what=name, of=f"id {at}", theirs=f"{a[at : at + 1]} of {len(a)}"[:SHOWN_CHARACTERS],
+        ours=f"{b[at : at + 1]} of {len(b)}"[:SHOWN_CHARACTERS],
+    )  # fmt: skip
+
+
+def _short(value: object) -> str:
+    return repr(value)[:SHOWN_CHARACTERS]
+
+
+def _same_pre(one: str, other: str) -> bool:
+    """Whether two names of pre-tokenizers stand for the same."""
+    try:
+        return one == other or by_name(one) == by_name(other)
+    except UnsupportedModelError:
+        return False
+
+
+def _compared(
+    path: Path, texts: Sequence[str], base: Spoken, ours: Spoken, facts: Sequence[Difference]
+) -> Parity:  # fmt: skip
     same_texts = [a == b for a, b in zip(base.ids, ours.ids, strict=True)]
     same_prompts = [a == b for a, b in zip(base.prompts, ours.prompts, strict=True)]
-    differences = []
+    same_ids = [a == b for a, b in zip(base.prompt_ids, ours.prompt_ids, strict=True)]
+    differences = list(facts)
     if not all(same_texts):
         at = same_texts.index(False)
-        one, other = base.ids[at], ours.ids[at]
-        start = _first(one, other)
-        differences.append(
-            Difference(
-                what="tokens", of=repr(texts[at][:SHOWN_CHARACTERS]),
-                theirs=f"{one[start : start + SHOWN_IDS]} at {start} of {len(one)}",
-                ours=f"{other[start : start + SHOWN_IDS]} of {len(other)}",
-            )
-        )  # fmt: skip
+        differences.append(_of_tokens("tokens", repr(texts[at][:SHOWN_CHARACTERS]), base.ids[at], ours.ids[at]))
+    if base.around != ours.around:
+        differences.append(_of_tokens("tokens around a text", "'x'", base.around, ours.around))
     if not all(same_prompts):
-        at = same_prompts.index(False)
-        prompts = [p if p is not None else "" for p in (base.prompts[at], ours.prompts[at])]
-        start = max(0, _first(*prompts) - 10)
-        shown = [
-            "none" if p is None else repr(p[start : start + SHOWN_CHARACTERS])
-            for p in (base.prompts[at], ours.prompts[at])
-        ]
-        roles = ", ".join(message["role"] for message in CONVERSATIONS[at])
-        differences.append(Difference(what="prompt", of=roles, theirs=shown[0], ours=shown[1]))
+        differences.append(_of_prompt(same_prompts.index(False), base, ours))
+    elif not all(same_ids):
+        at = same_ids.index(False)
+        differences.append(
+            _of_tokens("tokens of a prompt", _roles(at), base.prompt_ids[at] or [], ours.prompt_ids[at] or [])
+        )
     return Parity(
-        path=str(path), engine=ours.engine, n_texts=len(texts), n_same_texts=sum(same_texts),
-        n_prompts=len(CONVERSATIONS), n_same_prompts=sum(same_prompts), differences=tuple(differences),
+        path=str(path), engine=ours.engine, truth=base.engine, n_texts=len(texts), n_same_texts=sum(same_texts),
+        n_prompts=len(CONVERSATIONS),
+        n_same_prompts=sum(a and b for a, b in zip(same_prompts, same_ids, strict=True)),
+        differences=tuple(differences),
     )  # fmt: skip
+
+
+def _of_tokens(what: str, of: str, one: Sequence[int], other: Sequence[int]) -> Difference:
+    start = _first(one, other)
+    return Difference(
+        what=what, of=of, theirs=f"{list(one[start : start + SHOWN_IDS])} at {start} of {len(one)}",
+        ours=f"{list(other[start : start + SHOWN_IDS])} of {len(other)}",
+    )  # fmt: skip
+
+
+def _of_prompt(at: int, base: Spoken, ours: Spoken) -> Difference:
+    both = (base.prompts[at], ours.prompts[at])
+    start = max(0, _first(*(p if p is not None else "" for p in both)) - 10)
+    shown = ["none" if p is None else repr(p[start : start + SHOWN_CHARACTERS]) for p in both]
+    return Difference(what="prompt", of=_roles(at), theirs=shown[0], ours=shown[1])
+
+
+def _roles(at: int) -> str:
+    return ", ".join(message["role"] for message in CONVERSATIONS[at])
 
 
 def _first(one: Sequence[object], other: Sequence[object]) -> int:
@@ -156,12 +302,24 @@ def _first(one: Sequence[object], other: Sequence[object]) -> int:
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
+def _added_texts(model: Model) -> Iterator[str]:
+    """Texts with the tokens that are matched before the tokenizer proper: beside letters, spaces and line ends."""
+    types, tokens = model.get("tokenizer.ggml.token_type"), model.get("tokenizer.ggml.tokens")
+    if types is None or tokens is None:
+        return
+    added = np.flatnonzero(np.isin(np.asarray(types), (_CONTROL, _USER_DEFINED)))
+    for number in added[:: max(1, -(-len(added) // MAX_ADDED))].tolist():
+        token = tokens[number]  # type: ignore[index]
+        yield f"a{token}b {token} c\n{token}\nd  {token}  {token}{token}e"
+
+
 def _pieces(text: Corpus) -> list[str]:
     """A text in pieces that end where lines do, most of them."""
     pieces: list[str] = []
     rest = text.text
-    while rest:
-        cut = rest.rfind("\n", 1, PIECE_CHARACTERS) + 1 or PIECE_CHARACTERS
-        pieces.append(rest[:cut])
-        rest = rest[cut:]
-    return pieces
+    at = 0
+    while at < len(rest):
+        cut = rest.rfind("\n", at + 1, at + PIECE_CHARACTERS) + 1 or at + PIECE_CHARACTERS
+        pieces.append(rest[at:cut])
+        at = cut
+    return pieces[:: max(1, -(-len(pieces) // MAX_PIECES))]

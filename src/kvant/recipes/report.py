@@ -16,6 +16,7 @@ from kvant.evaluate.score import VariantScore
 from kvant.files import atomic_write
 from kvant.recipes.budget import Budget, Goal, megabytes
 from kvant.recipes.evaluate import Floor
+from kvant.recipes.parity import Parity
 from kvant.recipes.plot import Frame, Point, layout
 from kvant.recipes.sample import Samples
 from kvant.recipes.strip import TensorType, strip
@@ -126,6 +127,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         commands: How to repeat it.
         curve: The best trade-off that any mix of block types is predicted to reach; empty without calibration.
         remarks: What was left out of the model or taken otherwise than it looks.
+        tokenizers: How what was written reads and prompts, against the model's own tokenizer; the pick first, then the
+            best of other formats.
         samples: What the original and variants say to the same prompt.
     """
 
@@ -153,6 +156,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     commands: tuple[str, ...]
     formats: tuple[FormatPick, ...] = ()
     remarks: tuple[str, ...] = ()
+    tokenizers: tuple[Parity, ...] = ()
     left_out: tuple[str, ...] = ()
     curve: tuple[CurvePoint, ...] = ()
     samples: Samples | None = None

@@ -9,6 +9,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from kvant.evaluate.score import VariantScore
 from kvant.recipes.distortion import BANDS, quality_band
+from kvant.recipes.parity import Parity
 
 DEGRADED_FROM = next(lower for (lower, _), (_, words) in itertools.pairwise(BANDS) if words == "degraded")
 """Mean KLD from which a variant counts as degraded."""
@@ -17,6 +18,20 @@ DEGRADED_FROM = next(lower for (lower, _), (_, words) in itertools.pairwise(BAND
 def is_degraded(kld: float) -> bool:
     """Whether a mean KLD lies in the band `degraded` or worse."""
     return kld >= DEGRADED_FROM
+
+
+def tokenizer_warnings(name: str, read: Parity) -> list[str]:
+    """Say what a variant reads or prompts otherwise than the original; nothing where all is the same."""
+    if read.not_compared:
+        return [f"warning: the tokens of {name} were not compared: {read.not_compared}"]
+    if read.is_same:
+        return []
+    said = [
+        f"warning: {name} reads {read.n_texts - read.n_same_texts} of {read.n_texts} texts and "
+        f"{read.n_prompts - read.n_same_prompts} of {read.n_prompts} chat prompts otherwise than the original "
+        f"({read.truth}); its scores are those of the original's tokens, which it would not see."
+    ]
+    return said + [f"  {d.what} of {d.of}: {d.ours}, the original {d.theirs}" for d in read.differences]
 
 
 def cost_in_words(score: VariantScore) -> str:

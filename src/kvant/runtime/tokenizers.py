@@ -19,6 +19,7 @@ from kvant.runtime.template import render
 GENAI_PYTHON = "KVANT_ONNX_PYTHON"
 TIMEOUT_S = 600
 _TAIL = 300
+AROUND = "x"
 
 Conversation = Sequence[Mapping[str, str]]
 
@@ -29,12 +30,16 @@ class Spoken(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         engine: Its name and version.
         ids: Token ids of every text, without special tokens around it; those named in it are parsed, as engines do.
+        around: Token ids of `AROUND` with the special tokens that are put around a text.
         prompts: Prompt of every conversation; None where its template refuses it, or there is none.
+        prompt_ids: Token ids of every prompt.
     """
 
     engine: str
     ids: list[list[int]]
+    around: list[int]
     prompts: list[str | None]
+    prompt_ids: list[list[int] | None]
 
 
 def by_llama(
@@ -53,34 +58,66 @@ def by_llama(
     Raises:
         EngineError: The engine cannot load the file.
     """
+    prompts = [rendered(template, names, messages) for messages in conversations]
     with EngineProcess() as engine:
         engine.open(path, n_ctx=16, n_threads=1, vocab_only=True)
-        ids = [[int(i) for i in engine.tokenize(text, parse_special=True)] for text in texts]
 
-    def rendered(messages: Conversation) -> str | None:
-        if template is None:
-            return None
-        try:
-            return render(template, messages, bos_token=names["bos"], eos_token=names["eos"])
-        except KvantError:
-            return None
+        def tokenize(text: str, *, add_special: bool = False) -> list[int]:
+            return [int(i) for i in engine.tokenize(text, add_special=add_special, parse_special=True)]
 
-    return Spoken(engine="llama.cpp", ids=ids, prompts=[rendered(messages) for messages in conversations])
+        return Spoken(
+            engine="llama.cpp", ids=[tokenize(text) for text in texts], around=tokenize(AROUND, add_special=True),
+            prompts=prompts, prompt_ids=[None if prompt is None else tokenize(prompt) for prompt in prompts],
+        )  # fmt: skip
+
+
+def by_tokenizer_json(
+    directory: Path, template: str | None, names: Mapping[str, str], texts: Sequence[str],
+    conversations: Sequence[Conversation],
+) -> Spoken:  # fmt: skip
+    """Ask the `tokenizers` library, which transformers uses, for what a directory's tokenizer.json says.
+
+    Prompts are rendered as `kvant run` does, from the directory's own template.
+
+    Raises:
+        EngineError: The library cannot load the file.
+    """
+    prompts = [rendered(template, names, messages) for messages in conversations]
+    given = [prompt for prompt in prompts if prompt is not None]
+    found = by_worker("tokenizers", directory, [*texts, *given], ())
+    ids = iter(found.ids[len(texts) :])
+    return Spoken(
+        engine=found.engine, ids=found.ids[: len(texts)], around=found.around, prompts=prompts,
+        prompt_ids=[None if prompt is None else next(ids) for prompt in prompts],
+    )  # fmt: skip
+
+
+def rendered(template: str | None, names: Mapping[str, str], messages: Conversation) -> str | None:
+    """Return the prompt of a conversation; None where its template refuses it, or there is none."""
+    if template is None:
+        return None
+    try:
+        return render(template, messages, bos_token=names["bos"], eos_token=names["eos"])
+    except KvantError:
+        return None
 
 
 def by_worker(
-    engine: Literal["mlx", "genai"], path: Path, texts: Sequence[str], conversations: Sequence[Conversation]
-) -> Spoken:
+    engine: Literal["mlx", "genai", "tokenizers"], path: Path, texts: Sequence[str],
+    conversations: Sequence[Conversation],
+) -> Spoken:  # fmt: skip
     """Ask mlx-lm or onnxruntime-genai, in the environment that `KVANT_MLX_PYTHON` or `KVANT_ONNX_PYTHON` names.
+
+    The `tokenizers` library is asked in this environment.
 
     Raises:
         MissingDependencyError: The engine is not installed there.
         EngineError: It cannot load the tokenizer.
     """
-    variable = mlx.PYTHON if engine == "mlx" else GENAI_PYTHON
-    python = os.environ.get(variable) or sys.executable
+    variable = {"mlx": mlx.PYTHON, "genai": GENAI_PYTHON}.get(engine, "PATH")
+    python = sys.executable if engine == "tokenizers" else os.environ.get(variable) or sys.executable
     request: dict[str, Any] = {
-        "engine": engine, "path": str(path), "texts": list(texts),
+        "engine": engine, "path": str(path), "texts": list(texts), "around": AROUND,
         "conversations": [[dict(message) for message in messages] for messages in conversations],
     }  # fmt: skip
     worker = Path(__file__).with_name("tokenizer_worker.py")

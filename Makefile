@@ -7,7 +7,8 @@ MODEL := models/smollm2-135m
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN)
 INSTALL = $(PIP) install --no-build-isolation -Ceditable.mode=redirect -Cbuild-dir=build/dev -e
 
-.PHONY: help try test test-all check fmt docs bench native clean
+.PHONY: help try test test-all check fmt docs bench fuzz sanitize native clean
+FUZZ_SECONDS ?= 60
 
 help:  ## show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +42,15 @@ bench: $(BIN)/.test $(MODEL)/config.json  ## measure against the peers; prints t
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/transcode.py
 	$(BIN)/python benchmarks/gguf_reader.py
+
+fuzz: $(BIN)/.test  ## fuzz every reader for FUZZ_SECONDS each, a minute by default
+	@mkdir -p build
+	@for target in tests/fuzz/fuzz_*.py; do echo $$target; \
+	  $(BIN)/python $$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1 2>build/fuzz.log || { tail -60 build/fuzz.log; exit 1; }; \
+	  tail -7 build/fuzz.log | grep number_of_executed; done
+
+sanitize: $(BIN)/.test  ## the kernels' tests under AddressSanitizer and UBSan (GCC on Linux), minutes
+	$(BIN)/python tools/sanitize.py
 
 native: | $(BIN)/.base  ## rebuild the native kernels after a change
 	$(INSTALL) . --no-deps

@@ -13,7 +13,9 @@ import atheris
 
 from kvant.errors import KvantError
 
-MAX_SEED_BYTES = 2048
+MAX_SEED_BYTES = 4096
+LIMITS = ("-timeout=20", "-rss_limit_mb=2048")
+"""Seconds and memory of one input, unless the command line says others: no hang, no allocation that a file decides."""
 
 
 def instrument(*modules: ModuleType) -> None:
@@ -31,13 +33,25 @@ def instrument(*modules: ModuleType) -> None:
                 atheris.instrument_func(function)
 
 
-def run(exercise: Callable[[Path], None], seeds: Iterable[bytes]) -> None:
-    """Fuzz `exercise` with libFuzzer's options from the command line; without a corpus directory, from `seeds`."""
+def run(
+    exercise: Callable[[Path], None],
+    seeds: Iterable[bytes] | Callable[[Path], Iterable[bytes]],
+    *,
+    max_seed_bytes: int = MAX_SEED_BYTES,
+) -> None:
+    """Fuzz `exercise` with libFuzzer's options from the command line; without a corpus directory, from `seeds`.
+
+    Args:
+        exercise: Reads the file it is given; what it raises beside `KvantError` is a defect.
+        seeds: Inputs to begin with, or what makes them in a directory; long ones are left out.
+        max_seed_bytes: Bytes of the longest.
+    """
     memory = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as work:
         path, corpus = Path(work, "input"), Path(work, "corpus")
         corpus.mkdir()
-        for number, seed in enumerate(seeds):
+        made = seeds(Path(work)) if callable(seeds) else seeds
+        for number, seed in enumerate(seed for seed in made if len(seed) <= max_seed_bytes):
             (corpus / f"{number}").write_bytes(seed)
 
         def one(data: bytes) -> None:
@@ -45,6 +59,6 @@ def run(exercise: Callable[[Path], None], seeds: Iterable[bytes]) -> None:
             with contextlib.suppress(KvantError):
                 exercise(path)
 
-        arguments = sys.argv if any(not a.startswith("-") for a in sys.argv[1:]) else [*sys.argv, str(corpus)]
-        atheris.Setup(arguments, one)
+        given = sys.argv if any(not a.startswith("-") for a in sys.argv[1:]) else [*sys.argv, str(corpus)]
+        atheris.Setup([given[0], *LIMITS, *given[1:]], one)
         atheris.Fuzz()

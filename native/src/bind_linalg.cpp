@@ -5,6 +5,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "kvant/dispatch.h"
 #include "kvant/products.h"

@@ -20,7 +20,7 @@ KVANT_INLINE vf exp_negative(vf x) {
     vf y = splat(1.f / 5040);
     constexpr float taylor[] = {1.f / 720, 1.f / 120, 1.f / 24, 1.f / 6, 0.5f, 1.f, 1.f};
     KVANT_UNROLL(7) for (int i = 0; i < 7; ++i) y = y * r + taylor[i];
-    const vf power = as_float((as_int(shifted) << 23) + 0x3f800000);
+    const vf power = as_float((vi)(((vu)as_int(shifted) << 23) + 0x3f800000u));  // unsigned: wraps where x < least
     return select(x < least, splat(0.f), y * power);
 }
 

@@ -128,7 +128,7 @@ def block_type(name: str | BlockType) -> BlockType:
     """
     if isinstance(name, BlockType):
         return name
-    found = BLOCK_TYPES.get(name.upper())
+    found = BLOCK_TYPES.get(name.upper()) if isinstance(name, str) else None
     if found is None:
         raise UnsupportedFormatError(f"block type: {name!r} is not known. Use one of {', '.join(BLOCK_TYPES)}.")
     return found

@@ -211,6 +211,43 @@ def test_messages_deep_in_one_another(tmp_path: Path) -> None:
     assert "deeper" in refused(tmp_path / "m.onnx")
 
 
+def texts(descriptor: Any, at: tuple[str, ...] = (), *, depth: int = 4) -> list[tuple[str, ...]]:
+    """The ways from a message to every field of text in it, `depth` messages deep at most."""
+    found = []
+    for field in descriptor.fields:
+        if field.type == field.TYPE_STRING:
+            found.append((*at, field.name))
+        elif field.message_type is not None and field.name not in at and len(at) < depth:
+            found += texts(field.message_type, (*at, field.name), depth=depth)
+    return found
+
+
+def with_bytes(way: tuple[str, ...]) -> bytes:
+    """A model that holds bytes which are not UTF-8 in one field of text, put together by hand."""
+    descriptors, numbers = onnx.ModelProto.DESCRIPTOR, []
+    for name in way:
+        field = descriptors.fields_by_name[name]
+        numbers.append(field.number)
+        descriptors = field.message_type
+    data = b"a\xffb"
+    for number in reversed(numbers):
+        assert len(data) < 128
+        tag = number << 3 | 2
+        data = (bytes([tag]) if tag < 128 else bytes([tag & 127 | 128, tag >> 7])) + bytes([len(data)]) + data
+    return data
+
+
+def test_text_that_is_not_utf8_wherever_onnx_has_text(tmp_path: Path) -> None:
+    ways = texts(onnx.ModelProto.DESCRIPTOR)
+    assert ("graph", "node", "domain") in ways
+    assert ("graph", "initializer", "external_data", "value") in ways
+    whole = two_layers(tmp_path / "whole.onnx").read_bytes()
+    for number, way in enumerate(ways):
+        path = tmp_path / f"{number}.onnx"
+        path.write_bytes(whole + with_bytes(way))
+        assert "is not UTF-8" in refused(path), way
+
+
 @pytest.mark.parametrize("cut", [1, 9, 50, 200])
 def test_truncated(model: Path, cut: int) -> None:
     model.write_bytes(model.read_bytes()[:-cut])

@@ -1,16 +1,14 @@
 // Instruction-set levels of this machine, kernels by type, and rows over threads: what bindings share.
 #pragma once
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
-#include <system_error>
-#include <thread>
 #include <vector>
 
 #include "kvant/cpu.h"
 #include "kvant/kernels.h"
+#include "kvant/parallel.h"
 
 namespace kvant {
 
@@ -45,28 +43,13 @@ inline const TypeKernels& find(const Table& table, int ggml_id) {
 
 inline const TypeKernels& find(const std::string& isa, int ggml_id) { return find(find_table(isa), ggml_id); }
 
-inline int64_t thread_count(int threads) { return threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency()); }
-
 // Smallest multiple of the lanes of any level that is at least `rows`.
 inline int64_t whole_vectors(int64_t rows) { return (rows + 15) / 16 * 16; }
 
 // Run work(first_row, end_row) over all rows, `piece` at a time, on up to `threads` threads (0: one per core).
 template <class F>
 void over_pieces(int64_t rows, int64_t piece, int threads, F work) {
-    const int64_t pieces = (rows + piece - 1) / piece;
-    const int64_t count = std::min(thread_count(threads), pieces);
-    std::atomic<int64_t> next{0};
-    const auto loop = [&] {
-        for (int64_t i; (i = next.fetch_add(1)) < pieces;) work(i * piece, std::min(rows, (i + 1) * piece));
-    };
-    std::vector<std::thread> helpers;
-    try {
-        for (int64_t i = 1; i < count; ++i) helpers.emplace_back(loop);
-    } catch (const std::system_error&) {
-        // The system gives no more threads: those there are do the work.
-    }
-    loop();
-    for (std::thread& helper : helpers) helper.join();
+    over_items((rows + piece - 1) / piece, threads, [&](int64_t i) { work(i * piece, std::min(rows, (i + 1) * piece)); });
 }
 
 // The same in pieces of whole vectors of rows that keep a thread busy for a while.

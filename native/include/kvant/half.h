@@ -15,7 +15,8 @@ KVANT_INLINE vi to_half(vf a) {
     const vi exponent = imax(magnitude & 0x7f800000, splat(0x38800000));
     // Four times the value (so that the exponent's low five bits come out right), with what is too large made infinite.
     const vf scaled = (as_float(magnitude) * 0x1p112f) * 0x1p-110f;
-    const vi rounded = as_int(as_float(exponent + (15 << 23)) + scaled);
+    const vi raised = (vi)((vu)exponent + (15u << 23));  // unsigned: beyond every float for infinity and NaN
+    const vi rounded = as_int(as_float(raised) + scaled);
     const vi half = ((rounded >> 13) & 0x7c00) + (rounded & 0x0fff);
     return sign | select(magnitude > 0x7f800000, splat(0x7e00), half);
 }

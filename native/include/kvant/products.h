@@ -1,35 +1,14 @@
 // Products of matrices of any size: packed in chunks that bound the memory, tiles of the output spread over threads.
 #pragma once
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <new>
-#include <system_error>
-#include <thread>
-#include <vector>
 
 #include "kvant/linalg.h"
+#include "kvant/parallel.h"
 
 namespace kvant {
-
-// Run work(i) for i < count on up to `threads` threads (0: one per core).
-template <class F>
-void over_items(int64_t count, int threads, F work) {
-    const int64_t cores = threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
-    std::atomic<int64_t> next{0};
-    const auto loop = [&] {
-        for (int64_t i; (i = next.fetch_add(1)) < count;) work(i);
-    };
-    std::vector<std::thread> helpers;
-    try {
-        for (int64_t i = 1; i < std::min(cores, count); ++i) helpers.emplace_back(loop);
-    } catch (const std::system_error&) {
-        // The system gives no more threads: those there are do the work.
-    }
-    loop();
-    for (std::thread& helper : helpers) helper.join();
-}
 
 template <class T>
 class AlignedArray {
@@ -87,9 +66,10 @@ void mirror_tile(C* c, int64_t stride, int64_t row, int64_t column, int64_t rows
 template <class T, class C>
 void multiply(const ProductKernels<T, C>& kernels, const Product<T, C>& x, int threads) {
     using namespace detail;
+    if (x.m == 0 || x.n == 0) return;
     if (x.overwrite && x.k == 0)
         for (int64_t i = 0; i < x.m; ++i) std::fill_n(x.c + i * x.stride, x.n, C(0));
-    if (x.m == 0 || x.n == 0 || x.k == 0) return;
+    if (x.k == 0) return;
     const int64_t steps = std::min(x.k, chunk_steps);
     const auto room = [&](int64_t rows, int64_t width) { return round_up(std::min(rows, chunk_rows), width) * steps; };
     const AlignedArray<T> packed_a(room(x.m, kernels.mr)), packed_b(room(x.n, kernels.nr));

@@ -25,6 +25,9 @@ from kvant.tensors import Tensor, array_tensor, n_rows
 
 MAX_FILE_BYTES = 1 << 32
 MAX_ENTRIES = 1 << 17
+MAX_COUNT = (1 << 31) - 1
+"""Chunks, tokens per chunk and, in the old layout, calls: what 32 bits hold there."""
+
 _AGAIN = "Measure the importance again."
 
 
@@ -79,8 +82,11 @@ def _legacy(importance: Importance) -> bytes:
     called = {name: entry for name, entry in sorted(importance.entries.items()) if entry.counts.max() > 0}
     parts = [struct.pack("<i", len(called))]
     for name, entry in called.items():
-        calls = int(np.ceil(entry.counts.max() / max(importance.chunk_size, 1)))
-        values = (entry.weights() * np.float32(calls)).astype("<f4")
+        calls = min(MAX_COUNT, int(np.ceil(entry.counts.max() / max(importance.chunk_size, 1))))
+        with np.errstate(over="ignore"):
+            values = (entry.weights() * np.float32(calls)).astype("<f4")
+        if not np.isfinite(values).all():  # the mean of one call is the same mean
+            calls, values = 1, entry.weights().astype("<f4")
         parts += [_text(name), struct.pack("<ii", calls, values.size), values.tobytes()]
     parts += [struct.pack("<i", importance.n_chunks), _text(importance.datasets[-1] if importance.datasets else "")]
     return b"".join(parts)
@@ -115,8 +121,10 @@ def _from_gguf(path: Path) -> Importance:
 def _gguf_entry(path: Path, name: str, sums: Tensor, counts: Tensor) -> Entry:
     if sums.block_type != F32 or counts.block_type != F32:
         raise FormatError(f"{path}: {name}: {sums.block_type} sums and {counts.block_type} counts, not F32. {_AGAIN}")
-    divisors = np.rint(_values(counts))
-    summed = _values(sums)
+    divisors, summed = _values(counts), _values(sums)
+    if not np.isfinite(divisors).all() or (divisors < 0).any():
+        raise FormatError(f"{path}: {name}: a count is {divisors.min()} or not finite, but counts tokens. {_AGAIN}")
+    divisors = np.rint(divisors)
     if not divisors.size or summed.size % divisors.size:
         raise FormatError(f"{path}: {name}: {summed.size} sums for {divisors.size} counts. {_AGAIN}")
     return Entry(sums=summed.reshape(divisors.size, -1), counts=divisors)
@@ -129,7 +137,9 @@ def _values(tensor: Tensor) -> np.ndarray:
 
 def _count(model: Model, key: str) -> int:
     value = model.metadata.get(key, Value(ValueType.UINT32, 0)).value
-    return value if isinstance(value, int) and value >= 0 else 0
+    if not isinstance(value, int) or not 0 <= value <= MAX_COUNT:
+        raise FormatError(f"{model.path}: {key} {value!r:.40} is not a count up to {MAX_COUNT}. {_AGAIN}")
+    return value
 
 
 class _Bytes:
@@ -150,6 +160,13 @@ class _Bytes:
     def int32(self) -> int:
         return int(struct.unpack("<i", self.take(4))[0])
 
+    def text(self) -> str:
+        raw = self.take(self.int32())
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            raise FormatError(f"{self.path}: the text {raw[:40]!r} is not UTF-8. {_AGAIN}") from None
+
 
 def _from_legacy(path: Path, data: bytes) -> Importance:
     fields = _Bytes(path, data)
@@ -160,7 +177,9 @@ def _from_legacy(path: Path, data: bytes) -> Importance:
         )
     entries = {}
     for _ in range(count):
-        name = fields.take(fields.int32()).decode("utf-8", "replace")
+        name = fields.text()
+        if name in entries:
+            raise FormatError(f"{path}: {name!r:.80} is there twice. {_AGAIN}")
         calls, n_values = fields.int32(), fields.int32()
         if n_values < 1:
             raise FormatError(f"{path}: {name}: {n_values} values. {_AGAIN}")
@@ -170,5 +189,5 @@ def _from_legacy(path: Path, data: bytes) -> Importance:
     if fields.position < len(data):
         chunks = max(0, fields.int32())
         if fields.position < len(data):
-            dataset = fields.take(fields.int32()).decode("utf-8", "replace")
+            dataset = fields.text()
     return Importance(entries=entries, datasets=(dataset,) if dataset else (), n_chunks=chunks, source=path.name)

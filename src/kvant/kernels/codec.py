@@ -9,10 +9,11 @@ from functools import cache
 import numpy as np
 
 from kvant.dtypes import BF16, F16, F32, BlockType, Family, block_type
-from kvant.errors import BlockShapeError, FormatError, UnsupportedFormatError, ValueRangeError
-from kvant.kernels import _ext, fallback, isa
+from kvant.errors import FormatError, UnsupportedFormatError, ValueRangeError
+from kvant.kernels import _ext, arguments, fallback, isa
 
 _NOTHING = (False, False, False)
+_LARGEST_HALF = 65504
 
 _EXPONENTS = {F32: (np.uint32, 0x7F800000), F16: (np.uint16, 0x7C00), BF16: (np.uint16, 0x7F80)}
 """The bits that are all ones in NaN and infinity."""
@@ -29,7 +30,8 @@ def encode(
 ) -> np.ndarray:
     """Encode rows of weights, byte-identical to ggml.
 
-    NaN and infinity give the bytes that ggml gives; `transcode` refuses them instead.
+    NaN and infinity give the bytes that ggml gives; `transcode` refuses them instead. Codebook types refuse them, and
+    weights beyond all their codes, here too: ggml's encoders have no answer for these and end the process.
 
     Args:
         x: Weights, float32 [rows, n]; n a multiple of the type's block length.
@@ -43,22 +45,17 @@ def encode(
 
     Raises:
         BlockShapeError: n is not a multiple of the block length.
+        LimitError: Memory cannot hold the arrays.
         MissingDependencyError: The type is encoded by libgguf, which is not installed.
         UnsupportedFormatError: The type cannot be encoded.
-        ValueRangeError: An array of another type or shape, importance that does not fit, or none where it is needed.
+        ValueRangeError: An array of another type or shape, importance that does not fit, or none where it is needed; a
+            codebook type and a weight that is not finite or too large for it.
     """
-    target = block_type(kind)
-    x = _rows(x, target)
-    importance = _importance(importance, x.shape[1])
-    if target == F32:
-        return x.view(np.uint8)
-    if _native().get(target.ggml_id, _NOTHING)[importance is not None]:
-        out = np.empty((x.shape[0], target.row_bytes(x.shape[1])), np.uint8)
-        _ext.encode(target.ggml_id, isa.level(), x, importance, out, _threads(threads))
-        return out
-    if target.family == Family.INTEGER or target.name == "F64":
-        raise UnsupportedFormatError(f"encode: {target} is not a type for weights. Use F16, BF16 or a quantized type.")
-    return fallback.encode(x, target, importance, _threads(threads))
+    target, n_threads = block_type(kind), arguments.threads(threads)
+    x = arguments.array("x", x, np.float32, "rows", "n")
+    n = arguments.row_length("x", x.shape[1], target)
+    importance = _importance(importance, n)
+    return _encode(x, target, importance, n_threads, 0)
 
 
 def decode(data: np.ndarray, kind: str | BlockType, n: int, *, threads: int = 0) -> np.ndarray:
@@ -74,16 +71,19 @@ def decode(data: np.ndarray, kind: str | BlockType, n: int, *, threads: int = 0)
         Weights, float32 [rows, n].
 
     Raises:
-        BlockShapeError: n is not a multiple of the block length.
+        BlockShapeError: n is not a multiple of the block length, or beyond all rows.
         FormatError: The data are not whole rows of the type.
+        LimitError: Memory cannot hold the weights.
         UnsupportedFormatError: The type holds integers or float64, not weights.
+        ValueRangeError: n or threads is not a whole number in its range.
     """
-    source = block_type(kind)
+    source, n_threads = block_type(kind), arguments.threads(threads)
     if not _native().get(source.ggml_id, _NOTHING)[2]:
         raise UnsupportedFormatError(f"decode: {source} holds no encoded weights. View its bytes with NumPy instead.")
+    n = arguments.row_length("row", n, source)
     data = _row_bytes(data, source, n)
-    out = np.empty((data.shape[0], n), np.float32)
-    _ext.decode(source.ggml_id, isa.level(), data, out, _threads(threads))
+    out = arguments.empty("weights", (len(data), n), np.float32)
+    _ext.decode(source.ggml_id, isa.level(), data, out, n_threads)
     return out
 
 
@@ -114,22 +114,18 @@ def transcode(
             largest of its block.
         MissingDependencyError, UnsupportedFormatError: As for `encode`.
     """
-    origin, target = block_type(source), block_type(kind)
+    origin, target, n_threads = block_type(source), block_type(kind), arguments.threads(threads)
+    n = arguments.row_length("row", n, origin)
     data = _row_bytes(data, origin, n)
     if origin == target:
         return data.copy()
-    _check_length("row", n, target)
+    arguments.row_length("row", n, target)
     importance = _importance(importance, n)
     decodes = _native().get(origin.ggml_id, _NOTHING)[2]
     if not (decodes and _native().get(target.ggml_id, _NOTHING)[importance is not None]):
-        x = decode(data, origin, n, threads=threads)
-        finite = np.isfinite(x)
-        if not finite.all():
-            raise _refused(x, int(np.flatnonzero(~finite.ravel())[0]), target, first_row=first_row)
-        return encode(x, target, importance=importance, threads=threads)
-    out = np.empty((data.shape[0], target.row_bytes(n)), np.uint8)
-    level = isa.level()
-    bad = _ext.transcode(origin.ggml_id, target.ggml_id, level, data, importance, out, n, _threads(threads))
+        return _encode(decode(data, origin, n, threads=threads), target, importance, n_threads, first_row)
+    out = arguments.empty("blocks", (len(data), target.row_bytes(n)), np.uint8)
+    bad = _ext.transcode(origin.ggml_id, target.ggml_id, isa.level(), data, importance, out, n, n_threads)
     if bad >= 0:
         row = bad // n
         raise _refused(decode(data[row : row + 1], origin, n), bad - row * n, target, first_row=first_row + row)
@@ -148,26 +144,51 @@ def check_finite(data: np.ndarray, kind: BlockType, n: int, *, first_row: int = 
     Raises:
         ValueRangeError: A weight is NaN or infinite.
     """
-    if kind not in _EXPONENTS or not data.size:
+    if kind not in _EXPONENTS:
         return
     word, ones = _EXPONENTS[kind]
-    bits = np.ascontiguousarray(data).view(word)
+    data = _row_bytes(data, kind, arguments.row_length("row", n, kind))
+    bits = data.view(word)
     bad = np.flatnonzero((bits & ones) == ones)
     if len(bad):
         row = int(bad[0]) // n
         raise _refused(decode(data[row : row + 1], kind, n), int(bad[0]) - row * n, kind, first_row=first_row + row)
 
 
+def _encode(
+    x: np.ndarray, target: BlockType, importance: np.ndarray | None, n_threads: int, first_row: int
+) -> np.ndarray:
+    """`encode` of what is checked; errors call the first row `first_row`."""
+    n = x.shape[1]
+    if target == F32:
+        return x.view(np.uint8)
+    if _native().get(target.ggml_id, _NOTHING)[importance is not None]:
+        out = arguments.empty("blocks", (len(x), target.row_bytes(n)), np.uint8)
+        _ext.encode(target.ggml_id, isa.level(), x, importance, out, n_threads)
+        return out
+    if target.family == Family.INTEGER or target.name == "F64":
+        raise UnsupportedFormatError(f"encode: {target} is not a type for weights. Use F16, BF16 or a quantized type.")
+    if (at := fallback.first_refused(x)) >= 0:
+        raise _refused(x, at, target, first_row=first_row)
+    found = fallback.encode(x, target, importance, n_threads)
+    if max(x.max(initial=0), -x.min(initial=0)) > _LARGEST_HALF:  # its scale may be infinite
+        finite = np.isfinite(decode(found, target, n, threads=n_threads))
+        if not finite.all():
+            raise _refused(x, int(np.flatnonzero(~finite)[0]), target, first_row=first_row)
+    return found
+
+
 def _row_bytes(data: np.ndarray, source: BlockType, n: int) -> np.ndarray:
     """`data` as uint8 [rows, bytes per row]."""
-    _check_length("row", n, source)
-    data = np.ascontiguousarray(data)
-    if data.dtype != np.uint8 or data.size % source.row_bytes(n):
+    row_bytes = source.row_bytes(n)
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.size % row_bytes:
+        what = f"{data.size} values of {data.dtype}" if isinstance(data, np.ndarray) else type(data).__name__
         raise FormatError(
-            f"data: {data.size} values of {data.dtype} are not whole rows of {source.row_bytes(n)} bytes "
-            f"({n} weights of {source}). Pass the tensor's bytes as uint8."
+            f"data: {what} are not whole rows of {row_bytes} bytes ({n} weights of {source}). "
+            "Pass the tensor's bytes as uint8."
         )
-    return data.reshape(-1, source.row_bytes(n))
+    data = arguments.array("data", data, np.uint8, *("any" for _ in data.shape))
+    return data.reshape(data.size // row_bytes, row_bytes)
 
 
 def _refused(x: np.ndarray, at: int, target: BlockType, *, first_row: int = 0) -> ValueRangeError:
@@ -185,39 +206,13 @@ def _refused(x: np.ndarray, at: int, target: BlockType, *, first_row: int = 0) -
     )
 
 
-def _check_length(subject: str, n: int, kind: BlockType) -> None:
-    if n <= 0 or n % kind.block_length:
-        raise BlockShapeError(
-            f"{subject}: row length {n} is not a multiple of the {kind} block length {kind.block_length}. "
-            "Use a type with a shorter block (Q8_0: 32) or keep F16."
-        )
-
-
-def _rows(x: np.ndarray, target: BlockType) -> np.ndarray:
-    if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 2:
-        found = f"{x.dtype} [{', '.join(map(str, x.shape))}]" if isinstance(x, np.ndarray) else type(x).__name__
-        raise ValueRangeError(
-            f"x: {found} is not float32 [rows, n]. Convert with x.astype(numpy.float32).reshape(-1, n)."
-        )
-    _check_length("x", x.shape[1], target)
-    return np.ascontiguousarray(x)
-
-
 def _importance(importance: np.ndarray | None, n: int) -> np.ndarray | None:
     if importance is None:
         return None
-    if importance.shape != (n,) or importance.dtype != np.float32:
-        found = f"{importance.dtype} [{', '.join(map(str, importance.shape))}]"
-        raise ValueRangeError(f"importance: {found} is not float32 [{n}]. Give one weight per column of x.")
+    importance = arguments.array("importance", importance, np.float32, n)
     if not np.isfinite(importance).all() or (importance < 0).any():
         at = int(np.flatnonzero(~(np.isfinite(importance) & (importance >= 0)))[0])
         raise ValueRangeError(
             f"importance: column {at} is {importance[at]}, not a finite number >= 0. Collect the matrix again."
         )
-    return np.ascontiguousarray(importance)
-
-
-def _threads(threads: int) -> int:
-    if threads < 0:
-        raise ValueRangeError(f"threads: {threads} is negative. Give a count, or 0 for one per core.")
-    return threads
+    return importance

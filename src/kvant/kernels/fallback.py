@@ -1,5 +1,6 @@
 """I-quants with codebooks: encoded by libgguf, a build of ggml's own encoders, until native ones exist."""
 
+import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,12 @@ from kvant.errors import MissingDependencyError, ValueRangeError
 
 # Source: ggml.c `ggml_quantize_requires_imatrix`.
 NEEDS_IMPORTANCE = frozenset({"IQ2_XXS", "IQ2_XS", "IQ1_S"})
+
+LARGEST_WEIGHT = 2.0**25
+"""No codebook type holds more: IQ3_XXS has 15.5 / 2 times its largest level, 62, times a scale of 65504: 3.15e7."""
+
+BALANCED = (2.0**-40, 2.0**40)
+"""Bounds of the largest importance as libgguf gets it."""
 
 # libgguf builds a type's codebook tables when it is first encoded, and two threads doing so at once crash.
 _TABLES = threading.Lock()
@@ -31,8 +38,20 @@ def _libgguf() -> ModuleType:
     return libgguf  # type: ignore[no-any-return]
 
 
+def first_refused(x: np.ndarray) -> int:
+    """Index of the first weight that is not finite or beyond every codebook, or -1.
+
+    ggml's search for a neighbour finds none where its sums overflow, and reads and writes at index -1.
+    """
+    if not x.size or (x.max() <= LARGEST_WEIGHT and x.min() >= -LARGEST_WEIGHT):
+        return -1
+    return int(np.flatnonzero(~(np.abs(x) <= LARGEST_WEIGHT))[0])
+
+
 def encode(x: np.ndarray, target: BlockType, importance: np.ndarray | None, threads: int) -> np.ndarray:
     """Encode rows by libgguf, float32 [rows, n] -> uint8 [rows, bytes per row].
+
+    Nothing in `x` may be refused by `first_refused`: libgguf would end the process.
 
     Raises:
         MissingDependencyError: libgguf is not installed.
@@ -42,6 +61,7 @@ def encode(x: np.ndarray, target: BlockType, importance: np.ndarray | None, thre
         raise ValueRangeError(
             f"importance: none given, and {target} is encoded only with it. Collect an importance matrix, or use IQ2_S."
         )
+    importance = None if importance is None else _balanced(importance)
     library = _libgguf()
     kind = library.GGMLQuantizationType[target.name]
     out = np.empty((x.shape[0], target.row_bytes(x.shape[1])), np.uint8)
@@ -64,3 +84,14 @@ def encode(x: np.ndarray, target: BlockType, importance: np.ndarray | None, thre
     with ThreadPoolExecutor(n_threads) as pool:
         list(pool.map(piece, pieces))
     return out
+
+
+def _balanced(importance: np.ndarray) -> np.ndarray:
+    """Bring the largest importance near 1 where it is so large or small that sums of squares would leave float32.
+
+    Encoders compare errors, so that only ratios count; powers of four change no bit of these, nor of their roots.
+    """
+    largest = float(importance.max())
+    if largest == 0 or BALANCED[0] <= largest <= BALANCED[1]:
+        return importance
+    return np.asarray(np.ldexp(importance, -2 * (math.frexp(largest)[1] // 2)))

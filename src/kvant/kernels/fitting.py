@@ -16,11 +16,13 @@ import numpy as np
 
 from kvant.dtypes import BlockType, block_type
 from kvant.errors import BlockShapeError, UnsupportedFormatError, ValueRangeError
-from kvant.kernels import _ext, isa, linalg
+from kvant.kernels import _ext, arguments, isa, linalg
 from kvant.kernels.packing import PACKABLE, Parts, pack
 
 SWEEPS = 3
 """Passes of descent after the first rounding; the third still takes two per cent off the error, the eighth a half."""
+
+MAX_SWEEPS = 1000
 
 GROUP_BITS, GROUP_SIZES = (2, 3, 4, 5, 6, 8), (32, 64)
 """MLX's affine groups that can be encoded under a Hessian; scale and bias are float16."""
@@ -29,9 +31,14 @@ FITTABLE = PACKABLE
 """Block types that can be encoded under a Hessian: numbers on a grid, or points of IQ2's and IQ3's codebooks."""
 
 
+_LARGEST_FLOAT = float(np.finfo(np.float32).max)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curvature:
     """A Hessian made ready for rounding; see `prepare`.
+
+    Raises ValueRangeError if the arrays are of other types or shapes, or hold NaN or infinity.
 
     Attributes:
         hessian: Damped Hessian, float32 [n, n].
@@ -43,6 +50,13 @@ class Curvature:
     hessian: np.ndarray
     feedback: np.ndarray
     cost: np.ndarray
+
+    def __post_init__(self) -> None:
+        """Check the arrays once, so that rounding need not, and keep them as native code reads them."""
+        n = len(self.cost) if np.ndim(self.cost) else 0
+        for name, shape in (("hessian", (n, n)), ("feedback", (n, n)), ("cost", (n,))):
+            value = arguments.array(f"curvature: {name}", getattr(self, name), np.float32, *shape)
+            object.__setattr__(self, name, arguments.finite(f"curvature: {name}", value))
 
 
 def prepare(hessian: np.ndarray, *, damping: float, threads: int = 0) -> Curvature:
@@ -56,14 +70,19 @@ def prepare(hessian: np.ndarray, *, damping: float, threads: int = 0) -> Curvatu
     Raises:
         ValueRangeError: Not square, not finite, all zeros, or not positive definite for all the damping.
     """
+    is_real = isinstance(hessian, np.ndarray) and hessian.dtype in (np.float32, np.float64)
+    if not is_real or hessian.ndim != 2 or hessian.shape[0] != hessian.shape[1] or not np.isfinite(hessian).all():
+        raise ValueRangeError(
+            f"hessian: {arguments.found(hessian)} is not a square of finite float32 or float64. Measure it again."
+        )
     n = len(hessian)
-    if hessian.shape != (n, n) or not np.isfinite(hessian).all():
-        raise ValueRangeError(f"hessian: {hessian.shape} is not a square of finite numbers. Measure it again.")
     mean = float(np.einsum("ii->", hessian.astype(np.float64))) / max(1, n)
-    if not mean > 0 or not damping > 0:
+    if not 0 < mean < np.inf or not 0 < damping < np.inf:
         raise ValueRangeError(f"hessian, damping: mean {mean:g} and {damping:g} must be positive. Measure it again.")
     damped = hessian.astype(np.float64)
     damped[np.diag_indices(n)] += damping * mean
+    if not damped.max() <= _LARGEST_FLOAT:
+        raise ValueRangeError(f"hessian: its {damped.max():g} is beyond float32. Divide it by the number of tokens.")
     # H = R Rᵀ with R upper triangular: the Cholesky factor of H with its columns in reverse order.
     upper = linalg.cholesky(damped[::-1, ::-1], threads=threads)[::-1, ::-1]
     scale = np.diag(upper)
@@ -87,7 +106,8 @@ def fit(
         threads: Threads over rows; 0 for one per core.
 
     Returns:
-        Blocks, uint8 [rows, bytes per row], and the error e H eᵀ that is left, float32 [rows].
+        Blocks, uint8 [rows, bytes per row], and the error e H eᵀ that is left, float32 [rows]; not finite for a row
+        whose weights' squares float32 cannot hold.
 
     Raises:
         BlockShapeError: n is not a multiple of the block length.
@@ -100,12 +120,9 @@ def fit(
         raise UnsupportedFormatError(
             f"fit: {target} cannot be encoded under a Hessian. Use one of {', '.join(sorted(FITTABLE))}."
         )
-    _check_rows(x, curvature)
-    rows, n = x.shape
-    if n % target.block_length:
-        raise BlockShapeError(
-            f"x: row length {n} is not a multiple of the {target} block length {target.block_length}. Use Q8_0."
-        )
+    x = _rows(x, curvature)
+    n_threads, sweeps = arguments.threads(threads), arguments.count("sweeps", sweeps, most=MAX_SWEEPS)
+    rows, n = len(x), arguments.row_length("x", x.shape[1], target)
     n_blocks, n_runs = n // target.block_length, n // runs[target.ggml_id]
     parts = Parts(
         codes=np.empty((rows, n), np.uint8),
@@ -114,8 +131,8 @@ def fit(
     )  # fmt: skip
     loss = np.empty(rows, np.float32)
     _ext.fit(
-        target.ggml_id, isa.level(), np.ascontiguousarray(x), curvature.hessian, curvature.feedback, curvature.cost,
-        sweeps, parts.codes, parts.scales, parts.minimums, parts.d, parts.dmin, loss, threads,
+        target.ggml_id, isa.level(), x, curvature.hessian, curvature.feedback, curvature.cost,
+        sweeps, parts.codes, parts.scales, parts.minimums, parts.d, parts.dmin, loss, n_threads,
     )  # fmt: skip
     return pack(parts, target), loss
 
@@ -147,23 +164,24 @@ def fit_groups(
             f"fit: groups of {group_size} with {bits} bits cannot be encoded under a Hessian. Use {GROUP_BITS} bits in "
             f"groups of {GROUP_SIZES}."
         )
-    _check_rows(x, curvature)
+    x = _rows(x, curvature)
+    n_threads, sweeps = arguments.threads(threads), arguments.count("sweeps", sweeps, most=MAX_SWEEPS)
     rows, n = x.shape
-    if n % group_size:
+    if not n or n % group_size:
         raise BlockShapeError(f"x: row length {n} is not a multiple of the group size {group_size}. Use another.")
     codes, loss = np.empty((rows, n), np.uint8), np.empty(rows, np.float32)
     scales, biases = (np.empty((rows, n // group_size), np.uint16) for _ in range(2))
     unused = np.empty((rows, 0), np.int8)
     _ext.fit(
-        100 * group_size + bits, isa.level(), np.ascontiguousarray(x), curvature.hessian, curvature.feedback,
-        curvature.cost, sweeps, codes, unused, unused.view(np.uint8), scales, biases, loss, threads,
+        100 * group_size + bits, isa.level(), x, curvature.hessian, curvature.feedback,
+        curvature.cost, sweeps, codes, unused, unused.view(np.uint8), scales, biases, loss, n_threads,
     )  # fmt: skip
     return codes, scales, biases, loss
 
 
-def _check_rows(x: np.ndarray, curvature: Curvature) -> None:
-    if x.ndim != 2 or x.dtype != np.float32 or not np.isfinite(x).all():
-        raise ValueRangeError(f"x: {x.dtype} {x.shape} is not finite float32 [rows, n]. Check the source model.")
+def _rows(x: np.ndarray, curvature: Curvature) -> np.ndarray:
+    x = arguments.finite("x", arguments.array("x", x, np.float32, "rows", "n"))
     n = x.shape[1]
     if curvature.hessian.shape != (n, n):
         raise ValueRangeError(f"curvature: {curvature.hessian.shape} does not fit rows of {n}. Measure it again.")
+    return x

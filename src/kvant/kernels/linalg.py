@@ -12,7 +12,7 @@ kvant.kernels.reference.linalg; kernels: native/src/matmul.cpp and cholesky.cpp.
 import numpy as np
 
 from kvant.errors import ValueRangeError
-from kvant.kernels import _ext, isa
+from kvant.kernels import _ext, arguments, isa
 
 PANEL = 256
 """Steps of k that are summed before they are added to the result."""
@@ -30,6 +30,7 @@ def matmul(a: np.ndarray, b: np.ndarray, *, threads: int = 0) -> np.ndarray:
         threads: Threads over tiles of the result, or over the matrices of a stack; 0 for one per core.
 
     Raises:
+        LimitError: Memory cannot hold the product.
         ValueRangeError: Not float32 matrices or stacks that fit one another.
     """
     return _product(a, b, threads)
@@ -70,17 +71,20 @@ def gram(x: np.ndarray, *, out: np.ndarray | None = None, threads: int = 0) -> n
         ValueRangeError: The arrays are not of these types or shapes.
     """
     x = _matrix("x", x)
-    n = x.shape[1]
+    n, n_threads = x.shape[1], arguments.threads(threads)
     if out is None:
-        out = np.zeros((n, n))
-    if out.shape != (n, n) or out.dtype not in (np.float32, np.float64):
+        out = arguments.empty("out", (n, n), np.float64)
+        out[:] = 0
+    if not isinstance(out, np.ndarray) or out.shape != (n, n) or out.dtype not in (np.float32, np.float64):
         raise ValueRangeError(
-            f"out: {_found(out)} is not float64 or float32 [{n}, {n}]. Give x's columns squared, or None."
+            f"out: {arguments.found(out)} is not float64 or float32 [{n}, {n}]. Give x's columns squared, or None."
         )
-    if not (out.flags.c_contiguous and out.flags.writeable):
-        raise ValueRangeError("out: not contiguous and writable, so it cannot be added to. Pass a copy of it.")
+    if not (out.flags.carray and not np.may_share_memory(out, x)):
+        raise ValueRangeError(
+            "out: not contiguous, writable, aligned and apart from x, so it cannot be added to. Pass a copy of it."
+        )
     add = _ext.gram64 if out.dtype == np.float64 else _ext.gram32
-    add(isa.level(), x, out, _threads(threads))
+    add(isa.level(), x, out, n_threads)
     return out
 
 
@@ -99,7 +103,7 @@ def cholesky(h: np.ndarray, *, threads: int = 0) -> np.ndarray:
             pivot is not positive.
     """
     factor = _square(h).astype(np.float64, order="C")
-    bad = _ext.cholesky(isa.level(), factor, False, _threads(threads))
+    bad = _ext.cholesky(isa.level(), factor, False, arguments.threads(threads))
     if bad >= 0:
         raise _indefinite(bad, factor[bad, bad])
     return factor
@@ -122,7 +126,7 @@ def inverse_cholesky_upper(h: np.ndarray, *, threads: int = 0) -> np.ndarray:
         ValueRangeError: As for `cholesky`; columns come from the last to the first.
     """
     factor = _square(h)[::-1, ::-1].astype(np.float64, order="C")
-    bad = _ext.cholesky(isa.level(), factor, True, _threads(threads))
+    bad = _ext.cholesky(isa.level(), factor, True, arguments.threads(threads))
     if bad >= 0:
         raise _indefinite(len(h) - 1 - bad, factor[bad, bad])
     return factor[::-1, ::-1].astype(np.float32, order="C")
@@ -131,45 +135,37 @@ def inverse_cholesky_upper(h: np.ndarray, *, threads: int = 0) -> np.ndarray:
 def _product(
     a: np.ndarray, b: np.ndarray, threads: int, *, transpose_a: bool = False, transpose_b: bool = False
 ) -> np.ndarray:
-    if np.ndim(a) == np.ndim(b) == 3:
+    stacked = np.ndim(a) == np.ndim(b) == 3
+    if stacked:
+        stack, what = ("stack", "rows", "columns"), "a stack of float32 matrices"
+        a, b = (arguments.array("a, b", x, np.float32, *stack, what=what) for x in (a, b))
         if len(a) != len(b):
             raise ValueRangeError(f"a, b: stacks of {len(a)} and {len(b)} matrices. Give as many of each.")
-        stacks = [_contiguous(x) for x in (a, b)]
     else:
-        stacks = [_matrix(name, x)[None] for name, x in (("a", a), ("b", b))]
+        a, b = _matrix("a", a)[None], _matrix("b", b)[None]
     (m, k), (steps, n) = (
-        x.shape[:0:-1] if transposed else x.shape[1:]
-        for x, transposed in zip(stacks, (transpose_a, transpose_b), strict=True)
+        x.shape[:0:-1] if transposed else x.shape[1:] for x, transposed in ((a, transpose_a), (b, transpose_b))
     )
     if k != steps:
         raise ValueRangeError(
             f"a, b: sums over {k} and {steps} elements differ in length. Use the variant whose transposes fit: "
             "matmul [m, k] [k, n], matmul_nt [m, k] [n, k], matmul_tn [k, m] [k, n]."
         )
-    out = np.empty((len(stacks[0]), m, n), np.float32)
-    _ext.matmul(isa.level(), stacks[0], transpose_a, stacks[1], transpose_b, out, _threads(threads))
-    return out if a.ndim == 3 else out[0]
+    n_threads, out = arguments.threads(threads), arguments.empty("product", (len(a), m, n), np.float32)
+    if out.size:  # else there may be endless rows of nothing to walk over
+        _ext.matmul(isa.level(), a, transpose_a, b, transpose_b, out, n_threads)
+    return out if stacked else out[0]
 
 
 def _matrix(name: str, x: np.ndarray) -> np.ndarray:
-    """`x` as a contiguous float32 matrix."""
-    if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 2:
-        raise ValueRangeError(f"{name}: {_found(x)} is not a float32 matrix. Convert it with astype and reshape.")
-    return np.ascontiguousarray(x)
-
-
-def _contiguous(x: np.ndarray) -> np.ndarray:
-    """`x` as a contiguous stack of float32 matrices."""
-    if x.dtype != np.float32:
-        raise ValueRangeError(f"a, b: {_found(x)} is not a stack of float32 matrices. Convert it with astype.")
-    return np.ascontiguousarray(x)
+    return arguments.array(name, x, np.float32, "rows", "columns", what="a float32 matrix")
 
 
 def _square(h: np.ndarray) -> np.ndarray:
-    square = isinstance(h, np.ndarray) and h.ndim == 2 and h.shape[0] == h.shape[1]
+    square = isinstance(h, np.ndarray) and h.ndim == 2 and h.shape[0] == h.shape[1] and not hasattr(h, "mask")
     if not square or h.dtype not in (np.float32, np.float64):
         raise ValueRangeError(
-            f"h: {_found(h)} is not a square matrix of float64 or float32. Pass x.T @ x, or its mean."
+            f"h: {arguments.found(h)} is not a square matrix of float64 or float32. Pass x.T @ x, or its mean."
         )
     return h
 
@@ -179,13 +175,3 @@ def _indefinite(column: int, pivot: float) -> ValueRangeError:
         f"h: column {column} has the pivot {pivot:g}, so the matrix is not positive definite. "
         "Add more damping to its diagonal, or measure it over more text."
     )
-
-
-def _found(x: object) -> str:
-    return f"{x.dtype} [{', '.join(map(str, x.shape))}]" if isinstance(x, np.ndarray) else type(x).__name__
-
-
-def _threads(threads: int) -> int:
-    if threads < 0:
-        raise ValueRangeError(f"threads: {threads} is negative. Give a count, or 0 for one per core.")
-    return threads

@@ -15,6 +15,7 @@ import numpy as np
 
 from kvant.dtypes import BF16, F16, F32, BlockType
 from kvant.errors import BlockShapeError, UnsupportedFormatError, ValueRangeError
+from kvant.kernels import arguments
 from kvant.kernels.codec import decode, encode
 
 WORD_BITS = 32
@@ -79,15 +80,16 @@ def quantize(x: np.ndarray, kind: Grouping, scale_type: BlockType = F16) -> Quan
 
     Raises:
         BlockShapeError: The group size does not divide n.
-        ValueRangeError: A weight is NaN or infinite.
+        UnsupportedFormatError: There is no such grouping or type of scales.
+        ValueRangeError: Not float32 rows, or a weight that is NaN, infinite or too large for the type of scales.
     """
-    check(kind, x.shape[-1])
-    if not np.isfinite(x).all():
-        raise ValueRangeError("x: holds NaN or infinite weights. Check the source model.")
-    groups = x.reshape(len(x), -1, kind.group_size)
+    x = arguments.finite("x", arguments.array("x", x, np.float32, "rows", "n"))
+    check(kind, x.shape[1])
+    groups = x.reshape(len(x), x.shape[1] // kind.group_size, kind.group_size)
     if kind.mode == "affine":
+        _check_scale_type(scale_type)
         codes, scale, bias = _affine(groups, kind.bits)
-        stored, offset = (encode(a, scale_type, threads=1) for a in (scale, bias))
+        stored, offset = (_stored(a, scale_type) for a in (scale, bias))
         return Quantized(words=pack(codes.reshape(x.shape), kind.bits), scales=stored, biases=offset)
     largest = np.abs(groups).max(axis=2)
     scales, values = _fp8(largest / _FP4_MAX) if kind.mode == "nvfp4" else _power(largest, kind.bits)
@@ -97,19 +99,30 @@ def quantize(x: np.ndarray, kind: Grouping, scale_type: BlockType = F16) -> Quan
 
 
 def dequantize(rows: Quantized, kind: Grouping, scale_type: BlockType = F16) -> np.ndarray:
-    """Return the weights, float32 [rows, n]; `mx.dequantize` in float32."""
-    codes = unpack(rows.words, kind.bits)
-    groups = codes.reshape(len(codes), -1, kind.group_size)
-    check(kind, codes.shape[1])
-    n_groups = groups.shape[1]
-    if kind.mode == "affine":
-        assert rows.biases is not None, kind
-        scale, bias = (decode(a, scale_type, n_groups, threads=1)[..., None] for a in (rows.scales, rows.biases))
+    """Return the weights, float32 [rows, n]; `mx.dequantize` in float32.
+
+    Raises:
+        BlockShapeError: The words are no whole groups.
+        UnsupportedFormatError: There is no such grouping or type of scales.
+        ValueRangeError: Words, scales and biases are not what `Quantized` says, or do not fit one another.
+    """
+    words = arguments.array("words", rows.words, np.uint32, "rows", "words")
+    n = words.shape[1] * WORD_BITS // kind.bits if kind.bits in AFFINE_BITS else 0
+    check(kind, n)
+    n_groups = n // kind.group_size
+    is_affine = kind.mode == "affine"
+    if is_affine:
+        _check_scale_type(scale_type)
+    width = n_groups * (scale_type.block_bytes if is_affine else 1)
+    scales = arguments.array("scales", rows.scales, np.uint8, len(words), width)
+    codes = unpack(words, kind.bits)
+    groups = codes.reshape(len(codes), n_groups, kind.group_size)
+    if is_affine:
+        biases = arguments.array("biases", rows.biases, np.uint8, len(words), width)  # type: ignore[arg-type]
+        scale, bias = (decode(a, scale_type, n_groups, threads=1)[..., None] for a in (scales, biases))
         return np.asarray(scale * groups.astype(np.float32) + bias).reshape(codes.shape)
     levels = np.concatenate([_FP4, -_FP4]) if kind.bits == 4 else _fp8_values()
-    scale = (
-        _fp8_values()[rows.scales] if kind.mode == "nvfp4" else np.ldexp(np.float32(1), rows.scales.astype(int) - 127)
-    )
+    scale = _fp8_values()[scales] if kind.mode == "nvfp4" else np.ldexp(np.float32(1), scales.astype(int) - 127)
     return np.asarray(levels[groups] * scale[..., None].astype(np.float32)).reshape(codes.shape)
 
 
@@ -126,15 +139,27 @@ def check(kind: Grouping, n: int) -> None:
             f"{kind.mode} of {kind.bits} bits in groups of {kind.group_size}: MLX has affine of {AFFINE_BITS} bits in "
             f"groups of {AFFINE_GROUPS}, and {', '.join(MICROSCALED)}. Use one of these."
         )
-    if n % kind.group_size or n * kind.bits % WORD_BITS:
+    if not n or n % kind.group_size or n * kind.bits % WORD_BITS:
         raise BlockShapeError(f"rows of {n} weights are no whole groups of {kind.group_size}. Use a smaller group.")
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Pack codes, uint8 [rows, n], from the lowest bit up: uint32 [rows, n * bits / 32]."""
+    """Pack codes, uint8 [rows, n], from the lowest bit up: uint32 [rows, n * bits / 32].
+
+    Raises:
+        BlockShapeError: The codes of a row are no whole words.
+        UnsupportedFormatError: No such number of bits.
+        ValueRangeError: Not uint8 rows, or a code of more bits.
+    """
+    codes = arguments.array("codes", codes, np.uint8, "rows", "n")
+    _check_bits(bits)
+    if codes.shape[1] * bits % WORD_BITS or codes.shape[1] % 8:
+        raise BlockShapeError(f"codes: {codes.shape[1]} of {bits} bits are no whole words. Fill the row up.")
+    if codes.max(initial=0) >> bits:
+        raise ValueRangeError(f"codes: {codes.max()} has more than {bits} bits. Clip them.")
     eights = codes.reshape(len(codes), codes.shape[1] // 8, 8)
     if bits == 8:
-        return np.ascontiguousarray(codes).view("<u4")
+        return codes.view("<u4")
     word = np.zeros(eights.shape[:2], "<u8")
     for i in range(8):
         word |= eights[:, :, i].astype("<u8") << np.uint64(i * bits)
@@ -143,8 +168,17 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
 
 
 def unpack(words: np.ndarray, bits: int) -> np.ndarray:
-    """Return the codes of packed rows, uint8 [rows, n]."""
-    raw = np.ascontiguousarray(words).view(np.uint8)
+    """Return the codes of packed rows, uint8 [rows, n].
+
+    Raises:
+        BlockShapeError: A row is no whole number of codes.
+        UnsupportedFormatError: No such number of bits.
+        ValueRangeError: Not uint32 rows.
+    """
+    raw = arguments.array("words", words, np.uint32, "rows", "words").view(np.uint8)
+    _check_bits(bits)
+    if raw.shape[1] % bits:
+        raise BlockShapeError(f"words: {raw.shape[1]} bytes are no whole codes of {bits} bits. Pass whole rows.")
     if bits == 8:
         return raw
     eights = np.zeros((len(raw), raw.shape[1] // bits, 8), np.uint8)
@@ -155,15 +189,43 @@ def unpack(words: np.ndarray, bits: int) -> np.ndarray:
     return codes.reshape(len(raw), eights.shape[1] * 8)
 
 
+def _check_bits(bits: int) -> None:
+    if bits not in AFFINE_BITS:
+        raise UnsupportedFormatError(f"codes: {bits} bits are not one of {AFFINE_BITS}. Use one of these.")
+
+
+def _check_scale_type(scale_type: BlockType) -> None:
+    if scale_type not in SCALE_TYPES:
+        raise UnsupportedFormatError(f"scales: {scale_type} is not one of {', '.join(map(str, SCALE_TYPES))}. Use one.")
+
+
+def _stored(values: np.ndarray, scale_type: BlockType) -> np.ndarray:
+    """Scales or biases as bytes of their type, uint8 [rows, bytes]."""
+    stored = encode(values, scale_type, threads=1)
+    finite = np.isfinite(decode(stored, scale_type, values.shape[1], threads=1))
+    if not finite.all():
+        row, group = np.argwhere(~finite)[0]
+        raise ValueRangeError(
+            f"x: row {row}: group {group} needs {values[row, group]:g}, too large for {scale_type}. "
+            "Use BF16 or F32 scales."
+        )
+    return stored
+
+
 def _affine(groups: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Codes, scales and biases before they are rounded to their type: the extreme weight of a group is met exactly."""
     steps = np.float32((1 << bits) - 1)
     low, high = groups.min(axis=2), groups.max(axis=2)
     from_low = np.abs(low) > np.abs(high)
-    scale = np.maximum((high - low) / steps, _TINY)
-    scale = np.where(from_low, scale, -scale)
     edge = np.where(from_low, low, high)
-    at = np.rint(edge / scale)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = np.maximum((high - low) / steps, _TINY)
+        scale = np.where(from_low, scale, -scale)
+        at = np.rint(edge / scale)
+    held = np.isfinite(scale) & np.isfinite(at)
+    if not held.all():
+        row = int(np.flatnonzero(~held.all(axis=1))[0])
+        raise ValueRangeError(f"x: row {row} spans more than float32 holds. Keep this tensor unquantized.")
     scale = np.where(at != 0, edge / np.where(at != 0, at, 1), scale).astype(np.float32)
     bias = np.where(at != 0, edge, 0).astype(np.float32)
     codes = np.clip(np.rint((groups - bias[..., None]) / scale[..., None]), 0, steps).astype(np.uint8)

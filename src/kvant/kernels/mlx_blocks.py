@@ -11,10 +11,10 @@ the block's; scales of other types must be float16 numbers. K-quants multiply tw
 import numpy as np
 
 from kvant.dtypes import BlockType, block_type
-from kvant.errors import ValueRangeError
-from kvant.kernels import packing
+from kvant.errors import FormatError, UnsupportedFormatError, ValueRangeError
+from kvant.kernels import arguments, packing
 from kvant.kernels.codec import decode
-from kvant.kernels.mlx import MICROSCALED, Grouping, Quantized, pack, unpack
+from kvant.kernels.mlx import MICROSCALED, Grouping, Quantized, check, pack, unpack
 from kvant.kernels.reference import bits
 
 SAME_VALUES = {
@@ -36,13 +36,19 @@ def from_blocks(data: np.ndarray, kind: BlockType) -> Quantized:
         kind: A type of `SAME_VALUES`.
 
     Raises:
-        ValueRangeError: A bias would be beyond float16.
+        FormatError: A row is no whole number of blocks.
+        UnsupportedFormatError: MLX has nothing of the type's values.
+        ValueRangeError: Not uint8 rows, or a bias would be beyond float16.
     """
-    grouping = SAME_VALUES[kind.name]
-    rows, blocks = len(data), np.ascontiguousarray(data).reshape(-1, kind.block_bytes)
+    grouping = _same_values(kind)
+    data = arguments.array("data", data, np.uint8, "rows", "bytes")
+    if data.shape[1] % kind.block_bytes:
+        raise FormatError(f"data: rows of {data.shape[1]} bytes are no whole {kind} blocks. Pass the tensor's rows.")
+    rows, groups, blocks = len(data), data.shape[1] // kind.block_bytes, data.reshape(-1, kind.block_bytes)
+    n = groups * kind.block_length
     if grouping.mode != "affine":
-        words = pack(bits.nibbles(blocks[:, 1:]).reshape(rows, -1), grouping.bits)
-        return Quantized(words=words, scales=np.ascontiguousarray(blocks[:, :1]).reshape(rows, -1), biases=None)
+        words = pack(bits.nibbles(blocks[:, 1:]).reshape(rows, n), grouping.bits)
+        return Quantized(words=words, scales=np.ascontiguousarray(blocks[:, :1]).reshape(rows, groups), biases=None)
     d, middle = blocks[:, :2], _MIDDLE.get(kind.name)
     if middle is None:
         offset = blocks[:, 2:4]
@@ -51,9 +57,10 @@ def from_blocks(data: np.ndarray, kind: BlockType) -> Quantized:
         if not np.isfinite(bits.half(offset)).all():
             raise ValueRangeError(f"a scale times {middle} is beyond float16. Decode it: convert with -t F32.")
     return Quantized(
-        words=pack(_codes(blocks, grouping.bits, 4 if middle is None else 2).reshape(rows, -1), grouping.bits),
-        scales=np.ascontiguousarray(d).reshape(rows, -1), biases=np.ascontiguousarray(offset).reshape(rows, -1),
-    )  # fmt: skip
+        words=pack(_codes(blocks, grouping.bits, 4 if middle is None else 2).reshape(rows, n), grouping.bits),
+        scales=np.ascontiguousarray(d).reshape(rows, 2 * groups),
+        biases=np.ascontiguousarray(offset).reshape(rows, 2 * groups),
+    )
 
 
 def block_holding(scales: np.ndarray, biases: np.ndarray | None, grouping: Grouping) -> BlockType | None:
@@ -85,19 +92,35 @@ def to_blocks(found: Quantized, grouping: Grouping, scale_type: BlockType, kind:
         grouping: How they are quantized.
         scale_type: Type of affine scales and biases.
         kind: What `block_holding` gave for them.
+
+    Raises:
+        BlockShapeError, FormatError, UnsupportedFormatError, ValueRangeError: These do not fit one another.
     """
     codes = unpack(found.words, grouping.bits)
+    check(grouping, codes.shape[1])
+    _same_values(kind)
+    groups, repeats = codes.shape[1] // grouping.group_size, grouping.group_size // kind.block_length
     if grouping.mode != "affine":
         nibbles = bits.pack_nibbles(codes.reshape(-1, kind.block_length))
-        return np.concatenate([found.scales.reshape(-1, 1), nibbles], axis=-1).reshape(len(codes), -1)
-    assert found.biases is not None, grouping
-    groups, repeats = codes.shape[1] // grouping.group_size, grouping.group_size // kind.block_length
+        scales = arguments.array("scales", found.scales, np.uint8, len(codes), groups)
+        return np.concatenate([scales.reshape(-1, 1), nibbles], axis=-1).reshape(len(codes), groups * kind.block_bytes)
+    width = groups * scale_type.block_bytes
+    parts = (
+        arguments.array(name, part, np.uint8, len(codes), width)  # type: ignore[arg-type]
+        for name, part in (("scales", found.scales), ("biases", found.biases))
+    )
     halves = (
         decode(part, scale_type, groups, threads=1).astype(np.float16).view("<u2").repeat(repeats, axis=1)
-        for part in (found.scales, found.biases)
+        for part in parts
     )
     d, dmin = halves
     return packing.pack(packing.Parts(codes=codes, d=d, dmin=dmin, scales=np.empty(0), minimums=np.empty(0)), kind)
+
+
+def _same_values(kind: BlockType) -> Grouping:
+    if kind.name not in SAME_VALUES:
+        raise UnsupportedFormatError(f"{kind}: MLX has nothing of its values. Use one of {', '.join(SAME_VALUES)}.")
+    return SAME_VALUES[kind.name]
 
 
 def _codes(blocks: np.ndarray, n_bits: int, at: int) -> np.ndarray:

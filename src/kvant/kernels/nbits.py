@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvant.errors import UnsupportedFormatError, ValueRangeError
-from kvant.kernels import _ext, isa
-from kvant.kernels.fitting import SWEEPS, Curvature
+from kvant.kernels import _ext, arguments, isa
+from kvant.kernels.fitting import MAX_SWEEPS, SWEEPS, Curvature
 
 BITS, BLOCKS = (2, 4, 8), (16, 32, 64, 128, 256)
 
@@ -81,7 +81,7 @@ def nbits_type(name: str) -> NBits:
     Raises:
         UnsupportedFormatError: There is none.
     """
-    found = _NAME.fullmatch(name)
+    found = _NAME.fullmatch(name) if isinstance(name, str) else None
     if found is None:
         raise UnsupportedFormatError(f"block type: {name!r} is none of ONNX. Write for example MatMulNBits4_b32_sym.")
     return NBits(bits=int(found[1]), block=int(found[2]), symmetric=bool(found[3]))
@@ -108,8 +108,8 @@ class Blocks:
     def decode(self) -> np.ndarray:
         """Return the weights, float32 [rows, n]."""
         levels = self.codes.astype(np.float32) - self.zeros.astype(np.float32)[..., None]
-        rows: np.ndarray = (levels * self.scales[..., None]).reshape(len(self.codes), -1)[:, : self.n]
-        return rows
+        rows, blocks, block = self.codes.shape
+        return np.asarray((levels * self.scales[..., None]).reshape(rows, blocks * block)[:, : self.n])
 
     def packed_codes(self) -> np.ndarray:
         """Return `B` of MatMulNBits, uint8 [rows, blocks, block * bits / 8]: the first code in the lowest bits."""
@@ -131,9 +131,10 @@ def encode(x: np.ndarray, kind: NBits) -> Blocks:
         kind: Type of blocks.
 
     Raises:
-        ValueRangeError: Not float32 rows, or NaN or infinite.
+        ValueRangeError: Not float32 rows, or weights that are NaN, infinite or too large for float32 scales.
     """
-    padded = _padded(_checked(x), kind)
+    x = _checked(x)
+    padded = _padded(x, kind)
     low, high = padded.min(-1), padded.max(-1)
     top = np.float32((1 << kind.bits) - 1)
     if kind.symmetric:
@@ -141,9 +142,14 @@ def encode(x: np.ndarray, kind: NBits) -> Blocks:
         zeros = np.full(scales.shape, kind.middle, np.uint8)
     else:
         low, high = np.minimum(low, 0), np.maximum(high, 0)
-        scales = (high - low) / top
+        with np.errstate(over="ignore"):
+            scales = (high - low) / top
+        if not np.isfinite(scales).all():
+            row = int(np.flatnonzero(~np.isfinite(scales).all(axis=1))[0])
+            raise ValueRangeError(f"x: row {row} spans more than float32 holds. Use a symmetric type, or keep F32.")
         zeros = np.clip(_half_away(-_over(low, scales)), 0, top).astype(np.uint8)
-    inverse = _over(np.float32(1), scales)[..., None]
+    with np.errstate(over="ignore", invalid="ignore"):  # weights below 1e-38 have a scale without an inverse
+        inverse = _over(np.float32(1), scales)[..., None]
     codes = np.clip(_half_away(padded * inverse + zeros[..., None].astype(np.float32)), 0, top).astype(np.uint8)
     return _blocks(codes, scales.astype(np.float32), zeros, kind, x.shape[1])
 
@@ -167,8 +173,10 @@ def fit(
         UnsupportedFormatError: The type has no such encoder, or its blocks do not divide rows.
         ValueRangeError: A weight is NaN or infinite, or the arrays do not fit one another.
     """
-    rows, n = _checked(x).shape
-    if (kind.bits, kind.block, kind.symmetric) not in FITTED or n % kind.block:
+    x = _checked(x)
+    rows, n = x.shape
+    n_threads, sweeps = arguments.threads(threads), arguments.count("sweeps", sweeps, most=MAX_SWEEPS)
+    if (kind.bits, kind.block, kind.symmetric) not in FITTED or not n or n % kind.block:
         raise UnsupportedFormatError(
             f"{kind.name}: rows of {n} cannot be encoded under a Hessian. Use blocks of 32 that divide them."
         )
@@ -178,10 +186,10 @@ def fit(
     scales, loss = np.empty((rows, blocks), np.float32), np.empty(rows, np.float32)
     zeros = np.full((rows, blocks), kind.middle, np.uint8)
     _ext.fit_nbits(
-        kind.bits, kind.block, kind.symmetric, isa.level(), np.ascontiguousarray(x), curvature.hessian,
-        curvature.feedback, curvature.cost, sweeps, codes, scales, zeros, loss, threads,
+        kind.bits, kind.block, kind.symmetric, isa.level(), x, curvature.hessian,
+        curvature.feedback, curvature.cost, sweeps, codes, scales, zeros, loss, n_threads,
     )  # fmt: skip
-    return Blocks(kind=kind, n=n, codes=codes.reshape(rows, blocks, -1), scales=scales, zeros=zeros), loss
+    return Blocks(kind=kind, n=n, codes=codes.reshape(rows, blocks, kind.block), scales=scales, zeros=zeros), loss
 
 
 def _blocks(codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray, kind: NBits, n: int) -> Blocks:
@@ -191,9 +199,7 @@ def _blocks(codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray, kind: NBit
 
 
 def _checked(x: np.ndarray) -> np.ndarray:
-    if x.ndim != 2 or x.dtype != np.float32 or not np.isfinite(x).all():
-        raise ValueRangeError(f"x: {x.dtype} {x.shape} is not finite float32 [rows, n]. Check the source model.")
-    return x
+    return arguments.finite("x", arguments.array("x", x, np.float32, "rows", "n"))
 
 
 def _padded(x: np.ndarray, kind: NBits) -> np.ndarray:
@@ -222,7 +228,7 @@ def _pack(values: np.ndarray, bits: int, fill: int) -> np.ndarray:
     missing = -values.shape[-1] % per_byte
     if missing:
         values = np.concatenate([values, np.full((*values.shape[:-1], missing), fill, np.uint8)], axis=-1)
-    parts = values.reshape(*values.shape[:-1], -1, per_byte)
+    parts = values.reshape(*values.shape[:-1], values.shape[-1] // per_byte, per_byte)
     packed = parts[..., 0].copy()
     for i in range(1, per_byte):
         packed |= parts[..., i] << np.uint8(i * bits)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvant.dtypes import BlockType
-from kvant.kernels import _ext
+from kvant.dtypes import BY_GGML_ID, BlockType
+from kvant.errors import UnsupportedFormatError, ValueRangeError
+from kvant.kernels import _ext, arguments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +36,42 @@ class Parts:
 
 
 def pack(parts: Parts, kind: BlockType) -> np.ndarray:
-    """Return the blocks' bytes, uint8 [rows, bytes per row]."""
-    codes = parts.codes.reshape(-1, kind.block_length)
-    scales, minimums = (a.reshape(len(codes), -1) if a.size else a for a in (parts.scales, parts.minimums))
-    fields = _LAYOUTS[kind.name](codes, _bytes(parts.d), _bytes(parts.dmin), scales, minimums)
-    packed: np.ndarray = np.concatenate(fields, axis=-1).reshape(len(parts.codes), -1)
-    return packed
+    """Return the blocks' bytes, uint8 [rows, bytes per row].
+
+    Raises:
+        BlockShapeError: The codes of a row are no whole blocks.
+        UnsupportedFormatError: The type is not one of `PACKABLE`.
+        ValueRangeError: An array of another type or shape, or codes that the type does not have.
+    """
+    if kind.name not in _LAYOUTS:
+        raise UnsupportedFormatError(f"pack: {kind} has no parts. Use one of {', '.join(sorted(PACKABLE))}.")
+    codes = arguments.array("codes", parts.codes, np.uint8, "rows", "n")
+    rows, n = len(codes), arguments.row_length("codes", codes.shape[1], kind)
+    blocks = n // kind.block_length
+    d, dmin = _bytes(arguments.array("d", parts.d, np.uint16, rows, blocks)), np.empty((0, 2), np.uint8)
+    if kind.name in _WITH_OFFSET:
+        dmin = _bytes(arguments.array("dmin", parts.dmin, np.uint16, rows, blocks))
+    if not rows:
+        return np.empty((0, blocks * kind.block_bytes), np.uint8)
+    highest, lowest_scale, highest_scale = _RANGES[kind.name]
+    _check_range("codes", codes, 0, highest, kind)
+    codes = codes.reshape(-1, kind.block_length)
+    scales, minimums = parts.scales, parts.minimums
+    if runs := _RUNS[kind.name]:
+        scales = arguments.array("scales", scales, np.int8, rows, blocks * runs).reshape(len(codes), runs)
+        _check_range("scales", scales, lowest_scale, highest_scale, kind)
+    if runs and kind.name in _WITH_MINIMUMS:
+        minimums = arguments.array("minimums", minimums, np.uint8, rows, blocks * runs).reshape(len(codes), runs)
+        _check_range("minimums", minimums, 0, highest_scale, kind)
+    packed: np.ndarray = np.concatenate(_LAYOUTS[kind.name](codes, d, dmin, scales, minimums), axis=-1)
+    return packed.reshape(rows, blocks * kind.block_bytes)
+
+
+def _check_range(name: str, values: np.ndarray, low: int, high: int, kind: BlockType) -> None:
+    if values.size and not (low <= values.min() and values.max() <= high):
+        raise ValueRangeError(
+            f"{name}: {values.min()} to {values.max()} is not {low} to {high}, as {kind} has. Clip it."
+        )
 
 
 def _bytes(halves: np.ndarray) -> np.ndarray:
@@ -115,7 +146,10 @@ def _points(codes: np.ndarray, name: str, group: int) -> tuple[np.ndarray, np.nd
     bits = 3 if group == 4 else 2
     shifts = np.arange(0, bits * group, bits, dtype=np.uint16)
     points = np.bitwise_or.reduce((codes & 127).reshape(len(codes), -1, group).astype(np.uint16) << shifts, axis=-1)
-    index = np.asarray(np.searchsorted(np.frombuffer(_CODEBOOKS[name], np.uint16), points)).astype(np.uint16)
+    book = np.frombuffer(_CODEBOOKS[name], np.uint16)
+    index = np.asarray(np.searchsorted(book, points)).astype(np.uint16)
+    if not np.array_equal(book[np.minimum(index, len(book) - 1)], points):
+        raise ValueRangeError(f"codes: {group} in a row are no point of the codebook {name}. Encode them again.")
     return index, np.packbits(codes >> 7, axis=-1, bitorder="little")
 
 
@@ -177,5 +211,20 @@ _LAYOUTS: dict[str, Callable[..., Fields]] = {
     "Q2_K": _q2_k, "Q3_K": _q3_k, "Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k, "IQ4_XS": _iq4_xs,
     "IQ2_XXS": _iq2_xxs, "IQ2_XS": _iq2_xs, "IQ2_S": _iq2_s, "IQ3_XXS": _iq3_xxs, "IQ3_S": _iq3_s,
 }  # fmt: skip
+
+_RANGES = {
+    **dict.fromkeys(("Q4_0", "Q4_1", "IQ4_NL"), (15, 0, 0)), **dict.fromkeys(("Q5_0", "Q5_1"), (31, 0, 0)),
+    "Q8_0": (255, 0, 0), "Q2_K": (3, 0, 15), "Q3_K": (7, -32, 31), "Q4_K": (15, 0, 63), "Q5_K": (31, 0, 63),
+    "Q6_K": (63, -128, 127), "IQ4_XS": (15, -32, 31),
+    **dict.fromkeys(("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"), (255, 0, 15)),
+}  # fmt: skip
+"""Highest code, lowest and highest scale of a run; minimums go from 0 to the highest scale. Codebooks check codes."""
+
+_WITH_MINIMUMS = frozenset({"Q2_K", "Q4_K", "Q5_K"})
+_WITH_OFFSET = _WITH_MINIMUMS | {"Q4_1", "Q5_1"}
+_RUNS = {
+    BY_GGML_ID[ggml_id].name: block // run if run < block else 0 for ggml_id, run, block in _ext.fit_types()
+}  # fmt: skip
+"""Runs of a block that have a scale of their own; 0 where a block is one run."""
 
 PACKABLE = frozenset(_LAYOUTS)

@@ -11,7 +11,7 @@ kvant.kernels.reference.rowwise; kernels: native/src/rowwise.cpp.
 import numpy as np
 
 from kvant.errors import ValueRangeError
-from kvant.kernels import _ext, isa
+from kvant.kernels import _ext, arguments, isa
 
 
 def row_dot(a: np.ndarray, b: np.ndarray, *, threads: int = 0) -> np.ndarray:
@@ -31,8 +31,8 @@ def row_dot(a: np.ndarray, b: np.ndarray, *, threads: int = 0) -> np.ndarray:
     a, b = _rows("a", a), _rows("b", b)
     if a.shape != b.shape:
         raise ValueRangeError(f"a, b: shapes {list(a.shape)} and {list(b.shape)} differ. Give rows of one shape.")
-    out = np.empty(len(a))
-    _ext.row_dot(isa.level(), a, b, out, threads)
+    out, n_threads = arguments.empty("products", (len(a),), np.float64), arguments.threads(threads)
+    _ext.row_dot(isa.level(), a, b, out, n_threads)
     return out
 
 
@@ -49,13 +49,14 @@ def softmax(x: np.ndarray, *, period: int = 0, threads: int = 0) -> np.ndarray:
         `x`.
 
     Raises:
-        ValueRangeError: Not a contiguous float32 matrix, or a negative period.
+        ValueRangeError: Not a contiguous, writable float32 matrix, or a negative period.
     """
-    if _rows("x", x) is not x or not x.flags.writeable or period < 0:
-        raise ValueRangeError(
-            f"x, period: {period} or an array that is not contiguous and writable. Pass a copy of it."
-        )
-    _ext.softmax(isa.level(), x, period, threads)
+    _rows("x", x)
+    if not x.flags.carray:
+        raise ValueRangeError("x: not contiguous and writable and aligned, so it cannot be changed. Pass a copy of it.")
+    period, n_threads = arguments.count("period", period), arguments.threads(threads)
+    if x.size:
+        _ext.softmax(isa.level(), x, period, n_threads)
     return x
 
 
@@ -66,13 +67,11 @@ def sigmoid(x: np.ndarray, *, threads: int = 0) -> np.ndarray:
         ValueRangeError: Not a float32 matrix.
     """
     x = _rows("x", x)
-    out = np.empty_like(x)
-    _ext.sigmoid(isa.level(), x, out, threads)
+    out, n_threads = arguments.empty("sigmoid", x.shape, np.float32), arguments.threads(threads)
+    if x.size:
+        _ext.sigmoid(isa.level(), x, out, n_threads)
     return out
 
 
 def _rows(name: str, x: np.ndarray) -> np.ndarray:
-    """`x` as contiguous float32 rows; itself if it is."""
-    if x.dtype != np.float32 or x.ndim != 2:
-        raise ValueRangeError(f"{name}: {x.dtype} {list(x.shape)} is not a float32 matrix. Convert and reshape it.")
-    return x if x.flags.c_contiguous else np.ascontiguousarray(x)
+    return arguments.array(name, x, np.float32, "rows", "n", what="a float32 matrix")

@@ -62,14 +62,18 @@ class Importance:
         return digest.hexdigest()
 
     def check_finite(self) -> None:
-        """Check that every weight is a finite number.
+        """Check that every weight is a finite number, and no less than zero, as a mean of squares is.
 
         Raises:
             ValueRangeError: One is not.
         """
         for name, entry in self.entries.items():
-            if not np.isfinite(entry.weights()).all():
+            with np.errstate(over="ignore", invalid="ignore"):
+                weights = entry.weights()
+            if not np.isfinite(weights).all():
                 raise ValueRangeError(f"importance: {name}: holds NaN or infinity. Measure it again.")
+            if (weights < 0).any():
+                raise ValueRangeError(f"importance: {name}: holds {weights.min():g}, below zero. Measure it again.")
 
     def weights_for(self, tensor: Tensor) -> np.ndarray | None:
         """Return the importance of a tensor's input channels, float32 [matrices, n]; None if it was not measured.

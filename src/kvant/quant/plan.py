@@ -187,7 +187,7 @@ def read_plan(path: Path) -> Plan:
         raise FormatError(f"{path}: more than {MAX_PLAN_BYTES} bytes is no plan. Check the path.")
     try:
         return msgspec.json.decode(data, type=Plan)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise FormatError(f"{path}: {error} breaks the plan format. Write one with --write-plan.") from error
 
 

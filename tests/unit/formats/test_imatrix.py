@@ -10,7 +10,7 @@ from kvant.dtypes import F16, F32
 from kvant.errors import FormatError, KvantError, OutputExistsError, ValueRangeError
 from kvant.formats.gguf.writer import write_gguf
 from kvant.formats.imatrix import read_imatrix, write_imatrix
-from kvant.metadata import string
+from kvant.metadata import Value, ValueType, string
 from kvant.quant.importance import Entry, Importance
 from kvant.tensors import LazyTensor, array_tensor
 
@@ -31,6 +31,14 @@ def legacy(*, calls: int = 4, tail: bytes = b"", values: tuple[float, ...] = (2.
     name = b"blk.0.attn_q.weight"
     entry = struct.pack("<i", len(name)) + name + struct.pack("<ii", calls, len(values))
     return struct.pack("<i", 1) + entry + struct.pack(f"<{len(values)}f", *values) + tail
+
+
+def u64(number: int) -> Value:
+    return Value(ValueType.UINT64, number)
+
+
+def i32(number: int) -> Value:
+    return Value(ValueType.INT32, number)
 
 
 TAIL = struct.pack("<ii", 7, 8) + b"text.txt"
@@ -139,6 +147,9 @@ def test_every_cut_of_an_old_file_is_an_error_or_a_whole_file(tmp_path: Path) ->
         struct.pack("<ii", 1, 2**31 - 1),
         legacy(values=()),
         struct.pack("<ii", 1, 1) + b"a" + struct.pack("<ii", 1, 2**31 - 1),
+        legacy().replace(b"blk", b"bl\xff"),
+        legacy(tail=TAIL[:-1] + b"\xff"),
+        struct.pack("<i", 2) + 2 * legacy()[4:],
     ],
 )
 def test_hostile_old_files(tmp_path: Path, data: bytes) -> None:
@@ -151,6 +162,37 @@ def test_infinite_importance_is_refused(tmp_path: Path) -> None:
     (tmp_path / "i.dat").write_bytes(legacy(values=(1.0, float("inf"))))
     with pytest.raises(ValueRangeError, match="NaN or infinity"):
         read_imatrix(tmp_path / "i.dat")
+
+
+def test_importance_below_zero_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "i.dat").write_bytes(legacy(values=(1.0, -2.0)))
+    with pytest.raises(ValueRangeError, match=r"holds -0\.5, below zero"):
+        read_imatrix(tmp_path / "i.dat")
+
+
+@pytest.mark.parametrize("count", [np.nan, np.inf, -np.inf, -1.0])
+def test_counts_that_count_nothing_are_refused(tmp_path: Path, count: float) -> None:
+    write_gguf(tmp_path / "i.gguf", {}, [sums("x.in_sum2", 1, 2), sums("x.counts", count)])
+    with pytest.raises(FormatError, match=r"x: a count is .* or not finite"):
+        read_imatrix(tmp_path / "i.gguf")
+
+
+@pytest.mark.parametrize("value", [u64(1 << 31), u64((1 << 64) - 1), string("many"), i32(-1)])
+@pytest.mark.parametrize("key", ["imatrix.chunk_count", "imatrix.chunk_size"])
+def test_chunks_that_no_file_can_hold_are_refused(tmp_path: Path, key: str, value: Value) -> None:
+    write_gguf(tmp_path / "i.gguf", {key: value}, [sums("x.in_sum2", 1, 2), sums("x.counts", 1)])
+    with pytest.raises(FormatError, match=rf"{key} .* is not a count up to 2147483647"):
+        read_imatrix(tmp_path / "i.gguf")
+
+
+@pytest.mark.parametrize(("total", "count"), [(3e38, 1e30), (3e38, 3e9), (3e38, 1.0), (1.0, 3.4e38)])
+def test_huge_counts_come_back_from_both_layouts(tmp_path: Path, total: float, count: float) -> None:
+    write_gguf(tmp_path / "i.gguf", {}, [sums("x.in_sum2", total, total / 2), sums("x.counts", count)])
+    found = read_imatrix(tmp_path / "i.gguf")
+    for name in ("again.gguf", "again.dat"):
+        write_imatrix(tmp_path / name, found)
+        again = read_imatrix(tmp_path / name)
+        np.testing.assert_allclose(again.entries["x"].weights(), found.entries["x"].weights(), rtol=1e-6, atol=1e-44)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

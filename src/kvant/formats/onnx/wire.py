@@ -11,6 +11,7 @@ from kvant.errors import FormatError, LimitError
 from kvant.formats.onnx.spec import MAX_DEPTH, MAX_MESSAGES, MAX_PACKED_BYTES
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_TEXT_TYPE = 9
 _PACKED_TYPES = frozenset({3, 4, 5, 8, 13, 14, 17, 18})
 """Field types whose elements are of variable length: (u)int32, (u)int64, bool, enum, sint32, sint64."""
 
@@ -24,7 +25,8 @@ def check_wire(data: memoryview, descriptor: Any, path: Path) -> None:
         path: For error messages.
 
     Raises:
-        FormatError: A field ends beyond its message, or is of a kind ONNX does not use.
+        FormatError: A field ends beyond its message, is of a kind ONNX does not use, or is text that is not UTF-8,
+            which the parser would hand out as bytes.
         LimitError: More messages, packed integers or nesting than the limits in spec.py.
     """
     messages = packed = 0
@@ -33,7 +35,7 @@ def check_wire(data: memoryview, descriptor: Any, path: Path) -> None:
         at, end, kind, depth = waiting.pop()
         if depth > MAX_DEPTH:
             raise LimitError(f"{path}: messages lie deeper than {MAX_DEPTH} in one another. Export the model again.")
-        inner, integers = _fields(kind)
+        inner, integers, texts = _fields(kind)
         while at < end:
             tag, at = _varint(data, at, end, path)
             number, wire = tag >> 3, tag & 7
@@ -46,6 +48,8 @@ def check_wire(data: memoryview, descriptor: Any, path: Path) -> None:
                     raise _broken(path, at)
                 if number in inner:
                     waiting.append((at, at + length, inner[number], depth + 1))
+                elif number in texts:
+                    _check_text(data[at : at + length], at, path)
                 packed += length if number in integers else 0
                 messages += 1
                 at += length
@@ -65,10 +69,20 @@ def check_wire(data: memoryview, descriptor: Any, path: Path) -> None:
 
 
 @cache
-def _fields(descriptor: Any) -> tuple[dict[int, Any], frozenset[int]]:
-    """Fields that are messages, and fields of packed integers, by number."""
+def _fields(descriptor: Any) -> tuple[dict[int, Any], frozenset[int], frozenset[int]]:
+    """Fields that are messages, fields of packed integers and fields of text, by number."""
     inner = {field.number: field.message_type for field in descriptor.fields if field.message_type is not None}
-    return inner, frozenset(field.number for field in descriptor.fields if field.type in _PACKED_TYPES)
+    integers = frozenset(field.number for field in descriptor.fields if field.type in _PACKED_TYPES)
+    return inner, integers, frozenset(field.number for field in descriptor.fields if field.type == _TEXT_TYPE)
+
+
+def _check_text(text: memoryview, at: int, path: Path) -> None:
+    try:
+        str(text, "utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(
+            f"{path}: the text at byte {at} is not UTF-8 ({error.reason}). Download or export the model again."
+        ) from None
 
 
 def _varint(data: memoryview, at: int, end: int, path: Path) -> tuple[int, int]:

@@ -19,7 +19,8 @@ PRELOAD = """
 import importlib.machinery, importlib.util, sys
 loader = importlib.machinery.ExtensionFileLoader("kvant.kernels._ext", {path!r})
 spec = importlib.util.spec_from_file_location("kvant.kernels._ext", {path!r}, loader=loader)
-sys.modules["kvant.kernels._ext"] = importlib.util.module_from_spec(spec)
+module = sys.modules["kvant.kernels._ext"] = importlib.util.module_from_spec(spec)
+loader.exec_module(module)
 """
 
 

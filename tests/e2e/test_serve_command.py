@@ -6,19 +6,26 @@ import json
 import os
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from kvant.recipes.convert import convert
+from served import write_gguf
 from tiny_models import write_tiny_model
 
 KVANT = [sys.executable, "-m", "kvant.cli.main"]
+ASK = [{"role": "user", "content": "Hello"}]
+LONG = 100_000
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
 posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 
@@ -34,10 +41,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextlib.contextmanager
-def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(*arguments: str, **options: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start a gateway on a free port; yield its process and its address."""
     command = [*KVANT, "serve", "--port", "0", "--json", "--drain", "5", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options) as process:
         assert process.stdout is not None
         try:
             lines = [process.stdout.readline() for _ in range(3)]
@@ -69,6 +76,115 @@ def test_it_serves_until_it_is_told_to_stop(models: Path, number: signal.Signals
     lines = [json.loads(line) for line in log.splitlines()]
     assert {line["path"] for line in lines if line["event"] == "request"} >= {"/health", "/v1/models", "/kvant/status"}
     assert "Traceback" not in log
+
+
+STREAMS: dict[str, tuple[dict[str, Any], bytes]] = {
+    "/v1/chat/completions": ({"messages": ASK, "stream": True, "max_tokens": LONG}, b'data: {"error":{'),
+    "/v1/messages": ({"messages": ASK, "stream": True, "max_tokens": LONG}, b"event: error\ndata: {"),
+    "/v1/responses": ({"input": "Hello", "stream": True, "max_output_tokens": LONG}, b'"status":"failed"'),
+    "/api/chat": ({"messages": ASK, "options": {"num_predict": LONG}}, b'\n{"error":"'),
+}
+
+
+@contextlib.contextmanager
+def streaming(url: str, paths: Iterable[str]) -> Iterator[dict[str, http.client.HTTPResponse]]:
+    """Begin long answers; yield them once tokens come."""
+    with contextlib.ExitStack() as stack:
+        answers = {}
+        for path in paths:
+            connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+            stack.callback(connection.close)
+            connection.request("POST", path, json.dumps({"model": "long", **STREAMS[path][0]}))
+            answers[path] = connection.getresponse()
+            text = b""
+            while text.count(b"\n") < 20:
+                text += answers[path].read1(4096)
+            assert answers[path].status == 200
+        yield answers
+
+
+@pytest.fixture(scope="module")
+def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("long")
+    write_gguf(root / "long.gguf", context=1 << 17)
+    return root
+
+
+def has_gone(pid: int) -> bool:
+    """Whether a process has ended, be it that nobody took note of it yet."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    return True
+
+
+def workers_of(process: "subprocess.Popen[str]") -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+@linux
+def test_streams_that_outlast_the_drain_end_as_their_api_says_that_one_failed(long_model: Path) -> None:
+    options = ["--models", str(long_model), "--drain", "0", "--threads", "1", "--context", str(LONG)]
+    with serving(*options) as (process, url), streaming(url, STREAMS) as answers:
+        workers = workers_of(process)
+        process.send_signal(signal.SIGTERM)
+        for path, answer in answers.items():
+            assert STREAMS[path][1] in (end := answer.read()[-400:]), path
+            assert b"is shutting down" in end
+            assert b"[DONE]" not in end
+        _, log = process.communicate(timeout=60)
+    assert "Traceback" not in log
+    assert all(map(has_gone, workers))
+
+
+@linux
+def test_a_second_ctrl_c_ends_it_and_its_workers_at_once(long_model: Path) -> None:
+    options = ["--models", str(long_model), "--drain", "600", "--threads", "1", "--context", str(LONG)]
+    with serving(*options) as (process, url), streaming(url, ["/api/chat"]):
+        workers = workers_of(process)
+        process.send_signal(signal.SIGINT)
+        while not refuses(url):  # it has begun to end
+            pass
+        process.send_signal(signal.SIGINT)
+        _, log = process.communicate(timeout=60)
+        assert (process.returncode, "Traceback" in log) == (130, False)
+        while not all(map(has_gone, workers)):
+            pass
+
+
+def refuses(url: str) -> bool:
+    """Whether nobody listens there any more."""
+    try:
+        get(url, "/health")
+    except ConnectionError:
+        return True
+    return False
+
+
+@linux
+def test_connections_that_do_nothing_stop_nothing_and_fill_no_disk(models: Path) -> None:
+    import resource
+
+    def few_descriptors() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+
+    with (
+        serving("--models", str(models), preexec_fn=few_descriptors) as (process, url),
+        contextlib.ExitStack() as stack,
+    ):
+        host, port = urlsplit(url).netloc.split(":")
+        for index in range(400):
+            idle = stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
+            idle.sendall(b"" if index % 2 else b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
+            if index % 50 == 0:
+                assert get(url, "/health")[0] == 200
+        assert get(url, "/health")[0] == 200
+        assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) < 128
+        metrics = get(url, "/metrics")[1].decode()
+        assert 'kvant_door_refusals_total{reason="connections"}' in metrics
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=60)
+    events = Counter(json.loads(line)["event"] for line in log.splitlines())
+    assert events == {"fewer_connections": 1, "request": 10}
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from kvant._version import __version__
-from kvant.cli import console
+from kvant.cli import console, interrupt
 from kvant.cli.advise import advise
 from kvant.cli.bench import bench
 from kvant.cli.calibrate import calibrate
@@ -117,6 +117,7 @@ def main() -> None:
     """Run the command line."""
     # NumPy's BLAS starts a thread per core that spins beside our own; nothing here multiplies matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    interrupt.watch()
     from kvant.runtime.sandbox.spawn import shield
 
     shield()

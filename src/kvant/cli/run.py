@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvant.cli import console
+from kvant.cli import console, interrupt
 from kvant.cli.stored import complete_model, model_path, stored_model
 from kvant.errors import KvantError, ValueRangeError
 
@@ -191,6 +191,7 @@ def _talk(chat: "Chat") -> None:
             sys.stdout.write("\n")
             return
         except KeyboardInterrupt:
+            interrupt.go_on()
             sys.stdout.write("\n")
             if interrupted:
                 return

@@ -13,7 +13,7 @@ MAX_HEAD_BYTES = 32 << 10
 MAX_TARGET_BYTES = 8 << 10
 MAX_HEADERS = 100
 # A chunk of one byte takes six on the wire, and the time of one of a million.
-FREE_FRAMING_BYTES = 64 << 10
+FREE_FRAMING_BYTES = 16 << 10
 FRAMING_PART = 16
 """Sizes of chunks may take a sixteenth of what is in them, beyond `FREE_FRAMING_BYTES`."""
 

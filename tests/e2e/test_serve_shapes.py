@@ -218,6 +218,15 @@ def test_anthropics_api_thinks_only_where_it_is_asked(http: httpx2.Client, strea
 # Everyday fields
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/api/generate", "/api/embed", "/v1/embeddings"])
+def test_options_nobody_knows_are_named(http: httpx2.Client, path: str) -> None:
+    body = {"model": "plain", "messages": ASK, "prompt": "x", "input": "x", "stream": False}
+    answer = http.post(path, json=body | {"options": {"num_predict": 1, "num_guess": 1}})
+
+    assert answer.status_code == 200, answer.text
+    assert "options.num_guess" in answer.headers["x-kvant-ignored"]
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from kvant.errors import KvantError, QueueFullError
 from kvant.progress import Progress
-from kvant.serve.api.answer import CUT, CUT_RETRY_S
+from kvant.serve.api.answer import BEAT_S, CUT, CUT_RETRY_S
 from kvant.serve.api.failure import describe
 
 MEDIA_TYPE = "application/x-ndjson"
@@ -133,12 +133,24 @@ def refusal(error: KvantError) -> Response:
 
 
 async def _encoded(first: Status, lines: AsyncIterator[Status]) -> AsyncIterator[bytes]:
-    yield msgspec.json.encode(first) + b"\n"
+    """Yield lines as JSON; while there is none, a blank before the next one, which readers pass over."""
+    line: Status | None = first
     try:
-        async for line in lines:
+        while line is not None:
             yield msgspec.json.encode(line) + b"\n"
+            coming: asyncio.Future[Status | None] = asyncio.ensure_future(_next(lines))
+            try:
+                while not (await asyncio.wait({coming}, timeout=BEAT_S))[0]:
+                    yield b" "
+            finally:
+                coming.cancel()  # nothing happens to one that is there
+            line = coming.result()
     except KvantError as error:
         yield msgspec.json.encode({"error": str(error)}) + b"\n"
+
+
+async def _next(lines: AsyncIterator[Status]) -> Status | None:
+    return await anext(lines, None)
 
 
 async def _lines(work: Work, slots: asyncio.Semaphore, ending: asyncio.Event) -> AsyncIterator[Status]:

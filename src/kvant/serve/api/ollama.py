@@ -29,7 +29,7 @@ from kvant.serve.api.ollama_types import (
     seconds,
 )
 from kvant.serve.api.run import Answering, Job, answering, caller, streaming
-from kvant.serve.api.sampling import OLLAMA_DEFAULTS, PARAMETERS, context_wanted, engine_options
+from kvant.serve.api.sampling import OLLAMA_DEFAULTS, context_wanted, engine_options, unknown
 from kvant.serve.api.wire import check, endpoint, gateway, model_file, note_ignored, read
 from kvant.serve.library import ModelFile
 from kvant.serve.wording import error_body
@@ -164,7 +164,7 @@ async def find(request: Request, name: str) -> ModelFile:
 
 
 def _check_common(request: Request, file: ModelFile, body: GenerateRequest | ChatRequest) -> None:
-    note_ignored(request, [f"options.{name}" for name in body.options or {} if name not in PARAMETERS])
+    note_ignored(request, unknown(body.options))
     check(0 <= body.top_logprobs <= MAX_TOP_LOGPROBS, "top_logprobs must be between 0 and 20", "top_logprobs")
     if body.think and "thinking" not in file.capabilities:
         raise ApiError(f'"{body.model}" does not support thinking', param="think")

@@ -31,8 +31,8 @@ from kvant.serve.api.ollama_types import (
     ShowResponse,
     seconds,
 )
-from kvant.serve.api.sampling import context_wanted
-from kvant.serve.api.wire import as_json, endpoint, gateway, read
+from kvant.serve.api.sampling import context_wanted, unknown
+from kvant.serve.api.wire import as_json, endpoint, gateway, note_ignored, read
 from kvant.serve.library import Facts, ModelFile
 
 SPOKEN = "0.32.0"
@@ -110,6 +110,7 @@ async def show(request: Request) -> Response:
 async def embed(request: Request) -> Response:
     """POST /api/embed: vectors of texts."""
     body = await read(request, EmbedRequest)
+    note_ignored(request, unknown(body.options))
     file = await find(request, body.model)
     texts = [body.input] * bool(body.input) if isinstance(body.input, str) else body.input
 
@@ -133,6 +134,7 @@ async def embed(request: Request) -> Response:
 async def embeddings(request: Request) -> Response:
     """POST /api/embeddings: the vector of a text, in the older form."""
     body = await read(request, EmbeddingsRequest)
+    note_ignored(request, unknown(body.options))
     file = await find(request, body.model)
 
     async def run(out: Output) -> None:

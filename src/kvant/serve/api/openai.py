@@ -39,7 +39,7 @@ from kvant.serve.api.openai_types import (
     ToolChoice,
 )
 from kvant.serve.api.run import Answering, Job, answering, streaming
-from kvant.serve.api.sampling import OPENAI_DEFAULTS, context_wanted, engine_options
+from kvant.serve.api.sampling import OPENAI_DEFAULTS, context_wanted, engine_options, unknown
 from kvant.serve.api.wire import check, endpoint, model_file, note_ignored, read
 from kvant.serve.library import ModelFile
 from kvant.serve.wording import error_body
@@ -83,7 +83,7 @@ async def chat(request: Request) -> Response:
     if body.functions and "tools" not in file.capabilities and not isinstance(body.function_call, ChoiceFunction):
         left_out.append("functions")
         body.functions = None
-    note_ignored(request, left_out)
+    note_ignored(request, left_out + unknown(body.options))
     job = Job(
         request=request, file=file, prompt=chat_prompt(body, file), keep_alive=seconds(body.keep_alive),
         context=context_of(body, file), stream=bool(body.stream),

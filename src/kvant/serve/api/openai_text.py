@@ -26,8 +26,8 @@ from kvant.serve.api.ollama_types import seconds
 from kvant.serve.api.openai import DONE, OPENAI, common_sampling, context_of, out_usage
 from kvant.serve.api.openai_types import CompletionRequest, EmbeddingRequest, ListedModel
 from kvant.serve.api.run import Job, answering, streaming
-from kvant.serve.api.sampling import context_wanted
-from kvant.serve.api.wire import as_json, check, endpoint, gateway, model_file, read
+from kvant.serve.api.sampling import context_wanted, unknown
+from kvant.serve.api.wire import as_json, check, endpoint, gateway, model_file, note_ignored, read
 from kvant.serve.library import ModelFile
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ _encode = msgspec.json.Encoder().encode
 async def completions(request: Request) -> Response:
     """POST /v1/completions."""
     body = await read(request, CompletionRequest)
+    note_ignored(request, unknown(body.options))
     file = await model_file(request, body.model)
     require(file)
     check(body.best_of in (None, 1), "best_of: only 1 is made here. Leave it out.", "best_of")
@@ -150,6 +151,7 @@ def _legacy(tokens: list[TokenLogprob], top: int | None, offset: int) -> dict[st
 async def embeddings(request: Request) -> Response:
     """POST /v1/embeddings."""
     body = await read(request, EmbeddingRequest)
+    note_ignored(request, unknown(body.options))
     file = await model_file(request, body.model)
     inputs = many(body.input, "input", 2048)
 

@@ -80,6 +80,11 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     return known
 
 
+def unknown(options: Mapping[str, Any] | None) -> list[str]:
+    """Return the options that are left out, for the header that tells them."""
+    return [f"options.{name}" for name in options or {} if name not in PARAMETERS]
+
+
 def _value(name: str, value: Any, rule: Parameter) -> Any:
     if rule.kind == "array" and isinstance(value, str):  # one stop word, as a Modelfile writes it
         value = [value]

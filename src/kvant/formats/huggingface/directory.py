@@ -17,6 +17,8 @@ CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
+TEMPLATES = "additional_chat_templates"
+
 COMPANIONS = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json", "generation_config.json",
@@ -81,7 +83,7 @@ def commit_directory(partial: Path, directory: Path) -> None:
 
 
 def copy_companions(source: Path, directory: Path) -> None:
-    """Copy the files of `COMPANIONS` that a model has.
+    """Copy the files of `COMPANIONS` that a model has, and its further chat templates.
 
     Raises:
         FormatError: One is a link that leads out of the source.
@@ -89,6 +91,10 @@ def copy_companions(source: Path, directory: Path) -> None:
     for name in COMPANIONS:
         if (source / name).exists():
             shutil.copyfile(member(source, name), directory / name)
+    folder = source / TEMPLATES
+    for path in [] if folder.is_symlink() else sorted(folder.glob("*.jinja")):
+        (directory / TEMPLATES).mkdir(exist_ok=True)
+        shutil.copyfile(member(folder, path.name), directory / TEMPLATES / path.name)
 
 
 def check_directory(directory: Path, *, overwrite: bool) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kvant.formats.huggingface.tokenizer_files import TokenizerFiles
+from kvant.formats.huggingface.tokenizer_files import TokenizerFiles, read_object
 from kvant.formats.huggingface.tokenizer_vocab import AddedToken, is_id
 from kvant.metadata import Value, boolean, u32
 
@@ -66,13 +66,15 @@ def read_special_tokens(
         size: Tokens in the vocabulary.
         remarks: Is told of roles whose id is no token of the vocabulary; they are left out, as upstream does.
     """
-    names = {role: _content(files.config.get(f"{role}_token")) for role in ("bos", "eos", "unk", "sep", "pad", "mask")}
+    roles = ("bos", "eos", "unk", "sep", "pad", "mask")
+    stated = {**read_object(files.directory, "special_tokens_map.json"), **files.config}
+    names = {role: _content(stated.get(f"{role}_token")) for role in roles}
     special = SpecialTokens()
     _read_post_processor(files.tokenizer.get("post_processor"), names, special.add)
     for role in ADDED_ROLES:
-        stated = files.config.get(f"add_{role}_token")
-        if isinstance(stated, bool):
-            special.add.setdefault(role, stated)
+        adds = files.config.get(f"add_{role}_token")
+        if isinstance(adds, bool):
+            special.add.setdefault(role, adds)
     by_text = {token.content: number for number, token in added.items()}
     for role, name in names.items():
         if name is not None and name in by_text:

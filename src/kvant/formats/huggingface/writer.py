@@ -1,22 +1,25 @@
 """Write a `Model` as a Hugging Face directory: decoded safetensors, config.json, tokenizer."""
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from kvant.dtypes import block_type
+import numpy as np
+
+from kvant.dtypes import F32, BlockType, block_type
 from kvant.errors import FormatError, UnsupportedModelError
 from kvant.files import partial_path
 from kvant.formats.huggingface.architectures.base import Family
-from kvant.formats.huggingface.architectures.registry import family_of_architecture
+from kvant.formats.huggingface.architectures.registry import family_of_architecture, family_of_class
 from kvant.formats.huggingface.architectures.shapes import check_tensors
-from kvant.formats.huggingface.config import Config
+from kvant.formats.huggingface.config import Config, architecture_name, read_config
 from kvant.formats.huggingface.directory import (
     CONFIG,
     INDEX,
     check_directory,
     commit_directory,
+    copy_companions,
     write_json,
     write_weights,
 )
@@ -25,11 +28,17 @@ from kvant.formats.huggingface.tokenizer_write import write_tokenizer
 from kvant.formats.recode import recoded
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
-from kvant.tensors import LazyTensor, Tensor, n_bytes
+from kvant.tensors import LazyTensor, Tensor, array_tensor, n_bytes
 
 TORCH_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 GENERATED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 """Tensors that go into config.json instead."""
+
+REPLACED = frozenset({
+    "text_config", "vision_config", "quantization", "quantization_config", "compression_config", "kvant", "dtype",
+    "rope_parameters", "rope_scaling", "_name_or_path",
+})  # fmt: skip
+"""Entries of a source's config.json that are not true of what is written, or are written otherwise."""
 
 SPECIAL_IDS = (
     ("bos_token_id", "tokenizer.ggml.bos_token_id"),
@@ -83,14 +92,27 @@ def write_huggingface(
         if len(files) > 1:
             index = {"metadata": {"total_size": sum(map(n_bytes, tensors))}, "weight_map": placed}
             write_json(partial / INDEX, index)
-        write_tokenizer(model, partial)
         ids = {key: entries[key] for key, _ in SPECIAL_IDS if key in entries}
         write_json(partial / "generation_config.json", ids)
-        write_json(partial / CONFIG, entries)
+        if not (model.path / "tokenizer.json").is_file():
+            write_tokenizer(model, partial)
+        if model.path.is_dir():
+            copy_companions(model.path, partial)
+        write_json(partial / CONFIG, with_own_entries(entries, model))
         commit_directory(partial, directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return tuple(directory / name for name in files)
+
+
+def with_own_entries(entries: dict[str, Any], model: Model) -> dict[str, Any]:
+    """Return the content of config.json with what a source directory's own says beyond it, and its own class."""
+    if not model.path.is_dir():
+        return entries
+    own = read_config(model.path)
+    family = family_of_class(architecture_name(own, model.path), model.path)
+    kept = {key: value for key, value in own.items() if key not in entries and key not in REPLACED}
+    return {**entries, "architectures": [family.classes[0]], "model_type": family.model_type, **kept}
 
 
 def config_json(model: Model, family: Family, dtype: str) -> dict[str, Any]:
@@ -150,7 +172,18 @@ def transformers_tensors(
         changed = transform.back(tensor, config) if transform else tensor
         kind = tensor.block_type if tensor.block_type.name in kept else target
         found.append(renamed(recoded(changed, kind, threads=threads), theirs))
+    found += _zero_biases(model, family, config, target)
     return sorted(found, key=lambda tensor: tensor.name)
+
+
+def _zero_biases(model: Model, family: Family, config: Config, target: BlockType) -> Iterator[LazyTensor]:
+    """Biases that config.json asks for and a GGUF lacks: one entry asks for those of several matrices."""
+    for layer in range(config.n_layers):
+        for stem in sorted(family.biases(config)):
+            name = f"blk.{layer}.{stem}"
+            theirs, weight = family.transformers_name(f"{name}.bias"), model.tensors.get(f"{name}.weight")
+            if theirs is not None and weight is not None and f"{name}.bias" not in model.tensors:
+                yield recoded(array_tensor(theirs, np.zeros(weight.shape[0], np.float32), F32), target)
 
 
 def in_transformers_order(model: Model) -> dict[str, Tensor]:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from kvant.errors import FormatError, KvantError, LimitError, OutputExistsError, UnsupportedModelError, ValueRangeError
+from kvant.formats.gguf.reader import read_gguf
+from kvant.formats.gguf.writer import write_gguf
 from kvant.formats.huggingface.directory import shard
 from kvant.formats.huggingface.reader import read_huggingface
 from kvant.formats.huggingface.writer import write_huggingface
@@ -19,6 +21,13 @@ from tiny_models import FAMILIES, write_tiny_model
 
 UNWRITTEN = {"no_rope_layers", "attention_bias", "sliding_window_pattern"}
 """Entries that say what transformers assumes anyway."""
+
+
+def through_gguf(source: Path, scratch: Path) -> Model:
+    """The model of a directory after a stay in GGUF, which keeps no files of the directory."""
+    model = read_huggingface(source)
+    write_gguf(scratch / "stay.gguf", model.metadata, list(model.tensors.values()))
+    return read_gguf(scratch / "stay.gguf")
 
 
 def config_of(directory: Path) -> dict[str, Any]:
@@ -33,7 +42,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"mistral"}))
 def test_the_configuration_comes_back(family: str, tmp_path: Path) -> None:
     source = write_tiny_model(family, tmp_path / "source")
-    write_huggingface(read_huggingface(source), tmp_path / "out")
+    write_huggingface(through_gguf(source, tmp_path), tmp_path / "out")
     before, after = config_of(source), config_of(tmp_path / "out")
     if family == "gemma3":
         before.pop("hidden_act")  # Gemma's is hidden_activation
@@ -42,11 +51,43 @@ def test_the_configuration_comes_back(family: str, tmp_path: Path) -> None:
     }
 
 
-def test_mistral_comes_back_as_llama(tmp_path: Path) -> None:
+def test_mistral_comes_back_from_gguf_as_llama(tmp_path: Path) -> None:
     source = write_tiny_model("mistral", tmp_path / "source")
-    write_huggingface(read_huggingface(source), tmp_path / "out")
+    write_huggingface(through_gguf(source, tmp_path), tmp_path / "out")
     after = config_of(tmp_path / "out")
     assert (after["architectures"], after["head_dim"], after["model_type"]) == (["LlamaForCausalLM"], 64, "llama")
+
+
+def test_a_directory_keeps_its_own_words(tmp_path: Path) -> None:
+    source = write_tiny_model("mistral", tmp_path / "source", sliding_window=32, attention_sinks=4)
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "rag.jinja").write_text("{{ messages }}")
+    tokenizer = json.loads((source / "tokenizer.json").read_text())
+    tokenizer["added_tokens"][0]["lstrip"] = True
+    (source / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+    write_huggingface(read_huggingface(source), tmp_path / "out", dtype="F32")
+
+    after = config_of(tmp_path / "out")
+    assert (after["architectures"], after["sliding_window"], after["attention_sinks"]) == (
+        ["MistralForCausalLM"],
+        32,
+        4,
+    )
+    assert after["torch_dtype"] == "float32"
+    assert json.loads((tmp_path / "out" / "tokenizer.json").read_text()) == tokenizer
+    assert (tmp_path / "out" / "additional_chat_templates" / "rag.jinja").exists()
+
+
+def test_biases_that_one_entry_asks_for_together_are_there_together(tmp_path: Path) -> None:
+    model = through_gguf(write_tiny_model("llama", tmp_path / "source", attention_bias=True), tmp_path)
+    some = {name: tensor for name, tensor in model.tensors.items() if not name.endswith("attn_output.bias")}
+
+    write_huggingface(dataclasses.replace(model, tensors=some), tmp_path / "out")
+
+    back = read_huggingface(tmp_path / "out")
+    assert set(back.tensors) == set(model.tensors)
+    assert not back.tensors["blk.0.attn_output.bias"].read_bytes(0, 1).any()
 
 
 def test_biases_are_named_in_the_configuration(tmp_path: Path) -> None:

@@ -75,3 +75,13 @@ def test_id_outside_the_vocabulary() -> None:
 )
 def test_malformed_post_processor_adds_nothing(post: Any) -> None:
     assert read(post).add == {}
+
+
+def test_roles_that_the_configuration_leaves_out_are_in_the_map(tmp_path: Path) -> None:
+    (tmp_path / "special_tokens_map.json").write_text('{"eos_token": {"content": "</s>"}, "bos_token": "<s>"}')
+    files = TokenizerFiles(directory=tmp_path, tokenizer={}, config={"bos_token": None}, generation={},
+                           sentencepiece=None)  # fmt: skip
+
+    special = read_special_tokens(files, {}, ADDED, {}, 10)
+
+    assert special.ids == {"eos": 1}  # null in tokenizer_config.json says that there is none

@@ -3,18 +3,22 @@
 import asyncio
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import escapes
-from kvant.errors import WorkerError
+from kvant.errors import KvantError, UnsupportedModelError, WorkerError
 from kvant.recipes.int8.search import Tools
+from kvant.runtime.mlx import MLXProcess
 from kvant.runtime.ort_process import OrtProcess
 from kvant.runtime.process import EngineProcess
 from kvant.runtime.sandbox import spawn
+from kvant.runtime.template import render
+from kvant.runtime.tokenizers import by_worker
+from kvant.serve.bounded import Bounded, Refused, Render
 from kvant.serve.engines.base import Start
 from kvant.serve.workers import WorkerProcess, start_worker
 
@@ -74,6 +78,85 @@ def test_an_engine_that_measures(
         report = json.loads(child.stdout.readline())
     # Modes and times are said to be set where files are copied, and are not: see `is_intact`.
     check(report["found"], tuple(report["held"]), target, {"change a mode", "change times"} if writes else set())
+
+
+def hostile(folder: Path, module: str, then: str, target: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a module where a child imports it, which tries everything and tells what was `allowed`."""
+    place = folder / "library" / Path(*module.split("."))
+    place.parent.mkdir(parents=True)
+    if "." in module:
+        (place.parent / "__init__.py").write_text("")
+    place.with_suffix(".py").write_text(
+        "import json, os, sys\nimport escapes\n"
+        f"found = escapes.tried(json.loads({json.dumps(escapes.sendable(target))!r}))\n"
+        "allowed = 'allowed: ' + json.dumps([name for name, code in found.items() if not code])\n" + then
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{folder / 'library'}:{HERE}")
+
+
+def told(error: BaseException) -> list[str]:
+    assert "allowed: " in str(error), str(error)
+    allowed: list[str] = json.loads(str(error).partition("allowed: ")[2].partition("]")[0] + "]")
+    return allowed
+
+
+def by_mlx(folder: Path) -> None:
+    with MLXProcess() as process:
+        process.open(folder)
+
+
+def by_jinja(_: Path) -> None:
+    render("{{ 1 }}", [])
+
+
+def by_minijinja(_: Path) -> None:
+    bounded = Bounded()
+    try:
+        reply = bounded.ask(Render("{{ 1 }}", {}), "template")
+        assert isinstance(reply, Refused)
+        raise UnsupportedModelError(reply.reason)
+    finally:
+        bounded.close()
+
+
+SAY_AS_JSON = "print(json.dumps({'error': allowed}), flush=True)\nsys.stdin.read()\n"
+SAY = "sys.stderr.write(allowed + '\\n')\nsys.stderr.flush()\nos._exit(3)\n"
+REFUSE = """
+class TemplateError(Exception):
+    pass
+class Environment:
+    def __init__(self, **_):
+        pass
+    def render_template(self, *_, **__):
+        raise TemplateError(allowed)
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "then", "ask"),
+    [
+        ("mlx.core", SAY_AS_JSON, by_mlx),
+        ("onnxruntime_genai", SAY, lambda folder: by_worker("genai", folder, ["x"], [])),
+        ("jinja2", SAY, by_jinja),
+        ("minijinja", REFUSE, by_minijinja),
+    ],
+    ids=["mlx", "genai", "jinja", "minijinja"],
+)
+def test_what_reads_models_tokenizers_and_templates(
+    module: str, then: str, ask: Callable[[Path], object], target: dict[str, Any], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    hostile(tmp_path, module, then, target, monkeypatch)
+    model = tmp_path / "model"
+    model.mkdir()
+    with pytest.raises(KvantError) as caught:
+        ask(model)
+    allowed, missing = set(told(caught.value)), spawn.missing(spawn.probe())
+    assert "landlock" in missing or allowed.isdisjoint(BY_LANDLOCK)
+    assert "seccomp" in missing or allowed.isdisjoint(BY_SECCOMP)
+    if {"landlock", "seccomp"}.isdisjoint(missing):
+        assert not allowed
+        assert escapes.is_intact(target)
 
 
 def test_an_engine_that_serves(target: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

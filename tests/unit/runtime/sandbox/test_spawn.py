@@ -1,3 +1,4 @@
+import ast
 import os
 import sys
 import threading
@@ -5,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import kvant
 from kvant.runtime.sandbox import namespaces, spawn
 from kvant.runtime.sandbox.policy import Policy
 
@@ -33,6 +35,30 @@ def test_only_the_main_thread_owns() -> None:
     thread.join()
     assert owners == [0]
     assert spawn.owner() == os.getpid()
+
+
+STARTERS = {"Popen", "run", "create_subprocess_exec", "create_subprocess_shell", "execv", "system", "popen", "fork"}
+# What is started otherwise than confined, and why that is no engine's process.
+OTHERS = {
+    "devices/detect.py": "asks programs of the system, such as nvidia-smi",
+    "recipes/decoder/exporters.py": "asks a Python which packages it has",
+    "runtime/sandbox/spawn.py": "is the place that starts confined ones",
+    "serve/workers.py": "confines itself when it knows its model: test_hostile_engines.py",
+}
+
+
+def test_no_process_is_started_but_confined() -> None:
+    source = Path(kvant.__file__).parent
+    bare: dict[str, int] = {}
+    for path in sorted(source.rglob("*.py")):
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text)) if "subprocess" in text or "import os" in text else ():
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in STARTERS:
+                owner = ast.unparse(node.func.value)
+                if owner in ("subprocess", "asyncio", "os") and "spawn.command(" not in ast.unparse(node):
+                    name = path.relative_to(source).as_posix()
+                    bare[name] = bare.get(name, 0) + 1
+    assert bare == {"devices/detect.py": 2} | dict.fromkeys(set(OTHERS) - {"devices/detect.py"}, 1)
 
 
 def test_what_is_covered() -> None:

@@ -175,7 +175,15 @@ class WorkerProcess:
             ) from None  # fmt: skip
         except (OSError, msgspec.DecodeError):
             raise await self._failed("could not be loaded", _telling) from None
+        if not self._is_own(told.address):
+            self.kill()
+            raise await self._failed(f"says it listens on {str(told.address)[:80]!r}, which is not its own", _fatal)
         self._address, self.confined, self._took_template = told.address, told.confined, told.template
+
+    def _is_own(self, address: str | int) -> bool:
+        """Whether a worker may listen there: it must not lead the gateway to somebody else's socket."""
+        own = self._start.socket
+        return isinstance(address, int) if not own else Path(str(address)).parent == Path(own).parent
 
     async def _first_line(self, timeout_s: float) -> bytes:
         """Return the first line of its standard output; a template that does not end is not waited for.

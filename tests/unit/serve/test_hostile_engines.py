@@ -20,7 +20,7 @@ from kvant.runtime.template import render
 from kvant.runtime.tokenizers import by_worker
 from kvant.serve.bounded import Bounded, Refused, Render
 from kvant.serve.engines.base import Start
-from kvant.serve.workers import WorkerProcess, start_worker
+from kvant.serve.workers import start_worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems have limits of resources alone")
 
@@ -159,23 +159,37 @@ def test_what_reads_models_tokenizers_and_templates(
         assert escapes.is_intact(target)
 
 
-def test_an_engine_that_serves(target: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = tmp_path / "library"
-    library.mkdir()
-    (library / "xllamacpp.py").write_text(
-        "import json, os, sys\nimport escapes\n"
-        f"for name, code in escapes.tried(json.loads({json.dumps(escapes.sendable(target))!r})).items():\n"
-        "    print(f'tried|{name}|{code}', file=sys.stderr)\n"
-        "os._exit(1)\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", f"{library}:{HERE}")
-    model = tmp_path / "model.gguf"
+def serve(model: Path) -> None:
+    """Have a model served."""
     model.write_bytes(b"GGUF")
     start = Start(path=str(model), name="m", api_key="", context=256, parallel=1, threads=1, http_threads=4)
-    started: list[WorkerProcess] = []
-    with pytest.raises(WorkerError):
-        asyncio.run(start_worker(start, timeout_s=60, spawned=started.append))
-    lines = [line.split("|") for line in started[0].log if line.startswith("tried|")]
-    found = {name: int(code) for _, name, code in lines}
-    # A socket in its own network: nobody else sees the name.
-    check(found, spawn.probe(), target, {"listen by abstract name"})
+    asyncio.run(start_worker(start, timeout_s=60))
+
+
+def test_an_engine_that_serves(target: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile(tmp_path, "xllamacpp", SAY.replace("allowed +", "'kvant-engine: ' + allowed +"), target, monkeypatch)
+    with pytest.raises(WorkerError) as caught:
+        serve(tmp_path / "model.gguf")
+    allowed, missing = set(told(caught.value)), spawn.missing(spawn.probe())
+    assert "landlock" in missing or allowed.isdisjoint(BY_LANDLOCK)
+    assert "seccomp" in missing or allowed.isdisjoint(BY_SECCOMP)
+    if {"landlock", "seccomp"}.isdisjoint(missing):
+        assert allowed == {"listen by abstract name"}  # in a network of its own, where there is one
+        assert escapes.is_intact(target)
+
+
+def test_an_engine_that_leads_its_gateway_to_another_socket(
+    target: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = f"{target['folder']}/door"
+    answer = json.dumps({"address": door}).encode() + b"\n"
+    say = (
+        "import contextlib\n"
+        "for descriptor in range(3, 9):\n"
+        "    with contextlib.suppress(OSError):\n"
+        f"        os.write(descriptor, {answer!r})\n"
+        "sys.stdin.read()\n"
+    )
+    hostile(tmp_path, "xllamacpp", say, target, monkeypatch)
+    with pytest.raises(WorkerError, match=r"door', which is not its own"):
+        serve(tmp_path / "model.gguf")

@@ -16,6 +16,8 @@ import msgspec
 from kvant.serve.engines.base import Ready, Start
 from kvant.serve.engines.confine import confine
 
+AGAIN = "again.sock"
+
 
 def parameters(start: Start) -> Any:
     """Return the engine's parameters, `xllamacpp.CommonParams`; nothing of it writes files or reaches a network."""
@@ -72,7 +74,9 @@ def main() -> None:
         except RuntimeError:
             if start.template is None:
                 raise
-            start = msgspec.structs.replace(start, template=None)
+            # The first server may have left its socket, and nothing may be deleted here.
+            again = str(Path(start.socket).with_name(AGAIN)) if start.socket else ""
+            start = msgspec.structs.replace(start, template=None, socket=again)
             server = xllamacpp.Server(parameters(start))
     except (RuntimeError, ValueError, MemoryError) as error:
         sys.stderr.write(f"kvant-engine: {error or type(error).__name__}\n")

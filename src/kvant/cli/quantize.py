@@ -13,6 +13,7 @@ from kvant.cli.units import format_bytes, parse_bytes
 if TYPE_CHECKING:
     from kvant.model import Model
     from kvant.quant.importance import Importance
+    from kvant.quant.matching import PatternMatch
     from kvant.quant.plan import Fallback, Plan
     from kvant.recipes.quantize import QuantizeResult
 
@@ -117,7 +118,7 @@ def quantize(
       kvant quantize vision.onnx -t int8-static --calibration-data inputs/ -o small.onnx
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.formats.open import open_model
-    from kvant.quant.presets import plan_preset
+    from kvant.quant.presets import plan_with_matches
 
     _check_options(options, "int8" if quantize_onnx.is_onnx(model) else to.value)
     if quantize_onnx.is_onnx(model):
@@ -140,14 +141,15 @@ def quantize(
         )  # fmt: skip
         return
     source = open_model(model, kinds=("model", "mmproj"))
-    chosen = _checked_plan(source, plan) if plan is not None else plan_preset(
+    chosen, matches = (_checked_plan(source, plan), ()) if plan is not None else plan_with_matches(
         source, preset or "", has_importance=importance is not None, pure=pure, overrides=_overrides(type_ or ()),
         output_type=output_tensor_type, embedding_type=token_embedding_type, keep=keep or (),
     )  # fmt: skip
     chosen = _sized(source, chosen, importance, write_plan, overwrite=overwrite)
     if dry_run:
-        _report_plan(source, chosen, importance, json=json)
+        _report_plan(source, chosen, importance, matches, json=json)
     else:
+        console.notes([] if json else [str(match) for match in matches if not match.changed])
         _write(
             source, chosen, out, importance, threads=threads, max_file_size=max_file_size, resume=resume,
             overwrite=overwrite, allow_requantize=allow_requantize, json=json,
@@ -225,18 +227,31 @@ def _overrides(texts: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _report_plan(source: "Model", plan: "Plan", importance: "Importance | None", *, json: bool) -> None:
+def _report_plan(
+    source: "Model", plan: "Plan", importance: "Importance | None", matches: "Sequence[PatternMatch]", *, json: bool
+) -> None:
     """Print what would be written."""
-    from kvant.recipes.quantize import unmeasured
+    from kvant.quant.matching import match_importance
+    from kvant.recipes.quantize import remarks_on, unmeasured
+
+    use = match_importance(importance, source, plan) if importance else None
+    remarks = remarks_on(source, plan, importance)
 
     missing = unmeasured(source, plan, importance)
     if json:
         console.print_json({"plan": plan, "size_bytes": plan.predicted_bytes, "bpw": plan.bpw(source),
-                            "needs_importance": missing, "remarks": source.remarks})  # fmt: skip
+                            "needs_importance": missing, "remarks": remarks, "patterns": matches,
+                            "importance": use})  # fmt: skip
         return
-    console.notes(source.remarks)
+    console.notes(remarks)
     console.say(f"{source.name} as {plan.preset}:")
     console.table("", ("type", "tensors"), list(plan.counts().items()))
+    for match in matches:
+        console.say(str(match))
+    if use is not None and use.used:
+        console.say(
+            f"{use.file}: importance for {len(use.used)} of {len(use.used) + len(use.missing)} tensors that use it"
+        )
     _say_fallbacks(plan.fallbacks, len(plan.types))
     if missing:
         console.say(

@@ -200,10 +200,7 @@ def _refused(x: np.ndarray, at: int, target: BlockType, *, first_row: int = 0) -
     where, weight = f"row {first_row + row}, column {column}", x[row, column]
     if np.isfinite(weight):
         return ValueRangeError(f"{where}: {weight:g} is too large for {target} here. Use F32, or BF16 up to 3.38e38.")
-    return ValueRangeError(
-        f"{where}: {weight} is not a finite weight. "
-        "Download or convert the source again, or keep this tensor in the type it has."
-    )
+    return ValueRangeError(f"{where}: {weight} is not a finite weight. Download or convert the source again.")
 
 
 def _importance(importance: np.ndarray | None, n: int) -> np.ndarray | None:

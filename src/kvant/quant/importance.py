@@ -93,3 +93,28 @@ class Importance:
                 f"Measure it on this model."
             )
         return entry.weights().reshape(matrices, n)
+
+
+def zero_runs(weights: np.ndarray, run: int) -> np.ndarray:
+    """Tell which runs of channels have no importance at all, bool [matrices, n / run].
+
+    Args:
+        weights: Importance, float32 [matrices, n].
+        run: Channels of a run; n is a multiple of it, or one run is all of a row.
+    """
+    n = weights.shape[1]
+    run = run if n % run == 0 else n
+    return np.asarray(~weights.reshape(len(weights), n // run, run).any(axis=2))
+
+
+def without_zero_runs(weights: np.ndarray, run: int) -> np.ndarray:
+    """Return importance with 1 throughout the runs that have none.
+
+    Encoders would store such a run as zeros: no error in it counts. Texts that never reach a channel leave them, and
+    the model may reach it all the same.
+    """
+    empty = zero_runs(weights, run)
+    if not empty.any():
+        return weights
+    width = weights.shape[1] // empty.shape[1]
+    return np.where(np.repeat(empty, width, axis=1), np.float32(1), weights).astype(np.float32)

@@ -5,7 +5,7 @@ GGUF. What a preset does to a model that is not made of rows of 256 is in docs/e
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,9 @@ import numpy as np
 from kvant.dtypes import block_type
 from kvant.errors import PlanError
 from kvant.model import Model
+from kvant.quant.matching import PatternMatch, check_pattern
 from kvant.quant.plan import Fallback, Plan, fitting_type, stored_type
-from kvant.quant.roles import OUTPUT, Role, file_order, is_quantizable, layer_of, role_of
+from kvant.quant.roles import EMBEDDINGS, OUTPUT, Role, file_order, is_quantizable, layer_of, role_of
 from kvant.quant.rules import ULTRA_LOW, Facts, expert_type, head_type, least_type, mixed_type
 from kvant.tensors import Tensor, n_weights, row_length
 
@@ -83,7 +84,25 @@ def plan_preset(
     embedding_type: str | None = None,
     keep: Sequence[str] = (),
 ) -> Plan:
-    """Decide the block type of every tensor of a model, as llama.cpp's preset does.
+    """Decide the block type of every tensor of a model, as llama.cpp's preset does; see `plan_with_matches`."""
+    return plan_with_matches(
+        model, preset, has_importance=has_importance, pure=pure, overrides=overrides, output_type=output_type,
+        embedding_type=embedding_type, keep=keep,
+    )[0]  # fmt: skip
+
+
+def plan_with_matches(
+    model: Model,
+    preset: str,
+    *,
+    has_importance: bool = False,
+    pure: bool = False,
+    overrides: Sequence[Override] = (),
+    output_type: str | None = None,
+    embedding_type: str | None = None,
+    keep: Sequence[str] = (),
+) -> tuple[Plan, tuple[PatternMatch, ...]]:
+    """Decide the block type of every tensor of a model, and tell what each option did.
 
     Args:
         model: The model.
@@ -97,23 +116,26 @@ def plan_preset(
         keep: Regular expressions of tensors that stay as they are.
 
     Returns:
-        The plan, in the order in which llama.cpp writes tensors.
+        The plan, in the order in which llama.cpp writes tensors, and what each of the last four did, in that order.
 
     Raises:
-        PlanError: An unknown preset, a malformed expression, or a row that fits neither a type nor its substitute.
+        PlanError: An unknown preset, a malformed expression, one that decides nothing, or a row that fits neither a
+            type nor its substitute.
     """
     asked = find_preset(preset)
+    compiled = [(_compiled(pattern), block_type(name).name) for pattern, name in overrides]
     chooser = _Chooser(
         preset=asked,
         facts=model_facts(model, has_importance=has_importance),
         pure=pure,
-        overrides=[(_compiled(pattern), block_type(name).name) for pattern, name in overrides],
+        overrides=compiled,
+        written=dict(zip(compiled, (name for _, name in overrides), strict=True)),
         output_type=block_type(output_type).name if output_type else None,
         embedding_type=block_type(embedding_type).name if embedding_type else None,
         keep=[_compiled(pattern) for pattern in keep],
     )
     types = {name: chooser.choose(model.tensors[name]) for name in file_order(model.tensors)}
-    return Plan(
+    plan = Plan(
         preset=asked.name,
         file_type=asked.file_type,
         types=types,
@@ -121,6 +143,24 @@ def plan_preset(
         has_importance=has_importance,
         pure=pure,
     )
+    options = [(f"--type {pattern}={name}", pattern) for pattern, name in overrides]
+    options += [(f"--keep {pattern}", pattern) for pattern in keep]
+    options += [("--output-tensor-type", OUTPUT)] if output_type else []
+    options += [("--token-embedding-type", EMBEDDINGS[0])] if embedding_type else []
+    if not options:
+        return plan, ()
+    plain = plan_preset(model, preset, has_importance=has_importance, pure=pure).types
+    return plan, tuple(_match(option, pattern, chooser, plan, plain) for option, pattern in options)
+
+
+def _match(option: str, pattern: str, chooser: "_Chooser", plan: Plan, plain: Mapping[str, str]) -> PatternMatch:
+    """Tell what an option did, and refuse one that did nothing."""
+    expression = re.compile(re.escape(pattern) if option.startswith(("--output", "--token")) else pattern)
+    found = tuple(name for name in plan.types if expression.search(name))
+    decided = tuple(name for name, by in chooser.decided_by.items() if by == option)
+    check_pattern(option, pattern, found, decided, plan.types)
+    changed = tuple(name for name in decided if plan.types[name] != plain[name])
+    return PatternMatch(option=option, found=found, decided=decided, changed=changed)
 
 
 def model_facts(model: Model, *, has_importance: bool) -> Facts:
@@ -169,18 +209,25 @@ class _Chooser:
         output_type: str | None,
         embedding_type: str | None,
         keep: Sequence[re.Pattern[str]],
+        written: Mapping[tuple[re.Pattern[str], str], str],
     ) -> None:
         self.preset, self.facts, self.pure = preset, facts, pure
-        self.overrides, self.keep = overrides, keep
+        self.overrides, self.keep, self.written = overrides, keep, written
         self.output_type, self.embedding_type = output_type, embedding_type
         self.fallbacks: list[Fallback] = []
+        self.decided_by: dict[str, str] = {}
         self._seen = dict.fromkeys(Role, 0)
 
     def choose(self, tensor: Tensor) -> str:
         """Return the type of the next tensor; note a fallback."""
-        if any(pattern.search(tensor.name) for pattern in self.keep):
-            return tensor.block_type.name
-        if not is_quantizable(tensor.name, tensor.shape, self.facts.architecture):
+        is_open = is_quantizable(tensor.name, tensor.shape, self.facts.architecture)
+        kept = next((pattern for pattern in self.keep if pattern.search(tensor.name)), None)
+        if kept is not None:
+            kind = tensor.block_type.name
+            if is_open or kind != stored_type(tensor.name, tensor.shape, kind):
+                self.decided_by[tensor.name] = f"--keep {kept.pattern}"
+            return kind
+        if not is_open:
             return stored_type(tensor.name, tensor.shape, tensor.block_type.name)
         wanted, first_choice = self._wanted(tensor)
         got = fitting_type(wanted, row_length(tensor))
@@ -205,7 +252,10 @@ class _Chooser:
                 head_type(self.preset.name, base, self.facts, base_fits=fits),
                 head_type(self.preset.name, base, self.facts, base_fits=True),
             )
-            return (self.output_type, self.output_type) if self.output_type else choices
+            if self.output_type:
+                self.decided_by[tensor.name] = "--output-tensor-type"
+                return self.output_type, self.output_type
+            return choices
         if self.preset.name == "MXFP4_MOE":
             n_matrices = tensor.shape[-3] if len(tensor.shape) > 2 else 1
             wanted = expert_type(role, n_matrices, self.facts)
@@ -215,12 +265,17 @@ class _Chooser:
 
     def _asked_for(self, name: str, role: Role) -> str | None:
         """Return the type that the caller gave this tensor by an option."""
-        override = next((kind for pattern, kind in self.overrides if pattern.search(name)), None)
-        if self.embedding_type and role is Role.EMBEDDING and not (override and name.startswith("per_layer")):
+        match = next(((pattern, kind) for pattern, kind in self.overrides if pattern.search(name)), None)
+        if self.embedding_type and role is Role.EMBEDDING and not (match and name.startswith("per_layer")):
+            self.decided_by[name] = "--token-embedding-type"
             return self.embedding_type
         if self.output_type and role is Role.OUTPUT:
+            self.decided_by[name] = "--output-tensor-type"
             return self.output_type
-        return override
+        if match is None:
+            return None
+        self.decided_by[name] = f"--type {match[0].pattern}={self.written[match]}"
+        return match[1]
 
     def _position(self, name: str, role: Role) -> tuple[int, int]:
         """Return where a tensor stands among those of its role, and how many there are; count it."""

@@ -23,8 +23,9 @@ from kvant.metadata import Value, ValueType, string, u32
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.curvature import Curvatures
-from kvant.quant.importance import Importance
+from kvant.quant.importance import Importance, without_zero_runs
 from kvant.quant.journal import Journal
+from kvant.quant.matching import check_fits, is_used, match_importance, run_length
 from kvant.quant.plan import Fallback, Plan, check_plan, needs_importance
 from kvant.quant.presets import plan_preset
 from kvant.quant.roles import file_order
@@ -144,7 +145,7 @@ def quantize(
         files = write_gguf(
             out, metadata, tensors, overwrite=overwrite, max_file_bytes=max_file_bytes, progress=progress
         )
-        return _result(model, plan, files, 0, started)
+        return _result(model, plan, importance, files, 0, started)
     journal = Journal(_journal_path(out), _work(model, plan, importance, curvatures))
     done = journal.done() if resume and partial_path(out).exists() else 0
     if done:
@@ -161,7 +162,7 @@ def quantize(
         journal.remove()
         raise
     journal.remove()
-    return _result(model, plan, (out,), done, started)
+    return _result(model, plan, importance, (out,), done, started)
 
 
 def unmeasured(
@@ -190,7 +191,15 @@ def check_work(
         PlanError: The plan does not fit the model, needs importance, or would quantize twice.
     """
     check_plan(plan, model)
+    if importance is not None:
+        check_fits(importance, model)
     missing = unmeasured(model, plan, importance, curvatures)
+    if missing and importance is not None:
+        raise PlanError(
+            f"{missing[0]}: {plan.types[missing[0]]} without importance loses the model, and "
+            f"{importance.source or 'the importance'} has none for it ({len(missing)} tensors). Measure it again for "
+            f"all tensors: kvant calibrate {model.path}."
+        )
     if missing:
         raise PlanError(
             f"{missing[0]}: {plan.types[missing[0]]} without importance loses the model ({len(missing)} tensors). "
@@ -220,6 +229,7 @@ def plan_jobs(
         tensor, target = model.tensors[name], block_type(plan.types[name])
         encodes = target.is_quantized and tensor.block_type != target
         weights = importance.weights_for(tensor) if encodes and importance else None
+        weights = None if weights is None else without_zero_runs(weights, run_length(target))
         encoder = curvatures.encoder(name, target, threads=threads) if encodes and curvatures else None
         jobs.append(Job(tensor=tensor, target=target, importance=None if encoder else weights, encoder=encoder))
     return jobs
@@ -237,11 +247,11 @@ def output_metadata(
 
     put("general.quantization_version", u32(QUANTIZATION_VERSION))
     put("general.file_type", u32(plan.file_type))
-    if importance is not None:
+    if importance is not None and is_used(importance, model, plan):
         put("quantize.imatrix.file", string(_cut(importance.source)))
         if importance.datasets:
             put("quantize.imatrix.dataset", string(_cut(importance.datasets[0])))
-        put("quantize.imatrix.entries_count", u32(len(importance.entries)))
+        put("quantize.imatrix.entries_count", u32(len(importance.entries.keys() & model.tensors.keys())))
         if importance.n_chunks > 0:
             put("quantize.imatrix.chunks_count", u32(importance.n_chunks))
     put("kvant.version", string(__version__))
@@ -297,7 +307,14 @@ def _write(writer: GGUFWriter, journal: Journal, jobs: list[Job], threads: int, 
     progress.finish("quantize")
 
 
-def _result(model: Model, plan: Plan, files: tuple[Path, ...], done: int, started: float) -> QuantizeResult:
+def remarks_on(model: Model, plan: Plan, importance: Importance | None) -> tuple[str, ...]:
+    """Say what was left out of a model, and what its importance file did not do."""
+    return (*model.remarks, *(match_importance(importance, model, plan).remarks() if importance else ()))
+
+
+def _result(
+    model: Model, plan: Plan, importance: Importance | None, files: tuple[Path, ...], done: int, started: float
+) -> QuantizeResult:
     return QuantizeResult(
         path=str(files[0]),
         files=tuple(map(str, files)),
@@ -308,6 +325,6 @@ def _result(model: Model, plan: Plan, files: tuple[Path, ...], done: int, starte
         types=plan.counts(),
         fallbacks=plan.fallbacks,
         resumed_tensors=done,
-        remarks=model.remarks,
+        remarks=remarks_on(model, plan, importance),
         wall_s=time.monotonic() - started,
     )

@@ -1,13 +1,14 @@
 """Options of `plan_preset`; the presets themselves are checked in tests/parity/test_presets.py."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
 from kvant.errors import PlanError, UnsupportedFormatError
 from kvant.metadata import Value, ValueType, array
 from kvant.quant.plan import Fallback
-from kvant.quant.presets import ALIASES, PRESETS, find_preset, model_facts, plan_preset
+from kvant.quant.presets import ALIASES, PRESETS, find_preset, model_facts, plan_preset, plan_with_matches
 from model_shapes import SHAPES, shape_model
 
 UNTIED = shape_model(SHAPES["two-layers"])
@@ -60,8 +61,42 @@ def test_output_type_is_that_of_the_head(model: object, head: str) -> None:
 
 def test_embedding_type() -> None:
     assert plan_preset(UNTIED, "Q4_K_M", embedding_type="Q8_0").types["token_embd.weight"] == "Q8_0"
-    both = plan_preset(TIED, "Q4_K_M", embedding_type="Q5_K", output_type="Q8_0", overrides=[("token_embd", "Q2_K")])
-    assert both.types["token_embd.weight"] == "Q5_K"
+    assert plan_preset(TIED, "Q4_K_M", embedding_type="Q5_K").types["token_embd.weight"] == "Q5_K"
+    with pytest.raises(PlanError, match=r"--type token_embd=Q2_K: .* none of which it can change"):
+        plan_preset(TIED, "Q4_K_M", embedding_type="Q5_K", overrides=[("token_embd", "Q2_K")])
+
+
+@pytest.mark.parametrize("options", [{"embedding_type": "Q5_K"}, {"pure": True}])
+def test_a_head_type_for_a_head_that_is_not_there_is_refused(options: dict[str, Any]) -> None:
+    assert plan_preset(TIED, "Q4_K_M", output_type="Q8_0").types["token_embd.weight"] == "Q8_0"
+    with pytest.raises(PlanError, match="--output-tensor-type: "):
+        plan_preset(TIED, "Q4_K_M", output_type="Q8_0", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"overrides": [("ffn_dwn", "Q8_0")]}, "--type ffn_dwn=Q8_0: is found in no .* Did you mean ffn_down"),
+        ({"keep": ["attn_qkv"]}, "--keep attn_qkv: is found in no tensor's name. Did you mean attn_v or attn_q"),
+        ({"overrides": [("mlp", "Q8_0")]}, "There are output, output_norm, token_embd"),
+        ({"overrides": [("attn_norm", "Q8_0")]}, r"found in 2 tensors \(first blk.0.attn_norm.weight\), none of which"),
+        ({"keep": ["output_norm"]}, "--keep output_norm: is found in 1 tensors"),
+        ({"overrides": [("ffn", "Q8_0"), ("ffn_down", "Q6_K")]}, "--type ffn_down=Q6_K: .*what an earlier option"),
+        ({"overrides": [("ffn_down", "Q6_K")], "keep": ["ffn"]}, "--type ffn_down=Q6_K: .*what an earlier option"),
+    ],
+)
+def test_a_pattern_that_decides_nothing_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(PlanError, match=words):
+        plan_preset(UNTIED, "Q4_K_M", **options)
+
+
+def test_what_each_option_did_is_told() -> None:
+    _, matches = plan_with_matches(
+        UNTIED, "Q4_K_M", overrides=[("attn_q", "q4_k"), ("ffn_down", "Q4_K")], keep=["^output"]
+    )
+    found = {match.option: (len(match.decided), len(match.changed)) for match in matches}
+    assert found == {"--type attn_q=q4_k": (2, 0), "--type ffn_down=Q4_K": (2, 1), "--keep ^output": (1, 1)}
+    assert "all would have these types without it" in str(matches[0])
 
 
 def test_pure_is_one_type_for_every_matrix() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from kvant.files import atomic_write, cache_dir, sha256_file
+from kvant.files import JSON_ERRORS, atomic_write, cache_dir, sha256_file
 
 MAX_BASE_BYTES = 24 << 30
 
@@ -45,5 +45,5 @@ def file_hash(path: Path) -> str:
 def _read_memo(path: Path) -> dict[str, Seen]:
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Seen])
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *JSON_ERRORS):
         return {}

@@ -20,7 +20,7 @@ from kvant.evaluate.base import CONVERSION
 from kvant.evaluate.compact import SAMPLES, TOP, CompactRows, compact
 from kvant.evaluate.corpora import Corpus
 from kvant.evaluate.windows import Windows
-from kvant.files import atomic_write, cache_dir
+from kvant.files import JSON_ERRORS, atomic_write, cache_dir
 from kvant.progress import SILENT, Progress
 from kvant.runtime import capi
 from kvant.runtime.process import EngineProcess
@@ -150,7 +150,7 @@ def _load(path: Path, windows: Windows, key: str) -> BaseLogits | None:
             header = msgspec.json.decode(file["header"].tobytes(), type=Header)
             arrays = {name: file[name] for name in CompactRows.__slots__ if name != "top"}
         _check(arrays, windows)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, msgspec.DecodeError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, *JSON_ERRORS):
         path.unlink(missing_ok=True)
         return None
     rows = tuple(

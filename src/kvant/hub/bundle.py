@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 
 from kvant.errors import FormatError, ModelNameError, OutputExistsError, StoreError
-from kvant.files import CHUNK_BYTES, atomic_write, disk_errors
+from kvant.files import CHUNK_BYTES, JSON_ERRORS, atomic_write, disk_errors
 from kvant.hub.disk import LAYOUT
 from kvant.hub.manifest import (
     MANIFEST_TYPE,
@@ -224,7 +224,7 @@ class _Reader:
         """Read which models there are, and check their names against the store's before anything else is read."""
         try:
             index = msgspec.json.decode(raw, type=ImageIndex)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except JSON_ERRORS as error:
             raise FormatError(f"index.json: is not an index of models: {error}. Copy the bundle again.") from error
         if not 1 <= len(index.manifests) <= MAX_MODELS:
             raise FormatError(f"index.json: {len(index.manifests)} models are not 1 to {MAX_MODELS}. Export fewer.")

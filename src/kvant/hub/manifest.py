@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from kvant.errors import StoreError
+from kvant.files import JSON_ERRORS
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 ARTIFACT_TYPE = "application/vnd.kvant.model.v1+json"
@@ -162,7 +163,7 @@ def read_manifest(raw: bytes, what: str) -> Manifest:
         raise StoreError(f"{what}: {len(raw)} bytes are above {MAX_MANIFEST_BYTES} of a manifest. Get it again.")
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except JSON_ERRORS as error:
         raise StoreError(f"{what}: is not a manifest of a model: {error}. Get it again.") from error
     if manifest.schema_version != 2 or manifest.media_type != MANIFEST_TYPE or manifest.artifact_type != ARTIFACT_TYPE:
         raise StoreError(f"{what}: its type {manifest.artifact_type[:80]!r} is not {ARTIFACT_TYPE}. Get a kvant model.")
@@ -183,7 +184,7 @@ def file_layouts(manifest: Manifest, what: str = "manifest") -> Iterator[Layout]
     """
     try:
         files = msgspec.json.decode(manifest.annotations.get(FILES, ""), type=list[StoredFile])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except JSON_ERRORS as error:
         raise StoreError(f"{what}: does not say its files: {error}. Get it again.") from error
     if not 1 <= len(files) <= MAX_FILES or any(f.layers < 1 for f in files):
         raise StoreError(f"{what}: {len(files)} files are not 1 to {MAX_FILES}. Get it again.")
@@ -217,5 +218,5 @@ def read_settings(raw: bytes, what: str) -> ModelSettings:
     """
     try:
         return msgspec.json.decode(raw, type=ModelSettings)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except JSON_ERRORS as error:
         raise StoreError(f"{what}: is not a configuration of a model: {error}. Get it again.") from error

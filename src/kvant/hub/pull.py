@@ -21,7 +21,7 @@ import msgspec
 from kvant.devices.detect import detect
 from kvant.devices.profiles import device_for
 from kvant.errors import ModelNotFoundError, SourceError, TransferError
-from kvant.files import home, sync_directory
+from kvant.files import JSON_ERRORS, home, sync_directory
 from kvant.formats.gguf.header import read_header
 from kvant.hub.licences import check_licence, licence_of
 from kvant.hub.manifest import ModelSettings
@@ -331,7 +331,7 @@ def _passport(
         return None
     try:
         found = msgspec.json.decode(read_range(client, hub.remote(repository, file), MAX_PASSPORT_BYTES), type=dict)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except JSON_ERRORS:
         return None
     return found if found.get("sha256") == variant.files[0].sha256 else None
 

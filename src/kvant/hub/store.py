@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from kvant.errors import KvantError, ModelNameError, ModelNotFoundError, QuotaError, StoreError, StoreReadOnlyError
-from kvant.files import disk_errors, home
+from kvant.files import JSON_ERRORS, disk_errors, home
 from kvant.formats.gguf.kinds import MODEL, PROJECTOR, check_kind
 from kvant.formats.gguf.reader import read_gguf
 from kvant.hub.collect import garbage
@@ -274,7 +274,7 @@ class Store:
             return msgspec.json.decode(path.read_bytes(), type=Options).quota_bytes
         except FileNotFoundError:
             return None
-        except msgspec.DecodeError as error:
+        except JSON_ERRORS as error:
             raise StoreError(f"{path}: cannot be read: {error}. Remove it, and set the quota again.") from error
 
     @quota.setter
@@ -572,7 +572,7 @@ class Store:
         try:
             reference = msgspec.json.decode(raw, type=Descriptor)
             modified = datetime.fromisoformat(reference.annotations[_CREATED])
-        except (msgspec.DecodeError, KeyError, ValueError) as error:
+        except (*JSON_ERRORS, KeyError, ValueError) as error:
             raise StoreError(f"{path}: is not a reference: {error}. Import or pull the model again.") from error
         digest = ModelName(model="m", digest=reference.digest.removeprefix("sha256:")).digest
         manifest = self.objects.manifest(str(digest))

@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 import msgspec
 
 from kvant.errors import KvantError, MissingDependencyError, TransferError
-from kvant.files import CHUNK_BYTES, commit_file, disk_errors, partial_path
+from kvant.files import CHUNK_BYTES, JSON_ERRORS, commit_file, disk_errors, partial_path
 from kvant.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -378,7 +378,7 @@ def _note_path(partial: Path) -> Path:
 def _read_note(partial: Path) -> _Note | None:
     try:
         return msgspec.json.decode(_note_path(partial).read_bytes(), type=_Note)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (OSError, *JSON_ERRORS):
         return None
 
 

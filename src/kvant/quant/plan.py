@@ -8,7 +8,7 @@ import msgspec
 
 from kvant.dtypes import BLOCK_TYPES, F16, F32, block_type
 from kvant.errors import FormatError, KvantError, PlanError
-from kvant.files import atomic_write
+from kvant.files import JSON_ERRORS, atomic_write
 from kvant.model import Model
 from kvant.quant.roles import EMBEDDINGS, OUTPUT, file_order
 from kvant.tensors import n_weights, row_length
@@ -187,7 +187,7 @@ def read_plan(path: Path) -> Plan:
         raise FormatError(f"{path}: more than {MAX_PLAN_BYTES} bytes is no plan. Check the path.")
     try:
         return msgspec.json.decode(data, type=Plan)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except JSON_ERRORS as error:
         raise FormatError(f"{path}: {error} breaks the plan format. Write one with --write-plan.") from error
 
 

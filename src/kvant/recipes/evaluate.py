@@ -24,7 +24,7 @@ from kvant.evaluate.corpora import Corpus, check_unseen, corpus, text_file
 from kvant.evaluate.metrics import summarize
 from kvant.evaluate.score import Engine, VariantScore, score, score_windows
 from kvant.evaluate.windows import cut
-from kvant.files import atomic_write, cache_dir
+from kvant.files import JSON_ERRORS, atomic_write, cache_dir
 from kvant.formats.onnx.decoder import is_decoder, read_decoder
 from kvant.formats.open import open_model
 from kvant.metadata import Value, ValueType
@@ -262,7 +262,7 @@ def measure_floors(base_file: Path, base: BaseLogits, *, threads: int, progress:
     if path.is_file():
         try:
             return msgspec.json.decode(path.read_bytes(), type=list[Floor])
-        except msgspec.DecodeError:
+        except JSON_ERRORS:
             path.unlink()
     copy = cache_dir("base") / f"{base.key[:32]}.Q8_0.gguf"
     try:

@@ -15,7 +15,7 @@ import numpy as np
 from kvant._version import __version__
 from kvant.errors import FormatError, KvantError
 from kvant.evaluate.base import file_hash
-from kvant.files import atomic_write
+from kvant.files import JSON_ERRORS, atomic_write
 from kvant.formats.gguf.layout import file_layout
 from kvant.kernels.fitting import SWEEPS
 from kvant.model import Model
@@ -252,5 +252,5 @@ def read_lock(path: Path) -> Lock:
         if number != FORMAT:
             raise FormatError(f"{path}: lock format {number} is not {FORMAT}. Use the version of kvant that wrote it.")
         return msgspec.json.decode(data, type=Lock)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except JSON_ERRORS as error:
         raise FormatError(f"{path}: {error} breaks the lock format. Give the .lock.json beside a file.") from error

@@ -23,7 +23,7 @@ from kvant.devices.speed import weight_seconds
 from kvant.dtypes import BLOCK_TYPES, block_type
 from kvant.evaluate.baselogits import engine_name
 from kvant.evaluate.score import SPEED_GENERATE, SPEED_PROMPT
-from kvant.files import atomic_write, cache_dir
+from kvant.files import JSON_ERRORS, atomic_write, cache_dir
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.plan import Plan
@@ -147,7 +147,7 @@ def measured_weight_seconds(
     path = cache_dir("decode") / f"{key[:32]}.json"
     try:
         known = msgspec.json.decode(path.read_bytes(), type=dict[str, float])
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *JSON_ERRORS):
         known = {}
     missing = sorted(set(kinds) - set(known))
     if missing:
@@ -171,7 +171,7 @@ def _reference_seconds(model: Model, plan: Plan, machine: Machine, threads: int,
     path = cache_dir("decode") / f"{key[:32]}.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=float)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *JSON_ERRORS):
         pass
     file = variants.encoded(model, plan, threads=threads, progress=progress)
     took = math.inf

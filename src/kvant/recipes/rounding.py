@@ -15,7 +15,7 @@ from kvant import kernels
 from kvant.allocate.options import Option, allowed_types, stored_bytes
 from kvant.dtypes import BLOCK_TYPES, block_type
 from kvant.errors import KvantError
-from kvant.files import atomic_write
+from kvant.files import JSON_ERRORS, atomic_write
 from kvant.kernels.fitting import FITTABLE, Curvature, fit
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
@@ -117,7 +117,7 @@ def rounding_costs(
     names = [name for name in model.tensors if name in calibration.curvatures.names]
     try:
         costs = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, float]])
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *JSON_ERRORS):
         costs = {}
     if sorted(costs) != sorted(names):
         moments: Moments = calibration.statistics  # type: ignore[assignment]

@@ -8,7 +8,7 @@ import numpy as np
 
 from kvant._version import __version__
 from kvant.evaluate.baselogits import engine_name
-from kvant.files import atomic_write, cache_dir
+from kvant.files import JSON_ERRORS, atomic_write, cache_dir
 from kvant.recipes import variants
 from kvant.runtime.process import EngineProcess
 
@@ -65,7 +65,7 @@ def kept(key: str) -> str | None:
     """Return a continuation from the cache; None if it is not there or not readable."""
     try:
         return msgspec.json.decode(_path(key).read_bytes(), type=str)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *JSON_ERRORS):
         return None
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from kvant._version import __version__
 from kvant.evaluate.score import VariantScore
-from kvant.files import atomic_write, cache_dir, sync_directory
+from kvant.files import JSON_ERRORS, atomic_write, cache_dir, sync_directory
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.curvature import Curvatures
@@ -87,7 +87,7 @@ def read_score(key: str) -> VariantScore | None:
     """Return a score from the cache; None if it is not there or not readable."""
     try:
         return msgspec.json.decode((cache_dir("scores") / f"{key}.json").read_bytes(), type=VariantScore)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *JSON_ERRORS):
         return None
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from kvant.errors import AccessError, FormatError
-from kvant.files import commit_file, exclusive, home, partial_path
+from kvant.files import JSON_ERRORS, commit_file, exclusive, home, partial_path
 
 PREFIX = "kvant-"
 RANDOM_BYTES = 32
@@ -178,5 +178,5 @@ def _read(path: Path, status: os.stat_result) -> tuple[Key, ...]:
         raise FormatError(f"{path}: {status.st_size} bytes are too many for keys. Delete it and make new keys.")
     try:
         return msgspec.json.decode(path.read_bytes(), type=_File).keys
-    except msgspec.DecodeError as error:
+    except JSON_ERRORS as error:
         raise FormatError(f"{path}: is no list of keys ({error}). Delete it and make new keys.") from None

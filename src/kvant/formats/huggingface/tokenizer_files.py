@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from kvant.errors import FormatError, LimitError, UnsupportedFormatError
+from kvant.files import JSON_ERRORS
 from kvant.formats.base import member
 from kvant.formats.lookalikes import HEAD_BYTES, pointer
 
@@ -108,7 +109,7 @@ def read_object(directory: Path, name: str) -> dict[str, Any]:
         raise LimitError(f"{path}: {size} bytes are more than the limit of {MAX_FILE_BYTES} for a tokenizer file.")
     try:
         value = msgspec.json.decode(path.read_bytes())
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except JSON_ERRORS as error:
         note = pointer(path.read_bytes()[:HEAD_BYTES])
         if note:
             raise UnsupportedFormatError(f"{path}: {note}") from error

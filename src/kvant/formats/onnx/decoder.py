@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from kvant.errors import FormatError, LimitError, UnsupportedModelError
+from kvant.files import JSON_ERRORS
 from kvant.formats.base import member
 from kvant.formats.onnx.reader import data_files, read_onnx
 from kvant.formats.onnx.spec import ELEMENT_BITS
@@ -87,7 +88,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise LimitError(f"{path}: is longer than {MAX_CONFIG_BYTES} bytes. Export the model again.")
     try:
         found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except msgspec.MsgspecError as error:
+    except JSON_ERRORS as error:
         raise FormatError(f"{path}: {error}. Export the model again.") from error
     return found
 

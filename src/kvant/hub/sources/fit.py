@@ -13,6 +13,7 @@ import msgspec
 from kvant.devices.memory import RamPrediction, predict_ram, repacked_bytes
 from kvant.devices.profiles import Profile
 from kvant.errors import BudgetError, FormatError, SourceError
+from kvant.files import JSON_ERRORS
 from kvant.formats.gguf.header import Header, read_header
 from kvant.hub.sources.huggingface import HuggingFace, Repository
 from kvant.hub.sources.variants import RemoteVariant
@@ -164,7 +165,7 @@ def read_passports(
         raw = read_range(client, hub.remote(repository, file), MAX_PASSPORT_BYTES)
         try:
             passport = msgspec.json.decode(raw, type=Passport)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except JSON_ERRORS:
             continue
         if passport.sha256 == variant.files[0].sha256 and 0 <= passport.score.kld_mean < float("inf"):
             found[variant.name] = passport.score.kld_mean

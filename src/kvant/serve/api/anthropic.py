@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from kvant.files import JSON_ERRORS
 from kvant.serve.api.answer import SSE, Answer, Dialect, Output
 from kvant.serve.api.anthropic_types import Block, CountRequest, Message, MessagesRequest, Tool
 from kvant.serve.api.calls import Choice, arguments_text, choice_of, offered
@@ -223,7 +224,7 @@ def _stop(whole: Whole) -> dict[str, Any]:
 def _use(call: ToolDelta) -> dict[str, Any]:
     try:
         arguments = msgspec.json.decode(call.function.arguments or "{}", type=dict[str, Any])
-    except msgspec.MsgspecError:  # the answer ended in the middle of it
+    except JSON_ERRORS:  # the answer ended in the middle of it
         arguments = {}
     return {
         "type": "tool_use", "id": call.id or new_id("toolu"), "name": call.function.name or "", "input": arguments

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
+from kvant.files import JSON_ERRORS
 from kvant.serve.api.chunks import FunctionDelta, Piece, ToolDelta
 
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*(?P<name>"(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*')
@@ -76,7 +77,7 @@ class _Reader:
         closed = arguments.rstrip().removesuffix("}")
         try:
             msgspec.json.decode(closed)
-        except msgspec.MsgspecError:
+        except JSON_ERRORS:
             return self._held
         self.whole = self.name is not None
         return closed[len(arguments) - len(self._held) :]

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from kvant.files import JSON_ERRORS
 from kvant.serve.api.answer import NDJSON, Answer, Dialect, Output
 from kvant.serve.api.chat import Chat, Format, Prompt, Text, opened, require, tokenize
 from kvant.serve.api.chunks import Piece, ToolDelta, Whole
@@ -332,7 +333,7 @@ def _calls(calls: list[ToolDelta]) -> list[ToolCall] | None:
     for call in calls:
         try:
             arguments = msgspec.json.decode(call.function.arguments or "{}", type=dict[str, Any])
-        except msgspec.MsgspecError:  # the answer ended in the middle of it
+        except JSON_ERRORS:  # the answer ended in the middle of it
             continue
         function = FunctionCall(name=call.function.name or "unknown", arguments=arguments, index=call.index)
         made.append(ToolCall(function=function, id=call.id))

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from kvant.files import JSON_ERRORS
 from kvant.serve.api.chunks import ToolDelta
 from kvant.serve.api.ids import new_id
 from kvant.serve.api.responses_types import Tool
@@ -119,7 +120,7 @@ def custom_input(arguments: str) -> str:
     """Return the text in the arguments of a custom tool's function; of a call that was cut, the JSON that there is."""
     try:
         value = msgspec.json.decode(arguments)
-    except msgspec.DecodeError:
+    except JSON_ERRORS:
         return arguments
     text = value.get(INPUT) if isinstance(value, dict) else None
     return text if isinstance(text, str) else arguments

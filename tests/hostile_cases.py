@@ -202,6 +202,7 @@ SAFETENSORS: dict[str, bytes] = {
 JSON: dict[str, bytes] = {
     "empty": b"", "array": b"[]", "number": b"3", "null": b"null", "cut": b'{"weight_map": {"t": "mod',
     "not UTF-8": b'{"\xff": 1}', "deep": b'{"a":' * 100_000, "deep arrays": b"[" * 100_000,
+    "half a surrogate pair": b'{"weight_map": {"\\ud800": "x"}, "quantization": {"mode": "\\udfff"}}',
     "no keys": b"{}", "wrong kinds": b'{"weight_map": 3, "model_type": 4, "architectures": 5}',
     "binary": bytes(range(256)) * 4, "gguf": raw.small_gguf(), "digits": b'{"hidden_size": ' + b"9" * 5000 + b"}",
 }  # fmt: skip

@@ -41,4 +41,4 @@ def exercise(path: Path) -> None:
 
 if __name__ == "__main__":
     fuzzing.instrument(lock)
-    fuzzing.run(exercise, SEEDS)
+    fuzzing.run(exercise, SEEDS, is_json=True)

@@ -59,4 +59,4 @@ def exercise(path: Path) -> None:
 
 if __name__ == "__main__":
     fuzzing.instrument(config, layers, schemes, header, reader, mlx, mlx_blocks)
-    fuzzing.run(exercise, seeds)
+    fuzzing.run(exercise, seeds, is_json=True)

@@ -34,4 +34,4 @@ def exercise(path: Path) -> None:
 
 if __name__ == "__main__":
     fuzzing.instrument(plan)
-    fuzzing.run(exercise, SEEDS)
+    fuzzing.run(exercise, SEEDS, is_json=True)

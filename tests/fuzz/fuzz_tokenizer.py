@@ -66,4 +66,4 @@ if __name__ == "__main__":
     fuzzing.instrument(
         pretokenizers, tokenizer, tokenizer_bpe, tokenizer_files, tokenizer_special, tokenizer_spm, tokenizer_vocab
     )
-    fuzzing.run(exercise, seeds)
+    fuzzing.run(exercise, seeds, is_json=True)

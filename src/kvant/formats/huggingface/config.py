@@ -46,6 +46,7 @@ def read_json(path: Path) -> dict[str, Any]:
         if size > MAX_JSON_BYTES:
             raise LimitError(f"{path}: {size} bytes are more than the {MAX_JSON_BYTES} that are read. Check the file.")
         document = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is no text that can be written again
     except OSError as error:
         reason = error.strerror or "cannot be read"
         raise FormatError(f"{path}: {reason}. Download the file again or check the directory.") from error

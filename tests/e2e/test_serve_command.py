@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from commands import run, serving
 from kvant.recipes.convert import convert
 from served import write_gguf
 from tiny_models import write_tiny_model
 
-KVANT = [sys.executable, "-m", "kvant.cli.main"]
 ASK = [{"role": "user", "content": "Hello"}]
 LONG = 100_000
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
@@ -34,23 +34,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     convert(write_tiny_model("llama", tmp_path_factory.mktemp("hf")), root / "tiny.gguf", to="gguf", type="F16")
     return root
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*KVANT, *arguments], capture_output=True, text=True, timeout=120, check=False)
-
-
-@contextlib.contextmanager
-def serving(*arguments: str, **options: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start a gateway on a free port; yield its process and its address."""
-    command = [*KVANT, "serve", "--port", "0", "--json", "--drain", "5", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options) as process:
-        assert process.stdout is not None
-        try:
-            lines = [process.stdout.readline() for _ in range(3)]
-            yield process, json.loads("".join(lines))["url"]
-        finally:
-            process.kill()
 
 
 def get(url: str, path: str, **headers: str) -> tuple[int, bytes]:
@@ -184,7 +167,8 @@ def test_connections_that_do_nothing_stop_nothing_and_fill_no_disk(models: Path)
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=60)
     events = Counter(json.loads(line)["event"] for line in log.splitlines())
-    assert events == {"fewer_connections": 1, "request": 10}
+    assert (events["fewer_connections"], events["request"]) == (1, 10)
+    assert events.total() < 20
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")

@@ -131,6 +131,7 @@ OPERATIONS = (
     Operation("/v1/embeddings", "post", "Vectors of texts", openai_types.EmbeddingRequest),
     Operation("/v1/responses", "post", "Answer a conversation", _R.ResponsesRequest, None, _EVENTS),
     Operation("/v1/models", "get", "Models there are", None, Models),
+    Operation("/api/v0/models", "get", "The same, where LM Studio has it", None, Models),
     Operation("/v1/models/{name}", "get", "One model", None, openai_types.ListedModel),
     Operation("/v1/messages", "post", "Answer a conversation", _A.MessagesRequest, None, _EVENTS),
     Operation("/v1/messages/count_tokens", "post", "Tokens of a prompt", _A.CountRequest, TokenCount),

@@ -15,6 +15,7 @@ transformers with `split_special_tokens`: tokens that a vocabulary merely adds (
 there too. Source: llama.cpp `llama-vocab.cpp` (`tokenizer_st_partition`).
 """
 
+import functools
 import itertools
 import re
 import secrets
@@ -31,7 +32,7 @@ CONTROL_TYPES = (2, 3)
 """Token types of unknown and control tokens. Source: llama.h `llama_token_type`."""
 
 MAX_CONTROLS = 1 << 16
-MAX_SPELLINGS = 4096
+MAX_SPELLINGS, MAX_PLACES = 4096, 1 << 16
 MAX_NESTING = 24
 MAX_TAIL = 256
 """Characters of a control token that may be spelled by several strings together."""
@@ -56,6 +57,9 @@ REASONING = frozenset({"<think>", "</think>", "[THINK]", "[/THINK]", "<thinking>
 
 _PRIVATE = re.compile("[\ue000-\uf8ff]")
 _PRIVATE_RUN = re.compile("([\ue000-\uf8ff])\\1*")
+_SHORT = frozenset('"\\/')
+"""Characters that JSON may write with a backslash before them."""
+
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([\"\\/]))")
 
 
@@ -79,7 +83,7 @@ class Controls:
             raise LimitError(
                 f"tokenizer: {len(self.texts)} control tokens exceed the limit of {MAX_CONTROLS}. Use another model."
             )
-        self._pattern = re.compile(_trie(sorted(self.texts), 0)) if self.texts else None
+        self._pattern = re.compile(_trie(sorted(self.texts), 0, re.escape)) if self.texts else None
         self._short = [text for text in self.texts if len(text) <= MAX_TAIL]
         self._starts = frozenset(text[:n] for text in self._short for n in range(1, len(text)))
         firsts = "".join(sorted({re.escape(text[0]) for text in self._short}))
@@ -100,6 +104,17 @@ class Controls:
         """Yield where a text spells control tokens, from left to right, the longest at each place; in linear time."""
         if self._pattern is not None:
             for match in self._pattern.finditer(text):
+                yield match.span()
+
+    @functools.cached_property
+    def _escaped(self) -> re.Pattern[str] | None:
+        return re.compile(_trie(sorted(self.texts), 0, _as_json_may)) if self.texts else None
+
+    def spelled(self, text: str) -> Iterator[tuple[int, int]]:
+        """Yield the same, and what spells them once JSON's escapes are read, which templates do."""
+        pattern = self._escaped if "\\u" in text or "\\/" in text else self._pattern
+        if pattern is not None:
+            for match in pattern.finditer(text):
                 yield match.span()
 
     def has_any(self, text: str) -> bool:
@@ -123,19 +138,29 @@ class Controls:
         return bool(ends) and any(head[:n] in ends for head in heads for n in range(1, len(head) + 1))
 
 
-def _trie(texts: Sequence[str], depth: int) -> str:
+def _trie(texts: Sequence[str], depth: int, written: Callable[[str], str]) -> str:
     """Return a pattern that matches the longest of texts in one pass; the texts are sorted and differ."""
     if depth > MAX_NESTING:
-        return "|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True))
+        return "|".join(written(text) for text in sorted(texts, key=len, reverse=True))
     branches = []
     for _, group in itertools.groupby(texts, key=lambda text: text[0]):
         same = list(group)
         common = _common(same)
         rest = [text[len(common) :] for text in same if len(text) > len(common)]
         ends = len(rest) < len(same)
-        inner = f"(?:{_trie(rest, depth + 1)}){'?' if ends else ''}" if rest else ""
-        branches.append(re.escape(common) + inner)
+        inner = f"(?:{_trie(rest, depth + 1, written)}){'?' if ends else ''}" if rest else ""
+        branches.append(written(common) + inner)
     return "|".join(branches)
+
+
+def _as_json_may(text: str) -> str:
+    """Return a pattern of a text in which JSON may have written any character as an escape."""
+    parts = []
+    for char in text:
+        code = "".join(f"[{digit}{digit.upper()}]" if digit.isalpha() else digit for digit in f"{ord(char):04x}")
+        escapes = [re.escape(char), rf"\\u{code}"] if ord(char) < 1 << 16 else [re.escape(char)]
+        parts.append(f"(?:{'|'.join(escapes + [re.escape(chr(92) + char)] * (char in _SHORT))})")
+    return "".join(parts)
 
 
 def _common(texts: Sequence[str]) -> str:
@@ -174,8 +199,17 @@ class Disguise:
         """
         found: dict[str, None] = {}
         tails: set[str] = set()
+        places = 0
         for text, kept in _strings(value):
-            found.update(dict.fromkeys(text[a:b] for a, b in _spelled(text, controls) if text[a:b] not in kept))
+            for a, b in controls.spelled(text):
+                places += 1
+                if text[a:b] not in kept:
+                    found[text[a:b]] = None
+                if places > MAX_PLACES or len(found) > MAX_SPELLINGS:
+                    raise LimitError(
+                        f"messages: spell control tokens {places} times in {len(found)} ways, above the limits of"
+                        f" {MAX_PLACES} and {MAX_SPELLINGS}. Leave them out."
+                    )
             if tail := controls.tail(text):
                 tails.add(tail)
         if tails:
@@ -184,11 +218,6 @@ class Disguise:
         found.update(dict.fromkeys(sorted(tails)))
         if not found:
             return None
-        if len(found) > MAX_SPELLINGS:
-            raise LimitError(
-                f"messages: spell control tokens in {len(found)} ways, above the limit of {MAX_SPELLINGS}. Leave them"
-                " out."
-            )
         used = {char for text, _ in _strings(value) for char in _PRIVATE.findall(text)}
         first = secrets.randbelow(PRIVATE_COUNT)
         free = (chr(PRIVATE_FIRST + (first + step) % PRIVATE_COUNT) for step in range(PRIVATE_COUNT))
@@ -243,7 +272,7 @@ class Disguise:
         return self.marks[text] * len(text)
 
     def _replaced(self, text: str, kept: Collection[str], replace: Callable[[str], str]) -> str:
-        spans = [(a, b) for a, b in _spelled(text, self.controls) if text[a:b] not in kept]
+        spans = [(a, b) for a, b in self.controls.spelled(text) if text[a:b] not in kept]
         tail = self.controls.tail(text) if self.tails else ""
         if tail in self.tails and tail and (not spans or spans[-1][1] <= len(text) - len(tail)):
             spans.append((len(text) - len(tail), len(text)))
@@ -252,29 +281,6 @@ class Disguise:
             parts += [text[last:start], replace(text[start:end])]
             last = end
         return "".join(parts) + text[last:] if spans else text
-
-
-def _spelled(text: str, controls: Controls) -> list[tuple[int, int]]:
-    """Return where a string spells control tokens, also as JSON would once its escapes are read, which templates do."""
-    spans = list(controls.spans(text))
-    if "\\u" not in text and "\\/" not in text:
-        return spans
-    chars, places, last = [], [], 0
-    for match in _ESCAPE.finditer(text):
-        plain = text[last : match.start()]
-        chars += [plain, chr(int(match[1], 16)) if match[1] else match[2]]
-        places += [*range(last, match.start()), match.start()]
-        last = match.end()
-    read = "".join(chars) + text[last:]
-    places += [*range(last, len(text)), len(text)]
-    spans += [(places[a], places[b]) for a, b in controls.spans(read)]
-    apart: list[tuple[int, int]] = []
-    for start, end in sorted(spans):
-        if apart and start < apart[-1][1]:
-            apart[-1] = (apart[-1][0], max(end, apart[-1][1]))
-        else:
-            apart.append((start, end))
-    return apart
 
 
 def _strings(value: Any) -> Iterator[tuple[str, Collection[str]]]:

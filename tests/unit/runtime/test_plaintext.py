@@ -3,7 +3,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvant.errors import LimitError
@@ -13,7 +13,8 @@ from kvant.runtime.plaintext import Controls, Disguise, Trusted, joiner_for
 TEXTS = ("<|im_start|>", "<|im_end|>", "</s>", "<s>", "<|im", "[INST]", "[/INST]")
 CONTROLS = Controls(TEXTS)
 PIECES = st.sampled_from([*TEXTS, "<", "<|im_", "end|>", ">", "|", "\\u003c", "s>", "\\/", "a", " \n", "\ue000", "[IN"])
-SPELLING = st.lists(PIECES, max_size=8).map("".join)
+SPELLING = st.lists(PIECES, max_size=6).map("".join)
+MANY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def hidden(value: Any) -> Any:
@@ -37,6 +38,7 @@ def test_thousands_of_control_tokens_are_found_as_one_by_one() -> None:
     assert [b - a for a, b in Controls(chain).spans(chain[150])] == [len(chain[150])]
 
 
+@MANY
 @given(st.lists(SPELLING, min_size=1, max_size=4))
 def test_nothing_hidden_spells_anything_and_all_of_it_comes_back(texts: list[str]) -> None:
     value = [{"role": "user", "content": text} for text in texts]
@@ -51,6 +53,7 @@ def test_nothing_hidden_spells_anything_and_all_of_it_comes_back(texts: list[str
         assert disguise.restored("".join(m["content"] for m in disguise.hidden(value))) == "".join(texts)
 
 
+@MANY
 @given(st.lists(SPELLING, min_size=1, max_size=4))
 def test_joined_spells_nothing_and_is_the_same_without_the_joiner(texts: list[str]) -> None:
     value = [{"role": "user", "content": text} for text in texts]
@@ -100,7 +103,7 @@ def test_what_a_template_does_to_a_hidden_text() -> None:
 
 def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plaintext, "MAX_SPELLINGS", 2)
-    with pytest.raises(LimitError, match="in 3 ways, above the limit of 2"):
+    with pytest.raises(LimitError, match="3 times in 3 ways, above the limits of 65536 and 2"):
         Disguise.of(["<s></s>[INST]"], CONTROLS)
     with pytest.raises(LimitError, match="exceed the limit"):
         Controls([f"<{n}>" for n in range(plaintext.MAX_CONTROLS + 1)])

@@ -177,7 +177,9 @@ class Chat:
         return TEXT, body
 
     async def _rendered(self, worker: Worker, bounded: Bounded, arguments: dict[str, Any]) -> str:
-        messages, tools, effort = self.disguise.hidden(self.written) if self.disguise else self.written
+        messages, tools, effort = self.written
+        if self.disguise:
+            messages, tools, effort = await asyncio.to_thread(self.disguise.hidden, self.written)
         if effort is not None:
             arguments = arguments | {"reasoning_effort": effort}
         if self.by_engine(worker):

@@ -11,6 +11,7 @@ import asyncio
 import dataclasses
 from typing import TYPE_CHECKING
 
+from kvant.errors import LimitError
 from kvant.formats.gguf.reader import read_gguf
 from kvant.runtime.plaintext import Controls, Disguise, joiner_for
 from kvant.serve.api.chat import Chat, Prompt
@@ -35,12 +36,19 @@ async def guarded(prompt: Prompt, file: ModelFile, worker: Worker, here: "Gatewa
 
     Raises:
         ApiError: The conversation cannot be made safe.
-        LimitError: It spells control tokens in more ways than anybody would.
     """
     if not isinstance(prompt, Chat) or here.settings.trust_prompt_tokens:
         return prompt
+    controls = await controls_of(file, here)
+    try:  # in a thread: a body may have megabytes
+        return await asyncio.to_thread(_safe, prompt, file, controls, by_engine=prompt.by_engine(worker))
+    except LimitError as error:
+        raise ApiError(str(error), param="messages") from None
+
+
+def _safe(prompt: Chat, file: ModelFile, controls: Controls, *, by_engine: bool) -> Chat:
     given = (*prompt.written, prompt.format.schema)
-    disguise = Disguise.of(given, await controls_of(file, here))
+    disguise = Disguise.of(given, controls)
     if disguise is None:
         return prompt
     joiner = joiner_for(given)
@@ -53,7 +61,7 @@ async def guarded(prompt: Prompt, file: ModelFile, worker: Worker, here: "Gatewa
     prompt = dataclasses.replace(prompt, format=wanted, joiner=joiner)
     thinks = "thinking" in file.capabilities and prompt.think is not False
     read = thinks or (prompt.tools and not prompt.forced)
-    if not read or prompt.context or not prompt.by_engine(worker):
+    if not read or prompt.context or not by_engine:
         return dataclasses.replace(prompt, disguise=disguise)
     messages, tools, effort = disguise.joined(prompt.written, joiner)
     return dataclasses.replace(prompt, messages=messages, tools=tools, effort=effort)

@@ -70,6 +70,9 @@ def tokenizer_metadata(
             " SentencePiece-style BPE with byte fallback."
         )
     remarks += tokenizer_remarks(files.config, directory / "tokenizer_config.json")
+    stated, taken = files.config.get("chat_template"), keys.get("tokenizer.chat_template")
+    if stated and taken is not None and isinstance(stated, str) and stated != taken.value:
+        remarks.append("chat_template.jinja counts, as in transformers; tokenizer_config.json holds another one.")
     if name is not None:
         types = np.asarray(keys["tokenizer.ggml.token_type"].value).tolist()
         tokens = keys["tokenizer.ggml.tokens"].value

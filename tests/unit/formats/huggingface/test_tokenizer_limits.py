@@ -133,6 +133,17 @@ def test_bytes_without_a_token_are_refused(tmp_path: Path) -> None:
         remarks("llama2-spm", tmp_path, drop)
 
 
+def test_of_two_chat_templates_the_one_that_counts_is_said(tmp_path: Path) -> None:
+    write_tokenizer("smollm", tmp_path, 700)
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    found: list[str] = []
+
+    keys = tokenizer_metadata(tmp_path, {}, found)
+
+    assert keys["tokenizer.chat_template"].value == "{{ messages }}"
+    assert any("chat_template.jinja counts" in remark for remark in found)
+
+
 def test_an_entry_of_the_configuration_that_nobody_reads_is_said(tmp_path: Path) -> None:
     write_tokenizer("smollm", tmp_path, 700)
     path = tmp_path / "tokenizer_config.json"

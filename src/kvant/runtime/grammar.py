@@ -55,6 +55,7 @@ class _Init(ctypes.Structure):
 DEFAULTS = (2000, 1_000_000, 200_000, 50_000, 250_000, 500_000)
 """llguidance's limits, which the engine keeps to, in the order of `_Limits`."""
 
+WALKS, STEPS = 3, 128
 SHARE = 4
 """A grammar may cost this part of the engine's limits: a real vocabulary costs more than one of bytes."""
 
@@ -102,7 +103,7 @@ def _start() -> _Init:
     if found != DEFAULTS:
         raise EngineError(f"llguidance: its limits are {found}, not {DEFAULTS}. Install the version kvant asks for.")
     init.log_stderr_level = 0
-    for name, _ in _Limits._fields_:
+    for name, _ in _Limits._fields_[1:]:  # the first does not depend on the vocabulary
         setattr(init.limits, name, getattr(init.limits, name) // SHARE)
     return init
 
@@ -134,6 +135,26 @@ class Matcher:
         """Whether anything can be written under it: what may come first is worked out, as the engine will have to."""
         return bool(self._library.llg_matcher_compute_mask(self._matcher) == 0)
 
+    def allowed(self) -> list[int]:
+        """Return the bytes that may come next."""
+        words = self._library.llg_matcher_get_mask(self._matcher)
+        return [byte for byte in range(BYTES) if words[byte // 32] >> (byte % 32) & 1]
+
+    def walk(self, steps: int, seed: int) -> bool:
+        """Write bytes that are allowed, some way; tell whether the grammar could be followed so far."""
+        for step in range(steps):
+            if not self.begins():
+                return False
+            choices = self.allowed()
+            if not choices:
+                return True
+            seed = (seed * 1103515245 + 12345) % (1 << 31)
+            letters = [byte for byte in choices if byte not in b'"\\']  # stay inside of texts, at first
+            among = letters if letters and step % 8 else choices
+            if self._library.llg_matcher_consume_token(self._matcher, among[(seed >> 8) % len(among)]) != 0:
+                return False
+        return True
+
     def accepts(self, data: bytes) -> bool:
         """Read a text; tell whether it is one that the grammar allows, from its start to its end."""
         for byte in data:
@@ -148,9 +169,17 @@ class Matcher:
 
 
 def lark_error(lark: str) -> str | None:
-    """Return why the engine could not follow a grammar of llguidance's; None where it can."""
-    with Matcher(lark) as matcher:
-        return matcher.error or (None if matcher.begins() else matcher.error or "nothing can be written under it")
+    """Return why the engine could not follow a grammar of llguidance's; None where it can.
+
+    Some are too costly only once something was written, and then the engine drops them: so a few ways are gone.
+    """
+    for seed in range(WALKS):
+        with Matcher(lark) as matcher:
+            if matcher.error is not None:
+                return matcher.error
+            if not matcher.walk(STEPS, seed):
+                return "it is too costly to follow"
+    return None
 
 
 def gbnf_error(grammar: str) -> str | None:

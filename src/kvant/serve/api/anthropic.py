@@ -13,11 +13,12 @@ from starlette.routing import Route
 
 from kvant.files import JSON_ERRORS
 from kvant.serve.api.answer import SSE, Answer, Dialect, Output
-from kvant.serve.api.anthropic_types import Block, CountRequest, Message, MessagesRequest, Tool
+from kvant.serve.api.anthropic_types import Block, CountRequest, Message, MessagesRequest, OutputConfig, Tool
 from kvant.serve.api.calls import Choice, arguments_text, choice_of, offered
 from kvant.serve.api.chat import Chat, Format, apply_template, opened, require, tokenize
 from kvant.serve.api.chunks import Piece, PromptDetails, ToolDelta, Usage, Whole, gather
 from kvant.serve.api.failure import ApiError, Failure, TemplateRefusedError, overflow
+from kvant.serve.api.formats import settled
 from kvant.serve.api.guard import guarded
 from kvant.serve.api.ids import new_id
 from kvant.serve.api.run import Job, answering, caller, streaming
@@ -65,7 +66,8 @@ async def messages(request: Request) -> Response:
              "top_p": body.top_p, "top_k": body.top_k}  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
     note_ignored(request, _left_out(body))
-    prompt = _prompt(body, file, engine_options(OPENAI_DEFAULTS, file.settings.parameters, given))
+    sampling = engine_options(OPENAI_DEFAULTS, file.settings.parameters, given)
+    prompt = await settled(request, _prompt(body, file, sampling))
     job = Job(
         request=request, file=file, prompt=prompt, context=context_wanted(file.settings.parameters),
         stream=bool(body.stream),
@@ -81,7 +83,7 @@ async def count_tokens(request: Request) -> Response:
     body = await read(request, CountRequest)
     file = await model_file(request, body.model)
     note_ignored(request, _left_out(body))
-    prompt = _prompt(body, file, {})
+    prompt = await settled(request, _prompt(body, file, {}))
     context = context_wanted(file.settings.parameters)
 
     async def run(out: Output) -> None:
@@ -140,7 +142,7 @@ def _prompt(body: CountRequest, file: ModelFile, sampling: dict[str, Any]) -> Ch
     return Chat(
         messages=opened(converted, file, system), sampling=sampling, tools=tools, tool_choice=mode,
         parallel_tool_calls=False if once else None, think=thinks(body), template=file.settings.template,
-        format=Format(schema=output.format.schema) if output and output.format else Format(),
+        format=_format(output),
         effort=output.effort if output else None,
         verbose=True,
     )  # fmt: skip
@@ -151,8 +153,21 @@ def thinks(body: CountRequest) -> bool:
     return body.thinking is not None and body.thinking.type != "disabled"
 
 
+def _format(output: OutputConfig | None) -> Format:
+    """Return what an answer must look like; there is no `strict` here, so what cannot be enforced is told."""
+    if output is None or output.format is None:
+        return Format()
+    return Format(schema=output.format.schema, where="output_config.format.schema")
+
+
 def _function(tool: Tool) -> dict[str, Any]:
-    function = {"name": tool.name, "description": tool.description or "", "parameters": tool.input_schema}
+    function: dict[str, Any] = {
+        "name": tool.name,
+        "description": tool.description or "",
+        "parameters": tool.input_schema,
+    }
+    if tool.strict:
+        function["strict"] = True
     return {"type": "function", "function": function}
 
 

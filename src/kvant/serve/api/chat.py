@@ -15,17 +15,16 @@ import msgspec
 
 from kvant.runtime import plaintext
 from kvant.runtime.plaintext import Disguise, Trusted
-from kvant.serve.api import templates, turns
+from kvant.serve.api import templates, thoughts, turns
 from kvant.serve.api.chunks import refusal
 from kvant.serve.api.failure import ApiError, ContextExceededError
+from kvant.serve.api.grammars import lark
 from kvant.serve.bounded import Bounded
 from kvant.serve.library import ModelFile
 from kvant.serve.workers import Worker
 
 CHAT, TEXT, INFILL = "/v1/chat/completions", "/completion", "/infill"
 MAX_TRIES = 32
-COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""Word to the engine's grammar (llguidance) that keeps a weak model from writing white space without end."""
 
 
 class Prompt(Protocol):
@@ -51,15 +50,19 @@ class Prompt(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """What an answer must look like.
+    """What an answer must look like; `formats.settled` makes what the engine can follow of what a client asked for.
 
     Attributes:
-        schema: JSON schema; an empty one is any JSON.
-        grammar: GBNF.
+        schema: JSON schema; None for none.
+        grammar: GBNF, or a grammar of llguidance's.
+        where: The field of the request that it came in.
+        strict: Whether all of it must be enforced.
     """
 
-    schema: Any = None
+    schema: dict[str, Any] | None = None
     grammar: str | None = None
+    where: str = "format"
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +83,7 @@ class Chat:
         context: Text that goes before the rendered messages, tokens.
         top_logprobs: Tokens to tell probabilities of; None for none.
         verbose: Ask for the rendered prompt and the stop word at the end.
+        call: JSON schema of a call of one of the tools, where one must be called.
         disguise: What of it spells control tokens that are to be text; see `guard`.
         joiner: What was put into it for the same reason, to be taken out of the answer.
     """
@@ -97,6 +101,7 @@ class Chat:
     context: list[int] = field(default_factory=list)
     top_logprobs: int | None = None
     verbose: bool = False
+    call: dict[str, Any] | None = None
     disguise: Disguise | None = None
     joiner: str = ""
 
@@ -114,14 +119,15 @@ class Chat:
         """See `Prompt`."""
         if not self.by_engine(worker) or self.context or self.forced or self.disguise:
             return await self._as_text(worker, bounded)
-        body = {"messages": self.messages, "stream": True, "stream_options": {"include_usage": True}} | self._common()
+        body: dict[str, Any] = {"messages": self.messages, "stream": True, "stream_options": {"include_usage": True}}
+        body |= self._common()
         if self.tools:
             body["tools"] = self.tools
             body["tool_choice"] = self.tool_choice or "auto"
             if self.parallel_tool_calls is not None:
                 body["parallel_tool_calls"] = self.parallel_tool_calls
         if self.format.schema is not None:
-            body["response_format"] = {"type": "json_schema", "json_schema": {"schema": self.format.schema}}
+            body |= await self._bound(worker, self.format.schema, body.get("chat_template_kwargs", {}))
         if self.verbose:
             body["verbose"] = True
         if self.top_logprobs is not None:
@@ -131,6 +137,22 @@ class Chat:
     def by_engine(self, worker: Worker) -> bool:
         """Whether the engine renders the messages: by the template that it was loaded with."""
         return self.template == worker.template
+
+    async def _bound(self, worker: Worker, schema: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return what holds the answer to a schema, after the model's thinking where it does think."""
+        template = str((await properties(worker)).get("chat_template", ""))
+        if self.tools or thoughts.CHANNELS in template:  # their form is known to the engine alone
+            return {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
+        before = ""
+        if any(end in template for _, end in thoughts.TAGS):
+            more = {"chat_template_kwargs": arguments} if arguments else {}
+            prompt = await apply_template(worker, self.messages, **more)
+
+            async def token(text: str) -> int | None:
+                return await special_token(worker, text)
+
+            before = await thoughts.rules(template, prompt, token, thinks=self.think is not False)
+        return {"grammar": lark(schema, before)}
 
     def _common(self) -> dict[str, Any]:
         body: dict[str, Any] = {"cache_prompt": True} | self.sampling
@@ -168,10 +190,10 @@ class Chat:
         if not tokens:
             raise ApiError("template: leaves nothing to send to the model. Use another one.", param="template")
         body |= {"prompt": tokens, "stream": True}
-        tools = self.disguise.joined(self.tools, self.joiner) if self.disguise else self.tools
-        schema = _call_schema(tools) if self.forced else self.format.schema
+        call = self.disguise.joined(self.call, self.joiner) if self.disguise else self.call
+        schema = call if self.forced else self.format.schema
         if schema is not None:
-            body["json_schema"] = _compact(schema)
+            body["grammar"] = lark(schema)
         if self.top_logprobs is not None:
             body["n_probs"] = max(1, self.top_logprobs)
         return TEXT, body
@@ -214,26 +236,6 @@ class Chat:
         return dataclasses.replace(self, messages=kept)
 
 
-def _call_schema(tools: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the JSON schema of a call of one of the tools."""
-    calls = []
-    for tool in tools:
-        function = tool["function"]
-        arguments = function.get("parameters") or {"type": "object"}
-        calls.append({
-            "type": "object",
-            "properties": {"name": {"const": function["name"]}, "arguments": arguments},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        })  # fmt: skip
-    return {"anyOf": calls}
-
-
-def _compact(schema: Any) -> Any:
-    """Return a schema that allows no white space without end; the grammar of a chat allows none anyway."""
-    return {"x-guidance": COMPACT} | schema if isinstance(schema, dict) else schema
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
     """A text to continue, or a gap to fill.
@@ -261,7 +263,7 @@ class Text:
         """See `Prompt`."""
         body: dict[str, Any] = {"cache_prompt": True, "stream": True} | self.sampling
         if self.format.schema is not None:
-            body["json_schema"] = _compact(self.format.schema)
+            body["grammar"] = lark(self.format.schema)
         if self.format.grammar is not None:
             body["grammar"] = self.format.grammar
         if self.top_logprobs is not None:
@@ -307,6 +309,13 @@ async def _as_tokens(worker: Worker, asking: plaintext.Asking) -> list[int]:
     except StopIteration as stop:
         ids: list[int] = stop.value
         return ids
+
+
+async def special_token(worker: Worker, text: str) -> int | None:
+    """Return the id of a text that is one special token; None for one that is written as text."""
+    special = await tokenize(worker, text, special=False)
+    plain = await tokenize(worker, text, special=False, parse=False)
+    return special[0] if len(special) == 1 and special != plain else None
 
 
 async def apply_template(worker: Worker, messages: list[dict[str, Any]], **more: Any) -> str:

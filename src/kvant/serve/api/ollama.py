@@ -16,9 +16,10 @@ from starlette.routing import Route
 
 from kvant.files import JSON_ERRORS
 from kvant.serve.api.answer import NDJSON, Answer, Dialect, Output
-from kvant.serve.api.chat import Chat, Format, Prompt, Text, opened, require, tokenize
+from kvant.serve.api.chat import Chat, Format, Text, opened, require, tokenize
 from kvant.serve.api.chunks import Piece, ToolDelta, Whole
 from kvant.serve.api.failure import ApiError, Failure, overflow
+from kvant.serve.api.formats import settled
 from kvant.serve.api.ollama_types import (
     ChatRequest,
     ChatResponse,
@@ -95,7 +96,7 @@ async def generate(request: Request) -> Response:
     check(not (body.raw and (body.template or body.system or body.context)),
           "raw mode does not support template, system, or context")  # fmt: skip
     job = Job(
-        request=request, file=file, prompt=_generate_prompt(body, file), keep_alive=keep_alive,
+        request=request, file=file, prompt=await settled(request, _generate_prompt(body, file)), keep_alive=keep_alive,
         context=context_wanted(file.settings.parameters, body.options or {}), truncate=body.truncate is True,
         stream=body.stream is not False,
     )  # fmt: skip
@@ -107,7 +108,7 @@ def _check_tokens(tokens: list[int]) -> None:
     check(not wrong, f"context: {wrong[:1]} is no token id. Give what an answer told.", "context")
 
 
-def _generate_prompt(body: GenerateRequest, file: ModelFile) -> Prompt:
+def _generate_prompt(body: GenerateRequest, file: ModelFile) -> Chat | Text:
     sampling = engine_options(OLLAMA_DEFAULTS, file.settings.parameters, body.options or {})
     wanted = _format(body.format)
     top = body.top_logprobs if body.logprobs else None
@@ -142,7 +143,7 @@ async def chat(request: Request) -> Response:
         template=file.settings.template, **_thinking(body.think),
     )  # fmt: skip
     job = Job(
-        request=request, file=file, prompt=prompt, keep_alive=keep_alive,
+        request=request, file=file, prompt=await settled(request, prompt), keep_alive=keep_alive,
         context=context_wanted(file.settings.parameters, body.options or {}), truncate=body.truncate is True,
         stream=body.stream is not False,
     )  # fmt: skip

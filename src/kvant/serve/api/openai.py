@@ -18,6 +18,7 @@ from kvant.serve.api.calls import Choice, allowed, arguments_text, choice_of, of
 from kvant.serve.api.chat import Chat, Format, opened, require
 from kvant.serve.api.chunks import Piece, ToolDelta, Usage, Whole, gather, is_progress
 from kvant.serve.api.failure import ApiError, Failure, overflow
+from kvant.serve.api.formats import settled
 from kvant.serve.api.ids import new_id
 from kvant.serve.api.ollama_types import seconds
 from kvant.serve.api.openai_types import (
@@ -84,8 +85,9 @@ async def chat(request: Request) -> Response:
         left_out.append("functions")
         body.functions = None
     note_ignored(request, left_out + unknown(body.options))
+    prompt = await settled(request, chat_prompt(body, file))
     job = Job(
-        request=request, file=file, prompt=chat_prompt(body, file), keep_alive=seconds(body.keep_alive),
+        request=request, file=file, prompt=prompt, keep_alive=seconds(body.keep_alive),
         context=context_of(body, file), stream=bool(body.stream),
     )  # fmt: skip
     if not body.stream:
@@ -253,13 +255,19 @@ def plain_text(content: str | list[Part] | None, file: ModelFile) -> str:
 
 def _format(wanted: ResponseFormat | None, grammar: str | None) -> Format:
     if wanted is None or wanted.type == "text":
-        return Format(grammar=grammar)
+        return Format(grammar=grammar, where="grammar")
     check(grammar is None, "grammar: cannot be used together with response_format. Leave one out.", "grammar")
-    if wanted.type == "json_object":
-        return Format(schema={"type": "object"})
-    if wanted.json_schema is None:
-        raise ApiError("response_format.json_schema: is missing. Give it.", param="response_format")
-    return Format(schema=wanted.json_schema.schema)
+    if wanted.type == "grammar":
+        check(bool(wanted.grammar), "response_format.grammar: is missing. Give it.", "response_format")
+        return Format(grammar=wanted.grammar, where="response_format.grammar")
+    if wanted.json_schema is not None and wanted.type == "json_schema":
+        inner = wanted.json_schema
+        where = "response_format.json_schema.schema"
+        return Format(schema=inner.schema, where=where, strict=bool(inner.strict))
+    if wanted.schema is not None:  # as llama.cpp's server and others have it
+        return Format(schema=wanted.schema, where="response_format.schema", strict=bool(wanted.strict))
+    check(wanted.type == "json_object", "response_format.json_schema: is missing. Give it.", "response_format")
+    return Format(schema={"type": "object"})
 
 
 # Answers

@@ -16,6 +16,7 @@ from kvant.serve.api.calls import Choice, allowed, choice_of, offered
 from kvant.serve.api.chat import Chat, Format, opened, require
 from kvant.serve.api.chunks import Usage, gather
 from kvant.serve.api.failure import Failure
+from kvant.serve.api.formats import settled
 from kvant.serve.api.ids import new_id
 from kvant.serve.api.openai import failed, said
 from kvant.serve.api.openai_stream import ResponseEvents, message_item, reasoning_item, text_part
@@ -57,8 +58,9 @@ async def responses(request: Request) -> Response:
     offers = Offers(body.tools or [])
     messages, left_out = messages_of(body.input, file, offers)
     note_ignored(request, offers.left_out + left_out)
+    prompt = await settled(request, _prompt(body, file, messages, offers))
     job = Job(
-        request=request, file=file, prompt=_prompt(body, file, messages, offers), truncate=body.truncation == "auto",
+        request=request, file=file, prompt=prompt, truncate=body.truncation == "auto",
         context=context_wanted(file.settings.parameters), stream=bool(body.stream),
     )  # fmt: skip
     if body.stream:
@@ -94,7 +96,10 @@ def _choice(given: str | ToolChoice | None, offers: Offers) -> Choice:
 def _format(text: TextOptions | None) -> Format:
     if text is None or text.format is None or text.format.type == "text":
         return Format()
-    return Format(schema=text.format.schema if text.format.schema is not None else {"type": "object"})
+    given = text.format
+    check(given.schema is not None or given.type == "json_object", "text.format.schema: is missing. Give it.", "text")
+    schema = {"type": "object"} if given.schema is None else given.schema
+    return Format(schema=schema, where="text.format.schema", strict=bool(given.strict))
 
 
 def _response(body: ResponsesRequest, identity: str, created: int, status: str, items: list[Item], usage: Usage | None,

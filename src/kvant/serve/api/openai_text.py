@@ -21,6 +21,7 @@ from kvant.serve.api.chat import Format, Text, require
 from kvant.serve.api.chunks import TokenLogprob, Usage, Whole, gather
 from kvant.serve.api.embeddings import embed
 from kvant.serve.api.failure import ApiError
+from kvant.serve.api.formats import settled
 from kvant.serve.api.ids import new_id
 from kvant.serve.api.ollama_types import seconds
 from kvant.serve.api.openai import DONE, OPENAI, common_sampling, context_of, out_usage
@@ -52,16 +53,19 @@ async def completions(request: Request) -> Response:
           f"logprobs: {body.logprobs} is not from 0 to {MAX_LOGPROBS}.", "logprobs")  # fmt: skip
     limit = next((given for given in (body.max_tokens, body.n_predict) if given is not None), 16)
     sampling = common_sampling(body, file, limit)
+    format_ = Format(grammar=body.grammar, where="grammar")
+    prompts = [
+        Text(text=prompt, suffix=body.suffix, sampling=sampling, format=format_, top_logprobs=body.logprobs)
+        for prompt in many(body.prompt, "prompt", MAX_PROMPTS)
+    ]
+    await settled(request, prompts[0])
     jobs = [
         Job(
             request=request, file=file, keep_alive=seconds(body.keep_alive), context=context_of(body, file),
             stream=bool(body.stream),
-            prompt=Text(
-                text=prompt, suffix=body.suffix, sampling=sampling, format=Format(grammar=body.grammar),
-                top_logprobs=body.logprobs,
-            ),
+            prompt=prompt,
         )
-        for prompt in many(body.prompt, "prompt", MAX_PROMPTS)
+        for prompt in prompts
     ]  # fmt: skip
     if body.stream:
         return Answer(lambda out: _stream(out, jobs, body), OPENAI)

@@ -89,8 +89,12 @@ class JsonSchema(msgspec.Struct):
 class ResponseFormat(msgspec.Struct):
     """What an answer must look like."""
 
-    type: Literal["text", "json_object", "json_schema"]
+    type: Literal["text", "json_object", "json_schema", "grammar"]
     json_schema: JsonSchema | None = None
+    # Extensions
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    grammar: str | None = None
 
 
 class StreamOptions(msgspec.Struct):

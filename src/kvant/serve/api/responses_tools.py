@@ -44,6 +44,8 @@ class Offer:
         """Return it in the form that the engine takes."""
         tool = self.tool
         made: dict[str, Any] = {"name": self.name, "description": tool.description, "parameters": tool.parameters}
+        if tool.strict:
+            made["strict"] = True
         if self.is_custom:
             told = [tool.description or ""]
             if isinstance(tool.format, dict) and isinstance(tool.format.get("definition"), str):

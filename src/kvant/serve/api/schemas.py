@@ -1,0 +1,288 @@
+"""JSON schemas that clients send: how large they may be, and what of them an answer is held to.
+
+The engine's grammar (llguidance) follows most of JSON Schema; a keyword that it does not know would make it drop the
+whole schema in silence. So the keywords that it follows are one table here; the others are taken out and named, for the
+answer to tell. What remains is tried before the engine gets it; see `formats.py`.
+
+Sources: JSON Schema 2020-12, core and validation; llguidance's docs/json_schema.md.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from kvant.serve.api.failure import ApiError
+from kvant.serve.api.patterns import translated
+
+MAX_BYTES = 1 << 19
+MAX_DEPTH = 64
+MAX_NODES = 10_000
+MAX_VALUES = 20_000
+MAX_COUNT = 10_000
+"""Largest `minItems`, `maxLength` and the like that is enforced."""
+
+MAX_FACTOR = 10_000
+"""Largest `multipleOf` that is enforced, as a whole number of its last digit's."""
+
+MAX_PATTERN_CHARACTERS = 4096
+MAX_PATTERN_STATES = 4096
+"""Characters of a pattern with its repetitions written out."""
+
+FORMATS = frozenset(
+    {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"}
+)  # fmt: skip
+_MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions"})
+_LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+_SINGLE = frozenset({"additionalProperties", "additionalItems", "items"})
+_COUNTS = frozenset({"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"})
+_PLAIN = frozenset(
+    {
+        "type", "const", "enum", "required", "$ref", "$schema", "$id", "$anchor", "id", "minimum", "maximum",
+        "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
+    }
+)  # fmt: skip
+ENFORCED = _MAPS | _LISTS | _SINGLE | _COUNTS | _PLAIN | {"pattern", "format"}
+"""Keywords that an answer is held to, with those that only name schemas for them."""
+
+UNENFORCED = frozenset(
+    {
+        "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies", "propertyNames",
+        "contains", "minContains", "maxContains", "unevaluatedItems", "unevaluatedProperties", "uniqueItems",
+        "$dynamicRef", "$recursiveRef",
+    }
+)  # fmt: skip
+"""Keywords that say what is valid, and that an answer is not held to. Any other keyword is a remark."""
+
+_LEAP = "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)"
+_DATE = f"(?:[0-9]{{4}}-(?:0[13-9]|1[0-2])-|[0-9]{{4}}-02-(?:[01]|2[0-8])|{_LEAP}-02-29)"
+_SHARPER = {
+    "date": f"^{_DATE}",
+    "date-time": f"^{_DATE}[0-9]*[tT][0-9]{{2}}:[0-9]{{2}}:[0-5]",
+    "time": "^[0-9]{2}:[0-9]{2}:[0-5]",
+}
+"""What the engine's own patterns of formats lack: leap years, and leap seconds, which are right once in years."""
+
+_NAMES = frozenset({"$schema", "$id", "id"})
+_COMBINING = frozenset({"$ref", "allOf", "anyOf", "oneOf", "if", "dependentSchemas", "dependencies", "not"})
+_NO_EFFECT: tuple[tuple[str, Any], ...] = (
+    ("uniqueItems", False), ("unevaluatedItems", True), ("unevaluatedProperties", True), ("propertyNames", True),
+    ("propertyNames", {}), ("dependentRequired", {}), ("dependentSchemas", {}), ("dependencies", {}),
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Schema:
+    """A schema that an answer can be held to.
+
+    Attributes:
+        schema: What the engine is given; a boolean schema is one too.
+        unenforced: Paths of keywords that it lacks, as `properties.name.uniqueItems`.
+    """
+
+    schema: Any
+    unenforced: list[str] = field(default_factory=list)
+
+
+def bound(schema: Any, where: str, *, root: str = "", patterns: bool = True) -> Schema:
+    """Check a schema's size and take out what an answer cannot be held to.
+
+    Where an object's properties are named and nothing is said of others, others are left out: JSON Schema allows them,
+    and a weak model would make them up without end.
+
+    Args:
+        schema: As the client sent it.
+        where: The field it came in, for errors.
+        root: Where in a larger schema it will stand, as a JSON pointer: its references are turned there.
+        patterns: Whether answers are held to its patterns.
+
+    Raises:
+        ApiError: It is too large, or not a schema.
+    """
+    size = len(msgspec.json.encode(schema))
+    if size > MAX_BYTES:
+        raise _refusal(where, f"{size} bytes exceed the limit of {MAX_BYTES}. Send a smaller schema")
+    walk = _Walk(where, root, closes=not any(_joins(node) for node in _nodes(schema)), patterns=patterns)
+    return Schema(walk.visit(schema, "", 0), walk.unenforced)
+
+
+def _refusal(where: str, what: str) -> ApiError:
+    return ApiError(f"{where}: {what}.", code="invalid_schema", param=where)
+
+
+def _nodes(schema: Any) -> Iterator[Any]:
+    """Yield every object and array in a schema."""
+    waiting = [schema]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, dict):
+            waiting += [value for value in node.values() if isinstance(value, dict | list)]
+        elif isinstance(node, list):
+            waiting += [value for value in node if isinstance(value, dict | list)]
+
+
+def _joins(node: Any) -> bool:
+    """Whether a schema says of one object what several schemas say together, so that none may be closed alone."""
+    if not isinstance(node, dict):
+        return False
+    together = _COMBINING & node.keys()
+    return "allOf" in node or len(together) > 1 or bool(together and node.keys() & (_MAPS - {"$defs", "definitions"}))
+
+
+class _Walk:
+    """Copies one schema; see `bound`."""
+
+    def __init__(self, where: str, root: str, *, closes: bool, patterns: bool) -> None:
+        self._where, self._root, self._closes, self._patterns = where, root, closes, patterns
+        self._n_nodes = self._n_values = 0
+        self.unenforced: list[str] = []
+
+    def visit(self, node: Any, path: str, depth: int) -> Any:
+        """Return a schema without what is not enforced."""
+        if isinstance(node, bool):
+            return node
+        if not isinstance(node, dict):
+            raise self._fault(path, f"{str(node)[:40]!r} is not a JSON schema. Send an object, true or false")
+        self._n_nodes += 1
+        if depth > MAX_DEPTH or self._n_nodes > MAX_NODES:
+            raise self._fault(path, f"more than {MAX_NODES} schemas or {MAX_DEPTH} levels. Send a smaller schema")
+        made: dict[str, Any] = {}
+        for key, value in node.items():
+            here = f"{path}.{key}".lstrip(".")
+            if key in UNENFORCED:
+                if not _has_no_effect(node, key, value):
+                    self.unenforced.append(here)
+            elif key not in ENFORCED:
+                if isinstance(value, dict):  # a place that a reference may lead to
+                    made[key] = value
+            elif self._root and key in _NAMES:
+                continue  # it would make the schema a document of its own, in which the references lead elsewhere
+            elif key == "pattern":
+                if (pattern := self._pattern(value, here)) is not None:
+                    made[key] = pattern
+            elif self._follows(key, value, here):
+                made[key] = self._value(key, value, here, depth)
+        if "properties" in made and "patternProperties" in made:  # the engine takes the first that fits, not both
+            del made["patternProperties"]
+            self.unenforced.append(f"{path}.patternProperties".lstrip("."))
+        if made.get("format") in _SHARPER:
+            made["allOf"] = [*made.get("allOf", ()), {"pattern": _SHARPER[made["format"]]}]
+        if self._closes and _is_open(made):
+            made["additionalProperties"] = False
+        return made
+
+    def _value(self, key: str, value: Any, path: str, depth: int) -> Any:
+        if key in _MAPS:
+            if not isinstance(value, dict):
+                raise self._fault(path, "is not an object of schemas. Correct it")
+            if key == "patternProperties":
+                patterns = {name: self._pattern(name, path) for name in value}
+                value = {patterns[name]: item for name, item in value.items() if patterns[name] is not None}
+            return {name: self.visit(item, f"{path}.{name}", depth + 1) for name, item in value.items()}
+        if key in _LISTS or (key == "items" and isinstance(value, list)):
+            if not isinstance(value, list):
+                raise self._fault(path, "is not an array of schemas. Correct it")
+            return [self.visit(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
+        if key == "$ref" and isinstance(value, str) and value.startswith("#"):
+            return f"#{self._root}{value[1:]}"
+        return self.visit(value, path, depth + 1) if key in _SINGLE else value
+
+    def _follows(self, key: str, value: Any, path: str) -> bool:
+        """Tell whether the engine can follow a keyword with this value; what cannot be is noted.
+
+        Raises:
+            ApiError: It is beyond what any answer could do, or of the wrong kind.
+        """
+        if key in _COUNTS:
+            return self._follows_count(key, value, path)
+        if key == "format":
+            return self._note(path, is_followed=value in FORMATS)
+        if key == "multipleOf":
+            return self._note(path, is_followed=_is_small(value))
+        if key == "enum":
+            self._n_values += len(value) if isinstance(value, list) else 0
+            if self._n_values > MAX_VALUES:
+                raise self._fault(path, f"the values of `enum` are over {MAX_VALUES} in all. Send fewer")
+        return True
+
+    def _pattern(self, pattern: Any, path: str) -> str | None:
+        """Return a pattern for the engine; None, and a note, for one that it cannot be held to."""
+        if not isinstance(pattern, str):
+            raise self._fault(path, "is not a text. Correct it")
+        found = translated(pattern) if self._patterns and len(pattern) <= MAX_PATTERN_CHARACTERS else None
+        self._note(path, is_followed=found is not None and found[1] <= MAX_PATTERN_STATES)
+        return found[0] if found is not None and found[1] <= MAX_PATTERN_STATES else None
+
+    def _follows_count(self, key: str, value: Any, path: str) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise self._fault(path, f"{str(value)[:40]} is not a count. Correct it")
+        if key.startswith("min") and value > MAX_COUNT:
+            raise self._fault(path, f"{value} exceeds the limit of {MAX_COUNT}. Ask for less")
+        return self._note(path, is_followed=value <= MAX_COUNT)
+
+    def _note(self, path: str, *, is_followed: bool) -> bool:
+        if not is_followed:
+            self.unenforced.append(path)
+        return is_followed
+
+    def _fault(self, path: str, what: str) -> ApiError:
+        return _refusal(self._where, f"{path[:200]}: {what}" if path else what)
+
+
+def _has_no_effect(node: dict[str, Any], key: str, value: Any) -> bool:
+    """Whether an unenforced keyword says nothing: any answer is right by it."""
+    if key in ("then", "else"):
+        return "if" not in node
+    if key == "if":
+        return "then" not in node and "else" not in node
+    if key in ("minContains", "maxContains"):
+        return "contains" not in node
+    return any((key == name and value is effect) or value == effect == {} for name, effect in _NO_EFFECT if key == name)
+
+
+def _is_small(value: Any) -> bool:
+    """Whether a factor is one whose multiples are told apart at little cost."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-9 < value < 1e9:
+        return False
+    digits = f"{value:.9f}".rstrip("0").replace(".", "").lstrip("0")
+    return int(digits) <= MAX_FACTOR
+
+
+def _is_open(node: dict[str, Any]) -> bool:
+    """Whether a schema names properties, all that it requires are among them, and it says nothing of others."""
+    named = node.get("properties")
+    if not isinstance(named, dict) or not named:
+        return False
+    if {"additionalProperties", "patternProperties"} & node.keys() or node.get("minProperties", 0) > len(named):
+        return False
+    required = node.get("required", [])
+    return isinstance(required, list) and all(isinstance(name, str) and name in named for name in required)
+
+
+def loosely(schema: Any) -> list[str]:
+    """Return the keywords of a tool's schema that the engine's own grammar does not hold a call to.
+
+    Where a model may call a tool and need not, the engine's own conversion of schemas is used, which follows less.
+
+    Source: llama.cpp's json-schema-to-grammar.
+    """
+    found: set[str] = set()
+    for node in _nodes(schema):
+        if not isinstance(node, dict):
+            continue
+        found |= _LOOSE & node.keys()
+        if node.get("type") != "integer":
+            found |= {key for key in _RANGES & node.keys() if not isinstance(node[key], dict)}
+        pattern = node.get("pattern")
+        if isinstance(pattern, str) and not (pattern.startswith("^") and pattern.endswith("$")):
+            found.add("pattern")
+        if isinstance(node.get("format"), str) and node["format"] not in _LOOSE_FORMATS:
+            found.add("format")
+    return sorted(found)
+
+
+_LOOSE = frozenset({"multipleOf", "minProperties", "maxProperties", "patternProperties"})
+_LOOSE_FORMATS = frozenset({"date", "time", "date-time", "uuid"})
+_RANGES = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import kvant
-from kvant.runtime.sandbox import namespaces, spawn
+from kvant.runtime.sandbox import landlock, namespaces, seccomp, spawn
 from kvant.runtime.sandbox.policy import Policy
 
 
@@ -88,3 +88,21 @@ def test_root_keeps_what_it_needs_to_read_a_users_model(tmp_path: Path) -> None:
     os.chown(model.parent, 1234, 1234)
     model.parent.chmod(0o700)
     assert namespaces.needs_search([str(model)])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is nothing that could be missed")
+def test_a_kernel_without_walls_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spawn.warn_if_free.cache_clear()
+    monkeypatch.setattr(landlock, "version", lambda _: 0)
+    spawn.command(Policy())
+    assert not caplog.records
+    spawn.warn_if_free.cache_clear()
+    monkeypatch.setattr(seccomp, "available", lambda: False)
+    for _ in range(2):
+        spawn.command(Policy())
+    assert [record.getMessage()[:47] for record in caplog.records] == [
+        "engines: this kernel has neither Landlock nor s"
+    ]
+    spawn.warn_if_free.cache_clear()

@@ -107,6 +107,20 @@ def check_fits(importance: Importance, model: Model) -> None:
     )
 
 
+def importance_remarks(model: Model, importance: Importance | None) -> tuple[str, ...]:
+    """Say what was left out of a model, and for which matrices an importance file has nothing, whatever they become."""
+    if importance is None:
+        return model.remarks
+    matrices = [name for name in file_order(model.tensors) if len(model.tensors[name].shape) > 1]
+    use = ImportanceUse(
+        file=importance.source or "importance", n_entries=len(importance.entries),
+        used=tuple(name for name in matrices if name in importance.entries),
+        missing=tuple(name for name in matrices if name not in importance.entries),
+        unknown=tuple(sorted(importance.entries.keys() - model.tensors.keys())), zeros={},
+    )  # fmt: skip
+    return (*model.remarks, *use.remarks())
+
+
 def run_length(kind: BlockType) -> int:
     """Weights that share a scale, or for codebooks a code: where all of them weigh nothing, nothing decides it."""
     return {Family.K_QUANT: 16, Family.CODEBOOK: 8}.get(kind.family, 32)

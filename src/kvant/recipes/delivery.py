@@ -30,6 +30,7 @@ from kvant.recipes.formats import FormatVariant, best, command, deliver_format
 from kvant.recipes.lock import LOCK_SUFFIX, LockedOutput, is_written_by_model, make_lock, token_file, write_lock
 from kvant.recipes.pareto import front
 from kvant.recipes.parity import Parity, Truth
+from kvant.recipes.quantize import remarks_on
 from kvant.recipes.report import (
     CurvePoint,
     FormatPick,
@@ -273,7 +274,7 @@ def make_report(
         variants=measured_variants(outcome, [variant for variant, _ in others]),
         formats=format_picks(outcome, out, others) if len(request.formats) > 1 else (),
         left_out=tuple(outcome.left_out),
-        remarks=outcome.model.remarks,
+        remarks=_remarks(outcome, request),
         skipped=skipped(outcome, request.budget),
         floors=tuple(outcome.floors),
         tensors=tensor_types(outcome.model, chosen),
@@ -282,6 +283,17 @@ def make_report(
         curve=tuple(CurvePoint(size_bytes=size, kld=kld) for size, kld in outcome.curve),
         samples=outcome.samples,
     )
+
+
+def _remarks(outcome: Outcome, request: Request) -> tuple[str, ...]:
+    """Say what was left out of the model, and what an importance file that was given did not do."""
+    chosen = outcome.taken.candidate
+    used = None if chosen.is_fitted or request.imatrix is None else outcome.importance
+    said = remarks_on(outcome.model, chosen.plan, used)
+    others = [name for name in request.formats if name != "gguf"]
+    if request.imatrix is None or not others:
+        return said
+    return (*said, f"{request.imatrix.name}: is used for GGUF alone; {' and '.join(others)} were made without it.")
 
 
 def model_facts(outcome: Outcome, request: Request) -> ModelFacts:

@@ -18,9 +18,10 @@ from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.curvature import diagonal
 from kvant.quant.importance import Importance
+from kvant.quant.matching import importance_remarks
 from kvant.recipes.calibration import WINDOWS, Calibration
 from kvant.recipes.calibration import calibrate as calibration_of
-from kvant.recipes.mlx_fitted import SCALE_TYPE, FittedLayers, fitted_scheme
+from kvant.recipes.mlx_fitted import SCALE_TYPE, FittedLayers, fitted_scheme, is_fittable
 from kvant.tensors import LazyTensor, n_bytes
 
 FALLBACK_DTYPE = "F16"
@@ -113,7 +114,7 @@ def to_mlx(
     if type is not None and not allow_requantize:
         check_is_full(model)
     plain = mlx_tensors(model, dtype)
-    chosen = scheme(type, layer_shapes(plain)) if type is not None else None
+    chosen = _scheme(type, plain, is_fitted=is_fitted) if type is not None else None
     encoder, provenance = None, {"version": __version__}
     if calibrate and chosen is not None:
         calibration = calibrate if isinstance(calibrate, Calibration) else calibration_of(
@@ -138,8 +139,23 @@ def to_mlx(
         path=str(out), files=tuple(map(str, files)), type=type or dtype, dtype=dtype, size_bytes=size,
         source_bytes=model.tensor_bytes, bpw=8 * size / model.n_weights, types=counts(chosen),
         kept=tuple(path for path in layer_shapes(plain) if chosen and path not in chosen.layers),
-        remarks=model.remarks, wall_s=round(time.monotonic() - started, 3),
+        remarks=importance_remarks(model, importance), wall_s=round(time.monotonic() - started, 3),
     )  # fmt: skip
+
+
+def _scheme(type_: str, plain: Sequence[LazyTensor], *, is_fitted: bool) -> Scheme:
+    """Return the groupings of a type; refuse one that what was measured could not be used for.
+
+    Raises:
+        UnsupportedFormatError: There is no such type, or none of its groupings is encoded by what matters.
+    """
+    chosen = scheme(type_, layer_shapes(plain))
+    if is_fitted and not any(is_fittable(grouping) for grouping in chosen.layers.values()):
+        raise UnsupportedFormatError(
+            f"type {type_}: no layer of it is encoded by importance or Hessians, so --calibrate or --imatrix "
+            f"would not be used. Leave them out, or use a type such as 4bit or 4bit-g32."
+        )
+    return chosen
 
 
 def rest_bytes(plain: Sequence[LazyTensor]) -> int:

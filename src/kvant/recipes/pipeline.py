@@ -37,6 +37,7 @@ from kvant.model import Model
 from kvant.progress import SILENT, Prefixed, Progress
 from kvant.quant.curvature import Curvatures
 from kvant.quant.importance import Importance
+from kvant.quant.matching import check_fits
 from kvant.recipes import formats, variants
 from kvant.recipes.budget import Budget, Goal, affordable, goal_of, why_not
 from kvant.recipes.calibration import Calibration, calibrate
@@ -113,7 +114,7 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
             model, request.calibrate, windows=request.calibrate_windows, seed=request.calibrate_seed,
             threads=request.threads, progress=progress,
         )  # fmt: skip
-    importance = read_imatrix(request.imatrix) if request.imatrix else calibration.importance if calibration else None
+    importance = importance_of(request, model) or (calibration.importance if calibration else None)
 
     candidates = make_candidates(model, device, context=request.context, presets=request.presets, importance=importance)
     options = {}
@@ -150,6 +151,19 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     report = deliver(outcome, request, file)
     write_recipe(Path(report.path).with_name(RECIPE_FILE), request)
     return report
+
+
+def importance_of(request: Request, model: Model) -> Importance | None:
+    """Read the importance file of a request, if there is one.
+
+    Raises:
+        PlanError: It names no tensor of the model.
+    """
+    if request.imatrix is None:
+        return None
+    importance = read_imatrix(request.imatrix)
+    check_fits(importance, model)
+    return importance
 
 
 def find_pace(

@@ -12,7 +12,7 @@ from kvant.kernels import decode
 from kvant.metadata import string
 from kvant.model import Model
 from kvant.quant.importance import Entry, Importance, without_zero_runs, zero_runs
-from kvant.quant.matching import match_importance, run_length, uses_importance
+from kvant.quant.matching import importance_remarks, match_importance, run_length, uses_importance
 from kvant.quant.presets import plan_preset
 from kvant.recipes.quantize import predict_size, quantize
 from kvant.tensors import array_tensor, n_rows, row_length
@@ -103,3 +103,9 @@ def test_runs() -> None:
 def test_types_that_look_at_importance() -> None:
     assert [t for t in ("Q8_0", "MXFP4", "TQ2_0", "F16", "Q1_0") if uses_importance(BLOCK_TYPES[t])] == []
     assert all(uses_importance(BLOCK_TYPES[t]) for t in ("Q4_0", "Q4_K", "IQ4_NL", "IQ1_M"))
+
+
+def test_remarks_for_formats_of_their_own_types(model: Model) -> None:
+    assert importance_remarks(model, None) == ()
+    assert importance_remarks(model, importance(*NAMES)) == ()
+    assert "for 3 of 5 tensors (first blk.0.ffn_down.weight)" in importance_remarks(model, importance(NAMES[0]))[0]

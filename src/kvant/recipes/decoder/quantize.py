@@ -15,7 +15,7 @@ import numpy as np
 
 from kvant._version import __version__
 from kvant.devices.providers import provider
-from kvant.errors import KvantError, OutputExistsError
+from kvant.errors import KvantError, OutputExistsError, UnsupportedFormatError
 from kvant.evaluate.corpora import CALIBRATION_HASH_KEY, CALIBRATION_NAME_KEY
 from kvant.files import commit_file, partial_path
 from kvant.formats.onnx.decoder import CONFIG, read_decoder
@@ -28,6 +28,7 @@ from kvant.kernels.nbits import FITTED, Blocks, encode, fit, nbits_type
 from kvant.progress import SILENT, Progress
 from kvant.quant.curvature import Curvatures, diagonal
 from kvant.quant.importance import Importance
+from kvant.quant.matching import importance_remarks
 from kvant.recipes.calibration import Calibration
 from kvant.recipes.decoder.browser import rearrange
 from kvant.recipes.decoder.export import exported
@@ -122,8 +123,8 @@ def quantize_decoder(
     graph = read_onnx(origin.file)
     weights = find_weights(graph, origin.file)
     rows = Rows(tensors={t.name: t for t in graph.graph.initializer}, path=origin.file, model=model)
+    plan = _plan(weights, kind, is_fitted=max_bytes is None and bool(calibration or importance))
     measured = calibration() if calibration else None
-    plan = named_plan(weights, kind)
     if max_bytes is not None and measured is not None:
         plan = best_plan(
             weights, rows, measured, max_bytes, other_bytes=_other_bytes(graph, weights, dtype), runs=runs, dtype=dtype,
@@ -150,8 +151,24 @@ def quantize_decoder(
         path=str(out), files=tuple(map(str, files)), type=plan.name, types=counts(plan.types),
         n_fitted=encoder.n_fitted, size_bytes=sum(file.stat().st_size for file in files),
         bpw=8 * written.sizes.tensor_bytes / written.sizes.n_params, predicted_kld=plan.predicted_kld,
-        rewritten=rewritten, remarks=model.remarks, wall_s=round(time.monotonic() - started, 3),
+        rewritten=rewritten, remarks=importance_remarks(model, importance), wall_s=round(time.monotonic() - started, 3),
     )  # fmt: skip
+
+
+def _plan(weights: tuple[Weight, ...], kind: str, *, is_fitted: bool) -> DecoderPlan:
+    """Return the plan of a type; refuse one that what was measured could not be used for.
+
+    Raises:
+        UnsupportedFormatError: There is no such type, or none of its blocks is encoded by what matters.
+    """
+    plan = named_plan(weights, kind)
+    kinds = [nbits_type(name) for name in plan.types.values()]
+    if is_fitted and not any((k.bits, k.block, k.symmetric) in FITTED for k in kinds):
+        raise UnsupportedFormatError(
+            f"type {kind}: no matrix of it is encoded by importance or Hessians, so --calibrate or --imatrix "
+            f"would not be used. Leave them out, or use a type such as int4."
+        )
+    return plan
 
 
 def _write_matrices(

@@ -68,6 +68,8 @@ class RetryingWorker:
         try:
             return await self._worker.post(path, body)
         except WorkerError as error:
+            if _may_have_ended_it(body):
+                raise
             await self._replace(error)
         return await self._worker.post(path, body)
 
@@ -89,7 +91,7 @@ class RetryingWorker:
                         passed_on = True
                         yield payload
             except WorkerError as error:
-                if passed_on:
+                if passed_on or _may_have_ended_it(body):
                     raise
                 await self._replace(error)
             else:
@@ -117,3 +119,11 @@ class RetryingWorker:
             raise error
         self._retried = True
         self._worker = await self._another()
+
+
+def _may_have_ended_it(body: dict[str, Any]) -> bool:
+    """Whether a request carries what makes native code recurse or grow: it would end the next engine too."""
+    return not _SUSPECT.isdisjoint(body)
+
+
+_SUSPECT = frozenset({"grammar", "json_schema", "response_format", "tools"})

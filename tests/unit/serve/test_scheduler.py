@@ -308,6 +308,26 @@ def test_a_cancelled_request_leaves_the_queue_and_frees_its_slot() -> None:
     run(test)
 
 
+@pytest.mark.parametrize("part", ["grammar", "json_schema", "response_format", "tools"])
+def test_what_may_have_ended_its_engine_does_not_end_another_one(part: str) -> None:
+    async def test(engines: FakeEngines) -> None:
+        plan = scheduler(engines)
+        for _ in range(2):
+            async with plan.lease(A, caller="me") as lease:
+                engines.started[-1].fails_after = 0
+                n_started = len(engines.started)
+                with pytest.raises(WorkerError, match="crashed"):
+                    await lease.worker.post("/x", {part: "x"})
+                assert len(engines.started) == n_started
+            async with plan.lease(A, caller="me") as lease:
+                engines.started[-1].fails_after = 0
+                with pytest.raises(WorkerError, match="crashed"):
+                    _ = [payload async for payload in lease.worker.stream("/x", {part: "x"})]
+        await plan.aclose()
+
+    run(test)
+
+
 def test_a_crash_before_the_answer_is_retried_once_in_a_new_process() -> None:
     async def test(engines: FakeEngines) -> None:
         plan = scheduler(engines)

@@ -22,10 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kvant.serve.library import model_file
+from kvant.serve.extent import Extent
+from kvant.serve.library import ModelFile, model_file
 from kvant.serve.loopback import Exchange
 from kvant.serve.memory import start_message
 from kvant.serve.settings import Settings
+from kvant.serve.sizing import Size
 from kvant.serve.workers import start_worker
 
 CHAT = "/v1/chat/completions"
@@ -111,6 +113,11 @@ def cpu_s(pid: int) -> float:
     return 0.0
 
 
+def sized(file: ModelFile, context: int, parallel: int) -> Size:
+    """Return the size of a worker, with memory to spare."""
+    return Size(extent=Extent(context), parallel=parallel, size_bytes=file.size_bytes * 4)
+
+
 async def measure(path: Path, directory: Path, *, rounds: int, tokens: int, streams: int) -> dict[str, Any]:
     """Measure both; see the module."""
     name = path.stem
@@ -118,7 +125,7 @@ async def measure(path: Path, directory: Path, *, rounds: int, tokens: int, stre
     file = model_file(name, path, "0")
     for parallel, kind in ((1, "one"), (streams, "many")):
         settings = Settings(models=directory, parallel=parallel, context=256)
-        worker = await start_worker(start_message(file, 256, file.size_bytes * 4, settings), timeout_s=600)
+        worker = await start_worker(start_message(file, sized(file, 256, parallel), settings), timeout_s=600)
         bare = Server(worker._address, worker._start.api_key)
         try:
             async with gateway(directory, parallel, 256) as (behind, pid, start_s):
@@ -202,7 +209,7 @@ async def speculation(path: Path, directory: Path, draft: Path | None, rounds: i
         for kind in kinds
     }
     workers = {
-        kind: await start_worker(start_message(file, 1024, file.size_bytes * 4, each), timeout_s=600)
+        kind: await start_worker(start_message(file, sized(file, 1024, 1), each), timeout_s=600)
         for kind, each in settings.items()
     }
     try:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvant.cli import console, convert_onnx
+from kvant.cli.given import refuse
 from kvant.cli.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class To(StrEnum):
 
 
 def convert(
+    options: typer.Context,
     model: Annotated[Path, typer.Argument(help="Hugging Face directory or GGUF file.", show_default=False)],
     to: Annotated[To, typer.Option("--to", help="Format to write.")] = To.gguf,
     type_: Annotated[
@@ -61,6 +63,7 @@ def convert(
       kvant convert smol-Q8_0.gguf --to onnx -o smol-onnx
     """  # noqa: D301 - \b keeps the lines of the examples apart
     if to is To.onnx:
+        refuse(options, ("type_", "max_file_size", "threads"), "is not used with --to onnx")
         convert_onnx.decoder(model, out, overwrite=overwrite, json=json)
         return
     from kvant.recipes.convert import KEEP, conversion_type, default_output

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvant.cli import console
+from kvant.cli.given import refuse
 from kvant.cli.stored import complete_model, model_path
 from kvant.cli.units import format_bytes
 
@@ -21,6 +22,7 @@ COLUMNS = (
 
 
 def evaluate(
+    options: typer.Context,
     variants: Annotated[
         list[Path],
         typer.Argument(
@@ -58,6 +60,9 @@ def evaluate(
       kvant evaluate small-Q4_K_M.gguf --against SmolLM2-135M --text book.txt --chunks 0
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.recipes.evaluate import evaluate as run
+
+    if text is not None:
+        refuse(options, ("corpus",), "is a bundled text, and --text gives another")
 
     with console.progress(quiet=json) as progress:
         result = run(

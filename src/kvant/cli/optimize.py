@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvant.cli import console
+from kvant.cli.given import refuse
 from kvant.cli.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
@@ -93,8 +94,7 @@ def optimize(
     from kvant.recipes.keep import keep as store_report
     from kvant.recipes.pipeline import optimize as run
 
-    if model is None and recipe is None:
-        raise typer.BadParameter("give a model, or a recipe that names one (--recipe FILE).")
+    _check(options)
     budget = Budget(
         max_size_bytes=parse_bytes(max_size) if max_size else None,
         max_ram_bytes=parse_bytes(max_ram) if max_ram else None,
@@ -121,6 +121,17 @@ def optimize(
     show(report)
     if keep is not None:
         console.say(f"Kept in the store: kvant run {keep}")
+
+
+def _check(options: typer.Context) -> None:
+    """Refuse a call that names no model, or an option that another one makes useless."""
+    given = options.params
+    if given["model"] is None and given["recipe"] is None:
+        raise typer.BadParameter("give a model, or a recipe that names one (--recipe FILE).")
+    if given["text"] is not None:
+        refuse(options, ("corpus",), "is a bundled text, and --text gives another")
+    if given["calibrate"] is None and given["recipe"] is None:
+        refuse(options, ("refine",), "is for fitted variants, which need --calibrate")
 
 
 def _from_recipe(path: Path, model: Path | None, given: "Request", options: typer.Context) -> "Request":

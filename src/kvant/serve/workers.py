@@ -23,6 +23,9 @@ from kvant.serve.loopback import Exchange, LoopbackError, decoded
 LOG_LINES, LOG_LINE_CHARS = 200, 500
 KILL_AFTER_S = 5.0
 HEALTH_TIMEOUT_S = 30.0
+STALL_S = 900.0
+"""Longest turn of an engine's loop: one reads up to 2,048 tokens of a prompt, at 2.3 a second on the slowest machine."""
+
 TEMPLATE_S = 15.0
 """Seconds that the engine may try a model's chat template: it takes a fraction of one, or does not end."""
 
@@ -121,6 +124,8 @@ class WorkerProcess:
         self._log: deque[str] = deque(maxlen=LOG_LINES)
         self._address: str | int = 0
         self._stopping = False
+        self._turn: asyncio.Task[None] | None = None
+        self._turn_began = 0.0
         self._template_next = asyncio.Event()
         self._took_template = False
         self.confined: tuple[str, ...] = ()
@@ -243,16 +248,32 @@ class WorkerProcess:
             raise await self._crashed() from error
 
     async def healthy(self) -> bool:
-        """Whether the engine's server answers, within `HEALTH_TIMEOUT_S`."""
+        """Whether the engine's server answers, within `HEALTH_TIMEOUT_S`, and its loop turns, within `STALL_S`.
+
+        `/health` is answered beside the loop; `/slots` by it, between two turns: one that is held by a grammar, or by a
+        request whose client has left, is seen by that alone.
+        """
+        clock = asyncio.get_running_loop().time
+        if self._turn is None or self._turn.done():
+            self._turn, self._turn_began = asyncio.create_task(self._turns()), clock()
+        elif clock() - self._turn_began > STALL_S:
+            return False
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_S):
                 return (await self.get("/health"))[0] == 200
         except (TimeoutError, WorkerError):
             return False
 
+    async def _turns(self) -> None:
+        """Wait until the engine's loop has turned."""
+        with contextlib.suppress(WorkerError):
+            await self.get("/slots")
+
     async def stop(self) -> None:
         """End the process: its standard input is closed, and it is killed where that does not help."""
         self._stopping = True
+        if self._turn is not None:
+            self._turn.cancel()
         if self._process.returncode is None:
             assert self._process.stdin is not None
             self._process.stdin.close()

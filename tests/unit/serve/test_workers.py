@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kvant.errors import EngineReplyError, WorkerError
+from kvant.serve import workers
 from kvant.serve.engines.base import Start
 from kvant.serve.library import DirectoryLibrary
 from kvant.serve.scheduler import Scheduler
@@ -136,6 +137,7 @@ def test_requests_need_the_workers_own_key(models: Path) -> None:
 
 OWNER = """
 import asyncio, sys
+from kvant.serve import workers
 from kvant.serve.engines.base import Start
 from kvant.serve.workers import start_worker
 async def main():
@@ -193,3 +195,21 @@ def test_speculation_gives_the_same_words(models: Path, speculate: str) -> None:
     run(models / "tiny.gguf", test)
     run(models / "tiny.gguf", test, speculate=speculate, draft=str(models / "tiny.gguf"))
     assert answers[0] == answers[1]
+
+
+def test_an_engine_whose_loop_does_not_turn_is_not_healthy(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "STALL_S", 0.0)
+    words = " | ".join(f'"v{i}"' for i in range(6000))  # each turn compares all of them with all tokens
+
+    async def test(worker: WorkerProcess) -> None:
+        assert await worker.healthy()
+        body = COMPLETION | {"stream": False, "grammar": f"root ::= {words}"}
+        busy = asyncio.create_task(worker.post("/completion", body))
+        while await worker.healthy():
+            await asyncio.sleep(0)
+        assert not busy.done()
+        worker.kill()
+        with pytest.raises(WorkerError):
+            await busy
+
+    run(models / "tiny.gguf", test)

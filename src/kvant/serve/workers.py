@@ -24,7 +24,7 @@ LOG_LINES, LOG_LINE_CHARS = 200, 500
 KILL_AFTER_S = 5.0
 HEALTH_TIMEOUT_S = 30.0
 STALL_S = 900.0
-"""Longest turn of an engine's loop: one reads up to 2,048 tokens of a prompt, at 2.3 a second on the slowest machine."""
+"""Longest turn of an engine's loop, which reads up to 2,048 tokens of a prompt: at 2.3 a second on a slow machine."""
 
 TEMPLATE_S = 15.0
 """Seconds that the engine may try a model's chat template: it takes a fraction of one, or does not end."""

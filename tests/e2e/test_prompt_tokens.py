@@ -195,6 +195,7 @@ def _controls(gateway: Served, model: str, body: dict[str, Any], vocabulary: Voc
     from kvant.serve.api.guard import guarded
     from kvant.serve.api.openai import chat_prompt
     from kvant.serve.api.openai_types import ChatRequest
+    from kvant.serve.bounded import Share
 
     here = gateway.app.state.kvant
     file = here.library.find(model)
@@ -203,7 +204,7 @@ def _controls(gateway: Served, model: str, body: dict[str, Any], vocabulary: Voc
         async with here.scheduler.lease(file, caller="test") as lease:
             prompt = await guarded(chat_prompt(msgspec.convert(body, ChatRequest), file), file, lease.worker, here)
             assert isinstance(prompt, asked.Chat)
-            _, made = await prompt.request(lease.worker, here.bounded)
+            _, made = await prompt.request(lease.worker, Share(here.bounded, "test"))
             if "prompt" in made:
                 return list(made["prompt"])
             text = await asked.apply_template(lease.worker, made["messages"], tools=made.get("tools") or [])

@@ -7,10 +7,10 @@ was read is ever read again, and a text that is never closed ends with the body.
 import re
 
 MAX_PARTS = 1 << 20
-"""Texts and brackets in a body: each costs the decoder some 60 bytes, however short it is."""
+"""Texts, brackets and commas in a body: a value costs the decoder some 60 bytes, however short it is."""
 
-_MARKS = (b'"', b"]", b"}")
-_PART = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[\]}]', re.DOTALL)
+_MARKS = (b'"', b"]", b"}", b",")
+_PART = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[\]}]|,', re.DOTALL)
 
 
 def fault(body: bytes, max_depth: int, max_parts: int = MAX_PARTS) -> str | None:
@@ -19,7 +19,7 @@ def fault(body: bytes, max_depth: int, max_parts: int = MAX_PARTS) -> str | None
     Args:
         body: The text; it need not be valid.
         max_depth: Most levels of arrays and objects.
-        max_parts: Most texts and brackets.
+        max_parts: Most texts, brackets and commas.
     """
     if body.count(b"[") + body.count(b"{") <= max_depth and sum(map(body.count, _MARKS)) <= max_parts:
         return None
@@ -27,7 +27,7 @@ def fault(body: bytes, max_depth: int, max_parts: int = MAX_PARTS) -> str | None
     for part, match in enumerate(_PART.finditer(body), 1):
         first = body[match.start()]
         if part > max_parts:
-            return f"The JSON body has over {max_parts} texts and brackets. Send less at once."
+            return f"The JSON body has over {max_parts} texts, brackets and commas. Send less at once."
         if first in b"[{":
             depth += 1
             if depth > max_depth:

@@ -3,15 +3,18 @@
 Parsers recurse, and what they make can be as large as they like: here a stack that overflows, a text that doubles
 without end or a loop that never does ends a small process and is one client's error. A process is started when it is
 first needed, kept for the next request, and replaced when it was ended.
+
+Who asks waits for a turn first, without a thread; see `gate.py`.
 """
 
 import contextlib
-import queue
 import select
 import subprocess
 import threading
-from collections.abc import Iterator
-from typing import Any, BinaryIO, TypeVar, cast
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeVar, cast
 
 import msgspec
 
@@ -19,13 +22,15 @@ from kvant.errors import EngineError, LimitError
 from kvant.runtime import messages
 from kvant.runtime.sandbox import spawn
 from kvant.runtime.sandbox.policy import Policy
+from kvant.serve.gate import Gate
 
 CPU_SECONDS = 2
 WALL_SECONDS = 30
 MEMORY_BYTES = 1 << 30
 PROCESSES = 2
 OPEN_FILES = 64
-ReplyT = TypeVar("ReplyT", bound=msgspec.Struct)
+P = ParamSpec("P")
+ResultT = TypeVar("ResultT")
 
 
 class Render(msgspec.Struct, tag=True, frozen=True):
@@ -70,22 +75,26 @@ Reply = Text | Tried | Refused
 
 
 class Bounded:
-    """Does such work; safe to use from several threads, each of which waits for its answer.
+    """Does such work; `ask` is safe to use from several threads, each of which waits for its answer.
 
     Args:
         cpu_s: Seconds of processor time that one request may take.
         memory_bytes: Address space of a process.
         n: Most processes at a time.
+
+    Attributes:
+        gate: Where it is waited for a process.
+        walks: Where it is waited for a thread of the gateway's own, for work whose bounds are known before.
     """
 
     def __init__(self, *, cpu_s: int = CPU_SECONDS, memory_bytes: int = MEMORY_BYTES, n: int = PROCESSES) -> None:
         self._cpu_s, self._memory_bytes = cpu_s, memory_bytes
-        self._idle: queue.LifoQueue[_Process | None] = queue.LifoQueue()
-        for _ in range(n):
-            self._idle.put(None)
+        self._free = n
+        self._idle: list[_Process] = []
         self._all: set[_Process] = set()
-        self._lock = threading.Lock()
+        self._change = threading.Condition()
         self._closed = False
+        self.gate, self.walks = Gate(n), Gate(1)
 
     def ask(self, request: Request, subject: str) -> Reply:
         """Have something done.
@@ -96,47 +105,88 @@ class Bounded:
 
         Raises:
             LimitError: It takes more time, memory or depth than it may.
+            EngineError: The gateway is shutting down.
         """
         with self._process() as process:
             reply = process.ask(request)
         if reply is None:
+            if self._closed:
+                raise _ending()
             raise LimitError(
-                f"{subject}: takes over {self._cpu_s} s, {MEMORY_BYTES >> 20} MiB or the depth of the stack. "
+                f"{subject}: takes over {self._cpu_s} s, {self._memory_bytes >> 20} MiB or the depth of the stack. "
                 "Send a simpler one."
             )
         return reply
 
     def close(self) -> None:
-        """End all processes; those that work too, whose requests then fail."""
-        with self._lock:
+        """End all processes; those that work too, whose requests then fail, as do those that wait."""
+        self.gate.close()
+        self.walks.close()
+        with self._change:
             self._closed = True
             for process in self._all:
                 process.kill()
-        with contextlib.suppress(queue.Empty):
-            while True:
-                idle = self._idle.get_nowait()
-                if idle is not None:
-                    idle.close()
+            while self._idle:
+                self._end(self._idle.pop())
+            self._change.notify_all()
 
     @contextlib.contextmanager
     def _process(self) -> Iterator["_Process"]:
-        """Hold a process; one that was ended is not given back."""
-        if self._closed:
-            raise EngineError("gateway: is shutting down. Try again later.")
-        process = self._idle.get()
+        """Hold a process; one that was ended, or outlives the gateway, is not given back."""
+        with self._change:
+            self._change.wait_for(lambda: self._closed or self._free)
+            if self._closed:
+                raise _ending()
+            process = self._idle.pop() if self._idle else _Process(self._cpu_s, self._memory_bytes)
+            self._all.add(process)
+            self._free -= 1
         try:
-            if process is None:
-                with self._lock:
-                    process = _Process(self._cpu_s, self._memory_bytes)
-                    self._all.add(process)
             yield process
         finally:
-            if process is not None and not process.alive:
-                process.close()
-                with self._lock:
-                    self._all.discard(process)
-                process = None
-            self._idle.put(process)
+            with self._change:
+                self._free += 1
+                if self._closed or not process.alive:
+                    self._end(process)
+                else:
+                    self._idle.append(process)
+                self._change.notify()
+
+    def _end(self, process: "_Process") -> None:
+        process.close()
+        self._all.discard(process)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One caller's access to such work.
+
+    Attributes:
+        bounded: Who does it.
+        caller: Who asks.
+    """
+
+    bounded: Bounded
+    caller: str
+
+    async def run(self, work: Callable[Concatenate[Bounded, P], ResultT], *args: P.args, **more: P.kwargs) -> ResultT:
+        """Call something that asks `bounded`, its first argument, in a thread, when it is this caller's turn.
+
+        Raises:
+            QueueFullError: Too many wait already.
+        """
+        return await self.bounded.gate.run(self.caller, partial(work, self.bounded, *args, **more))
+
+    async def walk(self, work: Callable[P, ResultT], *args: P.args, **more: P.kwargs) -> ResultT:
+        """Call something that has bounds of its own, in a thread, when it is this caller's turn.
+
+        Raises:
+            QueueFullError: Too many wait already.
+        """
+        return await self.bounded.walks.run(self.caller, partial(work, *args, **more))
+
+
+def _ending() -> EngineError:
+    return EngineError("gateway: is shutting down. Try again later.")
 
 
 class _Process:

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from kvant.serve import api
-from kvant.serve.api.run import caller
+from kvant.serve.api.wire import caller
 from kvant.serve.app import Gateway, make_app
 from kvant.serve.library import DirectoryLibrary
 from kvant.serve.settings import Settings

@@ -1,5 +1,7 @@
 """Processes in which what clients wrote is parsed: they end over what is too much, and the next request works."""
 
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -46,3 +48,32 @@ def test_after_the_end_nothing_is_done(bounded: Bounded) -> None:
     bounded.close()
     with pytest.raises(EngineError, match="shutting down"):
         bounded.ask(GOOD, "template")
+
+
+def test_the_limit_that_is_told_is_the_one_that_holds() -> None:
+    bounded = Bounded(cpu_s=1, n=1, memory_bytes=768 << 20)
+    with pytest.raises(LimitError, match=r"1 s, 768 MiB or"):
+        bounded.ask(Render("{{ " + "-" * 60_000 + "1 }}", HI), "template")
+    bounded.close()
+
+
+def test_an_end_reaches_those_that_work_and_those_that_wait() -> None:
+    bounded = Bounded(cpu_s=60, n=1)
+    said: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            bounded.ask(Try('%llguidance {}\nstart: %json {"type":"integer","multipleOf":100000007}', "lark"), "format")
+        except EngineError as error:
+            said.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while not bounded._all:  # until one works
+        time.sleep(0.01)
+    bounded.close()
+    for thread in threads:
+        thread.join(30)
+    assert [str(error) for error in said] == ["gateway: is shutting down. Try again later."] * 3
+    assert not bounded._all

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from kvant.errors import AccessError, KvantError, ModelNotFoundError, QueueFullError, WorkerError
 from kvant.serve import api
 from kvant.serve.access import Principal, needed_scope
-from kvant.serve.api.run import caller
+from kvant.serve.api.wire import caller
 from kvant.serve.app import make_app
 from kvant.serve.door import WRONG_KEYS, check_safe
 from kvant.serve.keys import Keys

@@ -21,10 +21,10 @@ from kvant.serve.api.failure import ApiError, Failure, TemplateRefusedError, ove
 from kvant.serve.api.formats import settled
 from kvant.serve.api.guard import guarded
 from kvant.serve.api.ids import new_id
-from kvant.serve.api.run import Job, answering, caller, streaming
+from kvant.serve.api.run import Job, answering, streaming
 from kvant.serve.api.sampling import OPENAI_DEFAULTS, context_wanted, engine_options
-from kvant.serve.api.wire import check, endpoint, gateway, model_file, note_ignored, read
-from kvant.serve.bounded import Bounded
+from kvant.serve.api.wire import caller, check, endpoint, gateway, model_file, note_ignored, read, share
+from kvant.serve.bounded import Share
 from kvant.serve.library import ModelFile
 from kvant.serve.wording import error_body
 from kvant.serve.workers import Worker
@@ -92,13 +92,13 @@ async def count_tokens(request: Request) -> Response:
         ) as lease:
             safe = await guarded(prompt, file, lease.worker, gateway(request))
             assert isinstance(safe, Chat)
-            n_tokens = await _counted(safe, lease.worker, gateway(request).bounded)
+            n_tokens = await _counted(safe, lease.worker, share(request))
         await out.whole({"input_tokens": n_tokens})
 
     return Answer(run, ANTHROPIC)
 
 
-async def _counted(prompt: Chat, worker: Worker, bounded: Bounded) -> int:
+async def _counted(prompt: Chat, worker: Worker, bounded: Share) -> int:
     """Return the tokens of a prompt, as the engine would read it."""
     try:
         _, made = await prompt.request(worker, bounded)

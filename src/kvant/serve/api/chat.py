@@ -19,7 +19,7 @@ from kvant.serve.api import templates, thoughts, turns
 from kvant.serve.api.chunks import refusal
 from kvant.serve.api.failure import ApiError, ContextExceededError
 from kvant.serve.api.grammars import lark
-from kvant.serve.bounded import Bounded
+from kvant.serve.bounded import Share
 from kvant.serve.library import ModelFile
 from kvant.serve.workers import Worker
 
@@ -35,7 +35,7 @@ class Prompt(Protocol):
         """The tools of which one must be called: the answer is the call, as JSON; empty where it is text."""
         ...
 
-    async def request(self, worker: Worker, bounded: Bounded) -> tuple[str, dict[str, Any]]:
+    async def request(self, worker: Worker, bounded: Share) -> tuple[str, dict[str, Any]]:
         """Return the engine's route and the body to send there; `bounded` does what a client's bytes could prolong."""
         ...
 
@@ -115,7 +115,7 @@ class Chat:
         """See `Prompt`."""
         return [tool["function"]["name"] for tool in self.tools] if self.tool_choice == "required" else []
 
-    async def request(self, worker: Worker, bounded: Bounded) -> tuple[str, dict[str, Any]]:
+    async def request(self, worker: Worker, bounded: Share) -> tuple[str, dict[str, Any]]:
         """See `Prompt`."""
         if not self.by_engine(worker) or self.context or self.forced or self.disguise:
             return await self._as_text(worker, bounded)
@@ -167,7 +167,7 @@ class Chat:
             body["chat_template_kwargs"] = arguments
         return body
 
-    async def _as_text(self, worker: Worker, bounded: Bounded) -> tuple[str, dict[str, Any]]:
+    async def _as_text(self, worker: Worker, bounded: Share) -> tuple[str, dict[str, Any]]:
         """Return the request with the messages rendered already."""
         if self.tools and not self.forced:
             raise ApiError(
@@ -198,7 +198,7 @@ class Chat:
             body["n_probs"] = max(1, self.top_logprobs)
         return TEXT, body
 
-    async def _rendered(self, worker: Worker, bounded: Bounded, arguments: dict[str, Any]) -> str:
+    async def _rendered(self, worker: Worker, bounded: Share, arguments: dict[str, Any]) -> str:
         messages, tools, effort = self.written
         if self.disguise:
             messages, tools, effort = await asyncio.to_thread(self.disguise.hidden, self.written)
@@ -211,8 +211,8 @@ class Chat:
             return await apply_template(worker, messages, **more)
         assert self.template is not None, "the engine renders the model's own"
         known = await properties(worker)
-        return await asyncio.to_thread(
-            templates.render, bounded, self.template, messages, bos_token=str(known.get("bos_token", "")),
+        return await bounded.run(
+            templates.render, self.template, messages, bos_token=str(known.get("bos_token", "")),
             eos_token=str(known.get("eos_token", "")), arguments=arguments, tools=tools or None,
         )  # fmt: skip
 
@@ -259,7 +259,7 @@ class Text:
         """See `Prompt`."""
         return []
 
-    async def request(self, worker: Worker, bounded: Bounded) -> tuple[str, dict[str, Any]]:  # noqa: ARG002
+    async def request(self, worker: Worker, bounded: Share) -> tuple[str, dict[str, Any]]:  # noqa: ARG002
         """See `Prompt`."""
         body: dict[str, Any] = {"cache_prompt": True, "stream": True} | self.sampling
         if self.format.schema is not None:

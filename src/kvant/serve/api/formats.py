@@ -5,7 +5,6 @@ first, by the same code in a process with limits. What of a schema cannot be enf
 else named in the answer's header.
 """
 
-import asyncio
 import dataclasses
 import re
 from typing import Any, TypeVar
@@ -16,9 +15,9 @@ from kvant.errors import LimitError
 from kvant.serve.api.chat import Chat, Text
 from kvant.serve.api.failure import ApiError
 from kvant.serve.api.grammars import LLGUIDANCE, depth_of, lark, without_tokens
-from kvant.serve.api.schemas import Schema, bound, loosely
-from kvant.serve.api.wire import gateway, note_ignored
-from kvant.serve.bounded import Tried, Try
+from kvant.serve.api.schemas import Budget, Schema, bound, check_tools, loosely
+from kvant.serve.api.wire import note_ignored, share
+from kvant.serve.bounded import Bounded, Tried, Try
 
 PromptT = TypeVar("PromptT", bound=Chat | Text)
 MAX_GRAMMAR_CHARACTERS = 1 << 16
@@ -40,9 +39,11 @@ async def settled(request: Request, prompt: PromptT) -> PromptT:
     Raises:
         ApiError: A schema or grammar is too large, cannot be followed, or not as strictly as asked.
     """
-    wanted = prompt.format
+    wanted, budget = prompt.format, Budget()
+    if isinstance(prompt, Chat):
+        check_tools(len(prompt.tools))
     if wanted.schema is not None:
-        schema = await _by_schema(request, wanted.schema, wanted.where, strict=wanted.strict)
+        schema = await _by_schema(request, wanted.schema, wanted.where, budget, strict=wanted.strict)
         if isinstance(prompt, Chat) and prompt.tools and not prompt.forced:
             _tell(request, [f"{wanted.where}.{key}" for key in loosely(schema)], wanted.where, strict=wanted.strict)
         prompt = dataclasses.replace(prompt, format=dataclasses.replace(wanted, schema=schema))
@@ -50,18 +51,20 @@ async def settled(request: Request, prompt: PromptT) -> PromptT:
         await _check_grammar(request, wanted.grammar, wanted.where)
     if isinstance(prompt, Chat) and prompt.tools:
         if prompt.forced:
-            return dataclasses.replace(prompt, call=await _by_calls(request, prompt.tools))
-        for i, tool in enumerate(prompt.tools):
-            _check_offer(request, tool["function"], f"tools[{i}]")
+            return dataclasses.replace(prompt, call=await _by_calls(request, prompt.tools, budget))
+        for place, paths, strict in await share(request).walk(_loose, prompt.tools, budget):
+            _tell(request, paths, place, strict=strict)
     return prompt
 
 
-async def _by_schema(request: Request, schema: dict[str, Any], where: str, *, strict: bool) -> dict[str, Any]:
+async def _by_schema(
+    request: Request, schema: dict[str, Any], where: str, budget: Budget, *, strict: bool
+) -> dict[str, Any]:
     """Return a schema that the engine follows as it is."""
-    found = bound(schema, where)
+    found = await share(request).walk(bound, schema, where, budget=budget)
     made, error = await _followed(request, found, where)
     if error is not None and ("regex" in error or "costly" in error):
-        found = bound(schema, where, patterns=False)
+        found = await share(request).walk(bound, schema, where, patterns=False)
         made, error = await _followed(request, found, where)
     if error is not None:
         raise ApiError(f"{where}: {error}. Send a schema that can be followed.", code="invalid_schema", param=where)
@@ -69,17 +72,17 @@ async def _by_schema(request: Request, schema: dict[str, Any], where: str, *, st
     return made
 
 
-async def _by_calls(request: Request, tools: list[dict[str, Any]]) -> dict[str, Any]:
+async def _by_calls(request: Request, tools: list[dict[str, Any]], budget: Budget) -> dict[str, Any]:
     """Return the schema of a call of one of the tools, as `{"name": ..., "arguments": ...}`."""
     where = "tools"
     calls, parts, unenforced = [], {}, []
-    for i, tool in enumerate(tools):
+    found = await share(request).walk(_bound_all, tools, budget)
+    for i, (tool, schema) in enumerate(zip(tools, found, strict=True)):
         function, place = tool["function"], f"{where}[{i}]"
-        found = bound(function.get("parameters") or ANY_OBJECT, place, root=f"/$defs/{i}")
-        paths = [f"{place}.{path}" for path in found.unenforced]
+        paths = [f"{place}.{path}" for path in schema.unenforced]
         _tell(request, paths, place, strict=function.get("strict") is True)
-        unenforced += found.unenforced
-        parts[str(i)] = found.schema
+        unenforced += schema.unenforced
+        parts[str(i)] = schema.schema
         properties = {"name": {"const": function["name"]}, "arguments": {"$ref": f"#/$defs/{i}"}}
         calls.append(
             {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
@@ -90,13 +93,29 @@ async def _by_calls(request: Request, tools: list[dict[str, Any]]) -> dict[str, 
     return made
 
 
-def _check_offer(request: Request, function: dict[str, Any], where: str) -> None:
-    """Check the schema of a tool that a model may call: the engine's own grammar holds it to less."""
-    schema = function.get("parameters")
-    if schema:
-        found = bound(schema, where)
-        loose = found.unenforced + [path for path in loosely(schema) if path not in found.unenforced]
-        _tell(request, [f"{where}.{path}" for path in loose], where, strict=function.get("strict") is True)
+def _bound_all(tools: list[dict[str, Any]], budget: Budget) -> list[Schema]:
+    """Return the schemas of tools, of which one must be called, as they will stand in the schema of the call."""
+    return [
+        bound(tool["function"].get("parameters") or ANY_OBJECT, f"tools[{i}]", root=f"/$defs/{i}", budget=budget)
+        for i, tool in enumerate(tools)
+    ]
+
+
+def _loose(tools: list[dict[str, Any]], budget: Budget) -> list[tuple[str, list[str], bool]]:
+    """Return what calls of tools that may be called are not held to: the engine's own grammar holds them to less.
+
+    Returns:
+        For every tool its place, the places in it, and whether nothing may be.
+    """
+    told = []
+    for i, tool in enumerate(tools):
+        function, place = tool["function"], f"tools[{i}]"
+        schema = function.get("parameters")
+        if schema:
+            found = bound(schema, place, budget=budget).unenforced
+            paths = found + [path for path in loosely(schema) if path not in found]
+            told.append((place, [f"{place}.{path}" for path in paths], function.get("strict") is True))
+    return told
 
 
 async def _check_grammar(request: Request, grammar: str, where: str) -> None:
@@ -129,7 +148,7 @@ async def _followed(request: Request, found: Schema, where: str) -> tuple[dict[s
 
 async def _tried(request: Request, trial: Try, where: str) -> str | None:
     try:
-        reply = await asyncio.to_thread(gateway(request).bounded.ask, trial, where)
+        reply = await share(request).run(Bounded.ask, trial, where)
     except LimitError as error:
         raise ApiError(str(error), code="too_costly", param=where) from None
     assert isinstance(reply, Tried)

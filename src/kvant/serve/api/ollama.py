@@ -30,9 +30,9 @@ from kvant.serve.api.ollama_types import (
     ToolCall,
     seconds,
 )
-from kvant.serve.api.run import Answering, Job, answering, caller, streaming
+from kvant.serve.api.run import Answering, Job, answering, streaming
 from kvant.serve.api.sampling import OLLAMA_DEFAULTS, context_wanted, engine_options, unknown
-from kvant.serve.api.wire import check, endpoint, gateway, model_file, note_ignored, read
+from kvant.serve.api.wire import caller, check, endpoint, gateway, model_file, note_ignored, read
 from kvant.serve.library import ModelFile
 from kvant.serve.wording import error_body
 

@@ -6,6 +6,7 @@ servers (`web_search`, `file_search` and so on) are left out: a model that is no
 Source: OpenAI's API reference, "Responses", `tools`.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from kvant.files import JSON_ERRORS
 from kvant.serve.api.chunks import ToolDelta
 from kvant.serve.api.ids import new_id
 from kvant.serve.api.responses_types import Tool
+from kvant.serve.api.schemas import check_tools
 
 Item = dict[str, Any]
 INPUT = "input"
@@ -68,27 +70,32 @@ class Offers:
 
     Attributes:
         left_out: Names of those that cannot be offered, for the header that tells them.
+
+    Raises:
+        ApiError: They are too many.
     """
 
     def __init__(self, tools: list[Tool]) -> None:
         self.left_out: list[str] = []
         flat: list[tuple[str | None, Tool]] = [(None, tool) for tool in tools if tool.type != "namespace"]
         flat += [(space.name, tool) for space in tools if space.type == "namespace" for tool in space.tools or []]
+        check_tools(len(flat))
         found = []
         for namespace, tool in flat:
             if tool.type in ("function", "custom") and tool.name:
                 found.append((namespace, tool))
             else:
                 self.left_out.append(f"tools.{tool.type}")
-        names = [tool.name for _, tool in found]
-        self._offers = [
+        names = Counter(tool.name for _, tool in found)
+        offers = [
             Offer(
-                name=f"{namespace}__{tool.name}" if namespace and names.count(tool.name) > 1 else tool.name,
+                name=f"{namespace}__{tool.name}" if namespace and names[tool.name] > 1 else tool.name,
                 tool=tool, namespace=namespace,
             )
             for namespace, tool in found
         ]  # fmt: skip
-        self._by_name = {offer.name: offer for offer in self._offers}
+        self._by_name = {offer.name: offer for offer in offers}
+        self._model_names = {(offer.tool.name, offer.namespace): offer.name for offer in reversed(offers)}
 
     def functions(self) -> list[dict[str, Any]]:
         """Return all in the form that the engine takes."""
@@ -100,10 +107,7 @@ class Offers:
 
     def model_name(self, name: str, namespace: str | None) -> str:
         """Return what a model calls a tool that the client calls by a name."""
-        for offer in self._offers:
-            if offer.tool.name == name and offer.namespace == namespace:
-                return offer.name
-        return name
+        return self._model_names.get((name, namespace), name)
 
     def call_item(self, call: ToolDelta, *, status: str = "completed") -> Item:
         """Return a model's call as an item; one in progress has no arguments yet."""

@@ -20,7 +20,7 @@ from kvant.serve.api.chunks import Piece, Usage, chat_piece, is_progress, refusa
 from kvant.serve.api.failure import ContextExceededError, TemplateRefusedError
 from kvant.serve.api.forced import forced_call
 from kvant.serve.api.guard import guarded
-from kvant.serve.api.wire import gateway
+from kvant.serve.api.wire import caller, gateway, share
 from kvant.serve.library import ModelFile
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ async def answering(job: Job) -> AsyncIterator[Answering]:
         for _ in range(MAX_TRIES):
             events = None
             try:
-                path, body = await prompt.request(lease.worker, here.bounded)
+                path, body = await prompt.request(lease.worker, share(job.request))
                 if job.stream:
                     body["return_progress"] = True
                 events = lease.worker.stream(path, body)
@@ -235,11 +235,3 @@ def _sound(payload: bytes) -> bytes:
     if payload.startswith(b'{"error"'):
         raise refusal(500, msgspec.json.decode(payload))
     return payload
-
-
-def caller(request: Request) -> str:
-    """Return who asks, for fairness: the key's name, or the address."""
-    principal = getattr(request.state, "principal", None)
-    if principal is not None:
-        return str(principal.name)
-    return request.client.host if request.client else ""

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from kvant.errors import KvantError
 from kvant.serve.api.answer import Dialect, failed
 from kvant.serve.api.failure import ApiError
+from kvant.serve.bounded import Share
 from kvant.serve.library import ModelFile
 
 if TYPE_CHECKING:
@@ -39,6 +40,19 @@ def gateway(request: Request) -> "Gateway":
     """Return the gateway that a request came to."""
     found: Gateway = request.app.state.kvant
     return found
+
+
+def caller(request: Request) -> str:
+    """Return who asks, for fairness: the key's name, or the address."""
+    principal = getattr(request.state, "principal", None)
+    if principal is not None:
+        return str(principal.name)
+    return request.client.host if request.client else ""
+
+
+def share(request: Request) -> Share:
+    """Return the way to have done what a request could prolong, in its caller's turn."""
+    return Share(gateway(request).bounded, caller(request))
 
 
 async def model_file(request: Request, name: str) -> ModelFile:
@@ -67,7 +81,7 @@ def note_ignored(request: Request, names: Iterable[str]) -> None:
     noted: list[str] = request.scope.setdefault("state", {}).setdefault("ignored", [])
     new = [name if _NAME.fullmatch(name) else "?" for name in names]
     if new:
-        noted += new
+        noted += new[: MAX_IGNORED - len(noted)]
         _LOG.debug("%s: ignored %s", request.url.path, ", ".join(new[:MAX_IGNORED]))
 
 

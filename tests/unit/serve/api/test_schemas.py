@@ -1,6 +1,7 @@
 """Schemas of clients: what is taken out is named, what is too large refused, what remains means what it should."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import jsonschema_rs
@@ -10,7 +11,17 @@ from kvant.runtime.grammar import Matcher, gbnf_error, lark_error
 from kvant.serve.api.failure import ApiError
 from kvant.serve.api.grammars import depth_of, lark, without_tokens
 from kvant.serve.api.patterns import translated
-from kvant.serve.api.schemas import ENFORCED, FORMATS, MAX_VALUES, UNENFORCED, bound, loosely
+from kvant.serve.api.schemas import (
+    ENFORCED,
+    FORMATS,
+    MAX_NODES,
+    MAX_NOTES,
+    MAX_VALUES,
+    UNENFORCED,
+    Budget,
+    bound,
+    loosely,
+)  # fmt: skip
 
 
 def takes(schema: Any, value: Any) -> bool:
@@ -111,8 +122,9 @@ def test_what_says_nothing_is_passed_over(schema: Any) -> None:
 @pytest.mark.parametrize(
     ("schema", "said"),
     [
-        ({"enum": list(range(MAX_VALUES + 1))}, "values of `enum` are over 20000"),
-        ({"enum": ["x" * 100] * 6000}, "bytes exceed the limit of 524288"),
+        ({"enum": list(range(MAX_VALUES + 1))}, "values of `enum` and the like are over 20000"),
+        ({"const": [[0] * (MAX_VALUES + 1)]}, "const: the values of"),
+        ({"enum": ["x" * 100] * 6000}, "bytes exceed the limit of 524288 for all schemas together"),
         ({"type": "string", "minLength": 10**9}, "minLength: 1000000000 exceeds the limit"),
         ({"type": "array", "minItems": -1}, "minItems: -1 is not a count"),
         ({"properties": {f"p{i}": {"anyOf": [{}] * 9} for i in range(1100)}}, "more than 10000 schemas or 64 levels"),
@@ -178,6 +190,50 @@ def test_a_schema_inside_another_one_keeps_its_references() -> None:
     schema = {"$id": "http://x/y", "$ref": "#/$defs/a", "$defs": {"a": {"items": {"$ref": "#"}}}}
     made = bound(schema, "f", root="/$defs/0").schema
     assert made == {"$ref": "#/$defs/0/$defs/a", "$defs": {"a": {"items": {"$ref": "#/$defs/0"}}}}
+
+
+def test_what_a_reference_names_elsewhere_is_a_schema_like_others() -> None:
+    inner = {"type": "object", "properties": {"n": {"type": "integer"}}, "uniqueItems": True}
+    schema = {
+        "$ref": "#/components/schemas/a~1b%20c",
+        "components": {"schemas": {"a/b c": inner, "b": inner}, "other": {"enum": [0] * (MAX_VALUES + 1)}},
+        "example": {"enum": [0] * (MAX_VALUES + 1)},
+    }
+    made = bound(schema, "f")
+
+    assert made.unenforced == ["components.schemas.a/b c.uniqueItems"]
+    kept = {"type": "object", "properties": {"n": {"type": "integer"}}, "additionalProperties": False}
+    assert made.schema["components"] == {"schemas": {"a/b c": kept}}
+    assert "example" not in made.schema
+    with pytest.raises(ApiError, match=r"components\.a\.enum: the values"):
+        bound({"$ref": "#/components/a", "components": {"a": {"enum": [0] * (MAX_VALUES + 1)}}}, "f")
+    with pytest.raises(ApiError, match="more than 10000 schemas"):
+        bound({"anyOf": [{"$ref": "#" + f"/{i}" * 2000} for i in range(9)]}, "f")
+
+
+def test_all_schemas_of_a_request_have_one_budget() -> None:
+    for schema, said in (
+        ({"title": "x" * (1 << 18)}, "bytes exceed"), ({"enum": [0] * (MAX_VALUES // 2 + 1)}, "values"),
+        ({"anyOf": [{}] * (MAX_NODES // 2)}, "schemas"),
+    ):  # fmt: skip
+        budget = Budget()
+        bound(schema, "tools[0]", budget=budget)
+        with pytest.raises(ApiError, match=rf"^tools\[1\].*{said}"):
+            bound(schema, "tools[1]", budget=budget)
+
+
+def test_places_are_told_briefly_and_cost_nothing_before() -> None:
+    deep: Any = {f"p{i}": {"uniqueItems": True} for i in range(5000)}
+    for _ in range(60):
+        deep = {"x" * 4000: {"properties": deep}}
+    tracemalloc.start()
+    told = bound({"properties": deep}, "f").unenforced
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert len(told) == MAX_NOTES
+    assert {len(place) for place in told} == {200}
+    assert peak < 1 << 24
 
 
 def test_what_the_engines_own_grammar_is_loose_about() -> None:

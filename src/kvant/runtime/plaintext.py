@@ -8,13 +8,17 @@ was hidden are tokenized as text; all others as ever, so that a conversation tha
 
     disguise = Disguise.of(conversation, controls)      # None: nothing to hide
     rendered = render(template, disguise.hidden(conversation))
-    ids = drive(tokens(rendered, controls, disguise), tokenize)
+    ids = drive(tokens(rendered, disguise, start=True), tokenize)
+
+A conversation is a list of messages, or a tuple of one and of what else a template is given. Of a message, `role` alone
+is left as it is: templates compare it. In tools, schemas and arguments `role` is a name like any other.
 
 Control tokens are those of type control and unknown, as in llama.cpp's tokenizer without `parse_special` and in
 transformers with `split_special_tokens`: tokens that a vocabulary merely adds (`<think>`, Gemma's line breaks) are text
 there too. Source: llama.cpp `llama-vocab.cpp` (`tokenizer_st_partition`).
 """
 
+import bisect
 import functools
 import itertools
 import re
@@ -32,7 +36,9 @@ CONTROL_TYPES = (2, 3)
 """Token types of unknown and control tokens. Source: llama.h `llama_token_type`."""
 
 MAX_CONTROLS = 1 << 16
-MAX_SPELLINGS, MAX_PLACES = 4096, 1 << 16
+MAX_SPELLINGS, MAX_PLACES = 1024, 4096
+"""Of one conversation. A message that spells something costs its engine a request or two more."""
+
 MAX_NESTING = 24
 MAX_TAIL = 256
 """Characters of a control token that may be spelled by several strings together."""
@@ -57,10 +63,10 @@ REASONING = frozenset({"<think>", "</think>", "[THINK]", "[/THINK]", "<thinking>
 
 _PRIVATE = re.compile("[\ue000-\uf8ff]")
 _PRIVATE_RUN = re.compile("([\ue000-\uf8ff])\\1*")
-_SHORT = frozenset('"\\/')
-"""Characters that JSON may write with a backslash before them."""
 
-_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([\"\\/]))")
+_CODE = r"u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[0-9a-fA-F]{4}"
+_ESCAPES = (re.compile(rf'\\(?:{_CODE}|["\\/bfnrt])'), re.compile(rf'\\(?:{_CODE}|["/])'))
+"""JSON's escapes; and those that are left where a backslash before them is no escape, as in texts that are not JSON."""
 
 
 class Trusted(dict[str, Any]):
@@ -73,6 +79,9 @@ class Controls:
     Args:
         texts: Their texts.
 
+    Attributes:
+        eats: Those whose engine was asked whether they take the white space to their left (False) or right away.
+
     Raises:
         LimitError: There are more than any model has.
     """
@@ -83,12 +92,13 @@ class Controls:
             raise LimitError(
                 f"tokenizer: {len(self.texts)} control tokens exceed the limit of {MAX_CONTROLS}. Use another model."
             )
-        self._pattern = re.compile(_trie(sorted(self.texts), 0, re.escape)) if self.texts else None
+        self._pattern = re.compile(_trie(sorted(self.texts), 0)) if self.texts else None
         self._short = [text for text in self.texts if len(text) <= MAX_TAIL]
         self._starts = frozenset(text[:n] for text in self._short for n in range(1, len(text)))
         firsts = "".join(sorted({re.escape(text[0]) for text in self._short}))
         self._first = re.compile(f"[{firsts}]") if firsts else None
         self.longest = max(map(len, self._short), default=0)
+        self.eats: dict[tuple[str, bool], bool] = {}
 
     @classmethod
     def of(cls, model: Model) -> "Controls":
@@ -106,20 +116,16 @@ class Controls:
             for match in self._pattern.finditer(text):
                 yield match.span()
 
-    @functools.cached_property
-    def _escaped(self) -> re.Pattern[str] | None:
-        return re.compile(_trie(sorted(self.texts), 0, _as_json_may)) if self.texts else None
-
     def spelled(self, text: str) -> Iterator[tuple[int, int]]:
         """Yield the same, and what spells them once JSON's escapes are read, which templates do."""
-        pattern = self._escaped if "\\u" in text or "\\/" in text else self._pattern
-        if pattern is not None:
-            for match in pattern.finditer(text):
-                yield match.span()
-
-    def has_any(self, text: str) -> bool:
-        """Whether a text spells a control token."""
-        return self._pattern is not None and self._pattern.search(text) is not None
+        if "\\" not in text:
+            yield from self.spans(text)
+            return
+        found = list(self.spans(text))
+        for escape in _ESCAPES:
+            reading = _Reading(text, escape)
+            found += [(reading.place(a), reading.place(b)) for a, b in self.spans(reading.text)]
+        yield from _merged(found)
 
     def tail(self, text: str) -> str:
         """Return the longest end of a text with which a control token begins that is not whole there."""
@@ -138,29 +144,19 @@ class Controls:
         return bool(ends) and any(head[:n] in ends for head in heads for n in range(1, len(head) + 1))
 
 
-def _trie(texts: Sequence[str], depth: int, written: Callable[[str], str]) -> str:
+def _trie(texts: Sequence[str], depth: int) -> str:
     """Return a pattern that matches the longest of texts in one pass; the texts are sorted and differ."""
     if depth > MAX_NESTING:
-        return "|".join(written(text) for text in sorted(texts, key=len, reverse=True))
+        return "|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True))
     branches = []
     for _, group in itertools.groupby(texts, key=lambda text: text[0]):
         same = list(group)
         common = _common(same)
         rest = [text[len(common) :] for text in same if len(text) > len(common)]
         ends = len(rest) < len(same)
-        inner = f"(?:{_trie(rest, depth + 1, written)}){'?' if ends else ''}" if rest else ""
-        branches.append(written(common) + inner)
+        inner = f"(?:{_trie(rest, depth + 1)}){'?' if ends else ''}" if rest else ""
+        branches.append(re.escape(common) + inner)
     return "|".join(branches)
-
-
-def _as_json_may(text: str) -> str:
-    """Return a pattern of a text in which JSON may have written any character as an escape."""
-    parts = []
-    for char in text:
-        code = "".join(f"[{digit}{digit.upper()}]" if digit.isalpha() else digit for digit in f"{ord(char):04x}")
-        escapes = [re.escape(char), rf"\\u{code}"] if ord(char) < 1 << 16 else [re.escape(char)]
-        parts.append(f"(?:{'|'.join(escapes + [re.escape(chr(92) + char)] * (char in _SHORT))})")
-    return "".join(parts)
 
 
 def _common(texts: Sequence[str]) -> str:
@@ -169,7 +165,53 @@ def _common(texts: Sequence[str]) -> str:
     return first[:length]
 
 
-@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A text with its escapes read once, and where each of its characters was written.
+
+    Args:
+        text: What was written.
+        escape: Which escapes are read.
+    """
+
+    def __init__(self, text: str, escape: re.Pattern[str]) -> None:
+        parts, last, size = [], 0, 0
+        self._read, self._written = [0], [0]  # where escapes end in either text
+        for match in escape.finditer(text):
+            parts += [text[last : match.start()], _unescaped(match[0])]
+            size += match.start() - last + 1
+            last = match.end()
+            self._read.append(size)
+            self._written.append(last)
+        self.text = "".join([*parts, text[last:]])
+
+    def place(self, at: int) -> int:
+        """Return where the character at an index of the text was written."""
+        before = bisect.bisect_right(self._read, at) - 1
+        return self._written[before] + at - self._read[before]
+
+
+def _unescaped(escape: str) -> str:
+    """Return the one character that an escape stands for."""
+    if escape[1] != "u":
+        return {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}.get(escape[1], escape[1])
+    first = int(escape[2:6], 16)
+    return chr(0x10000 + (first - 0xD800) * 0x400 + int(escape[8:], 16) - 0xDC00) if len(escape) > 6 else chr(first)
+
+
+def _merged(spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield spans from left to right, those that overlap as one."""
+    begin = end = 0
+    for a, b in sorted(spans):
+        if a >= end:
+            if end:
+                yield begin, end
+            begin = a
+        end = max(end, b)
+    if end:
+        yield begin, end
+
+
+@dataclass(frozen=True)
 class Disguise:
     """Which spellings of control tokens a conversation has, and the character that stands for each; see `of`.
 
@@ -188,7 +230,7 @@ class Disguise:
         """Look through a conversation: messages, tools, whatever a template is given.
 
         Args:
-            value: Lists, dictionaries and strings; what is `Trusted` in it is left out.
+            value: Messages, or a tuple that begins with them; what is `Trusted` in it is left out.
             controls: The model's.
 
         Returns:
@@ -237,14 +279,14 @@ class Disguise:
         """
 
         def split(text: str) -> str:
-            escape = _ESCAPE.match(text)
+            escape = _ESCAPES[0].match(text)
             first = escape.end() if escape else 1
             return text[:first] + joiner + text[first:]
 
         def apart(text: str, kept: Collection[str]) -> str:
             text = self._replaced(text, kept, split)
             for _ in range(self.controls.longest):  # what is left of one token may be another one
-                if all(text[a:b] in kept for a, b in self.controls.spans(text)):
+                if all(text[a:b] in kept for a, b in self.controls.spelled(text)):
                     break
                 text = self._replaced(text, kept, split)
             return text
@@ -253,7 +295,7 @@ class Disguise:
 
     def restored(self, text: str) -> str:
         """Return a rendered text with everything hidden as it was written; a part of it, where a template cut it."""
-        originals = {mark: original for original, mark in self.marks.items()}
+        originals = self._originals
 
         def original(run: re.Match[str]) -> str:
             if run[1] not in originals:
@@ -265,8 +307,11 @@ class Disguise:
 
     def hides(self, text: str) -> bool:
         """Whether something is hidden in a rendered text."""
-        marks = frozenset(self.marks.values())
-        return any(char in marks for char in _PRIVATE.findall(text))
+        return any(char in self._originals for char in _PRIVATE.findall(text))
+
+    @functools.cached_property
+    def _originals(self) -> dict[str, str]:
+        return {mark: original for original, mark in self.marks.items()}
 
     def _mark(self, text: str) -> str:
         return self.marks[text] * len(text)
@@ -285,7 +330,14 @@ class Disguise:
 
 def _strings(value: Any) -> Iterator[tuple[str, Collection[str]]]:
     """Yield the strings of a conversation, keys too, each with the control tokens that it may spell."""
-    waiting: list[tuple[Any, Collection[str]]] = [(value, ())]
+    messages, *beside = value if isinstance(value, tuple) else (value,)
+    waiting: list[tuple[Any, Collection[str]]] = [(item, ()) for item in beside]
+    for message in messages if isinstance(messages, list) else (messages,):
+        if _is_message(message, messages):
+            pairs = [pair for pair in message.items() if pair[0] != "role"]
+            waiting += [(part, _kept(message)) for pair in pairs for part in pair]
+        else:
+            waiting.append((message, ()))
     while waiting:
         item, kept = waiting.pop()
         if isinstance(item, str):
@@ -293,28 +345,54 @@ def _strings(value: Any) -> Iterator[tuple[str, Collection[str]]]:
         elif isinstance(item, Trusted):
             continue
         elif isinstance(item, dict):
-            kept = REASONING if item.get("role") == "assistant" else kept
-            waiting += [(part, kept) for pair in item.items() for part in pair if pair[0] != "role"]
+            waiting += [(part, kept) for pair in item.items() for part in pair]
         elif isinstance(item, list | tuple):
             waiting += [(part, kept) for part in item]
 
 
-def _mapped(value: Any, change: Callable[[str, Collection[str]], str], kept: Collection[str] = ()) -> Any:
+Change = Callable[[str, Collection[str]], str]
+
+
+def _mapped(value: Any, change: Change) -> Any:
     """Return a conversation with its strings changed; see `_strings`."""
+    messages, *beside = value if isinstance(value, tuple) else (value,)
+    made: Any
+    if isinstance(messages, list):
+        made = [
+            _message(item, change) if _is_message(item, messages) else _changed(item, change, ()) for item in messages
+        ]
+    else:
+        made = _changed(messages, change, ())
+    return [made, *_changed(beside, change, ())] if isinstance(value, tuple) else made
+
+
+def _is_message(item: Any, messages: Any) -> bool:
+    return isinstance(messages, list) and isinstance(item, dict) and not isinstance(item, Trusted)
+
+
+def _kept(message: dict[str, Any]) -> Collection[str]:
+    return REASONING if message.get("role") == "assistant" else ()
+
+
+def _message(message: dict[str, Any], change: Change) -> dict[str, Any]:
+    kept = _kept(message)
+    rest = {key: item for key, item in message.items() if key != "role"}
+    changed: dict[str, Any] = _changed(rest, change, kept)
+    return {"role": message["role"], **changed} if "role" in message else changed
+
+
+def _changed(value: Any, change: Change, kept: Collection[str]) -> Any:
     if isinstance(value, str):
         return change(value, kept)
     if isinstance(value, Trusted):
         return value
     if isinstance(value, dict):
-        kept = REASONING if value.get("role") == "assistant" else kept
         return {
-            key if key == "role" else change(key, kept) if isinstance(key, str) else key: (
-                item if key == "role" else _mapped(item, change, kept)
-            )
+            change(key, kept) if isinstance(key, str) else key: _changed(item, change, kept)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_mapped(item, change, kept) for item in value]
+        return [_changed(item, change, kept) for item in value]
     return value
 
 
@@ -358,17 +436,20 @@ def tokens(rendered: str, disguise: Disguise, *, start: bool) -> Asking:
     """
     ids: list[int] = []
     run, before = "", ""
+    eats, known = disguise.controls.eats, dict[str, list[int]]()
     bare, full = yield from _ends(start=start)
     at = 0
     spans = [*disguise.controls.spans(rendered), (len(rendered), len(rendered))]
     for begin, end in spans:
         stretch, after = rendered[at:begin], rendered[begin:end]
         if disguise.hides(stretch):
-            ids += yield from _run(run)
+            if run not in known:  # what stands between two turns is mostly the same
+                known[run] = yield from _run(run)
+            ids += known[run]
             text = disguise.restored(stretch)
-            if before and text[:1].isspace() and (yield from _eats(before, right=True)):
+            if before and text[:1].isspace() and (yield from _eats(before, eats, right=True)):
                 text = text.lstrip()
-            if after and text[-1:].isspace() and (yield from _eats(after, right=False)):
+            if after and text[-1:].isspace() and (yield from _eats(after, eats, right=False)):
                 text = text.rstrip()
             if text:
                 ids += yield Ask(text, False, False)
@@ -394,19 +475,32 @@ def _ends(*, start: bool) -> Generator[Ask, Sequence[int], tuple[list[int], list
     return full[:at], full[at + len(bare) :]
 
 
-def _eats(control: str, *, right: bool) -> Generator[Ask, Sequence[int], bool]:
-    """Whether a control token takes the white space beside it away, as Phi-3's do."""
-    spaced = list((yield Ask(control + " \na" if right else "a \n" + control, False, True)))
-    bare = list((yield Ask(control + "a" if right else "a" + control, False, True)))
-    return spaced == bare
+def _eats(control: str, known: dict[tuple[str, bool], bool], *, right: bool) -> Generator[Ask, Sequence[int], bool]:
+    """Whether a control token takes the white space beside it away, as Phi-3's do; asked once of a model."""
+    if (control, right) not in known:
+        spaced = list((yield Ask(control + " \na" if right else "a \n" + control, False, True)))
+        bare = list((yield Ask(control + "a" if right else "a" + control, False, True)))
+        known[control, right] = spaced == bare
+    return known[control, right]
 
 
 def drive(asking: Asking, tokenize: Callable[[Ask], Sequence[int]]) -> list[int]:
     """Return what asking for tokens comes to."""
+    step = advance(asking)
+    while isinstance(step, Ask):
+        step = advance(asking, tokenize(step))
+    return step
+
+
+def advance(asking: Asking, answer: Sequence[int] | None = None) -> Ask | list[int]:
+    """Return what is asked for next, or what all of it came to.
+
+    Args:
+        asking: What asks.
+        answer: Tokens of what it asked for last; None at first.
+    """
     try:
-        ask = next(asking)
-        while True:
-            ask = asking.send(tokenize(ask))
+        return next(asking) if answer is None else asking.send(answer)
     except StopIteration as stop:
         ids: list[int] = stop.value
         return ids

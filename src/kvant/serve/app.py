@@ -56,7 +56,7 @@ class Gateway:
     metrics: Metrics
     keys: Keys
     bounded: Bounded
-    controls: dict[str, Controls] = field(default_factory=dict)
+    controls: dict[str, asyncio.Future[Controls]] = field(default_factory=dict)
 
 
 def make_app(

@@ -190,7 +190,7 @@ class Chat:
         if not tokens:
             raise ApiError("template: leaves nothing to send to the model. Use another one.", param="template")
         body |= {"prompt": tokens, "stream": True}
-        call = self.disguise.joined(self.call, self.joiner) if self.disguise else self.call
+        call = await asyncio.to_thread(self.disguise.joined, self.call, self.joiner) if self.disguise else self.call
         schema = call if self.forced else self.format.schema
         if schema is not None:
             body["grammar"] = lark(schema)
@@ -300,15 +300,12 @@ async def tokenize(worker: Worker, text: str, *, special: bool, parse: bool = Tr
 
 
 async def _as_tokens(worker: Worker, asking: plaintext.Asking) -> list[int]:
-    """Return what asking for tokens comes to; see `plaintext.drive`."""
-    try:
-        ask = next(asking)
-        while True:
-            body = {"content": ask.text, "add_special": ask.add_special, "parse_special": ask.parse_special}
-            ask = asking.send([int(token) for token in (await asked(worker, "/tokenize", body))["tokens"]])
-    except StopIteration as stop:
-        ids: list[int] = stop.value
-        return ids
+    """Return what asking for tokens comes to; see `plaintext.drive`. Texts are cut in a thread: they may be long."""
+    step = await asyncio.to_thread(plaintext.advance, asking)
+    while isinstance(step, plaintext.Ask):
+        made = await tokenize(worker, step.text, special=step.add_special, parse=step.parse_special)
+        step = await asyncio.to_thread(plaintext.advance, asking, made)
+    return step
 
 
 async def special_token(worker: Worker, text: str) -> int | None:

@@ -68,11 +68,11 @@ def _safe(prompt: Chat, file: ModelFile, controls: Controls, *, by_engine: bool)
 
 
 async def controls_of(file: ModelFile, here: "Gateway") -> Controls:
-    """Return a model's control tokens; its header is read in a thread, once."""
-    known = here.controls.get(file.digest)
-    if known is None:
-        known = await asyncio.to_thread(lambda: Controls.of(read_gguf(file.path)))
+    """Return a model's control tokens; its header is read in a thread, once for all who ask."""
+    reading = here.controls.get(file.digest)
+    if reading is None or (reading.done() and (reading.cancelled() or reading.exception())):
         while len(here.controls) >= MAX_KNOWN:
             here.controls.pop(next(iter(here.controls)))
-        here.controls[file.digest] = known
-    return known
+        reading = asyncio.ensure_future(asyncio.to_thread(lambda: Controls.of(read_gguf(file.path))))
+        here.controls[file.digest] = reading
+    return await asyncio.shield(reading)

@@ -1,7 +1,7 @@
 """What the engine's process and its owner say to each other: length-prefixed MessagePack over pipes."""
 
 import struct
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import msgspec
 
@@ -142,14 +142,26 @@ Request = Open | Tokenize | Logits | Next | Extend | Pieces | Ends | Speed
 Reply = Opened | Tokens | Bytes | Wrote | Measured | Failed
 
 
+class Readable(Protocol):
+    """What messages are read from: a stream, or `child.Reader`."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most so many bytes; none at the end."""
+
+
+def packed(message: msgspec.Struct) -> bytes:
+    """Return one message as it is sent."""
+    body = msgspec.msgpack.encode(message)
+    return HEADER.pack(len(body)) + body
+
+
 def write(stream: BinaryIO, message: msgspec.Struct) -> None:
     """Write one message and flush."""
-    body = msgspec.msgpack.encode(message)
-    stream.write(HEADER.pack(len(body)) + body)
+    stream.write(packed(message))
     stream.flush()
 
 
-def read_body(stream: BinaryIO) -> bytes | None:
+def read_body(stream: Readable) -> bytes | None:
     """Read one message's bytes; None when the other side has gone.
 
     Raises:
@@ -167,7 +179,7 @@ def read_body(stream: BinaryIO) -> bytes | None:
     return body if len(body) == length else None
 
 
-def _read(stream: BinaryIO, size: int) -> bytes:
+def _read(stream: Readable, size: int) -> bytes:
     """Read so many bytes, or what there is before the end."""
     parts = []
     while size and (part := stream.read(size)):

@@ -5,26 +5,25 @@ mlx-lm runs in the environment that `KVANT_MLX_PYTHON` names, or in kvant's own.
 
 import json
 import os
-import select
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 import numpy as np
 
 from kvant.errors import EngineError, MissingDependencyError
 from kvant.runtime import messages
+from kvant.runtime.child import Child
 from kvant.runtime.sandbox import spawn
 from kvant.runtime.shared import SharedRows
 
 PYTHON = "KVANT_MLX_PYTHON"
 ENVIRONMENT: dict[str, str] = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-_TAIL_BYTES = 2000
+MAX_ANSWER_BYTES = 1 << 20
+AnswerT = TypeVar("AnswerT")
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +42,22 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     load_s: float
 
 
+class Rows(msgspec.Struct, frozen=True, kw_only=True):
+    """How many rows of logits it wrote."""
+
+    rows: int
+
+
+class Timed(msgspec.Struct, frozen=True, kw_only=True):
+    """What it measured; see `messages.Measured`."""
+
+    pp_tok_s: float
+    tg_tok_s: float
+    fastest_s: float
+    rss_bytes: int
+    rss_before_bytes: int
+
+
 class MLXProcess:
     """mlx-lm in a child process; use it as a context manager. Leaving it kills the child.
 
@@ -53,8 +68,7 @@ class MLXProcess:
     def __init__(self, *, timeout_s: float = 900.0) -> None:
         self._timeout_s = timeout_s
         self._shared = SharedRows()
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._root: Path | None = None
         self.path = ""
         self.opened: Loaded | None = None
@@ -67,7 +81,7 @@ class MLXProcess:
             MissingDependencyError: There is no mlx-lm.
         """
         self._start(path)
-        self.opened = msgspec.convert(self._ask({"do": "open", "path": str(path)}), Loaded)
+        self.opened = self._ask({"do": "open", "path": str(path)}, Loaded)
         return self.opened
 
     def logits(self, windows: Iterable[np.ndarray], *, first: int) -> Iterator[np.ndarray]:
@@ -84,13 +98,13 @@ class MLXProcess:
         n_vocab = self.opened.n_vocab
         for window in windows:
             self._shared.reserve((len(window) - first) * n_vocab * 4)
-            rows = self._ask({"do": "logits", "ids": window.tolist(), "first": first})["rows"]
+            rows = self._ask({"do": "logits", "ids": window.tolist(), "first": first}, Rows).rows
             yield self._shared.rows(rows, n_vocab).copy()
 
     def speed(self, *, n_prompt: int, n_generate: int, repeats: int) -> messages.Measured:
         """Measure tokens per second, in float32, and peak memory of the open model."""
         asked = {"n_prompt": n_prompt, "n_generate": n_generate, "repeats": repeats}
-        found = self._ask({"do": "speed", **asked})
+        found = msgspec.structs.asdict(self._ask({"do": "speed", **asked}, Timed))
         return messages.Measured(
             **found, **asked, n_threads=0, energy_j_per_token=None, energy_reason="not measured under MLX"
         )
@@ -98,37 +112,28 @@ class MLXProcess:
     def close(self) -> None:
         """End the child at once."""
         self._end()
-        self._stderr.close()
         self._shared.close()
 
     def _start(self, path: Path) -> None:
         """Have a child that may read a model and nothing else."""
         self.path = str(path)
-        if self._child is not None and path == self._root:
+        if self._child is not None and self._child.lives and path == self._root:
             return
         self._end()
         python = os.environ.get(PYTHON) or sys.executable
         worker = Path(__file__).with_name("mlx_worker.py")
         shared = self._shared.fileno()
-        policy = spawn.foreign(path)
         try:
-            self._child = subprocess.Popen(  # noqa: S603
-                spawn.command(policy, str(worker), str(shared), python=python), stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, stderr=self._stderr, pass_fds=(shared,), start_new_session=True,
-                env=spawn.environment(**ENVIRONMENT),
-            )  # fmt: skip
+            self._child = Child(
+                spawn.foreign(path), str(worker), str(shared), python=python, environment=ENVIRONMENT, shared=(shared,)
+            )
         except OSError as error:
             raise MissingDependencyError(f"{PYTHON}: {python} cannot be run ({error}). Name a Python.") from error
         self._root = path
 
     def _end(self) -> None:
-        if self._child is None:
-            return
-        self._child.kill()
-        self._child.wait()
-        for stream in (self._child.stdin, self._child.stdout):
-            if stream is not None:
-                stream.close()
+        if self._child is not None:
+            self._child.close()
         self._child, self.opened = None, None
 
     def __enter__(self) -> Self:
@@ -139,33 +144,38 @@ class MLXProcess:
     ) -> None:
         self.close()
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, request: dict[str, Any], kind: type[AnswerT]) -> AnswerT:
+        """Return the answer to a request, of the kind that it should be."""
         assert self._child is not None, "open comes first"
-        assert self._child.stdin is not None
-        assert self._child.stdout is not None
         try:
-            self._child.stdin.write(json.dumps(request).encode() + b"\n")
-            self._child.stdin.flush()
-            if not select.select([self._child.stdout], [], [], self._timeout_s)[0]:
-                raise EngineError(
-                    f"{self.path}: mlx-lm gave no answer within {self._timeout_s:g} s. Try a smaller model or context."
-                )
-            line = self._child.stdout.readline()
+            self._child.send(json.dumps(request).encode() + b"\n", self._timeout_s)
+            line = self._child.reader(self._timeout_s).rest(MAX_ANSWER_BYTES, line=True)
         except BrokenPipeError:
             line = b""
-        if not line:
+        except TimeoutError:
+            self._child.kill()  # or it would give this answer to the next request
+            raise EngineError(
+                f"{self.path}: mlx-lm gave no answer within {self._timeout_s:g} s. Try a smaller model or context."
+            ) from None
+        if line == b"":
             raise self._ended()
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise EngineError(f"{self.path}: mlx-lm fails on it ({answer['error']}). Check the model and its version.")
-        return answer
+        try:
+            answer = msgspec.json.decode(line or b"", type=dict[str, Any])
+            if "error" not in answer:
+                return msgspec.convert(answer, kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._child.kill()
+            raise EngineError(
+                f"{self.path}: mlx-lm's process answers what is no answer ({error}). Check the model and its version."
+            ) from None
+        raise EngineError(f"{self.path}: mlx-lm fails on it ({answer['error']}). Check the model and its version.")
 
     def _ended(self) -> EngineError | MissingDependencyError:
-        self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, self._stderr.tell() - _TAIL_BYTES))
-        said = self._stderr.read().decode(errors="replace").strip()
-        last = said.splitlines()[-1] if said else "it said nothing"
-        if "No module named 'mlx" in said:
+        assert self._child is not None
+        self._child.status()
+        said = self._child.said()
+        last = said[-1] if said else "it said nothing"
+        if any("No module named 'mlx" in line for line in said):
             return MissingDependencyError(
                 f"mlx-lm: is not installed, and MLX models run in it ({last}). Run: pip install 'kvant[mlx]', or set "
                 f"{PYTHON} to the Python of an environment that has it."

@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from kvant.errors import EngineError
 from kvant.runtime import messages
 
 
@@ -126,5 +127,12 @@ def packed(arrays: dict[str, np.ndarray]) -> list[Array]:
 
 
 def unpacked(arrays: list[Array]) -> dict[str, np.ndarray]:
-    """Return arrays as they were sent, not to be written to."""
-    return {a.name: np.frombuffer(a.data, np.dtype(a.dtype)).reshape(a.shape) for a in arrays}
+    """Return arrays as they were sent, not to be written to.
+
+    Raises:
+        EngineError: They are none.
+    """
+    try:
+        return {a.name: np.frombuffer(a.data, np.dtype(a.dtype)).reshape(a.shape) for a in arrays}
+    except (ValueError, TypeError, OverflowError) as error:
+        raise EngineError(f"engine process: sends what is no array ({error}). Check the model.") from error

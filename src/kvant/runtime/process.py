@@ -1,15 +1,10 @@
 """The engine in a process of its own, seen from its owner: the same calls, and a crash is an error."""
 
-import os
-import select
-import subprocess
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, BinaryIO, ClassVar, Self, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -17,12 +12,12 @@ import numpy as np
 from kvant.errors import EngineError, ValueRangeError
 from kvant.formats.gguf.reader import files_of
 from kvant.runtime import messages
+from kvant.runtime.child import Child
 from kvant.runtime.sandbox import spawn
 from kvant.runtime.sandbox.policy import Policy
 from kvant.runtime.shared import SharedRows
 
 ReplyT = TypeVar("ReplyT")
-STDERR_TAIL_BYTES = 2000
 SLOTS = 2
 
 
@@ -56,9 +51,8 @@ class EngineProcess:
         self._memory_limit_bytes = memory_limit_bytes or spawn.address_space_bytes()
         self._reads, self._writes = tuple(reads), tuple(writes)
         self._roots: tuple[Path, ...] = ()
-        self._stderr = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115
         self._shared = SharedRows()
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self.path = ""
         self.opened: messages.Opened | None = None
 
@@ -143,7 +137,6 @@ class EngineProcess:
     def close(self) -> None:
         """End the child at once."""
         self._end()
-        self._stderr.close()
         self._shared.close()
 
     def __enter__(self) -> Self:
@@ -157,7 +150,7 @@ class EngineProcess:
     def _start(self, path: Path) -> None:
         """Have a child that may read a model; the one there is, if it may."""
         self.path = str(path)
-        if self._child is not None and spawn.covers(self._roots, path):
+        if self._child is not None and self._child.lives and spawn.covers(self._roots, path):
             return
         self._end()
         given = (*self._reads, *self._writes)
@@ -168,20 +161,12 @@ class EngineProcess:
         )  # fmt: skip
         shared = self._shared.fileno()
         temporary = {"TMPDIR": str(self._writes[0])} if self._writes else {}
-        self._child = subprocess.Popen(  # noqa: S603
-            spawn.command(policy, "-m", self.MODULE, str(shared)), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._stderr, pass_fds=(shared,), env=spawn.environment(**temporary), start_new_session=True,
-        )  # fmt: skip
+        self._child = Child(policy, "-m", self.MODULE, str(shared), environment=temporary, shared=(shared,))
         self._roots = (*given, *own)
 
     def _end(self) -> None:
-        if self._child is None:
-            return
-        self._child.kill()
-        self._child.wait()
-        for stream in (self._child.stdin, self._child.stdout):
-            if stream is not None:
-                _close_quietly(stream)
+        if self._child is not None:
+            self._child.close()
         self._child, self.opened = None, None
 
     def _receive_rows(self, offset: int, n_vocab: int) -> np.ndarray:
@@ -193,24 +178,24 @@ class EngineProcess:
 
     def _send(self, request: msgspec.Struct) -> None:
         assert self._child is not None, "open comes first"
-        assert self._child.stdin is not None
         try:
-            messages.write(cast("BinaryIO", self._child.stdin), request)
+            self._child.send(messages.packed(request), self._timeout_s)
         except BrokenPipeError:
             raise self._crash() from None
+        except TimeoutError:
+            raise self._too_slow() from None
 
     def _receive(self, kind: type[ReplyT]) -> ReplyT:
         assert self._child is not None, "open comes first"
-        # Without a buffer: it would take the next reply with this one, which the system would then know nothing of.
-        stdout = cast("BinaryIO", cast("BufferedReader", self._child.stdout).raw)
-        if not select.select([stdout], [], [], self._timeout_s)[0]:
-            raise EngineError(f"{self.path}: no answer within {self._timeout_s:.0f} s. Use a smaller context or model.")
-        body = messages.read_body(stdout)
+        try:
+            body = messages.read_body(self._child.reader(self._timeout_s))
+        except TimeoutError:
+            raise self._too_slow() from None
         if body is None:
             raise self._crash()
         try:
             reply = msgspec.msgpack.decode(body, type=self.REPLIES)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise EngineError(
                 f"{self.path}: the engine's process answers what is no answer ({error}). Check the file with: "
                 "kvant inspect"
@@ -224,20 +209,16 @@ class EngineProcess:
             )
         return reply
 
+    def _too_slow(self) -> EngineError:
+        """End a child that would give the answer to this request to the next one."""
+        assert self._child is not None
+        self._child.kill()
+        return EngineError(f"{self.path}: no answer within {self._timeout_s:.0f} s. Use a smaller context or model.")
+
     def _crash(self) -> EngineError:
         """Return the error that says how the child ended and what it said last."""
         assert self._child is not None
-        status = self._child.wait(timeout=10)
-        self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, self._stderr.tell() - STDERR_TAIL_BYTES))
-        lines = [line.strip() for line in self._stderr.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        status = self._child.status()
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-        said = " | ".join(lines[-3:]) or "it said nothing"
+        said = " | ".join(self._child.said()[-3:]) or "it said nothing"
         return EngineError(f"{self.path}: the engine's process {how} ({said}). Check the file with: kvant inspect")
-
-
-def _close_quietly(stream: IO[bytes]) -> None:
-    try:
-        stream.close()
-    except BrokenPipeError:  # unsent bytes to a child that is gone
-        return

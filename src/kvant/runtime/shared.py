@@ -14,8 +14,8 @@ from kvant.errors import EngineError
 class SharedRows:
     """A file without a name, in memory where the system can; the child is given its descriptor.
 
-    A child may write what it likes into it, and cannot make it shorter: reading what is not there any more would end
-    its owner.
+    A child may write what it likes into it and make it longer. It cannot make it shorter, since reading what is not
+    there any more would end its owner, nor forbid its owner to.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class SharedRows:
             self._file: BinaryIO = os.fdopen(
                 os.memfd_create("kvant-logits", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "r+b"
             )
-            fcntl.fcntl(self._file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+            fcntl.fcntl(self._file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
         else:
             self._file = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115
 
@@ -35,10 +35,21 @@ class SharedRows:
         return self._file.fileno()
 
     def reserve(self, size: int) -> None:
-        """Make room for `size` bytes."""
-        if self._map is None or len(self._map) < size:
-            os.ftruncate(self._file.fileno(), size)
+        """Make room for `size` bytes.
+
+        Raises:
+            EngineError: There is none.
+        """
+        if self._map is not None and len(self._map) >= size:
+            return
+        try:
+            if os.fstat(self._file.fileno()).st_size < size:  # else a child has made it longer
+                os.ftruncate(self._file.fileno(), size)
             self._map = mmap.mmap(self._file.fileno(), size)
+        except (OSError, ValueError, OverflowError) as error:
+            raise EngineError(
+                f"engine process: {size} bytes of shared memory cannot be had ({error}). Use a smaller context."
+            ) from error
 
     def rows(self, count: int, width: int, *, offset: int = 0) -> np.ndarray:
         """Return rows that a child says it wrote, float32 [count, width]: a view.

@@ -6,12 +6,12 @@ child gets the template and the messages on standard input, nothing else, and is
 """
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kvant.errors import LimitError, UnsupportedModelError
+from kvant.runtime.child import Child, ask_once
 from kvant.runtime.sandbox import spawn
 from kvant.runtime.sandbox.policy import Policy
 
@@ -53,22 +53,20 @@ def render(
         "add_generation_prompt": add_generation_prompt,
     }  # fmt: skip
     request = json.dumps({"template": template, "values": values}).encode()
+    child = Child(_policy(), "-m", "kvant.runtime.template")
     try:
-        child = subprocess.run(  # noqa: S603
-            spawn.command(_policy(), "-m", "kvant.runtime.template"), input=request, capture_output=True,
-            timeout=WALL_SECONDS, check=False, env=spawn.environment(), start_new_session=True,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
+        done = ask_once(child, request, timeout_s=WALL_SECONDS, limit=MAX_TEXT_BYTES)
+    except TimeoutError:
         raise LimitError(f"chat template: runs for over {WALL_SECONDS} s. Use another one, or --raw.") from None
-    if child.returncode == _REFUSED:
-        said = child.stderr.decode("utf-8", "replace").strip(" .\n")
+    if done.status == _REFUSED:
+        said = " ".join(done.said).strip(" .")
         raise UnsupportedModelError(f"chat template: {said}. Use another one, or --raw.")
-    if child.returncode != 0:
+    if done.status != 0 or done.answer is None:
         raise LimitError(
             f"chat template: took over {CPU_SECONDS} s, {MEMORY_BYTES >> 20} MiB or {MAX_TEXT_BYTES >> 20} MiB of text."
             " Use another one, or --raw."
         )
-    return child.stdout.decode("utf-8")
+    return done.answer.decode("utf-8", "replace")
 
 
 def _render_here(template: str, values: Mapping[str, Any]) -> str:

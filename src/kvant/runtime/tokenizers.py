@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,12 +11,14 @@ import msgspec
 
 from kvant.errors import EngineError, KvantError, MissingDependencyError
 from kvant.runtime import mlx
+from kvant.runtime.child import Child, ask_once
 from kvant.runtime.process import EngineProcess
 from kvant.runtime.sandbox import spawn
 from kvant.runtime.template import render
 
 GENAI_PYTHON = "KVANT_ONNX_PYTHON"
-TIMEOUT_S = 600
+TIMEOUT_S = 600.0
+MAX_ANSWER_BYTES = 256 << 20
 _TAIL = 300
 AROUND = "x"
 
@@ -121,23 +122,25 @@ def by_worker(
         "conversations": [[dict(message) for message in messages] for messages in conversations],
     }  # fmt: skip
     worker = Path(__file__).with_name("tokenizer_worker.py")
-    policy = spawn.foreign(path)
-    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     try:
-        done = subprocess.run(  # noqa: S603
-            spawn.command(policy, str(worker), python=python), input=json.dumps(request).encode(),
-            capture_output=True, timeout=TIMEOUT_S, env=spawn.environment(**offline), start_new_session=True,
-        )  # fmt: skip
+        child = Child(spawn.foreign(path), str(worker), python=python, environment=mlx.ENVIRONMENT)
     except OSError as error:
         raise MissingDependencyError(f"{variable}: {python} cannot be run ({error}). Name a Python.") from error
-    except subprocess.TimeoutExpired as error:
-        raise EngineError(f"{path}: its tokenizer gave no answer within {TIMEOUT_S} s. Check the model.") from error
-    if done.returncode:
-        said = (done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+    try:
+        done = ask_once(child, json.dumps(request).encode(), timeout_s=TIMEOUT_S, limit=MAX_ANSWER_BYTES)
+    except TimeoutError as error:
+        raise EngineError(f"{path}: its tokenizer gave no answer within {TIMEOUT_S:g} s. Check the model.") from error
+    if done.answer is None:
+        raise EngineError(f"{path}: its tokenizer answers over {MAX_ANSWER_BYTES >> 20} MiB. Check the model.")
+    if done.status:
+        said = (done.said or ["it said nothing"])[-1]
         if "No module named" in said:
             raise MissingDependencyError(
                 f"{path}: its tokenizer's engine is not installed ({said[:_TAIL]}). Set {variable} to the Python of an "
                 f"environment that has it."
             )
         raise EngineError(f"{path}: its engine cannot load the tokenizer ({said[:_TAIL]}). Check the model.")
-    return msgspec.json.decode(done.stdout, type=Spoken)
+    try:
+        return msgspec.json.decode(done.answer, type=Spoken)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EngineError(f"{path}: its tokenizer answers what is no answer ({error}). Check the model.") from None

@@ -1,3 +1,4 @@
+import fcntl
 import os
 import signal
 import sys
@@ -117,6 +118,16 @@ def test_shared_memory_cannot_be_made_shorter() -> None:
     if sys.platform == "linux":
         with pytest.raises(PermissionError):
             os.ftruncate(shared.fileno(), 0)
+        os.ftruncate(shared.fileno(), 1 << 16)  # a child can; its owner then asks for less than there is
+        shared.reserve(8192)
+        shared.reserve(1 << 17)
+        with pytest.raises(PermissionError):
+            fcntl.fcntl(shared.fileno(), fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
+    with pytest.raises(EngineError, match="cannot be had"):
+        shared.reserve(1 << 63)
+    shared.close()
+    shared = SharedRows()
+    shared.reserve(4096)
     assert shared.rows(2, 8).shape == (2, 8)
     with pytest.raises(EngineError, match="break the room of 4096 bytes"):
         shared.rows(1 << 40, 8)

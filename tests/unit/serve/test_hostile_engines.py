@@ -71,11 +71,8 @@ def test_an_engine_that_measures(
         process._start(tmp_path / "model")
         child = process._child
         assert child is not None
-        assert child.stdin is not None
-        assert child.stdout is not None
-        child.stdin.write(json.dumps(escapes.sendable(target)).encode() + b"\n")
-        child.stdin.flush()
-        report = json.loads(child.stdout.readline())
+        child.send(json.dumps(escapes.sendable(target)).encode() + b"\n", process._timeout_s)
+        report = json.loads(child.reader(process._timeout_s).rest(1 << 20, line=True) or b"")
     # Modes and times are said to be set where files are copied, and are not: see `is_intact`.
     check(report["found"], tuple(report["held"]), target, {"change a mode", "change times"} if writes else set())
 

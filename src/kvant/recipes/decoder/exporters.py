@@ -15,12 +15,14 @@ from kvant.formats.huggingface.config import read_json
 from kvant.formats.huggingface.directory import copy_companions, write_json
 from kvant.formats.onnx.decoder import CONFIG, read_config, read_decoder
 from kvant.recipes.decoder.tied import store_tied_once
+from kvant.runtime.child import Child, ask_once
 from kvant.runtime.sandbox import spawn
 from kvant.runtime.sandbox.policy import Policy
 from kvant.runtime.tokenizers import GENAI_PYTHON
 
 PYTHON = GENAI_PYTHON
 TIMEOUT_S = 4 * 3600
+MAX_SAID_BYTES = 64 << 20
 OPEN_FILES = 4096
 _TAIL = 3
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -54,18 +56,21 @@ class Exporter:
         policy = Policy(
             reads=(str(source),), writes=(str(folder),), file_bytes=0, open_files=OPEN_FILES, parent=spawn.owner()
         )
+        child = Child(
+            policy, "-m", *self.command(source, out, cache), python=python, isolated=True,
+            environment={"HOME": str(folder), "TMPDIR": str(folder), **_OFFLINE},
+        )  # fmt: skip
         try:
-            done = subprocess.run(  # noqa: S603
-                spawn.command(policy, "-m", *self.command(source, out, cache), python=python, isolated=True),
-                stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S,
-                env=spawn.environment(HOME=str(folder), TMPDIR=str(folder), **_OFFLINE), start_new_session=True,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
+            done = ask_once(child, b"", timeout_s=TIMEOUT_S, limit=MAX_SAID_BYTES)
+        except TimeoutError as error:
             raise EngineError(
                 f"{source}: {self.name} took longer than {TIMEOUT_S} s. Export a smaller model."
             ) from error
-        if done.returncode:
-            lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        if done.answer is None:
+            raise EngineError(f"{source}: {self.name} writes over {MAX_SAID_BYTES >> 20} MiB. Export another model.")
+        if done.status:
+            printed = done.answer.decode("utf-8", "replace").splitlines()
+            lines = done.said or [line.strip() for line in printed if line.strip()]
             raise EngineError(f"{source}: {self.name} fails ({' | '.join(lines[-_TAIL:])[-400:]}).")
         if self.complete:
             self.complete(source, out)

@@ -9,7 +9,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -92,13 +92,25 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     """Refuse an output that exists or whose directory does not.
 
     Raises:
-        OutputExistsError: `path` exists and `overwrite` is false.
+        OutputExistsError: `path` exists and `overwrite` is false, or is a directory.
         KvantError: Its directory does not exist.
     """
+    if path.is_dir():
+        raise OutputExistsError(f"{path}: is a directory, and a file is to be written. Give the name of a file.")
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path}: exists already. Choose another name or pass --overwrite.")
     if not path.parent.is_dir():
         raise KvantError(f"{path.parent}: is not a directory. Create it first.")
+
+
+def check_apart(path: Path, read: Iterable[Path]) -> None:
+    """Refuse an output that is what is read, by whatever name: overwriting it would cost the original.
+
+    Raises:
+        OutputExistsError: It is.
+    """
+    if path.exists() and any(other.exists() and path.samefile(other) for other in read):
+        raise OutputExistsError(f"{path}: is what is read, and would be lost. Choose another name.")
 
 
 def commit_file(partial: Path, path: Path) -> None:

@@ -14,7 +14,10 @@ from kvant.cli.main import app
 from kvant.errors import MissingDependencyError, OutputExistsError, ValueRangeError
 from kvant.evaluate.base import identity
 from kvant.files import cache_dir
+from kvant.formats.imatrix import write_imatrix
+from kvant.formats.onnx.decoder import read_decoder
 from kvant.formats.open import open_model
+from kvant.quant.importance import Entry, Importance
 from kvant.recipes.budget import Budget
 from kvant.recipes.delivery import Request
 from kvant.recipes.evaluate import evaluate
@@ -170,12 +173,30 @@ def test_a_size_is_kept_by_fitted_layers(tiny: Path, tmp_path: Path, monkeypatch
     assert (again / "model.safetensors").read_bytes() == (Path(written.path) / "model.safetensors").read_bytes()
 
 
-def test_three_formats_on_one_front(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def write_importance(tiny: Path, path: Path) -> Path:
+    """Write an importance file for the layers of a model, as if measured on words.txt."""
+    layers = [t for name, t in open_model(tiny).tensors.items() if name.startswith("blk.") and len(t.shape) > 1]
+    sums = np.random.default_rng(7).uniform(0.001, 9, 4096).astype(np.float32)
+    entries = {t.name: Entry(sums=sums[None, : t.shape[-1]], counts=np.array([10.0])) for t in layers}
+    write_imatrix(path, Importance(entries=entries, datasets=("words.txt",), n_chunks=10))
+    return path
+
+
+def test_three_formats_on_one_front_and_an_importance_file_serves_all(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     export_tiny(tiny, cache_dir("onnx") / identity(open_model(tiny).files)[:32])
-    report = optimize(request(tiny, tmp_path / "out", formats=("gguf", "mlx", "onnx")))
+    imatrix = write_importance(tiny, tmp_path / "i.gguf")
+    asked = request(tiny, tmp_path / "out", formats=("gguf", "mlx", "onnx"), imatrix=imatrix)
+    report = optimize(asked)
+    assert report.remarks[-1] == "i.gguf: mlx and onnx are encoded with it."
+    assert sum("--imatrix" in line for line in report.commands) == 4  # the search, and one for every format
+    (mlx,) = [Path(f.path) for f in report.formats if f.format == "mlx"]
+    assert open_model(mlx).get("kvant.calibration.name") == "words.txt"
     assert {v.format for v in report.variants} == {"gguf", "mlx", "onnx"}
     (written,) = [f for f in report.formats if f.format == "onnx"]
     assert written.type == "int8"
+    assert read_decoder(Path(written.path)).notes["quantize.imatrix.dataset"] == "words.txt"
     table = evaluate([Path(written.path)], against=tiny, chunks=1, threads=1, speed=False, floors=False)
     assert table.scores[0].kld_mean == pytest.approx(written.kld_mean, rel=1e-4)
     assert "format-onnx" in (tmp_path / "out" / "report.html").read_text()

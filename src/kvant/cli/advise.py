@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvant.cli import console
+from kvant.cli.given import refuse
 from kvant.cli.units import format_bytes
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def advise(
+    options: typer.Context,
     model: Source = None,
     use_case: UseCase = "desktop",
     device: Device = None,
@@ -43,6 +45,7 @@ def advise(
     from kvant.recipes import advise as recipe
 
     if model is None:
+        refuse(options, ("use_case", "device", "context"), "is about a model, and none is given")
         machine = recipe.advise_machine()
         if json:
             console.print_json(machine)

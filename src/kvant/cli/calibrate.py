@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from kvant.cli import console
+from kvant.cli.given import refuse
 
 # fmt: off
 Source = Annotated[Path, typer.Argument(help="Hugging Face directory, or GGUF of F32, BF16, F16.", show_default=False)]
@@ -19,6 +20,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print what was written as JS
 
 
 def calibrate(
+    options: typer.Context,
     model: Source,
     out: Out = None,
     text: Text = "bundled",
@@ -39,8 +41,11 @@ def calibrate(
       kvant calibrate model.gguf --text mine.txt --windows 100 -o imatrix.dat
       kvant quantize model.gguf -t IQ3_XXS --imatrix imatrix.dat
     """  # noqa: D301 - \b keeps the lines of the examples apart
+    from kvant.recipes.calibration import SELF
     from kvant.recipes.importance import calibrate_file
 
+    if text != SELF:
+        refuse(options, ("seed",), "is for the text that a model writes (--text self)")
     out = out or Path(f"{model.resolve().name.removesuffix('.gguf')}-imatrix.gguf")
     with console.progress(quiet=json) as progress:
         done = calibrate_file(model, out, text=text, windows=windows, seed=seed, overwrite=overwrite, progress=progress)

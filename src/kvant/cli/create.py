@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from kvant.cli import console
+from kvant.cli.given import refuse
 from kvant.cli.units import format_bytes
 from kvant.errors import ModelfileError
 
@@ -23,6 +24,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def create(
+    options: typer.Context,
     name: Name,
     file: File = Path("Modelfile"),
     quantize: Quantize = None,
@@ -49,6 +51,8 @@ def create(
     from kvant.hub.store import Store
     from kvant.recipes import create as recipe
 
+    if quantize is None:
+        refuse(options, ("imatrix",), "is for quantizing, which --quantize asks for")
     modelfile = parse_modelfile(_read(file), subject=str(file))
     store = Store.open()
     making = recipe.Making(quantize=quantize, imatrix=imatrix, allow_requantize=allow_requantize, threads=threads)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvant.cli import console
+from kvant.cli.given import refuse
 from kvant.cli.units import format_bytes
 from kvant.errors import FormatError, ModelNameError, OutputExistsError
 
@@ -19,6 +20,7 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 def import_(
+    options: typer.Context,
     file: Annotated[Path, typer.Argument(help="A GGUF file, any shard of one, or a bundle.", show_default=False)],
     name: Annotated[
         str | None, typer.Argument(help="What to call it; by default what its file or bundle says.", show_default=False)
@@ -45,10 +47,13 @@ def import_(
 
     if not file.is_file():
         raise FormatError(f"{file}: is not a file. Give the path of a GGUF file or a bundle.")
+    bundled = is_bundle(file)
+    if bundled:
+        refuse(options, ("move",), "is for GGUF files, and this is a bundle, which is copied from")
     store = Store.open()
     before = store.usage()
     with console.progress(quiet=as_json) as progress:
-        if is_bundle(file):
+        if bundled:
             models = list(store.import_bundle(file, progress, name=name, overwrite=overwrite))
         else:
             target = name or name_of_file(file)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvant.cli import console
+from kvant.cli.given import refuse
 from kvant.errors import ValueRangeError
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def key(
+    options: typer.Context,
     action: Annotated[str, typer.Argument(help="add, list or revoke.", show_default=False)],
     name: Annotated[str | None, typer.Argument(help="Name of the key.", show_default=False)] = None,
     scope: Annotated[
@@ -39,6 +41,8 @@ def key(
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.serve.keys import Keys, parse_expiry
 
+    if action in ("list", "revoke"):
+        refuse(options, ("scope", "expires"), "is for a new key (key add NAME)")
     keys = Keys(file)
     if action == "list" and name is None:
         _list(keys.list(), as_json=as_json)

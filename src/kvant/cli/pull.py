@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from kvant.cli import console
+from kvant.cli.given import refuse
 from kvant.cli.units import format_bytes
 
 # fmt: off
@@ -20,6 +21,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def pull(
+    options: typer.Context,
     source: Source,
     name: Name = None,
     fit: FitOption = False,
@@ -46,6 +48,8 @@ def pull(
     from kvant.hub.pull import Wish
     from kvant.hub.pull import pull as run
 
+    if not fit and device is None:
+        refuse(options, ("context",), "is for choosing a variant that fits (--fit or --device)")
     wish = Wish(
         name=name, fit=fit or device is not None, device=device, context=context, accepted=accept_licence or (),
         offline=offline,

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvant.cli import console, quantize_mlx, quantize_onnx
+from kvant.cli.given import is_given, refuse
 from kvant.cli.units import format_bytes, parse_bytes
+from kvant.files import check_apart
 
 if TYPE_CHECKING:
     from kvant.model import Model
@@ -30,6 +32,7 @@ _GGUF_ALONE = (
     "type_", "output_tensor_type", "token_embedding_type", "keep", "pure", "plan", "write_plan", "dry_run",
     "resume",
 )  # fmt: skip
+_RULES = ("type_", "output_tensor_type", "token_embedding_type", "keep", "pure")
 _WAYS = {
     **dict.fromkeys(_GGUF_ALONE, ("gguf",)),
     **dict.fromkeys(("max_file_size", "allow_requantize"), ("gguf", "mlx")),
@@ -185,12 +188,21 @@ def _check_options(options: typer.Context, way: str) -> None:
     """Refuse an option that means nothing for what is to be written."""
     for parameter in options.command.params:
         ways = _WAYS.get(parameter.name or "", (way,))
-        given = options.get_parameter_source(parameter.name or "")
-        if way not in ways and given is not None and given.name == "COMMANDLINE":
+        if way not in ways and is_given(options, parameter.name or ""):
             ask = " `kvant optimize` takes both for GGUF." if way == "gguf" and "onnx" in ways and "mlx" in ways else ""
             raise typer.BadParameter(
                 f"{parameter.opts[0]} is for {' and '.join(ways)}, and this writes {way}. Leave it out.{ask}"
             )
+    if way == "int8" and options.params["to"] is not To.onnx:
+        refuse(options, ("to",), "is onnx for an ONNX file")
+    if way == "int8" and options.params["calibration_data"] is None:
+        refuse(options, ("max_drop", "metric"), "is measured on inputs, which --calibration-data gives")
+    if way == "int8" and options.params["preset"] == "int8-dynamic":
+        refuse(options, ("calibration_method",), "finds static ranges, and int8-dynamic has none")
+    if way == "onnx" and options.params["max_size"] is not None:
+        refuse(options, ("preset",), "gives every matrix its blocks, and --max-size chooses those")
+    if options.params["plan"] is not None:
+        refuse(options, _RULES, "decides types, and --plan gives the type of every tensor")
     has = {name for name, value in options.params.items() if value}
     if way == "gguf" and (len(has & {"preset", "plan"}) != 1 or {"resume", "max_file_size"} <= has):
         raise typer.BadParameter("give a preset (-t Q4_K_M) or a plan file, and --resume without --max-file-size.")
@@ -213,6 +225,7 @@ def _sized(
 
     found = with_size(source, chosen, importance)
     if path is not None:
+        check_apart(path, (source.path, *source.files))
         write_plan(found, path, overwrite=overwrite)
     return found
 

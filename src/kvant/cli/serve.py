@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from kvant.cli import console
+from kvant.cli.given import refuse
 from kvant.cli.units import parse_bytes
 from kvant.errors import MissingDependencyError, ValueRangeError
 
@@ -94,6 +95,7 @@ AsJsonOption = Annotated[bool, typer.Option("--json", help="Log as JSON and anno
 
 
 def serve(
+    options: typer.Context,
     host: HostOption = "127.0.0.1",
     port: PortOption = 11500,
     models: ModelsOption = None,
@@ -149,6 +151,8 @@ def serve(
             f"--speculate {speculate}, --log-format {log_format}: are not of {SPECULATIONS} and json, text."
             " Choose those."
         )
+    if as_json and log_format != "json":
+        refuse(options, ("log_format",), "is json with --json")
     if (speculate == "draft") != (draft is not None) or (draft is not None and not draft.is_file()):
         raise ValueRangeError("--speculate draft: needs --draft with a GGUF file, and the other way round. Give both.")
     settings = Settings(

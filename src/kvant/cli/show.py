@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from kvant.cli import console
+from kvant.cli.given import refuse
 from kvant.cli.stored import complete_name
 from kvant.cli.units import format_bytes
 
@@ -14,6 +15,7 @@ _SHOWN = 400
 
 
 def show(
+    options: typer.Context,
     name: Annotated[str, typer.Argument(help="A stored model.", autocompletion=complete_name, show_default=False)],
     modelfile: Annotated[bool, typer.Option("--modelfile", help="Print the Modelfile that makes it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
@@ -28,6 +30,8 @@ def show(
       kvant show smollm2 --json
       kvant show smollm2 --modelfile > Modelfile
     """  # noqa: D301 - \b keeps the lines of the examples apart
+    if modelfile:
+        refuse(options, ("as_json",), "is not used with --modelfile, which prints a Modelfile")
     import msgspec
 
     from kvant.cli.stored import as_document

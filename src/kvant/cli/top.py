@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kvant.cli import console
+from kvant.cli.given import refuse
 from kvant.cli.units import format_bytes
 from kvant.errors import KvantError, ValueRangeError
 
@@ -18,6 +19,7 @@ MAX_BYTES = 1 << 24
 
 
 def top(
+    options: typer.Context,
     url: Annotated[str, typer.Argument(envvar="KVANT_URL", help="The gateway's address.")] = "http://127.0.0.1:11500",
     key: Annotated[
         str | None,
@@ -39,6 +41,8 @@ def top(
 
     if not url.startswith(("http://", "https://")) or every <= 0:
         raise ValueRangeError(f"{url}: is not the address of a gateway. Write one such as http://127.0.0.1:11500")
+    if once or as_json:
+        refuse(options, ("every",), "is for looking more than once")
     look = _look(url.rstrip("/"), key)
     if as_json:
         console.print_json(look)

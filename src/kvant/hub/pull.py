@@ -129,6 +129,13 @@ def pull(
     wish, source = wish or Wish(), parse_source(text)
     if store is None:
         store = Store.open()
+    if wish.fit and isinstance(source, HubSource) and source.choice is not None:
+        raise SourceError(
+            f"{source.short or source}: names a variant, and --fit chooses one. Leave one of the two out."
+        )
+    if wish.fit and (not isinstance(source, HubSource) or _is_offline(wish)):
+        what = "is one file" if not isinstance(source, HubSource) else "cannot be asked for its variants offline"
+        raise SourceError(f"{source}: {what}, so there is none to choose. Leave --fit and --device out.")
     if isinstance(source, FileSource):
         return _pull_file(source, wish, store, progress)
     if isinstance(source, UrlSource):
@@ -201,7 +208,7 @@ def _pull_hub(source: HubSource, wish: Wish, store: Store, progress: Progress, o
     licence = check_licence(repository.licence, subject, accepted=wish.accepted, is_gated=repository.is_gated)
     variants = variants_of(repository)
     if not variants:
-        return _pull_directory(hub, source, repository, licence, progress)
+        return _pull_directory(hub, source, repository, licence, wish, progress)
     variant, reason = _choose(hub, source, repository, variants, wish, progress)
     first = variant.files[0].path
     origin = f"hf:{repository.id}@{repository.commit}:{first}"
@@ -238,8 +245,6 @@ def _choose(
         others = len(variants) - 1
         usual = f"the usual one of {len(variants)}; --fit chooses for this machine" if others else "the only variant"
         return chosen, "" if source.choice else f"{chosen.name} is {usual}."
-    if source.choice is not None:
-        raise SourceError(f"{source}: names a variant, and --fit chooses one. Leave one of the two out.")
     device = device_for(wish.device, detect(measure=False))
     progress.say(f"hf:{repository.id}: {len(variants)} variants; looking at their headers.")
     with http_client() as client:
@@ -248,7 +253,7 @@ def _choose(
 
 
 def _pull_directory(
-    hub: HuggingFace, source: HubSource, repository: Repository, licence: str, progress: Progress
+    hub: HuggingFace, source: HubSource, repository: Repository, licence: str, wish: Wish, progress: Progress
 ) -> Pulled:
     """Download a Hugging Face directory: weights, configuration, tokenizer, card; never code."""
     files = [file for file in repository.files if _DIRECTORY_FILE.fullmatch(file.path)]
@@ -268,6 +273,9 @@ def _pull_directory(
     )  # fmt: skip
     if source.choice is not None:
         raise SourceError(f"{source}: holds no GGUF variants. Leave :{source.choice} out to get its safetensors.")
+    if wish.fit or wish.name:
+        option = "--fit and --device choose among GGUF variants" if wish.fit else "--name names a model of the store"
+        raise SourceError(f"{source}: holds no GGUF variants but a directory, and {option}. Leave them out.")
     if target.is_dir():
         return msgspec.structs.replace(done, was_here=True)
     place = _place(done.source)
@@ -289,6 +297,11 @@ def _pull_offline(source: HubSource, wish: Wish, store: Store) -> Pulled:
         raise SourceError(f"{source}: {len(names)} variants are here ({', '.join(names[:10])}). Name one of them.")
     if names:
         model = store.find(names[0])
+        origin, choice = model.settings.source or "elsewhere", (source.choice or "").lower()
+        if not origin.startswith(f"hf:{source.repo}@") or choice not in f"{origin} {model.name.tag}".lower():
+            raise SourceError(
+                f"{source}: {names[0]} in the store is from {origin}. Leave --name out, or pull without --offline."
+            )
         return _stored(model, store, "".join(model.settings.license), variant=model.name.tag, was_here=True)
     directories = sorted((home() / "models" / source.repo).glob("*"))
     if directories and source.choice is None:

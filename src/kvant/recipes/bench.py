@@ -84,7 +84,8 @@ def bench(
 
     Raises:
         ValueRangeError: A count is below 1.
-        UnsupportedFormatError: `save`, and a model is no ONNX directory: other formats keep no such settings.
+        UnsupportedFormatError: `save`, and a model is no ONNX directory: other formats keep no such settings; or
+            `threads`, and all are MLX directories, whose engine chooses them itself.
         EngineError: An engine fails on a model.
     """
     if min((*threads, n_prompt, n_generate, rounds)) < 1:
@@ -93,6 +94,10 @@ def bench(
     if save and set(kinds) != {"onnx"}:
         raise UnsupportedFormatError(
             "--save: only ONNX directories keep session options (genai_config.json). Pass --threads to kvant run."
+        )
+    if threads and set(kinds) == {"mlx"}:
+        raise UnsupportedFormatError(
+            "--threads: MLX chooses its threads itself, so it would not be used. Leave it out."
         )
     return [
         _benched(Path(model), kind, threads or default_threads(), n_prompt, n_generate, rounds, save, progress)

@@ -18,7 +18,7 @@ import numpy as np
 from kvant.devices.limits import cores
 from kvant.dtypes import BLOCK_TYPES, F16, F32, BlockType, Family, block_type
 from kvant.errors import UnsupportedFormatError
-from kvant.files import check_output
+from kvant.files import check_apart, check_output
 from kvant.formats.gguf.kinds import MODEL, PROJECTOR
 from kvant.formats.gguf.writer import write_gguf
 from kvant.formats.huggingface.naming import directory_identifier
@@ -149,7 +149,7 @@ def convert(
 
     Raises:
         UnsupportedFormatError: A type that is not converted to, or nothing that could be kept.
-        OutputExistsError: The output exists.
+        OutputExistsError: The output exists, or is the source.
         ValueRangeError: A weight is NaN or infinite, or overflows F16.
         FormatError: The source is damaged.
         UnsupportedModelError: The source's architecture or tokenizer is not supported.
@@ -160,6 +160,7 @@ def convert(
     if to == "gguf":  # refuse before reading anything
         check_output(out, overwrite=overwrite)
     model = open_model(source, kinds=(MODEL, PROJECTOR))
+    check_apart(out, (model.path, *model.files))
     if keeps:
         _check_keeps(model, to)
     can_lose = keeps or bool(model.quantized_types and target is not F32)

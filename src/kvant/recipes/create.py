@@ -17,8 +17,8 @@ from kvant.hub.pull import make_downloads
 from kvant.hub.store import Store, StoredModel
 from kvant.progress import SILENT, Progress
 from kvant.quant.presets import find_preset
-from kvant.recipes.convert import convert
-from kvant.recipes.quantize import quantize
+from kvant.recipes.convert import ConvertResult, convert
+from kvant.recipes.quantize import QuantizeResult, quantize
 from kvant.runtime.template import render
 
 
@@ -104,13 +104,17 @@ def create(
         out = Path(directory) / "model.gguf"
         if making.quantize is None:
             on_step("converting model")
-            convert(source, out, to="gguf", type="F16", progress=progress, threads=making.threads)
+            made: ConvertResult | QuantizeResult = convert(
+                source, out, to="gguf", type="F16", progress=progress, threads=making.threads
+            )
         else:
             on_step(f"quantizing to {making.quantize.upper()}")
-            quantize(
+            made = quantize(
                 source, making.quantize, out, importance=read_imatrix(making.imatrix) if making.imatrix else None,
                 threads=making.threads, allow_requantize=making.allow_requantize, progress=progress,
             )  # fmt: skip
+        for remark in made.remarks:
+            progress.say(remark)
         on_step("writing manifest")
         return store.import_file(out, name, settings, progress=progress, move=True)
 

@@ -290,10 +290,17 @@ def _remarks(outcome: Outcome, request: Request) -> tuple[str, ...]:
     chosen = outcome.taken.candidate
     used = None if chosen.is_fitted or request.imatrix is None else outcome.importance
     said = remarks_on(outcome.model, chosen.plan, used)
-    others = [name for name in request.formats if name != "gguf"]
+    made = {variant.format for variant in outcome.format_variants}
+    others = [name for name in request.formats if name in made]
     if request.imatrix is None or not others:
         return said
-    return (*said, f"{request.imatrix.name}: is used for GGUF alone; {' and '.join(others)} were made without it.")
+    if outcome.calibration is None:
+        return (*said, f"{request.imatrix.name}: {' and '.join(others)} are encoded with it.")
+    return (
+        *said,
+        f"{request.imatrix.name}: is used for GGUF's presets alone; fitted variants and {' and '.join(others)} are "
+        f"encoded under what --calibrate measured, which says more.",
+    )
 
 
 def model_facts(outcome: Outcome, request: Request) -> ModelFacts:

@@ -32,6 +32,7 @@ from kvant.files import cache_dir, disk_errors, partial_path, sha256_file, trim_
 from kvant.formats.open import open_model
 from kvant.model import Model
 from kvant.progress import SILENT, Prefixed, Progress
+from kvant.quant.importance import Importance
 from kvant.recipes import variants
 from kvant.recipes.budget import Goal
 from kvant.recipes.calibration import Calibration
@@ -114,6 +115,8 @@ class Bench:
         base: Its logits.
         calibration: What was measured of it; None to take the formats' own encoders.
         calibrate: The text of that, as asked for.
+        importance: Instead of that, what an importance file says.
+        imatrix: That file.
         goal: What is best.
         max_bytes: Largest size of the files of weights; None for none, like the two after it.
         max_ram_bytes: Most memory.
@@ -128,6 +131,8 @@ class Bench:
     base: BaseLogits
     calibration: Calibration | None
     calibrate: str | None
+    importance: Importance | None
+    imatrix: Path | None
     goal: Goal
     max_bytes: int | None
     max_ram_bytes: int | None
@@ -136,6 +141,12 @@ class Bench:
     machine: Machine
     threads: int
     progress: Progress = SILENT
+
+    @property
+    def statistics_sha256(self) -> str:
+        """Hash of what encoders know beyond the weights; empty if that is nothing."""
+        known = self.calibration or self.importance
+        return known.sha256 if known else ""
 
 
 def checked_formats(names: Sequence[str], model: Model) -> tuple[Format, ...]:
@@ -226,6 +237,7 @@ def command(variant: FormatVariant, bench: Bench, source: Path, out: Path) -> li
     words += [] if variant.type == FITTED else ["-t", variant.type]
     words += ["--dtype", ONNX_DTYPE] if variant.format == "onnx" else []
     words += ["--calibrate", bench.calibrate] if bench.calibrate else []
+    words += ["--imatrix", str(bench.imatrix)] if bench.importance else []
     words += ["--max-size", str(bench.max_bytes)] if variant.type == FITTED else []
     return [*words, "-o", out.name]
 
@@ -257,7 +269,7 @@ def _try(name: Format, kind: str, bench: Bench) -> FormatVariant | None:
     limit = bench.max_bytes
     key = variants.digest(
         "format", MADE, __version__, variants.source_key(bench.model), name, kind, limit if kind == FITTED else None,
-        bench.calibration.sha256 if bench.calibration else "", bench.base.key, bench.machine.cpu, bench.threads,
+        bench.statistics_sha256, bench.base.key, bench.machine.cpu, bench.threads,
     )  # fmt: skip
     found = variants.read_score(key)
     if found is None:
@@ -296,7 +308,7 @@ def _place(name: str, kind: str, bench: Bench) -> Path:
     """Where the cache keeps a variant."""
     key = variants.digest(
         "files", MADE, __version__, variants.source_key(bench.model), name, kind,
-        bench.max_bytes if kind == FITTED else None, bench.calibration.sha256 if bench.calibration else "",
+        bench.max_bytes if kind == FITTED else None, bench.statistics_sha256,
     )  # fmt: skip
     return cache_dir("formats") / key
 
@@ -304,7 +316,8 @@ def _place(name: str, kind: str, bench: Bench) -> Path:
 def _make_mlx(kind: str, out: Path, bench: Bench) -> None:
     to_mlx(
         bench.model, out, type="4bit" if kind == FITTED else kind, calibrate=bench.calibration,
-        max_size_bytes=bench.max_bytes if kind == FITTED else None, threads=bench.threads, progress=bench.progress,
+        importance=bench.importance, max_size_bytes=bench.max_bytes if kind == FITTED else None, threads=bench.threads,
+        progress=bench.progress,
     )  # fmt: skip
 
 
@@ -312,8 +325,8 @@ def _make_onnx(kind: str, out: Path, bench: Bench) -> None:
     known = bench.calibration
     quantize_decoder(
         bench.model.path, "int4" if kind == FITTED else kind, out, calibration=(lambda: known) if known else None,
-        max_bytes=bench.max_bytes if kind == FITTED else None, dtype=ONNX_DTYPE, threads=bench.threads,
-        progress=bench.progress,
+        importance=bench.importance, max_bytes=bench.max_bytes if kind == FITTED else None, dtype=ONNX_DTYPE,
+        threads=bench.threads, progress=bench.progress,
     )  # fmt: skip
 
 

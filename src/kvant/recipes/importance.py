@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from kvant._version import __version__
-from kvant.files import cache_dir, check_output
+from kvant.files import cache_dir, check_apart, check_output
 from kvant.formats.imatrix import write_imatrix
 from kvant.formats.open import open_model
 from kvant.progress import SILENT, Progress
@@ -63,6 +63,7 @@ def calibrate_file(
     source, out = Path(source), Path(out)
     check_output(out, overwrite=overwrite)
     model = open_model(source)
+    check_apart(out, (model.path, *model.files))
     base, used, cuts = read_text(model, text, windows=windows, seed=seed, progress=progress)
     directory = cache_dir("importance") / variants.digest("importance", __version__, base, cuts.tokens.tobytes())[:32]
     found = measure(model, cuts.tokens, directory=directory, datasets=(used.label,), progress=progress)

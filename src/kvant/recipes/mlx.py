@@ -8,6 +8,7 @@ import msgspec
 
 from kvant._version import __version__
 from kvant.errors import PlanError, UnsupportedFormatError
+from kvant.files import check_apart
 from kvant.formats.huggingface.config import read_config
 from kvant.formats.huggingface.writer import TORCH_DTYPES
 from kvant.formats.mlx.layers import WEIGHT
@@ -105,6 +106,7 @@ def to_mlx(
     """
     started = time.monotonic()
     model = source if isinstance(source, Model) else open_model(source)
+    check_apart(Path(out), (model.path, *model.files))
     if max_size_bytes is not None and calibrate is None:
         raise PlanError("size: a limit needs to know what each layer can bear. Add --calibrate bundled.")
     is_fitted = type is not None and bool(calibrate or importance)

@@ -294,11 +294,15 @@ def make_and_measure(candidate: Candidate, bench: Bench) -> Variant:
 def other_formats(
     request: Request, model: Model, calibration: Calibration | None, goal: Goal, device: Profile, bench: Bench
 ) -> formats.Bench:
-    """Say what variants of other formats are made from and measured against: the same as GGUF's."""
+    """Say what variants of other formats are made from and measured against: the same as GGUF's.
+
+    Where Hessians were measured, their encoders take those: they know more than an importance file.
+    """
     budget = request.budget
     memory = [limit for limit in (budget.max_ram_bytes, device.usable_bytes if budget.device else None) if limit]
     return formats.Bench(
-        model=model, base=bench.base, calibration=calibration, calibrate=request.calibrate, goal=goal,
+        model=model, base=bench.base, calibration=calibration, calibrate=request.calibrate,
+        importance=None if calibration else bench.importance, imatrix=request.imatrix, goal=goal,
         max_bytes=limits_of(budget, device, model, request.context, None).max_file_bytes,
         max_ram_bytes=min(memory, default=None), context=request.context,
         min_tok_s=budget.min_speed_tok_s if device.is_here else None,

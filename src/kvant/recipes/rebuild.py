@@ -17,7 +17,7 @@ import msgspec
 from kvant._version import __version__
 from kvant.errors import LockError
 from kvant.evaluate.corpora import Corpus
-from kvant.files import check_output, commit_file, partial_path, sha256_file
+from kvant.files import check_apart, check_output, commit_file, partial_path, sha256_file
 from kvant.formats.imatrix import read_imatrix
 from kvant.formats.open import open_model
 from kvant.model import Model
@@ -72,12 +72,14 @@ def rebuild(
     """
     started = time.monotonic()
     beside, lock = (lock.parent, locks.read_lock(lock)) if isinstance(lock, Path) else (Path(), lock)
+    _check_given(lock, text, imatrix)
     if text is None and lock.calibration and (lock.calibration.text or "").endswith(TOKENS_SUFFIX):
         text = beside / str(lock.calibration.text)
     out = out or Path(lock.output.file)
     check_output(out, overwrite=overwrite)
     check_version(lock)
     model = open_model(source, known_as=lock.source.name)
+    check_apart(out, (model.path, *model.files))
     check_source(lock, model)
     importance = locked_importance(lock.importance, imatrix) if lock.importance else None
     curvatures = None
@@ -89,6 +91,19 @@ def rebuild(
         path=str(out), size_bytes=lock.output.size_bytes, sha256=lock.output.sha256, preset=lock.plan.preset,
         wall_s=round(time.monotonic() - started, 3),
     )  # fmt: skip
+
+
+def _check_given(lock: Lock, text: Path | None, imatrix: Path | None) -> None:
+    """Refuse a text or an importance file that the lock's file was made without.
+
+    Raises:
+        LockError: One is given.
+    """
+    if text is not None and (lock.calibration is None or lock.calibration.text is None):
+        what = "without calibration" if lock.calibration is None else "on kvant's bundled text"
+        raise LockError(f"{text}: the lock's file was made {what}. Leave --text out.")
+    if imatrix is not None and lock.importance is None:
+        raise LockError(f"{imatrix}: the lock's file was made without an importance file. Leave --imatrix out.")
 
 
 def check_version(lock: Lock) -> None:

@@ -18,7 +18,7 @@ import msgspec
 from kvant.devices.limits import cores
 from kvant.devices.providers import Provider, provider
 from kvant.errors import BudgetError, EngineError, FormatError, KvantError, UnsupportedFormatError, ValueRangeError
-from kvant.files import atomic_write, check_output
+from kvant.files import atomic_write, check_apart, check_output
 from kvant.formats.onnx.reader import data_files, read_onnx
 from kvant.progress import SILENT, Progress
 from kvant.recipes.int8.drop import Judge, Score, latency_s, load_metric, make_judge
@@ -146,8 +146,10 @@ def quantize_int8(
     source, out = Path(source), Path(out)
     found_by = _checked(kind, method, data, max_drop)
     check_output(out, overwrite=overwrite)
+    check_apart(out, (source,))
     if target:
         kind, activation = for_target(kind, activation, provider(target))
+    _check_used(kind, found_by, data, metric)
     size = check_source(source)
     threads = threads or cores()
     with tempfile.TemporaryDirectory(prefix="kvant-int8-") as name:
@@ -320,6 +322,20 @@ def ladder(kind: str, method: Method, activation: Literal["uint8", "int8"], redu
         for m in methods
         for per_channel, operators in ways
     ]  # fmt: skip
+
+
+def _check_used(kind: str, method: Method, data: Path | None, metric: str | None) -> None:
+    """Refuse what would be accepted without a use.
+
+    Raises:
+        ValueRangeError: A metric without data, or a method without static ranges.
+    """
+    if metric is not None and data is None:
+        raise ValueRangeError(f"metric: {metric} is measured on inputs, and none are given. Pass --calibration-data.")
+    if method != "auto" and kind == "int8-dynamic":
+        raise ValueRangeError(
+            f"calibration method: {method} finds static ranges, and int8-dynamic has none. Leave it out."
+        )
 
 
 def _checked(kind: str, method: str, data: Path | None, max_drop: float) -> Method:

@@ -88,8 +88,8 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output that exists or whose directory does not.
+def check_output(path: Path, *, overwrite: bool, read: Iterable[Path] = ()) -> None:
+    """Refuse an output that exists, or is one of the files that are read, or whose directory does not exist.
 
     Raises:
         OutputExistsError: `path` exists and `overwrite` is false, or is a directory.
@@ -99,6 +99,7 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         raise OutputExistsError(f"{path}: is a directory, and a file is to be written. Give the name of a file.")
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path}: exists already. Choose another name or pass --overwrite.")
+    check_apart(path, read)
     if not path.parent.is_dir():
         raise KvantError(f"{path.parent}: is not a directory. Create it first.")
 

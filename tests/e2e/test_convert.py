@@ -156,7 +156,7 @@ def test_a_weight_beyond_f16_stops_the_conversion_and_leaves_nothing(tmp_path: P
     write_safetensors(source / "model.safetensors", tensors, "BF16")
     result = run(source, "-t", "F16", "-o", tmp_path / "out.gguf")
     assert result.exit_code == 1
-    assert "blk.1.ffn_up.weight: row 3, column 5 is 70144" in result.stderr
+    assert "blk.1.ffn_up.weight: row 3, column 5: 70144" in result.stderr
     assert not list(tmp_path.glob("out*"))
     assert run(source, "-t", "BF16", "-o", tmp_path / "out.gguf").exit_code == 0
 

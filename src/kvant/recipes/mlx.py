@@ -10,6 +10,7 @@ from kvant._version import __version__
 from kvant.errors import PlanError, UnsupportedFormatError
 from kvant.files import check_apart
 from kvant.formats.huggingface.config import read_config
+from kvant.formats.huggingface.directory import check_directory
 from kvant.formats.huggingface.writer import TORCH_DTYPES
 from kvant.formats.mlx.layers import WEIGHT
 from kvant.formats.mlx.schemes import Scheme, grouping_name, scheme
@@ -105,8 +106,7 @@ def to_mlx(
         OutputExistsError: The output exists.
     """
     started = time.monotonic()
-    model = source if isinstance(source, Model) else open_model(source)
-    check_apart(Path(out), (model.path, *model.files))
+    model = _source(source, Path(out), overwrite=overwrite)
     if max_size_bytes is not None and calibrate is None:
         raise PlanError("size: a limit needs to know what each layer can bear. Add --calibrate bundled.")
     is_fitted = type is not None and bool(calibrate or importance)
@@ -143,6 +143,18 @@ def to_mlx(
         kept=tuple(path for path in layer_shapes(plain) if chosen and path not in chosen.layers),
         remarks=importance_remarks(model, importance), wall_s=round(time.monotonic() - started, 3),
     )  # fmt: skip
+
+
+def _source(source: Model | Path | str, out: Path, *, overwrite: bool) -> Model:
+    """Return the model to write, once it is known that it may be written there.
+
+    Raises:
+        OutputExistsError: There is another model, or the model itself.
+    """
+    model = source if isinstance(source, Model) else open_model(source)
+    check_apart(out, (model.path, *model.files))
+    check_directory(out, overwrite=overwrite)
+    return model
 
 
 def _scheme(type_: str, plain: Sequence[LazyTensor], *, is_fitted: bool) -> Scheme:

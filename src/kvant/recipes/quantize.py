@@ -15,7 +15,7 @@ from kvant._version import __version__
 from kvant.dtypes import block_type
 from kvant.errors import PlanError
 from kvant.evaluate.corpora import CALIBRATION_HASH_KEY
-from kvant.files import check_apart, check_output, disk_errors, partial_path
+from kvant.files import check_output, disk_errors, partial_path
 from kvant.formats.gguf.kinds import MODEL, PROJECTOR
 from kvant.formats.gguf.writer import GGUFWriter, TensorInfo, file_layout, write_gguf
 from kvant.formats.open import open_model
@@ -137,8 +137,7 @@ def quantize(
     if not isinstance(plan, Plan):
         plan = plan_preset(model, plan, has_importance=importance is not None)
     check_work(model, plan, importance, curvatures, allow_requantize=allow_requantize)
-    check_output(out, overwrite=overwrite)
-    check_apart(out, (model.path, *model.files))
+    check_output(out, overwrite=overwrite, read=(model.path, *model.files))
     jobs = plan_jobs(model, plan, importance, curvatures, threads=threads)
     metadata = output_metadata(model, plan, importance, curvatures)
     if max_file_bytes is not None:

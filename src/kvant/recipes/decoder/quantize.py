@@ -17,7 +17,7 @@ from kvant._version import __version__
 from kvant.devices.providers import provider
 from kvant.errors import KvantError, OutputExistsError, UnsupportedFormatError
 from kvant.evaluate.corpora import CALIBRATION_HASH_KEY, CALIBRATION_NAME_KEY
-from kvant.files import check_apart, commit_file, partial_path
+from kvant.files import commit_file, partial_path
 from kvant.formats.onnx.decoder import CONFIG, read_decoder
 from kvant.formats.onnx.halves import as_half, halve
 from kvant.formats.onnx.reader import read_onnx
@@ -118,7 +118,6 @@ def quantize_decoder(
         raise KvantError("--max-size: needs --calibrate, which says what each matrix bears. Pass both.")
     runs = provider(target) if target else None
     model = open_model(source)
-    check_apart(out, (model.path, *model.files))
     origin = read_decoder(exported(model, progress=progress))
     started = time.monotonic()
     graph = read_onnx(origin.file)

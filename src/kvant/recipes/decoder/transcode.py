@@ -16,7 +16,7 @@ import numpy as np
 
 from kvant.dtypes import BlockType
 from kvant.errors import FormatError
-from kvant.files import check_apart, partial_path
+from kvant.files import partial_path
 from kvant.formats.huggingface.writer import in_transformers_order
 from kvant.formats.onnx.decoder import read_decoder
 from kvant.formats.onnx.reader import read_onnx
@@ -82,7 +82,6 @@ def convert_decoder(
     out = Path(out)
     check_directory(out, overwrite=overwrite)
     model = open_model(source)
-    check_apart(out, (model.path, *model.files))
     origin = read_decoder(exported(model, progress=progress))
     started = time.monotonic()
     graph = read_onnx(origin.file)

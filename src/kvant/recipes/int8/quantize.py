@@ -18,7 +18,7 @@ import msgspec
 from kvant.devices.limits import cores
 from kvant.devices.providers import Provider, provider
 from kvant.errors import BudgetError, EngineError, FormatError, KvantError, UnsupportedFormatError, ValueRangeError
-from kvant.files import atomic_write, check_apart, check_output
+from kvant.files import atomic_write, check_output
 from kvant.formats.onnx.reader import data_files, read_onnx
 from kvant.progress import SILENT, Progress
 from kvant.recipes.int8.drop import Judge, Score, latency_s, load_metric, make_judge
@@ -145,10 +145,8 @@ def quantize_int8(
     started = time.monotonic()
     source, out = Path(source), Path(out)
     found_by = _checked(kind, method, data, max_drop)
-    check_output(out, overwrite=overwrite)
-    check_apart(out, (source,))
-    if target:
-        kind, activation = for_target(kind, activation, provider(target))
+    check_output(out, overwrite=overwrite, read=(source,))
+    kind, activation = for_target(kind, activation, provider(target)) if target else (kind, activation)
     _check_used(kind, found_by, data, metric)
     size = check_source(source)
     threads = threads or cores()

@@ -112,6 +112,24 @@ def test_hostile_repetition_is_drawn(page: Page, piece: str, end: str) -> None:
     assert isinstance(html(page, (piece + end) * (20_000 // len(piece + end))), str)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"# {' ' * 100_000}a", f"a|b\n{' ' * 100_000}x", f"```{' ' * 100_000}`", f"{'~' * 100_000}`",
+        f"- {' ' * 100_000}\u2028",
+        f"# a {'#' * 100_000} b", f"https://a.example/{')' * 1900}a " * 40,
+    ],
+    ids=["heading", "divider", "fence", "tildes", "item", "marks", "address"],
+)  # fmt: skip
+def test_long_rows_are_drawn(page: Page, text: str) -> None:
+    assert isinstance(html(page, text), str)
+
+
+def test_code_and_headings_lose_only_what_marks_them(page: Page) -> None:
+    assert html(page, "` a ` ` `` `") == "<p><code>a</code> <code>``</code></p>"
+    assert html(page, "# B # C ##  \n## d#\n# ") == "<h3>B # C</h3><h4>d#</h4><h3></h3>"
+
+
 def test_deep_nesting_ends_as_text(page: Page) -> None:
     found = html(page, ">" * 500 + " a", "\n".join("  " * n + "- a" for n in range(200)))
 

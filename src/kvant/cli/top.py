@@ -1,5 +1,6 @@
 """`kvant top`: what a gateway is doing, in the terminal."""
 
+import re
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 10.0
 MAX_BYTES = 1 << 24
+_MODEL_NAME = re.compile(r'(?:^|,)model_name="((?:[^"\\]|\\.)*)"')
 
 
 def top(
@@ -77,17 +79,18 @@ def _look(url: str, key: str | None) -> dict[str, Any]:
 
 def _counters(text: str) -> dict[str, dict[str, float]]:
     """Return what is counted of every model: tokens read, tokens made, answers."""
-    import re
-
     names = {
         "kvant_prompt_tokens_total": "prompt_tokens", "kvant_generation_tokens_total": "generation_tokens",
         "kvant_request_success_total": "answers",
     }  # fmt: skip
     found: dict[str, dict[str, float]] = {}
-    for match in re.finditer(r'^(\w+)\{[^}]*model_name="((?:[^"\\]|\\.)*)"[^}]*\} (\S+)$', text, re.MULTILINE):
-        if match[1] in names:
-            model = found.setdefault(match[2], dict.fromkeys(names.values(), 0.0))
-            model[names[match[1]]] += float(match[3])
+    for line in text.splitlines():
+        name, _, rest = line.partition("{")
+        labels, _, value = rest.rpartition("} ")
+        named = _MODEL_NAME.search(labels)
+        if name in names and named:
+            model = found.setdefault(named[1], dict.fromkeys(names.values(), 0.0))
+            model[names[name]] += float(value)
     return found
 
 

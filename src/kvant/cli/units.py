@@ -14,7 +14,7 @@ def parse_bytes(text: str) -> int:
     Raises:
         ValueRangeError: Not a positive size.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
     factor = _FACTORS.get(match[2].upper()) if match else None
     if match is None or factor is None or float(match[1]) <= 0:
         raise ValueRangeError(f"size: {text!r} is not a size. Write a number and a unit, such as 100MB or 1.5GiB.")

@@ -192,14 +192,19 @@ def _instructions(text: str, subject: str) -> Iterator[tuple[int, str, str]]:
         position = end + 1
 
 
+_OPENING = re.compile(r'[^\n"]*"""')
+_CLOSING = re.compile(r'"{3,}')
+_CLOSING_PLAIN = re.compile(r'"[ \t]*(?=\n|$)')
+
+
 def _value_end(text: str, start: int, line_end: int, what: str) -> int:
     """Return where the value that starts at `start` ends; one that opens three quotes runs on until they close."""
-    opening = re.compile(r'[^\n"]*?"""').match(text, start, line_end)
+    opening = _OPENING.match(text, start, line_end)
     before = text[start : opening.end() - 3].strip().lower() if opening else ""
     # Quotes open a value only where it begins: at once, or behind a parameter's name or a message's role.
     if opening is None or (before and before not in ROLES and before not in PARAMETERS):
         return _plain_end(text, start, line_end)
-    closing = re.compile(r'"{3,}').search(text, opening.end())
+    closing = _CLOSING.search(text, opening.end())
     if closing is None:
         raise ModelfileError(f'{what}: its """ is never closed. Close it.')
     end = text.find("\n", closing.end())
@@ -214,7 +219,7 @@ def _plain_end(text: str, start: int, line_end: int) -> int:
     row = text[start:line_end].strip(" \t")
     if not row.startswith('"') or (len(row) > 1 and row.endswith('"')):
         return line_end
-    closing = re.compile(r'"[ \t]*(?=\n|$)').search(text, line_end)
+    closing = _CLOSING_PLAIN.search(text, line_end)
     return line_end if closing is None else closing.end()
 
 

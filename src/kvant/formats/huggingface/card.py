@@ -12,8 +12,8 @@ from kvant.formats.base import member
 MAX_CARD_BYTES = 1 << 20
 """Front matter is at the top; what lies beyond is not read."""
 
-_ENTRY = re.compile(r"([A-Za-z_][\w-]*)\s*:(?:\s+(.*))?")
-_ITEM = re.compile(r"\s*-\s+(.*)")
+_ENTRY = re.compile(r"([A-Za-z_][\w-]*)\s*:(?:\s++(.*))?")
+_ITEM = re.compile(r"\s*-\s++(.*)")
 _BLOCKS = ("|", ">", "|-", ">-")
 """Marks of a text that goes on below; such texts are passed over."""
 

@@ -12,6 +12,9 @@ from kvant.serve.api.chunks import FunctionDelta, Piece, ToolDelta
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*(?P<name>"(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*')
 """How such a text begins: the engine's grammar keeps the order of a schema's properties."""
 
+MAX_HEAD_CHARACTERS = 4096
+"""A call that begins later is none: the head is read anew with every piece."""
+
 
 async def forced_call(pieces: AsyncIterator[Piece], names: list[str]) -> AsyncIterator[Piece]:
     """Yield an answer that is the JSON of one call as that call, its arguments as they come.
@@ -58,6 +61,8 @@ class _Reader:
     def add(self, text: str) -> str:
         """Take text and return what is certainly of the arguments: the last braces may be the call's own."""
         if self.name is None:
+            if len(self._head) > MAX_HEAD_CHARACTERS:
+                return ""
             self._head += text
             match = _HEAD.match(self._head)
             if match is None:

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 LLGUIDANCE = "%llguidance"
+# A token's text is bounded: every one of many `<` that nothing closes would be read on to the end.
 _PART = re.compile(
-    r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|\[[^\]\\]*+(?:\\.[^\]\\]*+)*+\]?|#[^\n]*+|<[^>\s]++>|[()]', re.DOTALL
+    r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|\[[^\]\\]*+(?:\\.[^\]\\]*+)*+\]?|#[^\n]*+|<[^>\s]{1,128}+>|[()]', re.DOTALL
 )  # fmt: skip
 
 

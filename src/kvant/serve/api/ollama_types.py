@@ -14,7 +14,6 @@ from kvant.serve.api.failure import ApiError
 
 Think = bool | Literal["low", "medium", "high", "max"]
 KeepAlive = int | float | str
-_GO_DURATION = re.compile(r"(?P<sign>[+-]?)(?P<parts>(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|ms|s|m|h)(?:.*))")
 _GO_PART = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)(?P<unit>ns|us|µs|ms|s|m|h)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -245,12 +244,14 @@ def seconds(keep_alive: KeepAlive | None) -> float | None:
     text = keep_alive.strip()
     if text in ("0", "+0", "-0"):
         return 0.0
-    match = _GO_DURATION.fullmatch(text)
-    parts = match["parts"] if match else ""
-    if not parts or _GO_PART.sub("", parts):
+    begun = position = int(text[:1] in ("+", "-"))
+    total = 0.0
+    while part := _GO_PART.match(text, position):  # not `search`: digits without a unit would be read again and again
+        total += float(part["number"]) * _SECONDS[part["unit"]]
+        position = part.end()
+    if position == begun or position < len(text):
         raise ApiError(
             f'keep_alive: time: invalid duration "{text[:100]}". Give seconds, or a duration such as "5m".',
             param="keep_alive",
         )
-    total = sum(float(part["number"]) * _SECONDS[part["unit"]] for part in _GO_PART.finditer(parts))
-    return -1.0 if match and match["sign"] == "-" and total else total
+    return -1.0 if text[0] == "-" and total else total

@@ -3,7 +3,7 @@
 const MAX_CELLS = 4e6;
 
 /** Split into words, each with the space before it. */
-export const words = (text) => text.match(/\s*\S+/g) ?? [];
+export const words = (text) => (text.trim() ? text.trimEnd().split(/(?<=\S)(?=\s)/) : []);
 
 /** For two lists of words, return for each word whether the other text has it in the same order. */
 export function common(a, b) {

@@ -5,11 +5,12 @@ import { copyButton, el } from "./dom.js";
 
 const MAX_DEPTH = 6;
 const REACH = 2000; // characters in which the end of an emphasis is looked for: work stays linear
-const ITEM = /^( {0,12})([-*+]|\d{1,9}[.)])(?: +|$)(.*)$/;
+// No two loops of an expression read the same characters one after the other: tests/hostile/test_regular_expressions.py.
+const ITEM = /^( {0,12})([-*+]|\d{1,9}[.)])(?: (.*))?$/s;
 const RULE = /^ {0,3}([-*_])(?: *\1){2,} *$/;
-const FENCE = /^ {0,3}(`{3,}|~{3,}) *([^`]*)$/;
-const HEADING = /^ {0,3}(#{1,6}) +(.*?)(?: +#+)? *$/;
-const DIVIDER = /^ *\|?(?: *:?-+:? *\|)+ *(?::?-+:? *)?$/;
+const FENCE = /^ {0,3}(`{3,}|~{3,})([^`~][^`]*)?$/;
+const HEADING = /^ {0,3}(#{1,6}) (.*)$/;
+const DIVIDER = /^\|?(?: *:?-+:? *\|)+ *(?::?-+:?)?$/;
 
 /** Show a text in an element, changing only the blocks that differ from what it shows already. */
 export function render(container, text) {
@@ -81,7 +82,7 @@ const closes = (row, fence) => row.trim().length >= fence.length && row.trim().r
 function kindOf(rows, i) {
   if (/^ {0,3}>/.test(rows[i])) return "quote";
   if (ITEM.test(rows[i])) return "list";
-  if (rows[i].includes("|") && DIVIDER.test(rows[i + 1] ?? "")) return "table";
+  if (rows[i].includes("|") && DIVIDER.test((rows[i + 1] ?? "").trim())) return "table";
   return "text";
 }
 
@@ -91,7 +92,7 @@ function block(source, depth) {
   const fence = rows[0].match(FENCE);
   if (fence) return codeBlock(rows, fence);
   const heading = rows[0].match(HEADING);
-  if (heading) return el(`h${Math.min(6, heading[1].length + 2)}`, {}, inline(heading[2]));
+  if (heading) return el(`h${Math.min(6, heading[1].length + 2)}`, {}, inline(title(heading[2])));
   if (RULE.test(rows[0]) && rows.length === 1) return el("hr");
   const kind = depth < MAX_DEPTH ? kindOf(rows, 0) : "text";
   if (kind === "quote") return quote(rows, depth);
@@ -100,10 +101,24 @@ function block(source, depth) {
   return el("p", {}, inline(source));
 }
 
+/** A heading's text without the marks that may close it. */
+function title(text) {
+  const whole = text.trim();
+  const bare = whole.slice(0, endBefore(whole, "#"));
+  return !bare || bare.endsWith(" ") ? bare.trimEnd() : whole;
+}
+
+/** Where a text ends without the last of its characters that are among some. */
+function endBefore(text, marks) {
+  let end = text.length;
+  while (end > 0 && marks.includes(text[end - 1])) end -= 1;
+  return end;
+}
+
 function codeBlock(rows, fence) {
   const closed = rows.length > 1 && closes(rows.at(-1), fence[1]);
   const code = rows.slice(1, closed ? -1 : undefined).join("\n");
-  const language = fence[2].trim().slice(0, 30);
+  const language = (fence[2] ?? "").trim().slice(0, 30);
   return el("div", { class: "code" },
     el("div", { class: "code-head" }, el("span", {}, language || "text"), copyButton(() => code, "Copy code")),
     el("pre", { tabindex: "0" }, el("code", {}, code)));
@@ -124,7 +139,7 @@ function list(rows, depth) {
     const match = row.match(ITEM);
     if (match && match[1].length <= indent + 1) {
       width = match[1].length + match[2].length + 1;
-      items.push([match[3]]);
+      items.push([(match[3] ?? "").trimStart()]);
     } else {
       items.at(-1).push(row.slice(Math.min(width, row.length - row.trimStart().length)));
     }
@@ -201,11 +216,14 @@ function codeSpan(text, i) {
   for (let end = text.indexOf(ticks, i + n); end >= 0 && end < i + REACH; end = text.indexOf(ticks, end)) {
     let length = n;
     while (text[end + length] === "`") length += 1;
-    if (length === n) return { end: end + n, node: el("code", {}, text.slice(i + n, end).replace(/^ (.*\S.*) $/s, "$1")) };
+    if (length === n) return { end: end + n, node: el("code", {}, unpadded(text.slice(i + n, end))) };
     end += length;
   }
   return { end: i + n, node: ticks };
 }
+
+/** Code without the one space that may stand on either side of it. */
+const unpadded = (code) => (code.startsWith(" ") && code.endsWith(" ") && code.trim() ? code.slice(1, -1) : code);
 
 function link(text, i, depth) {
   LINK.lastIndex = i;
@@ -217,7 +235,7 @@ function bareLink(text, i) {
   BARE.lastIndex = i;
   const match = i > 0 && /\w/.test(text[i - 1]) ? null : BARE.exec(text);
   if (!match) return null;
-  const address = match[0].replace(/[.,;:!?)\]*_]+$/, "");
+  const address = match[0].slice(0, endBefore(match[0], ".,;:!?)]*_"));
   return { end: i + address.length, node: anchor(address, [address]) };
 }
 

@@ -17,7 +17,9 @@ def test_keep_alive(given: float | str | None, expected: float | None) -> None:
     assert seconds(given) == expected
 
 
-@pytest.mark.parametrize("given", ["", "5", "five", "5 m", "m5", "5mm5", "1h30", "--5m", "5m-3s", "5m\n", "∞"])
+@pytest.mark.parametrize(
+    "given", ["", "5", "five", "5 m", "m5", "5mm5", "1h30", "--5m", "5m-3s", "5m\n", "∞", "+", "5s" + "1" * 1_000_000]
+)
 def test_what_is_no_duration(given: str) -> None:
     if given == "5m\n":  # white space around is let pass
         assert seconds(given) == 300.0

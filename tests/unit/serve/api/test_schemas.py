@@ -252,6 +252,7 @@ def test_no_keyword_is_in_both_tables() -> None:
 def test_grammars_are_measured_and_tried() -> None:
     assert depth_of('root ::= "((((" [((((] # ((((\n ("a" ("b"))') == 2
     assert depth_of("(" * 60_000) == 60_000
+    assert depth_of("<" * 65_536 + "(") == 1
     assert without_tokens('root ::= <think> "<x>" <[12]>') == 'root ::= "x" "<x>" "x"'
     assert gbnf_error('root ::= "a" | [b-c]{2}') is None
     assert "GBNF" in str(gbnf_error('other ::= "a"'))

@@ -39,9 +39,8 @@ MADE_LATER: dict[tuple[str, str], Callable[[], list[str]]] = {
     ("recipes/int8/quantize.py", "f'(?:{re.escape(str(folder))}/)?(?:prepared-\\\\w+|trial|node)\\\\.onnx'"): lambda: [
         r"(?:/tmp/x/)?(?:prepared-\w+|trial|node)\.onnx"
     ],
-    ("runtime/plaintext.py", "_trie(sorted(self.texts), 0, re.escape)"): lambda: [_pattern(CONTROLS._pattern)],
+    ("runtime/plaintext.py", "_trie(sorted(self.texts), 0)"): lambda: [_pattern(CONTROLS._pattern)],
     ("runtime/plaintext.py", "f'[{firsts}]'"): lambda: [_pattern(CONTROLS._first)],
-    ("runtime/plaintext.py", "_trie(sorted(self.texts), 0, _as_json_may)"): lambda: [_pattern(CONTROLS._escaped)],
 }
 """Expressions made of values that their module does not know, by file and source: examples of them."""
 

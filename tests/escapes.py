@@ -207,7 +207,7 @@ def child(request: dict[str, Any]) -> None:
     if "seccomp" in without:
         sandbox.seccomp.install = lambda *_, **__: False
     if "user-namespace" in without:
-        sandbox.namespaces.enter_own = lambda _: False
+        sandbox.namespaces.enter_own = lambda _: ()
     if "capabilities" in without:
         sandbox.namespaces.drop_capabilities = lambda *_, **__: False
     held = sandbox.confine(sandbox.Policy.from_json(request["policy"]))

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <exception>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -30,10 +31,14 @@ void over_items(int64_t count, int threads, F work) {
         }
     };
     std::vector<std::thread> helpers;
+    const int64_t wanted = std::min(thread_count(threads), count);
     try {
-        for (int64_t i = 1; i < std::min(thread_count(threads), count); ++i) helpers.emplace_back(loop);
+        helpers.reserve(wanted > 1 ? wanted - 1 : 0);
+        for (int64_t i = 1; i < wanted; ++i) helpers.emplace_back(loop);
     } catch (const std::system_error&) {
         // The system gives no more threads: those there are do the work.
+    } catch (const std::bad_alloc&) {
+        // Nor memory for them. Thrown out of here while some run, it would end the process.
     }
     loop();
     for (std::thread& helper : helpers) helper.join();

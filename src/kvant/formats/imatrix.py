@@ -8,6 +8,7 @@ and `.chunk_size`.
 Source: llama.cpp b11434 `common/imatrix-loader.cpp`, `tools/imatrix`; parity in tests/unit/formats/test_imatrix.py.
 """
 
+import mmap
 import struct
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from kvant.model import Model
 from kvant.quant.importance import Entry, Importance
 from kvant.tensors import Tensor, array_tensor, n_rows
 
-MAX_FILE_BYTES = 1 << 32
+MAX_FILE_BYTES = 1 << 31
+"""The largest model known, of 60 layers of 384 experts, needs 1.5 GB. Files are mapped, not read."""
 MAX_ENTRIES = 1 << 17
 MAX_COUNT = (1 << 31) - 1
 """Chunks, tokens per chunk and, in the old layout, calls: what 32 bits hold there."""
@@ -44,11 +46,16 @@ def read_imatrix(path: Path) -> Importance:
             magic = file.read(4)
         if path.stat().st_size > MAX_FILE_BYTES:
             raise LimitError(f"{path}: {path.stat().st_size} bytes are above {MAX_FILE_BYTES}. {_AGAIN}")
-        importance = _from_gguf(path) if magic == b"GGUF" else _from_legacy(path, path.read_bytes())
+        importance = _from_gguf(path) if magic == b"GGUF" else _from_legacy(path, _mapped(path))
     except OSError as error:
         raise KvantError(f"{path}: {error.strerror or error}. Check the path.") from error
     importance.check_finite()
     return importance
+
+
+def _mapped(path: Path) -> memoryview:
+    with path.open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b"")
 
 
 def write_imatrix(path: Path, importance: Importance, *, overwrite: bool = False) -> None:
@@ -131,8 +138,8 @@ def _gguf_entry(path: Path, name: str, sums: Tensor, counts: Tensor) -> Entry:
 
 
 def _values(tensor: Tensor) -> np.ndarray:
-    """All values of a small F32 tensor, float32 [any]."""
-    return tensor.read_bytes(0, n_rows(tensor)).reshape(-1).view(np.float32).copy()
+    """All values of an F32 tensor, float32 [any]; not to be written to."""
+    return tensor.read_bytes(0, n_rows(tensor)).reshape(-1).view(np.float32)
 
 
 def _count(model: Model, key: str) -> int:
@@ -145,10 +152,10 @@ def _count(model: Model, key: str) -> int:
 class _Bytes:
     """Reads little-endian fields of the old layout, each checked against what is left."""
 
-    def __init__(self, path: Path, data: bytes) -> None:
+    def __init__(self, path: Path, data: memoryview) -> None:
         self.path, self.data, self.position = path, data, 0
 
-    def take(self, n_bytes: int) -> bytes:
+    def take(self, n_bytes: int) -> memoryview:
         if n_bytes < 0 or self.position + n_bytes > len(self.data):
             raise FormatError(
                 f"{self.path}: {n_bytes} bytes at {self.position} go past its {len(self.data)}. "
@@ -161,14 +168,14 @@ class _Bytes:
         return int(struct.unpack("<i", self.take(4))[0])
 
     def text(self) -> str:
-        raw = self.take(self.int32())
+        raw = bytes(self.take(self.int32()))
         try:
             return raw.decode()
         except UnicodeDecodeError:
             raise FormatError(f"{self.path}: the text {raw[:40]!r} is not UTF-8. {_AGAIN}") from None
 
 
-def _from_legacy(path: Path, data: bytes) -> Importance:
+def _from_legacy(path: Path, data: memoryview) -> Importance:
     fields = _Bytes(path, data)
     count = fields.int32()
     if not 0 < count <= MAX_ENTRIES:

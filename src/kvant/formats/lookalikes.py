@@ -76,7 +76,7 @@ def adapter_in(directory: Path) -> str | None:
     config = directory / ADAPTER_CONFIG
     if not names and not config.is_file():
         return None
-    text = config.read_text(encoding="utf-8", errors="replace")[: 1 << 16] if config.is_file() else ""
+    text = _start(config, 1 << 16) if config.is_file() else ""
     base = re.search(r'"(?:base_model_name_or_path|model)"\s*:\s*"([^"]{1,200})"', text)
     of = f" for {base[1]}" if base else ""
     where = f" ({names[0] if names else ADAPTER_CONFIG})"
@@ -94,6 +94,12 @@ def adapter_in(directory: Path) -> str | None:
 def encoder(architecture: str) -> bool:
     """Whether a class of transformers is an encoder, classifier or the like: no language model that generates."""
     return _ENCODERS.search(architecture) is not None
+
+
+def _start(path: Path, n_bytes: int) -> str:
+    """Return the start of a text: who looks alike may be of any size."""
+    with path.open("rb") as file:
+        return file.read(n_bytes).decode("utf-8", "replace")
 
 
 def _file(path: Path) -> str | None:
@@ -204,7 +210,7 @@ def _cache_entry(path: Path) -> str:
     if not snapshots:
         return "is a model of the Hugging Face cache without a snapshot: its download did not end. " + _AGAIN
     named = path / "refs" / "main"
-    main = named.read_text(errors="replace").strip()[:64] if named.is_file() else ""
+    main = _start(named, 64).strip() if named.is_file() else ""
     best = next((p for p in snapshots if p.name == main), snapshots[-1])
     return f"is a model's place in the Hugging Face cache. Give the snapshot in it: {best}"
 

@@ -155,9 +155,17 @@ def plan_with_matches(
 
 def _match(option: str, pattern: str, chooser: "_Chooser", plan: Plan, plain: Mapping[str, str]) -> PatternMatch:
     """Tell what an option did, and refuse one that did nothing."""
-    expression = re.compile(re.escape(pattern) if option.startswith(("--output", "--token")) else pattern)
-    found = tuple(name for name in plan.types if expression.search(name))
     decided = tuple(name for name, by in chooser.decided_by.items() if by == option)
+    if option.startswith(("--output", "--token")):  # one whole name, or what stands for it
+        found = tuple(dict.fromkeys((*decided, *(name for name in plan.types if name == pattern))))
+        if not found and EMBEDDINGS[0] in plan.types:
+            by = chooser.decided_by.get(EMBEDDINGS[0], "--pure" if plan.pure else f"the preset {plan.preset}")
+            raise PlanError(
+                f"{option}: there is no {pattern}: the head is {EMBEDDINGS[0]}, whose type {by} decides. Give it with "
+                "--token-embedding-type."
+            )
+    else:
+        found = tuple(name for name in plan.types if re.search(pattern, name))
     check_pattern(option, pattern, found, decided, plan.types)
     changed = tuple(name for name in decided if plan.types[name] != plain[name])
     return PatternMatch(option=option, found=found, decided=decided, changed=changed)

@@ -1,4 +1,5 @@
 import dataclasses
+import mmap
 import struct
 from pathlib import Path
 
@@ -218,3 +219,16 @@ def test_gguf_files_that_hold_no_importance(tmp_path: Path, tensors: list[LazyTe
     write_gguf(tmp_path / "i.gguf", {"general.type": string("imatrix")}, tensors)
     with pytest.raises(FormatError, match=message):
         read_imatrix(tmp_path / "i.gguf")
+
+
+@pytest.mark.parametrize("name", ["x.dat", "x.gguf"])
+def test_values_are_mapped_and_not_read(tmp_path: Path, name: str) -> None:
+    entry = Entry(sums=np.ones((1, 1 << 20), np.float32), counts=np.ones(1, np.float32))
+    path = tmp_path / name
+    write_imatrix(path, Importance(entries={"blk.0.attn_q.weight": entry}, n_chunks=1, chunk_size=1))
+    found = read_imatrix(path).entries["blk.0.attn_q.weight"].sums
+    assert not found.flags.owndata
+    base: object = found
+    while isinstance(base, np.ndarray) and base.base is not None:
+        base = base.base
+    assert isinstance(base.obj if isinstance(base, memoryview) else base, mmap.mmap)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kvant.errors import FormatError, KvantError, UnsupportedFormatError
+from kvant.formats import lookalikes
 from kvant.formats.base import sniff
 from kvant.formats.mapped import map_file
 
@@ -155,3 +156,17 @@ def test_an_unfinished_download_beside_it_is_named(tmp_path: Path) -> None:
 def test_a_name_that_is_not_text(tmp_path: Path) -> None:
     with pytest.raises(KvantError, match=r"malli-\\xe4: this name is not UTF-8.*Rename it"):
         sniff(tmp_path / "malli-\udce4")
+
+
+def test_no_more_is_read_than_the_start(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--a" / "snapshots" / "c0ffee"
+    snapshot.mkdir(parents=True)
+    named = tmp_path / "models--a" / "refs" / "main"
+    adapter = tmp_path / "lora" / "adapter_config.json"
+    for path, start in ((named, b"c0ffee\n"), (adapter, b'{"base_model_name_or_path": "base/model"}')):
+        path.parent.mkdir()
+        with path.open("wb") as file:
+            file.write(start)
+            file.truncate(1 << 40)
+    assert "for base/model" in (lookalikes.adapter_in(adapter.parent) or "")
+    assert "c0ffee" in lookalikes._cache_entry(tmp_path / "models--a")

@@ -66,11 +66,29 @@ def test_embedding_type() -> None:
         plan_preset(TIED, "Q4_K_M", embedding_type="Q5_K", overrides=[("token_embd", "Q2_K")])
 
 
-@pytest.mark.parametrize("options", [{"embedding_type": "Q5_K"}, {"pure": True}])
-def test_a_head_type_for_a_head_that_is_not_there_is_refused(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("options", "decides"),
+    [
+        ({"embedding_type": "Q5_K"}, "--token-embedding-type"),
+        ({"pure": True}, "--pure"),
+        ({"overrides": [("token_embd", "Q5_K")]}, "--type token_embd=Q5_K"),
+    ],
+)
+def test_a_head_type_for_a_head_that_is_not_there_is_refused(options: dict[str, Any], decides: str) -> None:
     assert plan_preset(TIED, "Q4_K_M", output_type="Q8_0").types["token_embd.weight"] == "Q8_0"
-    with pytest.raises(PlanError, match="--output-tensor-type: "):
+    words = f"--output-tensor-type: there is no output.weight: the head is token_embd.weight, whose type {decides} "
+    with pytest.raises(PlanError, match=words):
         plan_preset(TIED, "Q4_K_M", output_type="Q8_0", **options)
+    cured = {**options, "embedding_type": "Q8_0"}  # as it says
+    if "overrides" not in cured:
+        assert plan_preset(TIED, "Q4_K_M", **cured).types["token_embd.weight"] == "Q8_0"
+
+
+def test_a_head_is_found_by_its_whole_name() -> None:
+    _, (match,) = plan_with_matches(TIED, "Q4_K_M", output_type="Q8_0")
+    assert match.found == match.decided == ("token_embd.weight",)
+    _, (match,) = plan_with_matches(UNTIED, "Q4_K_M", output_type="Q8_0")
+    assert match.found == match.decided == ("output.weight",)
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,8 @@ def confine(policy: Policy) -> "tuple[str, ...]":
     """Give up all that a policy does not name; call it while the process has one thread, before it reads a model.
 
     Returns:
-        Names of what now holds, of `rlimits`, `user-namespace`, `capabilities`, `landlock-N` (the version of the
-        kernel's interface), `pdeathsig`, `no_new_privs` and `seccomp`.
+        Names of what now holds, of `rlimits`, `user-namespace`, `net-namespace`, `ipc-namespace`, `capabilities`,
+        `landlock-N` (the version of the kernel's interface), `pdeathsig`, `no_new_privs` and `seccomp`.
     """
     held = ["rlimits"] if _limit_resources(policy) else []
     if sys.platform == "linux":
@@ -62,8 +62,8 @@ def _confine_linux(policy: Policy) -> Iterator[str]:
         yield "no_new_privs"
     grants = list(_grants(policy))  # read before anything is taken away
     searches = namespaces.needs_search([*policy.reads, *policy.writes, *_programs()])
-    if not searches and namespaces.enter_own(libc):
-        yield "user-namespace"
+    if not searches:
+        yield from namespaces.enter_own(libc)
     if namespaces.drop_capabilities(libc, keep_search=searches):
         yield "capabilities"
     version = landlock.version(libc)

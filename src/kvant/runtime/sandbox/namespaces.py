@@ -19,20 +19,28 @@ SECURE = 0b11101111
 """No capability by being root, none raised, none kept, all of it locked: every bit but the one that keeps them."""
 
 
-def enter_own(libc: ctypes.CDLL) -> bool:
-    """Leave the users, networks and messages of everybody else; False where that is not allowed.
+def enter_own(libc: ctypes.CDLL) -> "tuple[str, ...]":
+    """Leave the users, networks and messages of everybody else, as far as that is allowed; return what was left.
 
     The process keeps its user's and group's numbers. What it may do to files stays as it was, but it has no right any
     more over processes outside, not even over those of its own user.
     """
     user, group = os.geteuid(), os.getegid()
-    if libc.unshare(NEWUSER | NEWNET | NEWIPC) != 0 and libc.unshare(NEWUSER) != 0:
-        return False
+    kinds = {"user-namespace": NEWUSER, "net-namespace": NEWNET, "ipc-namespace": NEWIPC}
+    if libc.unshare(NEWUSER | NEWNET | NEWIPC) == 0:
+        entered = tuple(kinds)
+    else:  # one by one: a limit or the kernel may keep some of them; the first gives the right to the others
+        entered = ()
+        for name, kind in kinds.items():
+            if (entered or kind == NEWUSER) and libc.unshare(kind) == 0:
+                entered += (name,)
+    if not entered:
+        return ()
     with contextlib.suppress(OSError):  # without them files are of "nobody", which changes no right to them
         Path("/proc/self/setgroups").write_text("deny", "ascii")
         Path("/proc/self/uid_map").write_text(f"{user} {user} 1", "ascii")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1", "ascii")
-    return True
+    return entered
 
 
 def drop_capabilities(libc: ctypes.CDLL, *, keep_search: bool) -> bool:

@@ -14,12 +14,15 @@ from kvant.runtime.sandbox.policy import Policy
 
 LAUNCH = Path(__file__).with_name("launch.py")
 PR_SET_DUMPABLE = 4
+PROBE_S = 60
 POWER = ("/sys/class/powercap", "/sys/devices/virtual/powercap")
 """What tells the energy used, for those who measure it."""
 
 WALLS: Mapping[str, str] = {
     "rlimits": "an engine can fill memory and disk",
-    "user-namespace": "an engine shares the machine's network and users",
+    "user-namespace": "an engine shares the machine's users, and has rights over processes of its own",
+    "net-namespace": "an engine shares the machine's network",
+    "ipc-namespace": "an engine shares the machine's memory and messages by number",
     "capabilities": "an engine keeps a right to read files of other users",
     "landlock": "an engine can read every file of its user",
     "pdeathsig": "an engine may outlive its owner",
@@ -86,14 +89,28 @@ def shield() -> None:
 
 
 def probe() -> tuple[str, ...]:
-    """Confine a process that does nothing, and return what held."""
+    """Confine a process that does nothing, and return what held; nothing, said in a warning, where it fails."""
     import subprocess
 
-    done = subprocess.run(  # noqa: S603
-        command(Policy(parent=os.getpid())), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
-        check=False, env=environment(), start_new_session=True,
+    try:
+        done = subprocess.run(  # noqa: S603
+            command(Policy(parent=os.getpid())), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            errors="replace", timeout=PROBE_S, check=False, env=environment(), start_new_session=True,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        failed = f"took longer than {PROBE_S} s"
+    except OSError as error:
+        failed = f"cannot be started ({error})"
+    else:
+        if done.returncode == 0:
+            return told(done.stdout.strip())
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:300]
+        failed = f"ended with status {done.returncode} ({last})"
+    logging.getLogger("kvant").warning(
+        "engines: the process that tries what an engine cannot do %s, so it is not known what holds. Run it yourself: "
+        "%s %s %s", failed, sys.executable, LAUNCH, "'{}'",
     )  # fmt: skip
-    return told(done.stdout.strip())
+    return ()
 
 
 def told(text: str) -> tuple[str, ...]:

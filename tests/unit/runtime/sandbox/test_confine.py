@@ -39,7 +39,7 @@ LANDLOCK = {
     4: TCP,
     6: {"signal the owner", "connect by abstract name"},
 }
-NAMESPACE = MEMORY | {"connect by TCP", "send datagrams", "connect by abstract name"}
+NETWORK = {"connect by TCP", "send datagrams", "connect by abstract name"}
 SECCOMP = EVERYTHING - FILES - {"read the owner's memory", "read the owner's environment"}
 SHIELD = MEMORY  # of an owner without privilege, or against a child without
 PLAIN = {"write a file", "replace a file", "read a file", "fork", "run a program", "signal the owner", "change a mode"}
@@ -73,7 +73,7 @@ def expected(held: list[str], *, shielded: bool = False) -> set[str]:
     for wall in held:
         if wall.startswith("landlock-"):
             names |= set().union(*(what for since, what in LANDLOCK.items() if since <= int(wall.split("-")[1])))
-        names |= {"user-namespace": NAMESPACE, "seccomp": SECCOMP}.get(wall, set())
+        names |= {"user-namespace": MEMORY, "net-namespace": NETWORK, "seccomp": SECCOMP}.get(wall, set())
     return names | (SHIELD if shielded else set())
 
 

@@ -1,5 +1,6 @@
 import itertools
 import struct
+from collections.abc import Iterable
 
 import pytest
 
@@ -45,6 +46,17 @@ def test_every_jump_stays_inside_and_every_call_is_decided(machine: str, listens
     assert decided(code, 3, arch=1) == seccomp.KILL
     marks = {row[column] for row in seccomp._MARKS.values()} - {seccomp.NOWHERE}
     assert {decided(code, n, arch=arch) for n in marks} == {seccomp.FAIL | (not writes)}
+
+
+@pytest.mark.parametrize(
+    ("machine", "numbers"),
+    [("x86_64", [*range(29, 32), *range(64, 72), 220, *range(240, 246)]), ("aarch64", range(180, 198))],
+)
+def test_nothing_that_is_shared_by_number_is_left(machine: str, numbers: Iterable[int]) -> None:
+    """Whoever has a number needs no `get`: all calls of System V's and POSIX's messages, semaphores and memory."""
+    code = seccomp.program(machine, own=1234, listens=True, writes=True)
+    arch = seccomp.MACHINES[machine][0]
+    assert {decided(code, number, arch=arch) for number in numbers} == {seccomp.FAIL | 1}
 
 
 @pytest.mark.parametrize("machine", sorted(seccomp.MACHINES))

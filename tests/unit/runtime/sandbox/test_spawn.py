@@ -1,5 +1,6 @@
 import ast
 import os
+import re
 import sys
 import threading
 from pathlib import Path
@@ -75,8 +76,50 @@ def test_what_holds_is_told() -> None:
         wall for wall in spawn.WALLS if not any(name == wall or name.startswith(f"{wall}-") for name in held)
     )
     assert spawn.missing(("landlock-7", "seccomp")) == (
-        "rlimits", "user-namespace", "capabilities", "pdeathsig", "no_new_privs",
+        "rlimits", "user-namespace", "net-namespace", "ipc-namespace", "capabilities", "pdeathsig", "no_new_privs",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import sys; sys.exit('no such wall')", r"ended with status 1 \(no such wall\)"),
+        ("import time; time.sleep(1e6)", r"took longer than 0\.2 s"),
+        (None, "cannot be started"),
+    ],
+)
+def test_a_try_that_fails_says_how_and_that_nothing_is_known(
+    code: str | None, words: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    words_of_it = ["/nowhere/python"] if code is None else [sys.executable, "-c", code]
+    monkeypatch.setattr(spawn, "command", lambda *_, **__: words_of_it)
+    monkeypatch.setattr(spawn, "PROBE_S", 60 if "took" not in words else 0.2)
+    assert spawn.probe() == ()
+    assert re.search(words, caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "entered"),
+    [
+        (namespaces.NEWUSER | namespaces.NEWNET | namespaces.NEWIPC, ("user", "net", "ipc")),
+        (namespaces.NEWUSER | namespaces.NEWIPC, ("user", "ipc")),
+        (namespaces.NEWUSER, ("user",)),
+        (namespaces.NEWNET, ()),
+    ],
+)
+def test_namespaces_that_were_entered_are_named_and_no_others(
+    allowed: int, entered: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Kernel:
+        def unshare(self, kinds: int) -> int:
+            return -1 if kinds & ~allowed else 0
+
+    monkeypatch.setattr(Path, "write_text", lambda *_: None)
+    held = namespaces.enter_own(Kernel())  # type: ignore[arg-type]
+    assert held == tuple(f"{kind}-namespace" for kind in entered)
+    lost = {f"{kind}-namespace" for kind in ("user", "net", "ipc")} - set(held)
+    assert lost <= set(spawn.missing(held))
+    assert not set(held) & set(spawn.missing(held))
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="root alone reads what is not its own")

@@ -97,9 +97,13 @@ def encoder(architecture: str) -> bool:
 
 
 def _start(path: Path, n_bytes: int) -> str:
-    """Return the start of a text: who looks alike may be of any size."""
+    return start_of(path, n_bytes).decode("utf-8", "replace")
+
+
+def start_of(path: Path, n_bytes: int = HEAD_BYTES) -> bytes:
+    """Return a file's start: what only looks like a model's may be of any size."""
     with path.open("rb") as file:
-        return file.read(n_bytes).decode("utf-8", "replace")
+        return file.read(n_bytes)
 
 
 def _file(path: Path) -> str | None:

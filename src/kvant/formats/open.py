@@ -10,9 +10,10 @@ from kvant.model import Model
 
 
 def open_model(path: Path | str, *, known_as: str = "", kinds: Collection[str] = ("model",)) -> Model:
-    """Open a GGUF file (or any shard of one) or a Hugging Face directory; weights are mapped, not read.
+    """Open a GGUF file (or any shard of one) or a Hugging Face directory; weights are mapped, a head is looked at.
 
-    A head that only repeats the embedding is left out, with a remark: engines take the embedding then.
+    A head that only repeats the embedding is left out, with a remark: engines take the embedding then. For that a
+    stored head is compared with the embedding: some rows of it, and all where those agree.
 
     Args:
         path: The file or directory.

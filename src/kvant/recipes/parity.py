@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from kvant.errors import EngineError, MissingDependencyError, UnsupportedModelError
+from kvant.errors import EngineError, LimitError, MissingDependencyError, UnsupportedModelError
 from kvant.evaluate.corpora import Corpus, corpus, text_file
 from kvant.evaluate.odd_texts import TEXTS
 from kvant.formats.base import sniff
@@ -59,7 +59,7 @@ FACTS: Mapping[str, str] = {
 }
 """Metadata that is compared beside tokens, and what it is called."""
 
-_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # tokenizer.ggml.token_type
+_CONTROL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +87,7 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
         truth: What it was compared with: `tokenizers` and its version, or an engine that read the base itself.
         n_texts: Texts compared.
         n_same_texts: Those with the same tokens.
-        n_prompts: Conversations compared.
+        n_prompts: Conversations compared: those that one of the two templates, or both, made a prompt of.
         n_same_prompts: Those with the same prompt, in the same tokens.
         differences: The first of each kind.
         not_compared: Why nothing was compared; empty if it was.
@@ -159,6 +159,7 @@ class Truth:
             MissingDependencyError: The engine is not installed.
             EngineError: It cannot load the tokenizer.
             FormatError: A file is damaged.
+            LimitError: Its chat template takes more time, memory or text than one can need.
         """
         facts = _facts(self._model, variant)
         return _compared(variant, self._texts, self._spoken, _spoken(variant, self._texts), facts)
@@ -167,7 +168,7 @@ class Truth:
         """Compare a variant; where its engine cannot be asked, say why instead."""
         try:
             return self.compare(variant)
-        except (EngineError, MissingDependencyError) as error:
+        except (EngineError, LimitError, MissingDependencyError) as error:
             return Parity(path=str(variant), engine="", truth=self._spoken.engine, not_compared=str(error))
 
 
@@ -208,18 +209,21 @@ def _facts(base: Model, variant: Path) -> list[Difference]:
     """Compare what the files say of their tokenizers; ONNX directories say nothing in these words."""
     if is_decoder(variant):
         return []
-    ours = open_model(variant).metadata
-    return [
-        found
-        for key, name in FACTS.items()
-        if key in base.metadata and (found := _fact(key, name, base.metadata[key], ours.get(key))) is not None
-    ]
+    return facts_differ(base.metadata, open_model(variant).metadata)
 
 
-def _fact(key: str, name: str, theirs: Value, ours: Value | None) -> Difference | None:
-    if ours is None:
-        stated = "one" if key == "tokenizer.chat_template" else _short(theirs.value)
-        return Difference(what=name, of="the file", theirs=stated, ours="none")
+def facts_differ(base: Mapping[str, Value], ours: Mapping[str, Value]) -> list[Difference]:
+    """Compare what two files say of their tokenizers: keys that either has."""
+    found = (_fact(key, name, base.get(key), ours.get(key)) for key, name in FACTS.items())
+    return [difference for difference in found if difference is not None]
+
+
+def _fact(key: str, name: str, theirs: Value | None, ours: Value | None) -> Difference | None:
+    if theirs is None and ours is not None and (ours.value is False or (key.endswith(".pre") and _is_plain(ours))):
+        return None  # states what goes without saying
+    if theirs is None or ours is None:
+        shown = ["none" if v is None else _stated(key, v) for v in (theirs, ours)]
+        return None if theirs is ours else Difference(what=name, of="the file", theirs=shown[0], ours=shown[1])
     one, other = theirs.value, ours.value
     if key == "tokenizer.ggml.pre" and _same_pre(str(one), str(other)):
         return None
@@ -238,6 +242,15 @@ def _fact(key: str, name: str, theirs: Value, ours: Value | None) -> Difference 
     )  # fmt: skip
 
 
+def _stated(key: str, value: Value) -> str:
+    return "one" if key == "tokenizer.chat_template" else _short(value.value)
+
+
+def _is_plain(pre: Value) -> bool:
+    """Whether a pre-tokenizer is what files of SentencePiece name, where others name none."""
+    return pre.value == "default"
+
+
 def _short(value: object) -> str:
     return repr(value)[:SHOWN_CHARACTERS]
 
@@ -254,6 +267,7 @@ def _compared(
     path: Path, texts: Sequence[str], base: Spoken, ours: Spoken, facts: Sequence[Difference]
 ) -> Parity:  # fmt: skip
     same_texts = [a == b for a, b in zip(base.ids, ours.ids, strict=True)]
+    rendered = [a is not None or b is not None for a, b in zip(base.prompts, ours.prompts, strict=True)]
     same_prompts = [a == b for a, b in zip(base.prompts, ours.prompts, strict=True)]
     same_ids = [a == b for a, b in zip(base.prompt_ids, ours.prompt_ids, strict=True)]
     differences = list(facts)
@@ -271,8 +285,8 @@ def _compared(
         )
     return Parity(
         path=str(path), engine=ours.engine, truth=base.engine, n_texts=len(texts), n_same_texts=sum(same_texts),
-        n_prompts=len(CONVERSATIONS),
-        n_same_prompts=sum(a and b for a, b in zip(same_prompts, same_ids, strict=True)),
+        n_prompts=sum(rendered),
+        n_same_prompts=sum(all(same) for same in zip(rendered, same_prompts, same_ids, strict=True)),
         differences=tuple(differences),
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from kvant.errors import EngineError, MissingDependencyError
+from kvant.files import JSON_ERRORS
 from kvant.runtime import messages
 from kvant.runtime.child import Child
 from kvant.runtime.sandbox import spawn
@@ -163,7 +164,7 @@ class MLXProcess:
             answer = msgspec.json.decode(line or b"", type=dict[str, Any])
             if "error" not in answer:
                 return msgspec.convert(answer, kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except JSON_ERRORS as error:
             self._child.kill()
             raise EngineError(
                 f"{self.path}: mlx-lm's process answers what is no answer ({error}). Check the model and its version."

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from kvant.errors import EngineError, ValueRangeError
+from kvant.files import JSON_ERRORS
 from kvant.formats.gguf.reader import files_of
 from kvant.runtime import messages
 from kvant.runtime.child import Child
@@ -195,7 +196,7 @@ class EngineProcess:
             raise self._crash()
         try:
             reply = msgspec.msgpack.decode(body, type=self.REPLIES)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except JSON_ERRORS as error:
             raise EngineError(
                 f"{self.path}: the engine's process answers what is no answer ({error}). Check the file with: "
                 "kvant inspect"

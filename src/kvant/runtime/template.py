@@ -18,7 +18,7 @@ from kvant.runtime.sandbox.policy import Policy
 CPU_SECONDS = 5
 WALL_SECONDS = 20
 MEMORY_BYTES = 1 << 30
-MAX_TEMPLATE_CHARACTERS = 1 << 20
+MAX_MODEL_TEMPLATE_CHARACTERS = 1 << 20
 MAX_TEXT_BYTES = 16 << 20
 _REFUSED = 3
 
@@ -44,9 +44,10 @@ def render(
         UnsupportedModelError: The template is not valid, refuses this conversation, or tries what it must not.
         LimitError: It takes more time, memory or text than a template can need.
     """
-    if len(template) > MAX_TEMPLATE_CHARACTERS:
+    if len(template) > MAX_MODEL_TEMPLATE_CHARACTERS:
         raise LimitError(
-            f"chat template: {len(template)} characters exceed the limit of {MAX_TEMPLATE_CHARACTERS}. Use another one."
+            f"chat template: {len(template)} characters exceed the limit of {MAX_MODEL_TEMPLATE_CHARACTERS}. "
+            "Use another one."
         )
     values = {
         "messages": list(messages), "bos_token": bos_token, "eos_token": eos_token,

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from kvant.errors import EngineError, KvantError, MissingDependencyError
+from kvant.errors import EngineError, MissingDependencyError, UnsupportedModelError
+from kvant.files import JSON_ERRORS
 from kvant.runtime import mlx
 from kvant.runtime.child import Child, ask_once
 from kvant.runtime.process import EngineProcess
@@ -94,12 +95,16 @@ def by_tokenizer_json(
 
 
 def rendered(template: str | None, names: Mapping[str, str], messages: Conversation) -> str | None:
-    """Return the prompt of a conversation; None where its template refuses it, or there is none."""
+    """Return the prompt of a conversation; None where its template refuses it, or there is none.
+
+    Raises:
+        LimitError: The template takes more time, memory or text than one can need.
+    """
     if template is None:
         return None
     try:
         return render(template, messages, bos_token=names["bos"], eos_token=names["eos"])
-    except KvantError:
+    except UnsupportedModelError:
         return None
 
 
@@ -142,5 +147,5 @@ def by_worker(
         raise EngineError(f"{path}: its engine cannot load the tokenizer ({said[:_TAIL]}). Check the model.")
     try:
         return msgspec.json.decode(done.answer, type=Spoken)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except JSON_ERRORS as error:
         raise EngineError(f"{path}: its tokenizer answers what is no answer ({error}). Check the model.") from None

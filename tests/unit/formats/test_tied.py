@@ -1,5 +1,6 @@
 """Tied models that store their head: once where it equals the embedding, as the model's own where it does not."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -17,7 +18,7 @@ from kvant.quant.presets import plan_preset
 from kvant.recipes.convert import convert
 from kvant.recipes.mlx import to_mlx
 from kvant.recipes.quantize import predict_size, quantize
-from kvant.tensors import array_tensor, n_rows
+from kvant.tensors import LazyTensor, array_tensor, n_rows
 from tiny_models import write_tiny_model
 
 HEAD, EMBEDDING = "output.weight", "token_embd.weight"
@@ -105,6 +106,24 @@ def test_a_gguf_that_holds_its_embedding_twice(is_equal: bool, once: Path, tmp_p
     assert HEAD in open_as_stored(path).tensors
     to_mlx(path, tmp_path / "mlx", dtype="F32")
     assert flag(tmp_path / "mlx") == is_equal
+
+
+def test_a_head_of_its_own_is_told_by_a_sample_of_its_rows() -> None:
+    rows, read = 70_000, [0]
+    values = np.zeros((rows, 64), np.float32)
+    other = values.copy()
+    other[rows // 2 :] = 1  # a vocabulary that was extended, or trained further in part
+
+    def counted(name: str, values: np.ndarray) -> LazyTensor:
+        def rows_of(start: int, stop: int) -> np.ndarray:
+            read[0] += stop - start
+            return tensor.read_bytes(start, stop)
+
+        tensor = array_tensor(name, values, F32)
+        return dataclasses.replace(tensor, read=rows_of)
+
+    assert not same_values(counted("a", values), counted("b", other))
+    assert read[0] < 2 * 200
 
 
 @pytest.mark.parametrize("kind", [F32, F16])

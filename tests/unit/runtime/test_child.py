@@ -20,7 +20,6 @@ WHOLE = "import os, sys, time\nwrite = lambda data: os.write(1, data)\n"
 HALF = {
     "half a header": WHOLE + "write(b'\\x08\\x00'); time.sleep(1e6)",
     "half a body": WHOLE + "write(b'\\x08\\x00\\x00\\x00abc'); time.sleep(1e6)",
-    "half a line": WHOLE + "write(b'{\"rows'); time.sleep(1e6)",
     "nothing": "import time\ntime.sleep(1e6)",
 }
 CLOSED = WHOLE + "os.close(1); time.sleep(1e6)"
@@ -67,6 +66,19 @@ def test_half_an_answer_is_none(package: Path, text: str, monkeypatch: pytest.Mo
             process.tokenize("x")
 
 
+@pytest.mark.parametrize("sent", [b"", b"\x08", b"\x08\x00\x00\x00", b"\x08\x00\x00\x00abc"])
+def test_the_whole_message_is_waited_for_and_no_longer(sent: bytes) -> None:
+    ends = os.pipe()
+    os.write(ends[1], sent)
+    with pytest.raises(TimeoutError):
+        messages.read_body(Reader(ends[0], 0))
+    os.write(ends[1], b"line without end")
+    with pytest.raises(TimeoutError):
+        Reader(ends[0], 0).rest(1 << 10, line=True)
+    for end in ends:
+        os.close(end)
+
+
 def test_a_child_that_closes_its_answers_and_lives_on_is_ended(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(children, "GRACE_S", 0.0)
     with (
@@ -96,6 +108,7 @@ def test_what_no_reply_is_answered_with(package: Path, monkeypatch: pytest.Monke
 ODD_LINES = {
     "no JSON": (b"what?\n", "is no answer"),
     "no object": (b"[1]\n", "is no answer"),
+    "too deep": (b'{"a": ' + b"[" * 3000 + b"\n", "is no answer"),
     "no text": (b'{"a": "\xff"}\n', "is no answer"),
     "nothing in it": (b"{}\n", "is no answer"),
     "another type": (b'{"n_vocab": "x", "n_params": 1, "tensor_bytes": 1, "load_s": 1}\n', "is no answer"),
@@ -107,7 +120,8 @@ ODD_LINES = {
 
 @pytest.mark.parametrize(("line", "words"), ODD_LINES.values(), ids=ODD_LINES)
 def test_what_mlx_answers(package: Path, line: bytes, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = f"data = {line[:128]!r} * {max(1, len(line) // 128)}\nwhile data: data = data[write(data):]\n"
+    part = line if len(line) < 1 << 16 else line[:1]
+    data = f"data = {part!r} * {len(line) // max(1, len(part))}\nwhile data: data = data[write(data):]\n"
     text = WHOLE + data + ("time.sleep(1e6)" if line else "")
     with (
         mlx(package, text, monkeypatch, 0.2 if "within" in words else IN_TIME_S) as process,

@@ -8,7 +8,7 @@ from typing import Any
 
 from kvant.errors import FormatError, LimitError, UnsupportedFormatError, UnsupportedModelError
 from kvant.formats.base import member
-from kvant.formats.lookalikes import HEAD_BYTES, pointer
+from kvant.formats.lookalikes import pointer, start_of
 
 MAX_JSON_BYTES = 1 << 24
 """Largest configuration file read; real ones have a few kilobytes, model.safetensors.index.json a few hundred."""
@@ -53,7 +53,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, LimitError):
             raise
-        instead = pointer(path.read_bytes()[:HEAD_BYTES])
+        instead = pointer(start_of(path))
         if instead:
             raise UnsupportedFormatError(f"{path}: {instead}") from error
         raise FormatError(f"{path}: is not valid JSON ({error}). Download the file again.") from error

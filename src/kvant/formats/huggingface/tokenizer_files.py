@@ -11,7 +11,7 @@ import msgspec
 from kvant.errors import FormatError, LimitError, UnsupportedFormatError
 from kvant.files import JSON_ERRORS
 from kvant.formats.base import member
-from kvant.formats.lookalikes import HEAD_BYTES, pointer
+from kvant.formats.lookalikes import pointer, start_of
 
 MAX_FILE_BYTES = 256 << 20
 MAX_TEMPLATE_BYTES = 1 << 20
@@ -106,16 +106,18 @@ def read_object(directory: Path, name: str) -> dict[str, Any]:
         return {}
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
-        raise LimitError(f"{path}: {size} bytes are more than the limit of {MAX_FILE_BYTES} for a tokenizer file.")
+        raise LimitError(
+            f"{path}: {size} bytes are more than the limit of {MAX_FILE_BYTES} for a tokenizer file. Download it again."
+        )
     try:
         value = msgspec.json.decode(path.read_bytes())
     except JSON_ERRORS as error:
-        note = pointer(path.read_bytes()[:HEAD_BYTES])
+        note = pointer(start_of(path))
         if note:
             raise UnsupportedFormatError(f"{path}: {note}") from error
-        raise FormatError(f"{path}: is not valid JSON: {error}.") from error
+        raise FormatError(f"{path}: is not valid JSON ({error}). Download it again.") from error
     if not isinstance(value, dict):
-        raise FormatError(f"{path}: holds a {type(value).__name__} where an object belongs.")
+        raise FormatError(f"{path}: holds a {type(value).__name__} where an object belongs. Download it again.")
     return value
 
 
@@ -145,7 +147,8 @@ def read_templates(files: TokenizerFiles) -> dict[str, str]:
         templates = {str(entry["name"]): str(entry["template"]) for entry in value if _is_named_template(entry)}
     if len(templates) > MAX_TEMPLATES or any(len(t) > MAX_TEMPLATE_BYTES for t in templates.values()):
         raise LimitError(
-            f"{files.directory}: over {MAX_TEMPLATES} chat templates or one over {MAX_TEMPLATE_BYTES} bytes."
+            f"{files.directory}: over {MAX_TEMPLATES} chat templates or one over {MAX_TEMPLATE_BYTES} bytes. "
+            "Leave out those that are not needed."
         )
     return templates
 
@@ -153,13 +156,17 @@ def read_templates(files: TokenizerFiles) -> dict[str, str]:
 def _is_named_template(entry: Any) -> bool:
     if isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str):
         return True
-    raise FormatError("tokenizer_config.json: an entry of chat_template has no name and template.")
+    raise FormatError(
+        "tokenizer_config.json: an entry of chat_template has no name and template. Give each both, or take it out."
+    )
 
 
 def _read_template(path: Path) -> str:
     if path.stat().st_size > MAX_TEMPLATE_BYTES:
-        raise LimitError(f"{path}: is over the limit of {MAX_TEMPLATE_BYTES} bytes for a chat template.")
+        raise LimitError(
+            f"{path}: is over the limit of {MAX_TEMPLATE_BYTES} bytes for a chat template. Take a shorter one."
+        )
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise FormatError(f"{path}: is not UTF-8: {error}.") from error
+        raise FormatError(f"{path}: is not UTF-8 ({error}). Save it as UTF-8.") from error

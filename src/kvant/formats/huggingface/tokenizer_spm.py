@@ -112,7 +112,10 @@ def space_scheme(tokenizer: Mapping[str, Any], *, strict: bool = True) -> str | 
                 " Supported: Prepend and Replace of spaces, Metaspace. Keep tokenizer.model beside it if there is one."
             )
     if not marks and strict:
-        raise UnsupportedModelError("tokenizer.json: spaces are not written as U+2581, as the engine does.")
+        raise UnsupportedModelError(
+            "tokenizer.json: spaces are not written as U+2581, as the engine does. Keep "
+            "tokenizer.model beside it if there is one, or take a model with a SentencePiece or byte-level tokenizer."
+        )
     return scheme if marks else None
 
 
@@ -136,7 +139,9 @@ def _steps(tokenizer: Mapping[str, Any], plural: str) -> list[Mapping[str, Any]]
         return []
     steps = part.get(plural, [part]) if isinstance(part, dict) else None
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
-        raise FormatError(f"tokenizer.json: {_STEPS[plural]} is not an object or a sequence of objects.")
+        raise FormatError(
+            f"tokenizer.json: {_STEPS[plural]} is not an object or a sequence of objects. Download it again."
+        )
     return steps
 
 

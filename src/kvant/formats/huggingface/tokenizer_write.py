@@ -25,6 +25,7 @@ _MODEL: Mapping[str, Any] = {
     "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
     "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
 }  # fmt: skip
+_AGAIN = "Make the file again from the original model."
 _BYTE_LEVEL: Mapping[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 
 
@@ -74,7 +75,7 @@ def _tokens(model: Model) -> tuple[list[str], list[int]]:
     stored = model.metadata.get("tokenizer.ggml.token_type")
     types = [int(t) for t in _numbers(stored.value)] if stored else [int(TokenType.NORMAL)] * len(tokens)
     if len(types) != len(tokens):
-        raise FormatError(f"tokenizer.ggml.token_type: {len(types)} types for {len(tokens)} tokens.")
+        raise FormatError(f"tokenizer.ggml.token_type: {len(types)} types for {len(tokens)} tokens. {_AGAIN}")
     return tokens, types
 
 
@@ -87,10 +88,10 @@ def _strings(model: Model, key: str, limit: int) -> list[str]:
     if value is None:
         return []
     if value.item_type is not ValueType.STRING:
-        raise FormatError(f"{key}: is not an array of strings.")
+        raise FormatError(f"{key}: is not an array of strings. {_AGAIN}")
     items = value.value
     if len(items) > limit:  # type: ignore[arg-type]
-        raise LimitError(f"{key}: {len(items)} entries are more than the limit of {limit}.")  # type: ignore[arg-type]
+        raise LimitError(f"{key}: {len(items)} entries are more than the limit of {limit}. {_AGAIN}")  # type: ignore[arg-type]
     return [str(item) for item in items]  # type: ignore[union-attr]
 
 
@@ -159,7 +160,7 @@ def _sentencepiece(model: Model, tokens: list[str], types: list[int]) -> dict[st
     stored = model.metadata.get("tokenizer.ggml.scores")
     scores = _numbers(stored.value) if stored else []
     if len(scores) != len(tokens):
-        raise FormatError(f"tokenizer.ggml.scores: {len(scores)} scores for {len(tokens)} tokens.")
+        raise FormatError(f"tokenizer.ggml.scores: {len(scores)} scores for {len(tokens)} tokens. {_AGAIN}")
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": META}
     prefix = bool(model.get("tokenizer.ggml.add_space_prefix", True))
     normalizer = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": META}, replace]}
@@ -189,7 +190,7 @@ def _all_splits(tokens: Sequence[str], types: Sequence[int], scores: Sequence[fl
         pairs = splits(tokens[number], pieces)
         merges += [list(p) for p in sorted(pairs, key=lambda p: (pieces[p[0]], pieces[p[1]]))]
     if len(merges) > MAX_MERGES:
-        raise LimitError(f"tokenizer: {len(merges)} merges are more than the limit of {MAX_MERGES}.")
+        raise LimitError(f"tokenizer: {len(merges)} merges are more than the limit of {MAX_MERGES}. Use another model.")
     return merges
 
 

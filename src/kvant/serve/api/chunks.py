@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from kvant.errors import EngineError
+from kvant.files import JSON_ERRORS
 from kvant.serve.api.failure import ApiError, ContextExceededError, TemplateRefusedError
 
 
@@ -221,7 +222,7 @@ def text_piece(payload: bytes) -> Piece:
 def _decoded(decode: Any, payload: bytes) -> Any:
     try:
         return decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except JSON_ERRORS as error:
         raise EngineError(f"engine: sent what is not understood ({error}). Report it with the model.") from None
 
 

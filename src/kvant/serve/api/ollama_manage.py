@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from kvant.errors import KvantError, ModelfileError, ModelNameError, ModelNotFoundError, ValueRangeError
+from kvant.files import JSON_ERRORS
 from kvant.hub.manifest import Message
 from kvant.hub.modelfile import ROLES, Modelfile, check_parameters
 from kvant.hub.names import ModelName
@@ -251,7 +252,7 @@ async def _body(request: Request, kind: type[T]) -> T:
     """
     try:
         return msgspec.json.decode(await request.body(), type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except JSON_ERRORS as error:
         raise ValueRangeError(f"request: {error}. Correct it.") from None
 
 

@@ -248,6 +248,21 @@ def test_fields_of_everyday_clients_do_no_harm(http: httpx2.Client, fields: dict
     assert answer.json()["usage"]["completion_tokens"] == 2
 
 
+def test_a_template_is_told_only_so_many_values(http: httpx2.Client) -> None:
+    for told in ({f"k{i}": i for i in range(65)}, {"k" * 101: 1}):
+        body = {"model": "plain", "messages": ASK, "chat_template_kwargs": told, "max_tokens": 1}
+        answer = http.post("/v1/chat/completions", json=body)
+
+        assert (answer.status_code, "chat_template_kwargs" in answer.json()["error"]["param"]) == (400, True)
+
+
+@pytest.mark.parametrize("grammar", ["root ::= [z-a]", "root ::= <[99999999]>"])
+def test_a_grammar_that_leads_nowhere_is_the_clients(http: httpx2.Client, grammar: str) -> None:
+    answer = http.post("/v1/chat/completions", json={"model": "plain", "messages": ASK, "grammar": grammar})
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "grammar"), answer.text
+
+
 def test_older_functions_are_tools(http: httpx2.Client) -> None:
     old = {"name": "flag", "parameters": FLAG["parameters"]}
     talk = [

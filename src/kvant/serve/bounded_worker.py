@@ -25,11 +25,13 @@ class _Refused(Exception):  # noqa: N818
     """A template refuses a conversation."""
 
 
-def _raise(message: str) -> str:
+def raise_exception(message: str) -> str:
+    """Refuse a conversation; templates call it by this name."""
     raise _Refused(message)
 
 
-def _now(layout: str) -> str:
+def strftime_now(layout: str) -> str:
+    """Return the time, as templates ask for it by this name."""
     return datetime.now().astimezone().strftime(layout)
 
 
@@ -39,12 +41,14 @@ def render(template: str, values: Mapping[str, Any]) -> Text | Refused:
 
     environment = minijinja.Environment(
         templates={"chat": template}, trim_blocks=True, lstrip_blocks=True, auto_escape_callback=lambda _: False,
-        pycompat=True, fuel=FUEL, globals={"raise_exception": _raise, "strftime_now": _now},
+        pycompat=True, fuel=FUEL, globals={"raise_exception": raise_exception, "strftime_now": strftime_now},
     )  # fmt: skip
     try:
         text = environment.render_template("chat", **values)
-    except (minijinja.TemplateError, _Refused, ValueError) as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
+    except MemoryError:
+        return Refused("takes too much memory")
+    except Exception as error:  # whatever a template makes of the values and functions it is given
+        said = str(error).strip().splitlines() or ["refuses this conversation"]
         return Refused(said[0][:MAX_REASON_CHARACTERS].rstrip("."))
     if len(text) > MAX_TEXT_CHARACTERS:
         return Refused(f"makes {len(text)} characters, above {MAX_TEXT_CHARACTERS}")
@@ -62,10 +66,7 @@ def tried(request: Try) -> Tried:
 def answer(request: Request) -> Reply:
     """Do what is asked."""
     if isinstance(request, Render):
-        try:
-            return render(request.template, request.values)
-        except MemoryError:
-            return Refused("takes too much memory")
+        return render(request.template, request.values)
     return tried(request)
 
 

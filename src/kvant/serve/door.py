@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from kvant.errors import AccessError
+from kvant.errors import AccessError, KvantError
 from kvant.serve import bodies, logs
 from kvant.serve.access import NOBODY, PUBLIC, Authenticator, Principal, given_key, needed_scope
 from kvant.serve.addresses import Proxies, Seen, client_of, is_loopback
@@ -184,7 +184,11 @@ class Door:
         ]
 
     def _principal(self, headers: dict[bytes, bytes], address: str, needed: str) -> Principal:
-        principal = self._authenticator.authenticate(headers, address)
+        try:
+            principal = self._authenticator.authenticate(headers, address)
+        except (KvantError, OSError) as error:  # somebody damaged the file while we serve
+            logs.log.error("keys cannot be read", extra={"fields": {"error": str(error)}})
+            raise Refusal(500, "keys", "The list of keys cannot be read; the gateway's log says why.") from None
         if principal is None:
             if needed == PUBLIC:
                 return Principal(name="anybody", scopes=frozenset(), kind=NOBODY)

@@ -28,10 +28,13 @@ class Gate:
         n: Pieces of work at a time.
         most: Most that wait.
         most_each: Most that wait of one caller.
+        what: What it is, for errors.
     """
 
-    def __init__(self, n: int, *, most: int = MOST, most_each: int = MOST_EACH) -> None:
-        self._free, self._most, self._most_each = n, most, most_each
+    def __init__(
+        self, n: int, *, most: int = MOST, most_each: int = MOST_EACH, what: str = "schemas, grammars and templates"
+    ) -> None:
+        self._free, self._most, self._most_each, self._what = n, most, most_each, what
         self._threads = ThreadPoolExecutor(n, thread_name_prefix="kvant-gate")
         self._queue: FairQueue[None] = FairQueue()
         self._numbers = itertools.count()
@@ -80,13 +83,13 @@ class Gate:
 
     async def _turn(self, caller: str) -> None:
         if self._queue.count(caller) >= self._most_each:
-            raise _full(self._queue.count(caller), self._most_each, "of this caller ")
+            raise self._full(self._queue.count(caller), self._most_each, "of this caller ")
         ticket: Ticket[None] = Ticket(number=next(self._numbers), caller=caller, extent=Extent(0))
         self._queue.push(ticket)
         if len(self._queue) > self._most:
             victim = self._queue.newest_of_largest()
             self._queue.discard(victim)
-            victim.granted.set_exception(_full(self._most, self._most))
+            victim.granted.set_exception(self._full(self._most, self._most))
         try:
             await ticket.granted
         except asyncio.CancelledError:
@@ -104,13 +107,11 @@ class Gate:
                 return
         self._free += 1
 
-
-def _full(n: int, limit: int, whose: str = "") -> QueueFullError:
-    return QueueFullError(
-        f"schemas, grammars and templates: {n} requests {whose}wait already to have theirs checked, the limit is "
-        f"{limit}. Try again in {RETRY_S:.0f} s.",
-        retry_after_s=RETRY_S,
-    )  # fmt: skip
+    def _full(self, n: int, limit: int, whose: str = "") -> QueueFullError:
+        return QueueFullError(
+            f"{self._what}: {n} requests {whose}wait already, the limit is {limit}. Try again in {RETRY_S:.0f} s.",
+            retry_after_s=RETRY_S,
+        )
 
 
 def _ending() -> QueueFullError:

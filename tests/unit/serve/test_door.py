@@ -219,6 +219,21 @@ def test_wrong_keys_are_limited_by_address_and_right_ones_are_not(routes: None, 
         assert client.post("/v1/echo", headers={"x-api-key": token}).status_code == 200
 
 
+def test_a_damaged_list_of_keys_keeps_everybody_out(
+    routes: None,  # noqa: ARG001
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    token = Keys(tmp_path / "keys.json").add("laptop")
+    with make_client(tmp_path, require_keys=True) as client:
+        (tmp_path / "keys.json").write_text("{broken")
+        answer = client.post("/v1/echo", headers={"x-api-key": token})
+        assert answer.status_code == 500
+        assert answer.json()["error"]["message"] == "The list of keys cannot be read; the gateway's log says why."
+        assert client.get("/health").status_code == 200
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_no_answer_is_shown_within_another_site(client: TestClient) -> None:
     for path in ("/health", "/v1/nowhere", "/api/version", "/metrics", "/ui/", "/ui/main.js"):
         headers = client.get(path).headers

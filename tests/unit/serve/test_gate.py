@@ -50,7 +50,7 @@ def test_no_more_wait_than_may_of_one_caller_and_in_all() -> None:
     async def main() -> None:
         gate, held = Gate(1, most=3, most_each=2), Held()
         tasks = await _asked(gate, held, "a0", "a1", "a2", "a3", "b1", "c1")
-        with pytest.raises(QueueFullError, match=r": 2 requests of this caller wait already .* is 2\. Try again in 5"):
+        with pytest.raises(QueueFullError, match=r": 2 requests of this caller wait already, .* is 2\. Try again in 5"):
             await tasks[3]
         with pytest.raises(QueueFullError, match=r": 3 requests wait already"):
             await tasks[2]  # of the caller with most, the newest

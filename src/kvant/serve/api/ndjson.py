@@ -17,6 +17,7 @@ from kvant.errors import KvantError, QueueFullError
 from kvant.progress import Progress
 from kvant.serve.api.answer import BEAT_S, CUT, CUT_RETRY_S
 from kvant.serve.api.failure import describe
+from kvant.serve.gate import Gate
 
 MEDIA_TYPE = "application/x-ndjson"
 STEPS = 100
@@ -98,18 +99,17 @@ def ending_of(request: Request) -> asyncio.Event:
     return ending
 
 
-async def answer(
-    work: Work, slots: asyncio.Semaphore, *, stream: bool, ending: asyncio.Event | None = None
-) -> Response:
+async def answer(work: Work, gate: Gate, caller: str, *, stream: bool, ending: asyncio.Event | None = None) -> Response:
     """Do work in a thread and answer with its progress.
 
     Args:
         work: Told how to tell; what it returns is not looked at.
-        slots: How many of this kind may be at work.
+        gate: Where it waits for its turn.
+        caller: Who asked.
         stream: Send lines as they come; otherwise the last one alone.
         ending: Set when the gateway must end; the work is then told to, and the answer ends with that word.
     """
-    lines = _lines(work, slots, ending or asyncio.Event())
+    lines = _lines(work, gate, caller, ending or asyncio.Event())
     if stream:
         try:
             first = await anext(lines)
@@ -153,31 +153,29 @@ async def _next(lines: AsyncIterator[Status]) -> Status | None:
     return await anext(lines, None)
 
 
-async def _lines(work: Work, slots: asyncio.Semaphore, ending: asyncio.Event) -> AsyncIterator[Status]:
+async def _lines(work: Work, gate: Gate, caller: str, ending: asyncio.Event) -> AsyncIterator[Status]:
     """Yield the lines of work; it is told to stop when nobody takes them any more."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[Status | KvantError | None] = asyncio.Queue()
     telling = Telling(lambda line: loop.call_soon_threadsafe(queue.put_nowait, line))
 
-    def run() -> None:
-        try:
-            work(telling)
-        finally:
-            loop.call_soon_threadsafe(queue.put_nowait, None)
+    def ended(task: asyncio.Task[object]) -> None:
+        task.cancelled() or task.exception()  # looked at, though perhaps nobody waits
+        loop.call_soon(queue.put_nowait, None)  # after the lines that its thread told
 
-    async with slots:
-        task = asyncio.create_task(asyncio.to_thread(run))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at, though nobody waits
-        watch = asyncio.create_task(_put_when(ending, queue))
-        try:
-            while (line := await queue.get()) is not None:
-                if isinstance(line, KvantError):
-                    raise line
-                yield line
-            await task
-        finally:
-            watch.cancel()
-            telling.stop()
+    task = asyncio.create_task(gate.run(caller, lambda: work(telling)))
+    task.add_done_callback(ended)
+    watch = asyncio.create_task(_put_when(ending, queue))
+    try:
+        while (line := await queue.get()) is not None:
+            if isinstance(line, KvantError):
+                raise line
+            yield line
+        await task
+    finally:
+        watch.cancel()
+        telling.stop()
+        task.cancel()  # what waits does not begin; what has begun was told to stop, and keeps its place until it has
     yield {"status": "success"}
 
 

@@ -27,6 +27,8 @@ from kvant.hub.sources.names import HubSource, check_member, is_remote, is_short
 from kvant.hub.store import Store
 from kvant.recipes.create import Making, create
 from kvant.serve.api.ndjson import Telling, answer, ending_of, refusal
+from kvant.serve.api.wire import caller
+from kvant.serve.gate import Gate
 from kvant.serve.storelibrary import StoreLibrary
 from kvant.serve.uploads import Uploads
 
@@ -85,7 +87,7 @@ class Managing:
     """What the routes here share."""
 
     uploads: Uploads
-    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_WORK))
+    gate: Gate = field(default_factory=lambda: Gate(AT_WORK, what="pulls and creations"))
 
 
 def routes() -> list[Route]:
@@ -109,7 +111,8 @@ async def _pull(request: Request) -> Response:
         if isinstance(source, HubSource):
             return await answer(
                 lambda t: _do_pull(text, store, t),
-                _managing(request).slots,
+                _managing(request).gate,
+                caller(request),
                 stream=asked.stream,
                 ending=ending_of(request),
             )
@@ -121,7 +124,11 @@ async def _pull(request: Request) -> Response:
     except KvantError as error:
         return _refused(error)
     return await answer(
-        lambda t: t.status("pulling manifest"), _managing(request).slots, stream=asked.stream, ending=ending_of(request)
+        lambda t: t.status("pulling manifest"),
+        _managing(request).gate,
+        caller(request),
+        stream=asked.stream,
+        ending=ending_of(request),
     )
 
 
@@ -196,7 +203,7 @@ async def _create(request: Request) -> Response:
         for upload in files.values():
             upload.unlink(missing_ok=True)
 
-    return await answer(work, _managing(request).slots, stream=asked.stream, ending=ending_of(request))
+    return await answer(work, _managing(request).gate, caller(request), stream=asked.stream, ending=ending_of(request))
 
 
 async def _has_blob(request: Request) -> Response:

@@ -48,6 +48,7 @@ from kvant.serve.wording import error_body
 MAX_TOP_LOGPROBS = 20
 MAX_BIASES = 1024
 MAX_ARGUMENT = 100
+MAX_ARGUMENTS = 64
 DONE = b"data: [DONE]\n\n"
 _USAGE_ONLY = b'{"choices":[],'
 _WORD = re.compile(r"[A-Za-z0-9_.-]{0,100}")
@@ -139,6 +140,11 @@ TEMPLATES_OWN = frozenset({"messages", "tools", "add_generation_prompt", "bos_to
 def _thinking(body: ChatRequest) -> dict[str, Any]:
     """Return whether and how much the model is to think, and what else its template is told."""
     arguments = dict(body.chat_template_kwargs or {})
+    check(
+        len(arguments) <= MAX_ARGUMENTS,
+        f"chat_template_kwargs: {len(arguments)} values are above the limit of {MAX_ARGUMENTS}. Send fewer.",
+        "chat_template_kwargs",
+    )
     for name, value in arguments.items():
         where = f"chat_template_kwargs.{name[:100]}"
         check(_may_be_told(name, value), f"{where}: is nothing that a template may be told. Leave it out.", where)
@@ -160,7 +166,9 @@ def _thinking(body: ChatRequest) -> dict[str, Any]:
 
 def _may_be_told(name: str, value: Any) -> bool:
     """Whether a template may be told a value: a word, a number or a truth value under a name that is free."""
-    is_free = name.isidentifier() and not name.startswith("_") and name not in TEMPLATES_OWN
+    is_free = (
+        name.isidentifier() and len(name) <= MAX_ARGUMENT and not name.startswith("_") and name not in TEMPLATES_OWN
+    )
     is_word = isinstance(value, str) and _WORD.fullmatch(value) is not None
     return is_free and (is_word or isinstance(value, bool | int | float | None))
 

@@ -15,9 +15,9 @@ from starlette.requests import Request
 
 from kvant.errors import EngineReplyError
 from kvant.serve.api.answer import Output
-from kvant.serve.api.chat import CHAT, MAX_TRIES, Chat, Prompt
+from kvant.serve.api.chat import CHAT, MAX_TRIES, Chat, Prompt, Text
 from kvant.serve.api.chunks import Piece, Usage, chat_piece, is_progress, refusal, text_piece
-from kvant.serve.api.failure import ContextExceededError, TemplateRefusedError
+from kvant.serve.api.failure import ApiError, ContextExceededError, TemplateRefusedError
 from kvant.serve.api.forced import forced_call
 from kvant.serve.api.guard import guarded
 from kvant.serve.api.wire import caller, gateway, share
@@ -131,8 +131,8 @@ async def answering(job: Job) -> AsyncIterator[Answering]:
                 break
             except EngineReplyError as error:
                 reason = refusal(error.status, error.body)
-            except (ContextExceededError, TemplateRefusedError) as error:
-                reason = error
+            except ApiError as error:
+                reason = _of_grammar(error, prompt)
             except StopAsyncIteration:
                 reason = refusal(500, {"error": "ended without an answer"})
             if events is not None:
@@ -228,6 +228,18 @@ class Meter:
         self._timer.finish(
             self._reason, prompt_tokens=usage.prompt_tokens, generated_tokens=usage.completion_tokens or None
         )
+
+
+def _of_grammar(error: ApiError, prompt: Prompt) -> ApiError:
+    """Return an error of the engine's as one of the client's grammar, where that leads nowhere."""
+    is_by_grammar = isinstance(prompt, Chat | Text) and prompt.format.grammar is not None
+    if is_by_grammar and "empty grammar stack" in str(error):
+        return ApiError(
+            "grammar: comes to where no token of the model fits it, such as a class [z-a] or a token that is not "
+            "there. Correct it.",
+            code="invalid_grammar", param="grammar",
+        )  # fmt: skip
+    return error
 
 
 def _sound(payload: bytes) -> bytes:

@@ -9,12 +9,14 @@ from starlette.responses import StreamingResponse
 
 from kvant.errors import KvantError
 from kvant.serve.api import ndjson
+from kvant.serve.gate import Gate
 
 
 def test_long_work_shows_signs_of_life_between_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ndjson, "BEAT_S", 0.0)
     release = asyncio.Event()
     loop = asyncio.new_event_loop()
+    gate = Gate(1)
 
     def work(telling: ndjson.Telling) -> None:
         telling.status("first")
@@ -23,7 +25,7 @@ def test_long_work_shows_signs_of_life_between_its_lines(monkeypatch: pytest.Mon
         raise KvantError("third")
 
     async def run() -> list[bytes]:
-        response = await ndjson.answer(work, asyncio.Semaphore(1), stream=True)
+        response = await ndjson.answer(work, gate, "somebody", stream=True)
         assert isinstance(response, StreamingResponse)
         parts: list[bytes] = []
         body: AsyncIterator[bytes] = response.body_iterator  # type: ignore[assignment]
@@ -34,7 +36,7 @@ def test_long_work_shows_signs_of_life_between_its_lines(monkeypatch: pytest.Mon
         return parts
 
     parts = loop.run_until_complete(run())
-    loop.run_until_complete(loop.shutdown_default_executor())
+    gate.close()
     loop.close()
 
     lines = b"".join(parts).splitlines()

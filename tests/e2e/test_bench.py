@@ -46,7 +46,7 @@ def test_the_best_of_an_onnx_directory_is_kept_in_it(tiny: Path, tmp_path: Path)
     assert read_decoder(out).spinning == best.spinning
 
 
-def test_the_command(gguf: Path) -> None:
+def test_the_command(gguf: Path, tmp_path: Path) -> None:
     few = ["--threads", "1", "--prompt", "8", "--tokens", "2", "--rounds", "1"]
     run = CliRunner().invoke(app, ["bench", str(gguf), *few])
     assert run.exit_code == 0, run.output
@@ -58,6 +58,9 @@ def test_the_command(gguf: Path) -> None:
         bench([gguf], save=True)
     with pytest.raises(ValueRangeError, match="below 1"):
         bench([gguf], threads=[0])
+    convert(gguf, tmp_path / "mlx", to="mlx", type="F16")
+    with pytest.raises(UnsupportedFormatError, match="--threads: MLX chooses"):
+        bench([tmp_path / "mlx"], threads=[1])
 
 
 def test_default_thread_counts_end_with_all_cores() -> None:

@@ -98,6 +98,10 @@ def test_wrong_use_is_refused(tmp_path: Path, data: Path) -> None:
         quantize_int8(model, "int8-static", out)
     with pytest.raises(ValueRangeError, match="int8-dynamic"):
         quantize_int8(model, "int7", out, data=data)
+    with pytest.raises(ValueRangeError, match="metric: m:f is measured on inputs"):
+        quantize_int8(model, "int8-dynamic", out, metric="m:f")
+    with pytest.raises(ValueRangeError, match="int8-dynamic has none"):
+        quantize_int8(model, "int8-dynamic", out, data=data, method="entropy")
     np.savez(tmp_path / "wrong.npz", z=np.zeros((2, 4, 32), np.float32))
     with pytest.raises(ValueRangeError, match="'x'"):
         quantize_int8(model, "int8-static", out, data=tmp_path / "wrong.npz")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from kvant.cli.main import app
@@ -303,23 +304,56 @@ print(len(generator.get_sequence(0)))
 """
 
 
+def store_head(source: Path, *, is_equal: bool) -> None:
+    """Store the head of a model that says it has none of its own."""
+    weights = load_file(source / "model.safetensors")
+    embedding = weights["model.embed_tokens.weight"]
+    other = np.random.default_rng(3).standard_normal(embedding.shape).astype(np.float32) / 16
+    save_file(weights | {"lm_head.weight": embedding.copy() if is_equal else other}, source / "model.safetensors")
+
+
+def check_logits(graph: Path, source: Path) -> None:
+    """Compare an export's logits with those of transformers, which takes the head that is stored."""
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM
+
+    ids = np.arange(1, 40)[None]
+    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    past = {i.name: np.zeros((1, 4, 0, 32), np.float32) for i in session.get_inputs() if "past" in i.name}
+    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.arange(39)[None]}
+    asked = {i.name for i in session.get_inputs()}
+    (ours,) = session.run(["logits"], {k: v for k, v in feeds.items() if k in asked} | past)
+    theirs = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)(torch.tensor(ids)).logits
+    assert np.abs(ours - theirs.detach().numpy()).max() < 1e-3
+
+
 @pytest.mark.usefixtures("exporters_here")
 @pytest.mark.parametrize(
-    ("ffn", "exporter"),
+    ("ffn", "exporter", "head"),
     [
-        (768, "onnxruntime-genai's builder"),
-        (N_VOCAB, "mobius"),  # the builder takes a product as long as the vocabulary for the head; the check sees it
+        (768, "onnxruntime-genai's builder", "tied"),
+        # The builder takes a product as long as the vocabulary for the head; the check sees it.
+        (N_VOCAB, "mobius", "equal"),
+        pytest.param(768, "onnxruntime-genai's builder", "other", marks=pytest.mark.slow),
+        pytest.param(N_VOCAB, "mobius", "other", marks=pytest.mark.slow),
     ],
 )
-def test_a_real_export_is_right_and_genai_loads_what_is_made_of_it(tmp_path: Path, ffn: int, exporter: str) -> None:
+def test_a_real_export_is_right_and_genai_loads_what_is_made_of_it(
+    tmp_path: Path, ffn: int, exporter: str, head: str
+) -> None:
     from kvant.recipes.decoder.quantize import quantize_decoder
     from kvant.recipes.evaluate import evaluate
 
-    source = write_tiny_model("llama", tmp_path / "source", intermediate_size=ffn)
+    source = write_tiny_model("llama", tmp_path / "source", intermediate_size=ffn, dtype="F32")
+    if head != "tied":
+        store_head(source, is_equal=head == "equal")
     (source / "generation_config.json").write_text('{"eos_token_id": [2, 4]}')
     heard = Heard()
     made = quantize_decoder(source, "int8", tmp_path / "int8", threads=1, progress=heard)
-    assert sum(made.types.values()) == 4 * 5 + 1  # what is tied is stored once
+    assert sum(made.types.values()) == 4 * 5 + (2 if head == "other" else 1)  # what is tied is stored once
+    assert any("lm_head.weight" in remark for remark in made.remarks) == (head != "tied")
+    if head == "other":
+        check_logits(cache_dir("onnx") / identity(open_model(source).files)[:32] / "model.onnx", source)
     assert [line for line in heard.said if "Exporting" in line][-1].endswith(f"{exporter}, once.")
     found = evaluate([tmp_path / "int8"], against=source, chunks=1, threads=1, speed=False, floors=False)
     assert found.scores[0].kld_mean < 0.01

@@ -111,6 +111,8 @@ def test_a_text_that_the_model_wrote_is_kept_as_tokens_beside_the_lock(tiny: Pat
     np.savez(tmp_path / "other.npz", **other)
     with pytest.raises(LockError, match="is not that of the lock's calibration text"):
         rebuild(lock_path, tiny, out=tmp_path / "other.gguf", text=tmp_path / "other.npz")
+    with pytest.raises(LockError, match=r"i\.dat: the lock's file was made without an importance file"):
+        rebuild(lock_path, tiny, out=tmp_path / "other.gguf", imatrix=tmp_path / "i.dat")
     for name, damaged in {
         "large": {**other, "tokens": kept_plus(other["tokens"])}, "short": {**other, "tokens": other["tokens"][:1]},
     }.items():  # fmt: skip

@@ -259,6 +259,33 @@ def test_a_variant_and_fit_contradict() -> None:
         pull(f"{REPO}:Q8_0", Wish(fit=True))
 
 
+def test_what_would_not_be_used_is_refused(hub: Hub, tiny: Path) -> None:
+    """A file leaves nothing to choose; a directory has no name in the store; offline there is nobody to ask."""
+    hub.repos["kv/tiny"] = hf_repo(tiny)
+    with pytest.raises(SourceError, match=r"hf:kv/tiny: holds no GGUF variants.*--fit.*Leave them out"):
+        pull("hf:kv/tiny", Wish(fit=True))
+    with pytest.raises(SourceError, match=r"hf:kv/tiny: holds no GGUF variants.*--name.*Leave them out"):
+        pull("hf:kv/tiny", Wish(name="mine"))
+    with pytest.raises(SourceError, match="is one file, so there is none to choose"):
+        pull(str(tiny / "tiny-Q8_0.gguf"), Wish(fit=True))
+    with pytest.raises(SourceError, match="cannot be asked for its variants offline"):
+        pull(REPO, Wish(fit=True, offline=True))
+    with pytest.raises(SourceError, match=r"'nosuch.gguf' is not one of its variants. Use one of"):
+        pull(f"{REPO}:nosuch.gguf")
+    with pytest.raises(SourceError, match=r"holds no GGUF variants. Leave :nosuch out"):
+        pull("hf:kv/tiny:nosuch")
+
+
+def test_offline_a_name_is_not_taken_for_another_source(tiny: Path) -> None:
+    pull(str(tiny / "tiny-Q8_0.gguf"), Wish(name="mine"))
+    with pytest.raises(SourceError, match=r"mine in the store is from .*tiny-Q8_0.gguf. Leave --name out"):
+        pull(REPO, Wish(name="mine", offline=True))
+    pull(f"{REPO}:Q8_0", Wish(name="theirs"))
+    assert pull(f"{REPO}:Q8_0", Wish(name="theirs", offline=True)).was_here
+    with pytest.raises(SourceError, match="theirs in the store is from"):
+        pull(f"{REPO}:Q4_K_M", Wish(name="theirs", offline=True))
+
+
 # -- killed
 
 

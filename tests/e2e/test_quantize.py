@@ -298,8 +298,8 @@ def test_split_output_holds_the_same_tensors(directory: Path, model: Model, tmp_
     ("options", "message"),
     [
         ([], "give a preset"),
-        (["-t", "Q4_K_M", "--plan", "x.json"], "give a preset"),
-        (["-t", "Q4_K_M", "--resume", "--max-file-size", "1GB"], "--resume without --max-file-size"),
+        (["-t", "Q4_K_M", "--plan", "x.json"], "Leave -t or --plan out"),
+        (["-t", "Q4_K_M", "--resume", "--max-file-size", "1GB"], "Leave --resume or --max-file-size out"),
         (["-t", "Q4_K_M", "--type", "attn_v"], "is not REGEX=TYPE"),
     ],
 )

@@ -111,7 +111,7 @@ def test_streams_that_outlast_the_drain_end_as_their_api_says_that_one_failed(lo
         workers = workers_of(process)
         process.send_signal(signal.SIGTERM)
         for path, answer in answers.items():
-            assert STREAMS[path][1] in (end := answer.read()[-400:]), path
+            assert STREAMS[path][1] in (end := b"\n" + answer.read()[-400:]), path
             assert b"is shutting down" in end
             assert b"[DONE]" not in end
         _, log = process.communicate(timeout=60)
@@ -130,6 +130,8 @@ def test_a_second_ctrl_c_ends_it_and_its_workers_at_once(long_model: Path) -> No
         process.send_signal(signal.SIGINT)
         _, log = process.communicate(timeout=60)
         assert (process.returncode, "Traceback" in log) == (130, False)
+        told = [json.loads(line) for line in log.splitlines()]
+        assert [line["answers"] for line in told if line["event"] == "draining"] == [1]
         while not all(map(has_gone, workers)):
             pass
 

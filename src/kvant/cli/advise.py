@@ -88,6 +88,7 @@ def show_advice(advice: "Advice") -> None:
         f"context {advice.context}",
         COLUMNS,
         [_row(row, is_pick=row.preset == advice.pick) for row in advice.rows],
+        prose=("expected quality", "fits"),
     )
     console.say(f"For {advice.use_case}: {advice.level}. {advice.reason}")
     for warning in advice.warnings:

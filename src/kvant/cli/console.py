@@ -1,9 +1,11 @@
 """Printing for people and for machines: results on standard output, progress and errors on standard error."""
 
 import contextlib
+import os
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from kvant.files import is_text, printable
 from kvant.progress import Progress
@@ -11,6 +13,9 @@ from kvant.progress import Progress
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
+    from rich.table import Table as RichTable
+
+_TEXT = 12  # columns of a terminal that a text has at least; below that a table is turned on its side
 
 # Control characters and direction marks of a hostile file must not reach the terminal.
 _MARKS = [*range(0x200E, 0x2010), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
@@ -25,12 +30,34 @@ def clean(text: str) -> str:
 
 def fail(message: str) -> None:
     """Print an error on standard error."""
-    sys.stderr.write(f"kvant: {clean(message)}\n")
+    sys.stderr.write(_wrapped(f"kvant: {clean(message)}", sys.stderr) + "\n")
 
 
 def say(message: str) -> None:
-    """Print a line for people on standard output."""
-    sys.stdout.write(clean(message) + "\n")
+    """Print a line for people on standard output; on a terminal that is narrower it goes on between two words."""
+    sys.stdout.write(_wrapped(clean(message), sys.stdout) + "\n")
+
+
+def _columns(stream: TextIO) -> int:
+    """Return how wide the terminal is that a stream leads to; 0 if it leads to none, or to one that does not say."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return 0
+
+
+def _wrapped(text: str, stream: TextIO) -> str:
+    """Break lines that are wider than the terminal between words; never inside one, since it may be a path."""
+    width = _columns(stream)
+    lines = text.split("\n")
+    return "\n".join(_wrapped_line(line, width) if 0 < width < len(line) else line for line in lines)
+
+
+def _wrapped_line(line: str, width: int) -> str:
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, replace_whitespace=False
+    )
 
 
 def notes(remarks: Sequence[str]) -> None:
@@ -46,28 +73,77 @@ def print_json(value: Any) -> None:
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, left: int = 1) -> None:
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, left: int = 1, prose: Sequence[str] = ()
+) -> None:
     """Print a table on standard output; the first `left` columns are text, the others align right.
 
-    Written to a pipe it is as wide as its content, so that nothing is cut.
+    Nothing is ever cut. Written to a pipe it is as wide as its content. On a terminal that is narrower, gaps shrink,
+    then text (the first columns, and those that `prose` names) goes on in the next line; a table of figures that still
+    does not fit is turned on its side.
     """
-    import rich.box
     from rich.console import Console
+    from rich.text import Text
+
+    console = Console(width=_columns(sys.stdout) or 10**4)
+    cells = [[clean(str(cell)) for cell in row] for row in rows]
+    if title:
+        console.print(Text(clean(title), style="italic"))
+    wraps = {i for i, name in enumerate(columns) if i < left or name in prose}
+    texts = {i for i in range(len(columns)) if i < left}
+    widest = [_widest(columns, cells, i) for i in range(len(columns))]
+    least = [min(_TEXT, width) if i in wraps else width for i, width in enumerate(widest)]
+    if any(columns) and sum(least) + 2 * len(least) > console.width:
+        for header, part in _turned(columns, cells, console.width):
+            console.print(_grid(header, part, {0}, {0}, is_tight=True))
+        return
+    wide = _grid(columns, cells, texts, wraps)
+    is_tight = any(columns) and Console(width=10**4).measure(wide).maximum > console.width
+    console.print(_grid(columns, cells, texts, wraps, is_tight=True) if is_tight else wide)
+
+
+def _grid(
+    columns: Sequence[str], cells: Sequence[Sequence[str]], texts: set[int], wraps: set[int], *, is_tight: bool = False
+) -> "RichTable":
+    import rich.box
     from rich.table import Table
     from rich.text import Text
 
-    console = Console() if sys.stdout.isatty() else Console(width=220)
     grid = Table(
-        title=Text(clean(title)) if title else None,
-        title_justify="left",
         box=rich.box.SIMPLE_HEAD if any(columns) else None,
         show_header=any(columns),
+        collapse_padding=is_tight,
+        pad_edge=not is_tight,
     )
     for index, name in enumerate(columns):
-        grid.add_column(name, justify="left" if index < left else "right", no_wrap=index >= left)
-    for row in rows:
-        grid.add_row(*(Text(clean(str(cell))) for cell in row))
-    console.print(grid)
+        justify: Literal["left", "right"] = "left" if index in texts else "right"
+        grid.add_column(name, justify=justify, no_wrap=index not in wraps, overflow="fold")
+    for row in cells:
+        grid.add_row(*(Text(cell) for cell in row))
+    return grid
+
+
+def _widest(columns: Sequence[str], cells: Sequence[Sequence[str]], index: int) -> int:
+    return max(len(text) for text in (columns[index], *(row[index] for row in cells)))
+
+
+def _turned(
+    columns: Sequence[str], cells: Sequence[Sequence[str]], width: int
+) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Yield a table with a line for each column and a column for each row, in parts that are at most `width` wide."""
+    room = width - max(map(len, columns)) - 2
+    start = 0
+    while start < len(cells):
+        end, used = start, 0
+        while end < len(cells) and (end == start or used + max(map(len, cells[end])) + 2 <= room):
+            used += max(map(len, cells[end])) + 2
+            end += 1
+        part = cells[start:end]
+        yield (
+            [columns[0], *(row[0] for row in part)],
+            [[name, *(row[i] for row in part)] for i, name in enumerate(columns) if i],
+        )
+        start = end
 
 
 class _Bars:

@@ -8,7 +8,7 @@ import typer
 from kvant.cli import console
 from kvant.cli.given import refuse
 from kvant.cli.stored import complete_model, model_path
-from kvant.cli.units import format_bytes
+from kvant.cli.units import counted, format_bytes
 
 if TYPE_CHECKING:
     from kvant.evaluate.score import VariantScore
@@ -88,8 +88,8 @@ def evaluate(
 
 def _title(result: "Comparison") -> str:
     return (
-        f"{Path(result.base).name} (F32, ppl {result.base_ppl:.2f}) on {result.text}: {result.chunks} windows of "
-        f"{result.context} tokens, {result.n_positions} scored"
+        f"{Path(result.base).name} (F32, ppl {result.base_ppl:.2f}) on {result.text}: "
+        f"{counted(result.chunks, 'window')} of {result.context} tokens, {result.n_positions} scored"
     )
 
 

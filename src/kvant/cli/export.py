@@ -7,7 +7,7 @@ import typer
 
 from kvant.cli import console
 from kvant.cli.stored import complete_name
-from kvant.cli.units import format_bytes
+from kvant.cli.units import counted, format_bytes
 
 
 def export(
@@ -36,4 +36,4 @@ def export(
     if as_json:
         console.print_json({"path": str(out), "size_bytes": size, "models": names})
         return
-    console.say(f"{out}: {len(set(names))} models, {format_bytes(size)}.")
+    console.say(f"{out}: {counted(len(set(names)), 'model')}, {format_bytes(size)}.")

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from kvant.cli import console
-from kvant.cli.units import format_bytes
+from kvant.cli.units import counted, format_bytes
 
 
 def fsck(
@@ -40,7 +40,8 @@ def fsck(
         for name in check.lost:
             console.say(f"Lost: {name}")
         state = "clean" if check.is_clean else "damaged"
-        console.say(f"{state}: {check.models} models, {check.objects} objects, {format_bytes(check.bytes)} hashed.")
+        held = f"{counted(check.models, 'model')}, {counted(check.objects, 'object')}"
+        console.say(f"{state}: {held}, {format_bytes(check.bytes)} hashed.")
         if check.garbage_bytes:
             console.say(f"kvant gc would free {format_bytes(check.garbage_bytes)}.")
         if not check.is_clean and not repair:

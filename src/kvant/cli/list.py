@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvant.cli import console
-from kvant.cli.units import format_bytes
+from kvant.cli.units import counted, format_bytes
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -41,7 +41,8 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print the models
     ]  # fmt: skip
     console.table("", ("name", "digest", "kept as", "size", "modified"), rows, left=3)
     total = sum(m.size_bytes for m in models)
-    console.say(f"{len(models)} models of {format_bytes(total)} take {format_bytes(usage)}.")
+    takes = "takes" if len(models) == 1 else "take"
+    console.say(f"{counted(len(models), 'model')} of {format_bytes(total)} {takes} {format_bytes(usage)}.")
 
 
 def age(then: "datetime") -> str:

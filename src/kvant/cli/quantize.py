@@ -204,8 +204,14 @@ def _check_options(options: typer.Context, way: str) -> None:
     if options.params["plan"] is not None:
         refuse(options, _RULES, "decides types, and --plan gives the type of every tensor")
     has = {name for name, value in options.params.items() if value}
-    if way == "gguf" and (len(has & {"preset", "plan"}) != 1 or {"resume", "max_file_size"} <= has):
-        raise typer.BadParameter("give a preset (-t Q4_K_M) or a plan file, and --resume without --max-file-size.")
+    if way != "gguf":
+        return
+    if not has & {"preset", "plan"}:
+        raise typer.BadParameter("give a preset (-t Q4_K_M; `kvant advise MODEL` recommends one) or --plan FILE.")
+    if {"preset", "plan"} <= has:
+        raise typer.BadParameter("a preset and a plan both say which types. Leave -t or --plan out.")
+    if {"resume", "max_file_size"} <= has:
+        raise typer.BadParameter("an output that is split cannot be continued. Leave --resume or --max-file-size out.")
 
 
 def _checked_plan(source: "Model", path: Path) -> "Plan":
@@ -298,5 +304,6 @@ def _say_fallbacks(fallbacks: Sequence["Fallback"], n_tensors: int) -> None:
         (f"{wanted} -> {got}", row_length, len(group), f"{sum(f.extra_bytes for f in group):+,} B", group[0].tensor)
         for (wanted, got, row_length), group in groups.items()
     ]
-    console.say(f"{len(fallbacks)} of {n_tensors} tensors have rows that do not divide into the blocks asked for:")
+    have = "has" if len(fallbacks) == 1 else "have"
+    console.say(f"{len(fallbacks)} of {n_tensors} tensors {have} rows that do not divide into the blocks asked for:")
     console.table("", ("fallback", "row length", "tensors", "cost", "first"), rows)

@@ -185,7 +185,8 @@ def _announce(url: str, *, as_json: bool) -> None:
         console.say(
             f"kvant serves at {url}\n"
             f"  OpenAI's API     {url}/v1\n"
-            f"  Ollama's API     {url}        (its clients: export OLLAMA_HOST={url})\n"
+            f"  Ollama's API     {url}\n"
+            f"  its clients      export OLLAMA_HOST={url}\n"
             f"  chat, compare    {url}/ui/\n"
             f"  metrics, health  {url}/metrics  {url}/health\n"
             "Ctrl-C ends it."

@@ -1,5 +1,6 @@
 """Names of stored models on the command line: what they mean where a path may stand, and their completion."""
 
+import difflib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,8 +51,11 @@ def model_path(given: Path) -> Path:
     if found is not None:
         return found.path
     if not given.exists() and _is_name(given.as_posix()):
+        near = difflib.get_close_matches(given.as_posix(), [name.removesuffix(":latest") for name in _names()], n=2)
+        guess = f"Did you mean {' or '.join(near)}? " if near else ""
         raise ModelNotFoundError(
-            f"{given}: there is no such file or directory, and no such model in the store. `kvant list` shows what is; "
+            f"{given}: there is no such file or directory, and no such model in the store. {guess}"
+            "`kvant list` shows what is; "
             f"find it on the hub with `kvant search {given}` and fetch it with `kvant pull`."
         )
     return given

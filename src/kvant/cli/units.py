@@ -21,6 +21,11 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * factor)
 
 
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun: `1 model`, `2 models`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def format_bytes(n: float) -> str:
     """Return a size for people, in decimal units as file managers and download pages use them."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -4,6 +4,7 @@ Names, numbers, mixes and fallbacks are those of llama.cpp b11434 (ggml 0.26); t
 GGUF. What a preset does to a model that is not made of rows of 256 is in docs/explanation/presets.md.
 """
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,9 @@ def find_preset(name: str) -> Preset:
     upper = name.upper()
     found = PRESETS.get(ALIASES.get(upper, upper))
     if found is None:
-        raise PlanError(f"preset: {name!r} is not known. Use one of {', '.join(PRESETS)}.")
+        near = difflib.get_close_matches(upper, PRESETS, n=1)
+        guess = f"Did you mean {near[0]}? There are" if near else "Use one of"
+        raise PlanError(f"preset: {name!r} is not known. {guess} {', '.join(PRESETS)}.")
     return found
 
 

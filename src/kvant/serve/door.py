@@ -262,6 +262,10 @@ def check_safe(settings: Settings, *, has_keys: bool) -> None:
     if settings.root_path and not _PREFIX.fullmatch(settings.root_path):
         raise AccessError(f"--root-path {settings.root_path[:80]!r}: is no path prefix. Write it as /kvant.")
     if needs_keys(settings) and not has_keys:
+        if not needs_keys(msgspec.structs.replace(settings, require_keys=False)):
+            raise AccessError(
+                "--require-keys: there is no key to ask for. Make one with: kvant key add NAME, or leave it out."
+            )
         way = f" through the proxy {settings.trust_proxies[0]}" if settings.trust_proxies else ""
         raise AccessError(
             f"host {settings.host}: can be reached by others{way}, and there is no key to ask them for. "

@@ -56,6 +56,8 @@ class GatewayServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
         """Take no more, let answers end, have those that do not say so, stop the application."""
+        if self.server_state.tasks:
+            logs.write("draining", answers=len(self.server_state.tasks), seconds=self._drain_s, at_once="Ctrl-C again")
         if self._accepting is not None:
             self._accepting.cancel()
         self._listener.close()

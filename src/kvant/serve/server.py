@@ -1,6 +1,8 @@
 """Run a gateway until it is told to stop."""
 
 import contextlib
+import errno
+import os
 import socket
 from collections.abc import Callable
 
@@ -61,7 +63,6 @@ def serve(settings: Settings, *, library: Library | None = None, started: Callab
     check_safe(settings, has_keys=bool(Keys(settings.keys_file).list()))
     library = library or open_library(settings)
     library.list()  # headers are read now, not in the first request
-    _say_confinement()
     metrics = Metrics()
     app = make_app(settings, library, tracing=tracing(), metrics=metrics)
     config = uvicorn.Config(
@@ -78,6 +79,7 @@ def serve(settings: Settings, *, library: Library | None = None, started: Callab
     with _listen(settings) as listener:
         server = GatewayServer(config, listener, connections, settings.drain_s)
         started(_url(settings, listener))
+        _say_confinement()
         server.run()
 
 
@@ -133,10 +135,13 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         return socket.create_server((host, settings.port), family=family, backlog=BACKLOG)
     except OSError as error:
-        reason = error.strerror or error
-        raise KvantError(
-            f"{host}:{settings.port}: cannot be listened on ({reason}). Choose another with --port."
-        ) from None
+        where = f"{host}:{settings.port}: cannot be listened on"
+        if error.errno == errno.EADDRINUSE:
+            raise KvantError(
+                f"{where} (in use, perhaps by a gateway that is running). Stop that, or choose another with --port."
+            ) from None
+        reason = os.strerror(error.errno) if error.errno else error  # create_server adds the address to strerror
+        raise KvantError(f"{where} ({reason}). Choose another with --port.") from None
 
 
 def _url(settings: Settings, listener: socket.socket) -> str:

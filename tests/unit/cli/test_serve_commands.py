@@ -1,5 +1,6 @@
 """Wrong use of `kvant serve`, `kvant key` and `kvant top`: one line that says what to do."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +38,17 @@ def test_failures(arguments: tuple[str, ...], message: str, tmp_path: Path) -> N
     result = CliRunner().invoke(app, [argument.format(models=tmp_path) for argument in arguments])
     assert (result.exit_code, result.stdout) == (1, "")
     assert message in " ".join(result.stderr.split())
+
+
+def test_a_port_that_is_in_use_is_said_so(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = CliRunner().invoke(app, ["serve", "--models", str(tmp_path), "--port", str(port)])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"kvant: 127.0.0.1:{port}: cannot be listened on (in use, perhaps by a gateway that is running). Stop that, or "
+        "choose another with --port.\n"
+    )
 
 
 def test_keys_for_people() -> None:

@@ -21,6 +21,10 @@ def test_names_are_found_in_any_case_and_by_alias() -> None:
     assert all(find_preset(alias) is PRESETS[name] for alias, name in ALIASES.items())
     with pytest.raises(PlanError, match="'Q4_K_XL' is not known"):
         find_preset("Q4_K_XL")
+    with pytest.raises(PlanError, match=r"'Q4KM' is not known\. Did you mean Q4_K_M\? There are F32"):
+        find_preset("Q4KM")
+    with pytest.raises(PlanError, match=r"'turbo' is not known\. Use one of F32"):
+        find_preset("turbo")
 
 
 def test_file_type_numbers_are_unique() -> None:

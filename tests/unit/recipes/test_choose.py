@@ -177,6 +177,7 @@ def test_limits() -> None:
     big = candidate("big", 900, 0.001, speed=5)
     assert why_not(big, Budget(), phone) == ""
     assert why_not(big, Budget(max_size_bytes=10**8), phone) == "larger than 100.0 MB"
+    assert why_not(big, Budget(max_size_bytes=100), phone) == "larger than 100 bytes"
     assert why_not(big, Budget(max_ram_bytes=10**9), phone) == "needs 1.80 GB of memory, more than 1.00 GB"
     assert why_not(big, Budget(device="phone-4gb"), phone) == "needs 1.80 GB of memory, more than 1.60 GB"
     assert why_not(big, Budget(min_speed_tok_s=20), phone) == "predicted 5 tokens/s, slower than 20"

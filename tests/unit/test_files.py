@@ -44,6 +44,11 @@ def test_an_output_is_not_overwritten_unasked(tmp_path: Path) -> None:
     assert path.read_bytes() == b"old"
 
 
+def test_a_directory_is_no_output_file(tmp_path: Path) -> None:
+    with pytest.raises(OutputExistsError, match="is a directory, and a file is to be written"), atomic_write(tmp_path):
+        pass
+
+
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(KvantError, match="Create it first"), atomic_write(tmp_path / "no" / "a.bin"):
         pass

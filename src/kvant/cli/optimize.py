@@ -31,7 +31,7 @@ Chunks = Annotated[int, typer.Option(min=0, help="Windows of 512 tokens to measu
 Formats = Annotated[str, typer.Option(help="Formats wanted within the limits: gguf,mlx,onnx.")]
 Candidates = Annotated[str | None, typer.Option(help="Presets to consider: Q4_K_M,Q5_K_M,...", show_default=False)]
 Imatrix = Annotated[Path | None, typer.Option(help="Importance file; allows I-quants.", show_default=False)]
-Calibrate = Annotated[str | None, typer.Option(help="Calibration text: bundled, self (the model writes it), or a file. Adds fitted variants; needs kvant\\[calibrate].", show_default=False)]  # noqa: E501
+Calibrate = Annotated[str | None, typer.Option(help="Calibration text: bundled, self (the model writes it), or a file. Adds fitted variants; needs kvant[calibrate].", show_default=False)]  # noqa: E501
 Refine = Annotated[int, typer.Option(min=0, max=10, help="Fitted variants to measure after predictions are corrected.")]
 Keep = Annotated[str | None, typer.Option(help="Put the file into the store, too, by this name.", show_default=False)]
 All = Annotated[bool, typer.Option("--all", help="Measure every variant that fits, not only those that may win.")]

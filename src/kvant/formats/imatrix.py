@@ -19,6 +19,7 @@ from kvant.errors import FormatError, KvantError, LimitError
 from kvant.files import atomic_write
 from kvant.formats.gguf.reader import read_gguf
 from kvant.formats.gguf.writer import write_gguf
+from kvant.formats.lookalikes import HEAD_BYTES, check_pointer
 from kvant.metadata import Value, ValueType, array, string, u32
 from kvant.model import Model
 from kvant.quant.importance import Entry, Importance
@@ -43,10 +44,11 @@ def read_imatrix(path: Path) -> Importance:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            magic = file.read(4)
+            head = file.read(HEAD_BYTES)
+        check_pointer(path, head)
         if path.stat().st_size > MAX_FILE_BYTES:
             raise LimitError(f"{path}: {path.stat().st_size} bytes are above {MAX_FILE_BYTES}. {_AGAIN}")
-        importance = _from_gguf(path) if magic == b"GGUF" else _from_legacy(path, _mapped(path))
+        importance = _from_gguf(path) if head.startswith(b"GGUF") else _from_legacy(path, _mapped(path))
     except OSError as error:
         raise KvantError(f"{path}: {error.strerror or error}. Check the path.") from error
     importance.check_finite()
@@ -112,6 +114,11 @@ def _from_gguf(path: Path) -> Importance:
             if name.endswith(suffix):
                 found[name.removesuffix(suffix)] = tensor
     sums, counts = suffixes.values()
+    if not sums and not counts:
+        raise FormatError(
+            f"{path}: is a GGUF without importance (general.type {model.get('general.type')!r}). Give an importance "
+            f"file; kvant calibrate measures one."
+        )
     if not sums or sums.keys() != counts.keys():
         raise FormatError(f"{path}: {len(sums)} sums and {len(counts)} counts do not pair. Give an importance file.")
     entries = {name: _gguf_entry(path, name, sums[name], counts[name]) for name in sums}

@@ -10,6 +10,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from kvant.errors import UnsupportedFormatError
+
 HEAD_BYTES = 1 << 12
 """What is read of a file to tell what it is."""
 
@@ -68,6 +70,17 @@ def pointer(head: bytes) -> str | None:
     if _PAGE.match(head):
         return "is a web page, not a model's file: a server answered with it. Download it again, signed in if need be."
     return None
+
+
+def check_pointer(path: Path, head: bytes) -> None:
+    """Refuse the content of a file that is only a note of it.
+
+    Raises:
+        UnsupportedFormatError: It is a Git LFS pointer or a web page.
+    """
+    found = pointer(head[:HEAD_BYTES])
+    if found:
+        raise UnsupportedFormatError(f"{path}: {found}")
 
 
 def adapter_in(directory: Path) -> str | None:

@@ -32,6 +32,8 @@ class ImportanceUse(msgspec.Struct, frozen=True, kw_only=True):
         used: Tensors that are encoded with it.
         missing: Tensors of types that use importance, but have none in it.
         unknown: Entries that name no tensor of the model.
+        unreached: Matrices that its text never reached, by tensor; of stacked experts often some. They are encoded as
+            if all channels mattered alike.
         zeros: Parts of blocks without any importance, by tensor: they are encoded as if all channels mattered alike.
     """
 
@@ -40,6 +42,7 @@ class ImportanceUse(msgspec.Struct, frozen=True, kw_only=True):
     used: tuple[str, ...]
     missing: tuple[str, ...]
     unknown: tuple[str, ...]
+    unreached: dict[str, int]
     zeros: dict[str, int]
 
     def remarks(self) -> tuple[str, ...]:
@@ -57,6 +60,12 @@ class ImportanceUse(msgspec.Struct, frozen=True, kw_only=True):
             said.append(
                 f"{self.file}: {len(self.unknown)} of {self.n_entries} entries (first {self.unknown[0]}) name no "
                 f"tensor of this model."
+            )
+        if self.unreached:
+            said.append(
+                f"{self.file}: its text never reached {sum(self.unreached.values())} matrices of "
+                f"{len(self.unreached)} tensors (first {next(iter(self.unreached))}); they are encoded as without "
+                f"importance."
             )
         if self.zeros:
             said.append(
@@ -85,7 +94,13 @@ def match_importance(importance: Importance, model: Model, plan: Plan) -> Import
         used=tuple(name for name in wanted if weights[name] is not None),
         missing=tuple(name for name in wanted if weights[name] is None),
         unknown=tuple(sorted(importance.entries.keys() - model.tensors.keys())), zeros=zeros,
+        unreached=_unreached(importance, [name for name in wanted if weights[name] is not None]),
     )  # fmt: skip
+
+
+def _unreached(importance: Importance, names: Iterable[str]) -> dict[str, int]:
+    counts = {name: int((importance.entries[name].counts <= 0).sum()) for name in names}
+    return {name: count for name, count in counts.items() if count}
 
 
 def check_fits(importance: Importance, model: Model) -> None:
@@ -117,6 +132,7 @@ def importance_remarks(model: Model, importance: Importance | None) -> tuple[str
         used=tuple(name for name in matrices if name in importance.entries),
         missing=tuple(name for name in matrices if name not in importance.entries),
         unknown=tuple(sorted(importance.entries.keys() - model.tensors.keys())), zeros={},
+        unreached=_unreached(importance, [name for name in matrices if name in importance.entries]),
     )  # fmt: skip
     return (*model.remarks, *use.remarks())
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from kvant.dtypes import BLOCK_TYPES, F16, F32, block_type
-from kvant.errors import FormatError, KvantError, PlanError
+from kvant.dtypes import BLOCK_TYPES, F16, F32, Family, block_type
+from kvant.errors import FormatError, KvantError, PlanError, UnsupportedFormatError
 from kvant.files import JSON_ERRORS, atomic_write
 from kvant.model import Model
 from kvant.quant.roles import EMBEDDINGS, OUTPUT, file_order
@@ -15,6 +15,9 @@ from kvant.tensors import n_weights, row_length
 
 MAX_PLAN_BYTES = 64 << 20
 CUSTOM = "custom"
+
+WEIGHT_TYPES = tuple(name for name, kind in BLOCK_TYPES.items() if kind.family is not Family.INTEGER and name != "F64")
+"""Types that weights are encoded as; the others are only carried over."""
 
 # Types whose encoders have no search without importance, and those that lose the model without it.
 # Source: ggml 0.26 `ggml_quantize_requires_imatrix`, llama.cpp b11434 `tensor_requires_imatrix`.
@@ -47,7 +50,7 @@ class Fallback(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Block type of every tensor of a model.
 
     Attributes:
@@ -119,11 +122,27 @@ def check_plan(plan: Plan, model: Model) -> None:
         if type_name not in BLOCK_TYPES:
             raise PlanError(f"plan: {name}: {type_name!r} is no block type. Use one of {', '.join(BLOCK_TYPES)}.")
         tensor, target = model.tensors[name], block_type(type_name)
+        if target != tensor.block_type and type_name not in WEIGHT_TYPES:
+            raise PlanError(f"plan: {name}: nothing is encoded as {type_name}. Use one of {', '.join(WEIGHT_TYPES)}.")
         if row_length(tensor) % target.block_length:
             raise PlanError(
                 f"plan: {name}: row length {row_length(tensor)} is not a multiple of the {target} block size "
                 f"{target.block_length}. Use {fitting_type(target.name, row_length(tensor))}."
             )
+
+
+def weight_type(name: str) -> str:
+    """Return the name of a type that weights are encoded as, from its name in any case.
+
+    Raises:
+        UnsupportedFormatError: There is none of that name.
+    """
+    found = next((known for known in WEIGHT_TYPES if known == name.upper()), None)
+    if found is None:
+        raise UnsupportedFormatError(
+            f"type: {name!r} is none that weights are encoded as. Use one of {', '.join(WEIGHT_TYPES)}."
+        )
+    return found
 
 
 # Type that takes over where a row does not divide into blocks of 256 or 64.

@@ -15,7 +15,7 @@ from kvant.dtypes import block_type
 from kvant.errors import PlanError
 from kvant.model import Model
 from kvant.quant.matching import PatternMatch, check_pattern
-from kvant.quant.plan import Fallback, Plan, fitting_type, stored_type
+from kvant.quant.plan import Fallback, Plan, fitting_type, stored_type, weight_type
 from kvant.quant.roles import EMBEDDINGS, OUTPUT, Role, file_order, is_quantizable, layer_of, role_of
 from kvant.quant.rules import ULTRA_LOW, Facts, expert_type, head_type, least_type, mixed_type
 from kvant.tensors import Tensor, n_weights, row_length
@@ -126,15 +126,15 @@ def plan_with_matches(
             type nor its substitute.
     """
     asked = find_preset(preset)
-    compiled = [(_compiled(pattern), block_type(name).name) for pattern, name in overrides]
+    compiled = [(_compiled(pattern), weight_type(name)) for pattern, name in overrides]
     chooser = _Chooser(
         preset=asked,
         facts=model_facts(model, has_importance=has_importance),
         pure=pure,
         overrides=compiled,
         written=dict(zip(compiled, (name for _, name in overrides), strict=True)),
-        output_type=block_type(output_type).name if output_type else None,
-        embedding_type=block_type(embedding_type).name if embedding_type else None,
+        output_type=weight_type(output_type) if output_type else None,
+        embedding_type=weight_type(embedding_type) if embedding_type else None,
         keep=[_compiled(pattern) for pattern in keep],
     )
     types = {name: chooser.choose(model.tensors[name]) for name in file_order(model.tensors)}
@@ -201,6 +201,8 @@ def _first(value: object, default: int) -> int:
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
+    if not pattern:
+        raise PlanError("pattern: an empty one is found in every name. Give one like 'attn_v', or '.' for all tensors.")
     try:
         return re.compile(pattern)
     except re.error as error:

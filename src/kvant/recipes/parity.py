@@ -232,7 +232,7 @@ def _fact(key: str, name: str, theirs: Value | None, ours: Value | None) -> Diff
             at = max(0, _first(one, other) - 10)
             return Difference(what=name, of=f"character {at}", theirs=_short(one[at:]), ours=_short(other[at:]))
         return None if one == other else Difference(what=name, of="the file", theirs=_short(one), ours=_short(other))
-    a, b = list(np.asarray(one).tolist()) if isinstance(one, np.ndarray) else list(one), list(other)
+    a, b = (list(v.tolist()) if isinstance(v, np.ndarray) else list(v) for v in (one, other))
     if a == b:
         return None
     at = _first(a, b)

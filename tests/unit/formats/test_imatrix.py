@@ -8,7 +8,7 @@ import pytest
 from gguf import GGUFReader
 
 from kvant.dtypes import F16, F32
-from kvant.errors import FormatError, KvantError, OutputExistsError, ValueRangeError
+from kvant.errors import FormatError, KvantError, OutputExistsError, UnsupportedFormatError, ValueRangeError
 from kvant.formats.gguf.writer import write_gguf
 from kvant.formats.imatrix import read_imatrix, write_imatrix
 from kvant.metadata import Value, ValueType, string
@@ -208,7 +208,7 @@ def sums(name: str, *values: float) -> LazyTensor:
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ([], "do not pair"),
+        ([], "GGUF without importance .*kvant calibrate"),
         ([sums("x.in_sum2", 1, 2)], "do not pair"),
         ([sums("x.in_sum2", 1, 2), sums("y.counts", 1)], "do not pair"),
         ([sums("x.in_sum2", 1, 2, 3), sums("x.counts", 1, 1)], "3 sums for 2 counts"),
@@ -232,3 +232,9 @@ def test_values_are_mapped_and_not_read(tmp_path: Path, name: str) -> None:
     while isinstance(base, np.ndarray) and base.base is not None:
         base = base.base
     assert isinstance(base.obj if isinstance(base, memoryview) else base, mmap.mmap)
+
+
+def test_a_note_of_the_file_is_told_from_the_file(tmp_path: Path) -> None:
+    (tmp_path / "i.dat").write_bytes(b"version https://git-lfs.github.com/spec/v1\nsize 5\n")
+    with pytest.raises(UnsupportedFormatError, match=r"Git LFS pointer.*git lfs pull"):
+        read_imatrix(tmp_path / "i.dat")

@@ -43,6 +43,13 @@ def test_all_is_well(model: Model) -> None:
     assert use.remarks() == ()
 
 
+def test_matrices_that_the_text_never_reached_are_said(model: Model) -> None:
+    entries = {name: Entry(sums=np.zeros((1, N), np.float32), counts=np.zeros(1, np.float32)) for name in NAMES[:2]}
+    given = Importance(entries={**importance(*NAMES).entries, **entries}, source="i.dat")
+    (said,) = match_importance(given, model, plan_preset(model, "Q4_K_M")).remarks()
+    assert f"never reached 2 matrices of 2 tensors (first {NAMES[0]})" in said
+
+
 def test_half_is_said_with_the_first(model: Model) -> None:
     use = match_importance(importance(*NAMES[:2], "blk.9.attn_q.weight"), model, plan_preset(model, "Q4_K_M"))
     missing, unknown = use.remarks()

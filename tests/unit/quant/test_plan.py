@@ -33,7 +33,15 @@ def test_a_plan_file_comes_back_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"{}", b'{"preset": "Q4_K_M", "file_type": 15, "types": {"a": 3}}', b"\xff"]
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"preset": "Q4_K_M", "file_type": 15, "types": {"a": 3}}',
+        b"\xff",
+        b'{"preset": "Q4_K_M", "file_type": 15, "types": {"a": "F16"}, "keep": ["a"]}',
+    ],
 )
 def test_what_is_no_plan_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "plan.json").write_bytes(content)
@@ -66,6 +74,8 @@ def test_plans_must_name_the_tensors_of_the_model() -> None:
         check_plan(fewer, MODEL)
     with pytest.raises(PlanError, match="'Q9' is no block type"):
         check_plan(replaced("output.weight", "Q9"), MODEL)
+    with pytest.raises(PlanError, match="nothing is encoded as I32"):
+        check_plan(replaced("output.weight", "I32"), MODEL)
 
 
 def test_plans_must_fit_the_rows() -> None:

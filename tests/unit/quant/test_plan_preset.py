@@ -137,6 +137,16 @@ def test_patterns_and_types_are_checked() -> None:
         plan_preset(UNTIED, "Q4_K_M", keep=["["])
     with pytest.raises(UnsupportedFormatError, match="Q4_X"):
         plan_preset(UNTIED, "Q4_K_M", overrides=[("attn", "Q4_X")])
+    with pytest.raises(PlanError, match="an empty one is found in every name"):
+        plan_preset(UNTIED, "Q4_K_M", keep=[""])
+
+
+@pytest.mark.parametrize("name", ["I32", "f64"])
+def test_types_that_nothing_encodes_are_refused_before_anything_is_said_of_them(name: str) -> None:
+    with pytest.raises(UnsupportedFormatError, match="none that weights are encoded as"):
+        plan_preset(UNTIED, "Q4_K_M", overrides=[("attn_q", name)])
+    with pytest.raises(UnsupportedFormatError, match="none that weights are encoded as"):
+        plan_preset(UNTIED, "Q4_K_M", output_type=name)
 
 
 def test_a_head_whose_rows_do_not_fit_is_a_fallback_too() -> None:

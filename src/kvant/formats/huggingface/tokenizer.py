@@ -26,7 +26,7 @@ from kvant.formats.huggingface.tokenizer_limits import (
     flag_remarks,
     space_remarks,
 )
-from kvant.formats.huggingface.tokenizer_special import SpecialTokens, read_special_tokens
+from kvant.formats.huggingface.tokenizer_special import SpecialTokens, read_special_tokens, unnamed_roles
 from kvant.formats.huggingface.tokenizer_spm import is_sentencepiece_style, sentencepiece_vocabulary
 from kvant.formats.huggingface.tokenizer_vocab import Vocabulary, read_added_tokens
 from kvant.formats.huggingface.tokenizer_write import write_tokenizer
@@ -99,7 +99,7 @@ def _byte_level_keys(files: TokenizerFiles, config: Mapping[str, Any], remarks: 
         special.add.setdefault("bos", False)
     remarks += [
         *byte_level_remarks(files.tokenizer, pre), *flag_remarks(added.values(), files.tokenizer.get("normalizer")),
-        *around_remarks(files, special, vocabulary),
+        *around_remarks(files, special, vocabulary), *unnamed_roles("gpt2", special, vocabulary),
     ]  # fmt: skip
     return {
         "tokenizer.ggml.model": string("gpt2"),
@@ -123,7 +123,7 @@ def _sentencepiece_keys(files: TokenizerFiles, config: Mapping[str, Any], remark
     prefix = prefix and not (config.get("model_type") in LLAMA_LIKE and files.config.get("add_prefix_space") is False)
     remarks += [
         *space_remarks(scheme, writes_prefix=prefix), *flag_remarks(added.values(), files.tokenizer.get("normalizer")),
-        *around_remarks(files, special, vocabulary),
+        *around_remarks(files, special, vocabulary), *unnamed_roles("llama", special, vocabulary),
     ]  # fmt: skip
     keys = {
         "tokenizer.ggml.model": string("llama"),

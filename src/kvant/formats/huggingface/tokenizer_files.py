@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from kvant.errors import FormatError, LimitError, UnsupportedFormatError
+from kvant.errors import FormatError, LimitError
 from kvant.files import JSON_ERRORS
 from kvant.formats.base import member
-from kvant.formats.lookalikes import pointer, start_of
+from kvant.formats.lookalikes import check_pointer
 
 MAX_FILE_BYTES = 256 << 20
 MAX_TEMPLATE_BYTES = 1 << 20
@@ -112,9 +112,7 @@ def read_object(directory: Path, name: str) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(path.read_bytes())
     except JSON_ERRORS as error:
-        note = pointer(start_of(path))
-        if note:
-            raise UnsupportedFormatError(f"{path}: {note}") from error
+        check_pointer(path, path.read_bytes())
         raise FormatError(f"{path}: is not valid JSON ({error}). Download it again.") from error
     if not isinstance(value, dict):
         raise FormatError(f"{path}: holds a {type(value).__name__} where an object belongs. Download it again.")
@@ -145,6 +143,11 @@ def read_templates(files: TokenizerFiles) -> dict[str, str]:
         templates["default"] = value
     elif isinstance(value, list):
         templates = {str(entry["name"]): str(entry["template"]) for entry in value if _is_named_template(entry)}
+    elif value is not None:
+        raise FormatError(
+            f"{files.directory}: chat_template is a {type(value).__name__}, not a text or a list of named ones. "
+            f"Correct it in tokenizer_config.json or chat_template.json, or remove it."
+        )
     if len(templates) > MAX_TEMPLATES or any(len(t) > MAX_TEMPLATE_BYTES for t in templates.values()):
         raise LimitError(
             f"{files.directory}: over {MAX_TEMPLATES} chat templates or one over {MAX_TEMPLATE_BYTES} bytes. "
@@ -166,7 +169,9 @@ def _read_template(path: Path) -> str:
         raise LimitError(
             f"{path}: is over the limit of {MAX_TEMPLATE_BYTES} bytes for a chat template. Take a shorter one."
         )
+    data = path.read_bytes()
+    check_pointer(path, data)
     try:
-        return path.read_text(encoding="utf-8")
+        return data.decode()
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: is not UTF-8 ({error}). Save it as UTF-8.") from error

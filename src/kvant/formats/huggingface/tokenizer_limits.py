@@ -109,7 +109,7 @@ def byte_level_remarks(tokenizer: Mapping[str, Any], pre: PreTokenizer) -> Itera
             f"llama.cpp's {pre.name} {ours} a word that is a token {'whole' if pre.ignore_merges else 'from parts'}, "
             f"tokenizer.json {theirs} it (ignore_merges): a word may get other tokens."
         )
-    if tokenizer.get("normalizer") is not None:
+    if _steps(tokenizer.get("normalizer"), "normalizers"):
         yield (
             "tokenizer.json composes accents (NFC) and llama.cpp does not: text with decomposed accents gets other "
             "tokens."
@@ -174,7 +174,7 @@ def added_around(post_processor: Any, adds: Mapping[str, bool], names: Mapping[s
         adds: Whether the engine puts `bos` before and `eos` after a text.
         names: Texts of these tokens.
     """
-    single = next((s.get("single") for s in _steps(post_processor, "processors") if "single" in s), None)
+    single = next((_single(s) for s in _steps(post_processor, "processors") if s.get("type") in _PUT_AROUND), None)
     if not isinstance(single, list):
         return
     pieces = [next(iter(piece.items())) for piece in single if isinstance(piece, dict) and len(piece) == 1]
@@ -191,6 +191,18 @@ def added_around(post_processor: Any, adds: Mapping[str, bool], names: Mapping[s
                 f"tokenizer.json puts {_listed(stated, keep_order=True) or 'nothing'} {place} a text, llama.cpp "
                 f"{_listed([t for t in found if t], keep_order=True) or 'nothing'}."
             )
+
+
+_PUT_AROUND = ("TemplateProcessing", "BertProcessing", "RobertaProcessing")
+
+
+def _single(step: Mapping[str, Any]) -> Any:
+    """Return what a post-processor makes of one text, as a template."""
+    if step.get("type") == "TemplateProcessing":
+        return step.get("single")
+    around = [pair[0] if isinstance(pair, list) and pair else None for pair in (step.get("cls"), step.get("sep"))]
+    first, last = ({"SpecialToken": {"id": text}} for text in around)
+    return [first, {"Sequence": {"id": "A"}}, last]
 
 
 def _check_model(model: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from kvant.errors import FormatError, LimitError, UnsupportedModelError
 from kvant.formats.huggingface.tokenizer_files import MAX_FILE_BYTES
 from kvant.formats.huggingface.tokenizer_vocab import MAX_TOKENS, check_text
+from kvant.formats.lookalikes import check_pointer
 
 BPE = 2
 MODEL_TYPES = {1: "Unigram", 2: "BPE", 3: "Word", 4: "Char"}
@@ -56,14 +57,16 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
         raise LimitError(f"{path}: {size} bytes are more than the limit of {MAX_FILE_BYTES} for a tokenizer file.")
+    data = path.read_bytes()
+    check_pointer(path, data)
     try:
-        model, kind = _model(path.read_bytes())
+        model, kind = _model(data)
     except (IndexError, ValueError, struct.error) as error:
         if isinstance(error, FormatError):
             raise
-        raise FormatError(f"{path}: is not a SentencePiece model: {error}.") from error
+        raise FormatError(f"{path}: is not a SentencePiece model: {error}. Download it again.") from error
     if not model.pieces:
-        raise FormatError(f"{path}: is not a SentencePiece model: it holds no piece.")
+        raise FormatError(f"{path}: is not a SentencePiece model: it holds no piece. Download it again.")
     if kind != BPE:
         raise UnsupportedModelError(
             f"{path}: a SentencePiece model of type {MODEL_TYPES.get(kind, kind)} is not supported. Supported: BPE."

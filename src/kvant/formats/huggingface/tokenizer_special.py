@@ -1,11 +1,12 @@
 """Special tokens: which id plays which role, and which of them the tokenizer adds to a text by itself."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from kvant.formats.huggingface.config import shown
 from kvant.formats.huggingface.tokenizer_files import TokenizerFiles, read_object
-from kvant.formats.huggingface.tokenizer_vocab import AddedToken, is_id
+from kvant.formats.huggingface.tokenizer_vocab import AddedToken, TokenType, Vocabulary, is_id
 from kvant.metadata import Value, boolean, u32
 
 ROLE_KEYS: Mapping[str, str] = {
@@ -21,6 +22,9 @@ ROLE_KEYS: Mapping[str, str] = {
 """GGUF key of each role; the spelling of the separator's is the format's own."""
 
 ADDED_ROLES = ("bos", "eos", "sep")
+ENGINE_DEFAULTS: Mapping[str, Mapping[str, int]] = {"gpt2": {"bos": 11, "eos": 11}, "llama": {"bos": 1, "eos": 2}}
+"""Ids that the engine takes where a file names none, by `tokenizer.ggml.model` (llama-vocab.cpp, `load`)."""
+
 KNOWN_ENDS = frozenset({
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>", "</s>",
     "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>",
@@ -64,11 +68,13 @@ def read_special_tokens(
         added: Added tokens by id.
         vocab: Id of every other token text.
         size: Tokens in the vocabulary.
-        remarks: Is told of roles whose id is no token of the vocabulary; they are left out, as upstream does.
+        remarks: Is told of roles whose id or text is no token of the vocabulary; they are left out, as upstream does.
     """
+    remarks = [] if remarks is None else remarks
     roles = ("bos", "eos", "unk", "sep", "pad", "mask")
     stated = {**read_object(files.directory, "special_tokens_map.json"), **files.config}
     names = {role: _content(stated.get(f"{role}_token")) for role in roles}
+    remarks += _odd_entries(stated, config, files.generation)
     special = SpecialTokens()
     _read_post_processor(files.tokenizer.get("post_processor"), names, special.add)
     for role in ADDED_ROLES:
@@ -84,12 +90,47 @@ def read_special_tokens(
         if name is not None and name in vocab:
             special.ids.setdefault(role, vocab[name])
     _read_end_ids(files, config, added, special.ids)
+    absent = {role: name for role, name in names.items() if name and name not in by_text and name not in vocab}
+    remarks += [f"{role}_token {name[:40]!r} is no token of the tokenizer: left out." for role, name in absent.items()]
     for role in [role for role, number in special.ids.items() if not 0 <= number < size]:
         number = special.ids.pop(role)
         special.add.pop(role, None)
-        if remarks is not None:
-            remarks.append(f"{role}_token_id {number} is none of the {size} tokens: written without a {role} token.")
+        remarks.append(f"{role}_token_id {number} is none of the {size} tokens: written without a {role} token.")
     return special
+
+
+def unnamed_roles(model: str, special: SpecialTokens, vocabulary: Vocabulary) -> Iterator[str]:
+    """Say what the engine does where no token is named for a role; what it would add of its own choice is switched off.
+
+    Args:
+        model: `tokenizer.ggml.model`.
+        special: The tokenizer's special tokens.
+        vocabulary: Its tokens.
+    """
+    for role, number in ENGINE_DEFAULTS[model].items():
+        if role in special.ids or number >= len(vocabulary.tokens) or vocabulary.types[number] == TokenType.CONTROL:
+            continue
+        if special.add.get(role):
+            special.add[role] = False
+            yield f"add_{role}_token is true, but no {role} token is named: none is added."
+        if role == "eos":
+            yield (
+                f"No end of a text is named (eos_token, eos_token_id): llama.cpp takes token {number} "
+                f"({vocabulary.tokens[number][:40]!r}) for it and ends answers there, too."
+            )
+
+
+def _odd_entries(stated: Mapping[str, Any], config: Mapping[str, Any], generation: Mapping[str, Any]) -> Iterator[str]:
+    """Say which entries that should name a special token cannot be read."""
+    for role in ("bos", "eos", "unk", "sep", "pad", "mask"):
+        entry = stated.get(f"{role}_token")
+        if entry is not None and _content(entry) is None:
+            yield f"tokenizer_config.json: {role}_token is {shown(entry)}, not a token's text: passed over."
+        for place, entries in (("config.json", config), ("generation_config.json", generation)):
+            number = entries.get(f"{role}_token_id")
+            ids = number if isinstance(number, list) and role == "eos" else [] if number is None else [number]
+            if any(not isinstance(i, int) or isinstance(i, bool) for i in ids):
+                yield f"{place}: {role}_token_id is {shown(number)}, not a token's id: passed over."
 
 
 def _content(entry: Any) -> str | None:

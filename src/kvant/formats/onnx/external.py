@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from kvant.errors import FormatError, LimitError, UnsupportedFormatError
+from kvant.formats.lookalikes import HEAD_BYTES, check_pointer
 from kvant.formats.onnx.spec import ELEMENT_BITS, EXTERNAL, MAX_TENSOR_BYTES, STRING
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def external_range(tensor: "onnx.TensorProto", path: Path) -> tuple[Path, int, i
     offset, wanted = _number(entries, "offset", tensor, path), tensor_bytes(tensor, path)
     length = _number(entries, "length", tensor, path) if "length" in entries else wanted
     if length != wanted or offset + length > place.stat().st_size:
+        with place.open("rb") as file:
+            check_pointer(place, file.read(HEAD_BYTES))
         raise FormatError(
             f"{path}: tensor {tensor.name[:80]!r} needs {wanted} bytes; {place.name} has {place.stat().st_size}, of "
             f"which {length} from {offset} on are said to be its. Download or export the model again."

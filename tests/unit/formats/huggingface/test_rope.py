@@ -9,6 +9,7 @@ import pytest
 
 from kvant.errors import FormatError, UnsupportedModelError
 from kvant.formats.huggingface.architectures.registry import family_of_architecture
+from kvant.formats.huggingface.config import ORIGINAL_LENGTH
 from kvant.formats.huggingface.reader import read_huggingface
 from kvant.formats.huggingface.writer import config_json
 from kvant.model import Model
@@ -150,3 +151,20 @@ def test_rotary_parameters_that_nobody_reads_are_said(tmp_path: Path) -> None:
     assert len(model.remarks) == 1
     assert "extrapolation_factor, finetuned" in model.remarks[0]
     assert model.get("llama.rope.scaling.yarn_ext_factor") is None  # transformers has no such parameter
+
+
+@pytest.mark.parametrize("scaling", [{"type": "linear", "factor": 0}, {**YARN, "factor": -2.0}])
+def test_a_factor_of_nothing_is_refused(scaling: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"factor is .*, not above 0"):
+        read(tmp_path, rope_scaling=scaling)
+
+
+def test_llama3_without_an_original_length_takes_the_context(tmp_path: Path) -> None:
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    names = ("without", "stated", "other")
+    lengths: tuple[dict[str, int], ...] = ({}, {ORIGINAL_LENGTH: 512}, {ORIGINAL_LENGTH: 8192})
+    found = {}
+    for name, length in zip(names, lengths, strict=True):
+        model = read(tmp_path / name, max_position_embeddings=512, rope_scaling=scaling | length)
+        found[name] = model.tensors["rope_freqs.weight"].read_bytes(0, 1).tobytes()
+    assert found["without"] == found["stated"] != found["other"]

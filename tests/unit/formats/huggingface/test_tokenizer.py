@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvant.errors import FormatError, UnsupportedModelError
+from kvant.errors import FormatError, UnsupportedFormatError, UnsupportedModelError
 from kvant.formats.huggingface.tokenizer import tokenizer_metadata
 from kvant.metadata import ValueType
 from tiny_tokenizers import KINDS, write_tokenizer
@@ -176,3 +176,18 @@ def test_other_kinds_of_tokenizers_are_refused_by_name(model: Any, tmp_path: Pat
 
     with pytest.raises(UnsupportedModelError, match="SentencePiece-style BPE"):
         tokenizer_metadata(tmp_path, {})
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "tokenizer.model"])
+def test_a_note_of_a_file_is_told_from_the_file(name: str, tmp_path: Path) -> None:
+    write_tokenizer("llama2-spm", tmp_path, 600)
+    (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\nsize 5\n")
+    with pytest.raises(UnsupportedFormatError, match=r"Git LFS pointer.*git lfs pull"):
+        values(tmp_path)
+
+
+def test_a_chat_template_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    write_tokenizer("smollm", tmp_path, 600)
+    edit(tmp_path / "tokenizer_config.json", chat_template={"default": "x"})
+    with pytest.raises(FormatError, match=r"chat_template is a dict.*Correct it"):
+        values(tmp_path)

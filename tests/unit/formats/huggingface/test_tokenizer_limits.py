@@ -8,8 +8,14 @@ from typing import Any
 import pytest
 
 from kvant.errors import UnsupportedModelError
+from kvant.formats.huggingface.pretokenizers import by_name
 from kvant.formats.huggingface.tokenizer import tokenizer_metadata
-from kvant.formats.huggingface.tokenizer_limits import engine_name, sentencepiece_remarks
+from kvant.formats.huggingface.tokenizer_limits import (
+    added_around,
+    byte_level_remarks,
+    engine_name,
+    sentencepiece_remarks,
+)
 from kvant.formats.huggingface.tokenizer_vocab import AddedToken
 from tiny_tokenizers import KINDS, write_tokenizer
 
@@ -153,3 +159,18 @@ def test_an_entry_of_the_configuration_that_nobody_reads_is_said(tmp_path: Path)
     tokenizer_metadata(tmp_path, {}, found)
 
     assert any("nobody reads split_special_tokens = True." in remark for remark in found)
+
+
+@pytest.mark.parametrize("kind", ["BertProcessing", "RobertaProcessing"])
+def test_tokens_that_other_post_processors_put_around_a_text_are_said(kind: str) -> None:
+    step = {"type": kind, "cls": ["<s>", 1], "sep": ["</s>", 2]}
+    before, after = added_around(step, {"bos": False, "eos": False}, {"bos": "<s>", "eos": "</s>"})
+    assert before == "tokenizer.json puts '<s>' before a text, llama.cpp nothing."
+    assert after == "tokenizer.json puts '</s>' after a text, llama.cpp nothing."
+    assert list(added_around(step, {"bos": True, "eos": True}, {"bos": "<s>", "eos": "</s>"})) == []
+
+
+def test_a_normalizer_of_no_steps_composes_nothing() -> None:
+    pre = by_name("smollm")
+    for normalizer, count in ((None, 0), ({"type": "Sequence", "normalizers": []}, 0), ({"type": "NFC"}, 1)):
+        assert len(list(byte_level_remarks({"model": {}, "normalizer": normalizer}, pre))) == count

@@ -4,17 +4,19 @@ from typing import Any
 import pytest
 
 from kvant.formats.huggingface.tokenizer_files import TokenizerFiles
-from kvant.formats.huggingface.tokenizer_special import SpecialTokens, read_special_tokens
-from kvant.formats.huggingface.tokenizer_vocab import AddedToken
+from kvant.formats.huggingface.tokenizer_special import SpecialTokens, read_special_tokens, unnamed_roles
+from kvant.formats.huggingface.tokenizer_vocab import AddedToken, TokenType, Vocabulary
 
 ADDED = {i: AddedToken(i, text, True) for i, text in enumerate(["<s>", "</s>", "<end>", "<sep>"])}
 
 
-def read(post: Any = None, config: Any = None, model_config: Any = None, size: int = 10) -> SpecialTokens:
+def read(
+    post: Any = None, config: Any = None, model_config: Any = None, size: int = 10, remarks: list[str] | None = None
+) -> SpecialTokens:
     files = TokenizerFiles(
         directory=Path(), tokenizer={"post_processor": post}, config=config or {}, generation={}, sentencepiece=None
     )
-    return read_special_tokens(files, model_config or {}, ADDED, {"x": 5}, size)
+    return read_special_tokens(files, model_config or {}, ADDED, {"x": 5}, size, remarks)
 
 
 def template(single: str, pair: str = "") -> dict[str, Any]:
@@ -85,3 +87,45 @@ def test_roles_that_the_configuration_leaves_out_are_in_the_map(tmp_path: Path) 
     special = read_special_tokens(files, {}, ADDED, {}, 10)
 
     assert special.ids == {"eos": 1}  # null in tokenizer_config.json says that there is none
+
+
+@pytest.mark.parametrize(
+    ("config", "model_config", "words"),
+    [
+        ({"eos_token": "<nosuch>"}, {}, "eos_token '<nosuch>' is no token of the tokenizer"),
+        ({"pad_token": ["</s>"]}, {}, "pad_token is ['</s>'], not a token's text"),
+        ({"eos_token": 5}, {}, "eos_token is 5, not a token's text"),
+        ({}, {"eos_token_id": "2"}, "eos_token_id is '2', not a token's id"),
+        ({}, {"eos_token_id": [2, "3"]}, "eos_token_id is [2, '3'], not a token's id"),
+        ({}, {"bos_token_id": [2, 3]}, "bos_token_id is [2, 3], not a token's id"),
+        ({}, {"pad_token_id": True}, "pad_token_id is True, not a token's id"),
+    ],
+)
+def test_entries_that_name_no_token_are_said(config: Any, model_config: Any, words: str) -> None:
+    remarks: list[str] = []
+    read(None, config, model_config, remarks=remarks)
+    assert [words in said for said in remarks] == [True]
+
+
+def test_the_usual_entries_are_not_remarked_upon() -> None:
+    remarks: list[str] = []
+    config = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": None, "unk_token": "x"}
+    read(None, config, {"eos_token_id": [1, 2], "bos_token_id": None, "pad_token_id": 0}, remarks=remarks)
+    assert remarks == []
+
+
+def test_what_the_engine_takes_where_no_token_is_named() -> None:
+    vocabulary = Vocabulary([str(i) for i in range(20)], [int(TokenType.NORMAL)] * 20)
+    special = SpecialTokens(add={"bos": True})
+    bos, eos = unnamed_roles("gpt2", special, vocabulary)
+    assert "no bos token is named" in bos
+    assert special.add == {"bos": False}
+    assert "llama.cpp takes token 11 ('11')" in eos
+    assert list(unnamed_roles("gpt2", SpecialTokens(ids={"bos": 0, "eos": 1}, add={"bos": True}), vocabulary)) == []
+
+
+def test_the_engines_own_choice_is_right_for_sentencepiece() -> None:
+    vocabulary = Vocabulary(["<unk>", "<s>", "</s>"], [int(TokenType.UNKNOWN), *[int(TokenType.CONTROL)] * 2])
+    special = SpecialTokens(add={"bos": True})
+    assert list(unnamed_roles("llama", special, vocabulary)) == []
+    assert special.add == {"bos": True}

@@ -18,7 +18,7 @@ from kvant.formats.huggingface.architectures.base import (
     hyperparameters,
 )
 from kvant.formats.huggingface.architectures.rope import check_whole_rotation, config_theta
-from kvant.formats.huggingface.config import Config
+from kvant.formats.huggingface.config import ORIGINAL_LENGTH, Config
 from kvant.kernels import decode
 from kvant.metadata import Value, u32
 from kvant.model import Model
@@ -56,7 +56,7 @@ def rotary_factors(config: Config) -> np.ndarray:
     rope = Config(values=config.rope, path=config.path)
     factor = rope.number("factor", 8.0)
     low, high = rope.number("low_freq_factor", 1.0), rope.number("high_freq_factor", 4.0)
-    length = rope.integer("original_max_position_embeddings", 8192)
+    length = rope.integer(ORIGINAL_LENGTH, config.get("max_position_embeddings"))
     if not MIN_FACTOR <= low < high <= MAX_FACTOR or not MIN_FACTOR <= factor <= MAX_FACTOR:
         raise FormatError(
             f"{config.path}: rope factors {low}, {high} and {factor} are not low < high, and all from {MIN_FACTOR:g} "

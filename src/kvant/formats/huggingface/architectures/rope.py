@@ -103,12 +103,12 @@ def rope_scaling(config: Config, architecture: str) -> dict[str, Value]:
     rope = Config(values=config.rope, path=config.path)
     kind, prefix = rope.get("rope_type"), f"{architecture}.rope.scaling."
     if kind == "linear":
-        return {prefix + "type": string(kind), prefix + "factor": f32(rope.number("factor"))}
+        return {prefix + "type": string(kind), prefix + "factor": f32(_factor(rope, rope.number("factor")))}
     if kind != "yarn":
         return {}
     context = config.integer("max_position_embeddings")
     length = rope.integer(ORIGINAL_LENGTH, context)
-    factor = rope.number("factor", context / length)
+    factor = _factor(rope, rope.number("factor", context / length))
     found = {
         prefix + "type": string(kind), prefix + "factor": f32(factor), prefix + "original_context_length": u32(length)
     }  # fmt: skip
@@ -119,6 +119,17 @@ def rope_scaling(config: Config, architecture: str) -> dict[str, Value]:
     if lengthening != 1:
         found[prefix + "attn_factor"] = f32(lengthening)
     return found
+
+
+def _factor(rope: Config, factor: float) -> float:
+    """Return a factor of scaling; positions are divided by it.
+
+    Raises:
+        FormatError: It is not above 0.
+    """
+    if not factor > 0:
+        raise FormatError(f"{rope.path}: factor is {factor:g}, not above 0. Correct it.")
+    return factor
 
 
 def attention_factor(rope: Config, factor: float) -> float:

@@ -19,7 +19,7 @@ from kvant.cli.main import app
 from kvant.devices.providers import PROVIDERS
 from kvant.dtypes import BLOCK_TYPES, block_type
 from kvant.quant.presets import PRESETS
-from kvant.serve.api.openapi import NO_EFFECT, OPERATIONS, REFUSED, Operation, api_of
+from kvant.serve.api.openapi import NO_EFFECT, OPERATIONS, REFUSED, Operation, heading
 from kvant.serve.api.sampling import PARAMETERS
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -126,7 +126,7 @@ def exceptions() -> str:
 def fields(operation: Operation) -> str:
     """Return the table of a request's fields."""
     assert operation.request is not None
-    api = api_of(operation.path)
+    api = heading(operation.path)
     rows = []
     for field in msgspec.structs.fields(operation.request):
         name = field.name
@@ -157,7 +157,7 @@ def apis() -> str:
     ]
     for operation in OPERATIONS:
         parts.append(
-            f"\n## {operation.method.upper()} {operation.path}\n\n{api_of(operation.path)}. {operation.summary}.\n"
+            f"\n## {operation.method.upper()} {operation.path}\n\n{heading(operation.path)}. {operation.summary}.\n"
         )
         if operation.request:
             parts.append(f"\n{fields(operation)}")

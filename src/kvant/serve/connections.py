@@ -21,6 +21,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from uvicorn.server import ServerState
 
 from kvant.serve.addresses import LOOPBACK, client_of
+from kvant.serve.logs import log
 from kvant.serve.strict import StrictConnection
 
 HEAD_S = 10.0
@@ -164,7 +165,8 @@ class Guarded(H11Protocol):
             self._check_head(now)
         elif self.stage == SENDING and not self.flow.read_paused and not self.cycle.waiting_for_100_continue:
             if self._reading.is_slow(now, self.received):
-                self.refuse(408, "slow_body", f"The body came slower than {LEAST_BYTES_PER_S} bytes a second.")
+                words = f"The body came slower than {LEAST_BYTES_PER_S} bytes a second. Send it again."
+                self.refuse(408, "slow_body", words)
         else:
             self._head_since = None
             self._reading.rest()
@@ -271,7 +273,11 @@ class Connections:
     def check(self, now: float) -> None:
         """Close those that keep us waiting."""
         for connection in self:
-            connection.check(now)
+            try:
+                connection.check(now)
+            except Exception:  # of one must not end the watch over all
+                log.exception("a connection could not be checked, and is closed")
+                self._drop(connection)
 
     def drop_unopened(self) -> None:
         """End those that are still shaking hands: nobody else knows of them yet."""

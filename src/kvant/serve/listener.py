@@ -32,6 +32,10 @@ class GatewayServer(uvicorn.Server):
         listener: A socket that listens.
         connections: How many there may be.
         drain_s: Seconds that answers have to end at a shutdown.
+
+    Attributes:
+        guests: The connections.
+        failed: Whether it ended since it could accept no more.
     """
 
     def __init__(
@@ -41,12 +45,14 @@ class GatewayServer(uvicorn.Server):
         config.timeout_graceful_shutdown = round(drain_s + LAST_WORDS_S)
         self._listener, self.guests, self._drain_s = listener, connections, drain_s
         self._accepting: asyncio.Task[None] | None = None
+        self.failed = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
         """Start the application, then accept."""
         await super().startup(sockets=[])
         self._listener.setblocking(False)
         self._accepting = asyncio.create_task(self._accept())
+        self._accepting.add_done_callback(self._accepted_last)
 
     async def on_tick(self, counter: int) -> bool:
         """Look at all connections once a second; uvicorn calls this ten times."""
@@ -65,6 +71,12 @@ class GatewayServer(uvicorn.Server):
         ending = asyncio.get_running_loop().call_later(self._drain_s, self._say_ending)
         await super().shutdown(sockets=[])
         ending.cancel()
+
+    def _accepted_last(self, accepting: asyncio.Task[None]) -> None:
+        """End the server that accepts no more: who runs it then knows, and starts it again."""
+        if not accepting.cancelled() and (error := accepting.exception()) is not None:
+            logs.log.error("accept_ended", exc_info=error)
+            self.failed = self.should_exit = True
 
     def _say_ending(self) -> None:
         ending = self.lifespan.state.get("ending")
@@ -92,10 +104,14 @@ class GatewayServer(uvicorn.Server):
                     continue
                 try:
                     await self.guests.room()  # meanwhile the others wait in the system's queue
-                except asyncio.CancelledError:
+                except BaseException:
                     sock.close()
                     raise
-                self._admit(sock, str(peer[0]))
+                try:
+                    self._admit(sock, str(peer[0]))
+                except Exception:  # of one must not keep out the others
+                    logs.log.exception("a connection could not be let in, and is closed")
+                    sock.close()
             await asyncio.sleep(0)  # accepting at once does not give way to other tasks
 
     def _admit(self, sock: socket.socket, address: str) -> None:

@@ -1,6 +1,7 @@
 """HTTP/1.1 to an engine on this machine: the little of it that a known server needs, cheap enough to run per token.
 
-A connection serves one request. Bodies are bounded. Closing a stream closes its connection, and the engine stops.
+A connection serves one request. The engine reads what clients and files bring, so it is not believed: lines, events and
+bodies are bounded. Closing a stream closes its connection, and the engine stops.
 """
 
 import asyncio
@@ -10,8 +11,15 @@ from typing import Self
 
 import msgspec
 
-LIMIT_BYTES = 1 << 28
+BODY_BYTES = 1 << 28
+EVENT_BYTES = 8 << 20
+"""Longest event of a stream: the last one of a text tells its prompt again, which may have a million tokens."""
+
+REPLY_BYTES = {"/health": 1 << 16, "/metrics": 1 << 20, "/slots": 64 << 20, "/props": 8 << 20}
+"""Longest answer of a route whose length does not follow from what is asked; `BODY_BYTES` for others."""
+
 LINE_BYTES = 1 << 16
+READ_BYTES = 1 << 16
 _HEADER_LINES = 64
 
 
@@ -41,6 +49,7 @@ class Exchange:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         self._request = head.encode("latin-1") + b"\r\n" + (body or b"")
         self._address = address
+        self._most = REPLY_BYTES.get(path, BODY_BYTES)
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
 
@@ -84,7 +93,7 @@ class Exchange:
         return line[:-2]
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body's bytes as they come.
+        """Yield the body's bytes as they come, in parts of up to `READ_BYTES`.
 
         Raises:
             LoopbackError: The server went away before its end.
@@ -92,54 +101,87 @@ class Exchange:
         try:
             if self.headers.get(b"transfer-encoding", b"").lower() == b"chunked":
                 while size := int((await self._line()).split(b";")[0], 16):
-                    if size > LIMIT_BYTES:
-                        raise LoopbackError("sent a chunk that is too long")
-                    data = await self._reader.readexactly(size + 2)
-                    yield data[:-2]
+                    if size <= READ_BYTES:  # a token's
+                        yield (await self._reader.readexactly(size + 2))[:-2]
+                        continue
+                    async for part in self._parts(size):
+                        yield part
+                    await self._reader.readexactly(2)
             elif b"content-length" in self.headers:
-                size = int(self.headers[b"content-length"])
-                if size > LIMIT_BYTES:
-                    raise LoopbackError("sent a body that is too long")
-                yield await self._reader.readexactly(size)
+                async for part in self._parts(int(self.headers[b"content-length"])):
+                    yield part
             else:
-                while data := await self._reader.read(1 << 16):
+                while data := await self._reader.read(READ_BYTES):
                     yield data
         except (asyncio.IncompleteReadError, OSError, ValueError) as error:
             if isinstance(error, LoopbackError):
                 raise
             raise LoopbackError(f"closed the connection in the middle of an answer: {error}") from None
 
-    async def body(self) -> bytes:
-        """Return the whole body."""
+    async def _parts(self, size: int) -> AsyncIterator[bytes]:
+        """Yield so many bytes."""
+        if not 0 <= size <= BODY_BYTES:
+            raise LoopbackError("sent a length that is none, or too great a one")
+        while size:
+            part = await self._reader.read(min(size, READ_BYTES))
+            if not part:
+                raise LoopbackError("closed the connection in the middle of an answer")
+            size -= len(part)
+            yield part
+
+    async def body(self, most: int | None = None) -> bytes:
+        """Return the whole body.
+
+        Args:
+            most: Its longest; by default that of the route.
+
+        Raises:
+            LoopbackError: It is longer, or the server went away before its end.
+        """
+        most = self._most if most is None else most
         parts = []
         size = 0
         async for part in self.chunks():
             size += len(part)
-            if size > LIMIT_BYTES:
-                raise LoopbackError("sent a body that is too long")
+            if size > most:
+                raise LoopbackError(f"sent a body above the limit of {most} bytes")
             parts.append(part)
         return b"".join(parts)
 
     async def events(self) -> AsyncIterator[bytes]:
         """Yield the `data:` payload of every server-sent event, without the closing `[DONE]`."""
-        rest = b""
+        async with contextlib.aclosing(self._lines()) as lines:  # type: ignore[type-var]
+            async for line in lines:
+                if line.startswith(b"data:"):
+                    payload = line[5:].strip()
+                    if payload == b"[DONE]":
+                        return
+                    yield payload
+                elif line.startswith(b"error:"):  # llama.cpp's way to end a stream that failed
+                    yield b'{"error":' + line[6:].strip() + b"}"
+
+    async def _lines(self) -> AsyncIterator[bytes]:
+        """Yield the body's lines; what comes is looked at once, however it is cut."""
+        begun: list[bytes] = []
+        size = 0
         async with contextlib.aclosing(self.chunks()) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    if line.startswith(b"data:"):
-                        payload = line[5:].strip()
-                        if payload == b"[DONE]":
-                            return
-                        yield payload
-                    elif line.startswith(b"error:"):  # llama.cpp's way to end a stream that failed
-                        yield b'{"error":' + line[6:].strip() + b"}"
+                first, *others = chunk.split(b"\n")
+                begun.append(first)
+                size += len(first)
+                if size > EVENT_BYTES:
+                    raise LoopbackError(f"sent an event above the limit of {EVENT_BYTES} bytes")
+                if others:
+                    yield b"".join(begun)
+                    for line in others[:-1]:
+                        yield line
+                    begun, size = [others[-1]], len(others[-1])
 
 
 async def _connect(address: str | int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     if isinstance(address, int):
-        return await asyncio.open_connection("127.0.0.1", address, limit=LIMIT_BYTES)
-    return await asyncio.open_unix_connection(address, limit=LIMIT_BYTES)
+        return await asyncio.open_connection("127.0.0.1", address, limit=LINE_BYTES)
+    return await asyncio.open_unix_connection(address, limit=LINE_BYTES)
 
 
 def decoded(body: bytes) -> dict[str, object]:

@@ -14,6 +14,9 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 FREE_BYTES = 64 << 10
 BODY_S = 60.0
+BODY_BYTES_PER_S = 64 << 10
+"""A body has `BODY_S` seconds, and one more for each of so many bytes of it that came."""
+
 RETRY_S = 5
 AT_ONCE = 4
 """Bodies of the greatest length that fit at the same time; a caller may hold half of them."""
@@ -80,7 +83,8 @@ class Body:
         parts: list[bytes] = []
         size = 0
         try:
-            async with asyncio.timeout(BODY_S):
+            async with asyncio.timeout(BODY_S) as limit:
+                end = limit.when() or 0.0
                 while True:
                     message = await self.receive()
                     if message["type"] != "http.request":
@@ -89,10 +93,14 @@ class Body:
                     size += len(parts[-1])
                     self._check(size)
                     self._hold(size)
+                    limit.reschedule(end + size / BODY_BYTES_PER_S)
                     if not message.get("more_body"):
                         return b"".join(parts)
         except TimeoutError:
-            raise Refusal(408, "slow_body", f"The body did not come within {BODY_S:.0f} s.") from None
+            raise Refusal(
+                408, "slow_body",
+                f"After {BODY_S:.0f} s the body came slower than {BODY_BYTES_PER_S} bytes a second. Shorten it.",
+            ) from None  # fmt: skip
 
     def _check(self, size: int) -> None:
         if size > self._room.most_each:

@@ -25,11 +25,14 @@ from kvant.serve.logs import log
 from kvant.serve.memory import limit_bytes, prediction, start_message
 from kvant.serve.queue import FairQueue, Ticket
 from kvant.serve.settings import Settings
-from kvant.serve.sizing import Predict, Size, size_for
+from kvant.serve.sizing import Predict, Size, rounded, size_for
 from kvant.serve.workers import Worker, start_worker
 
 BACKOFF_S, BACKOFF_MOST_S = 0.5, 30.0
 HEALTH_EVERY_S = 15.0
+MAX_SIZES = 4096
+"""Sizes that are remembered: those looked up last."""
+
 RETRY_LEAST_S, RETRY_MOST_S = 1.0, 60.0
 Start = Callable[[ModelFile, Size], Awaitable[Worker]]
 
@@ -128,15 +131,18 @@ class Scheduler:
     async def sizing(self, file: ModelFile, context: int | None, batch: int = 0) -> Size:
         """Return the size of a model's worker for a request: what it asks for, the setting, or what fits.
 
-        The model's header is read in a thread, once for each context and batch.
+        The model's header is read in a thread, once for each context, in the steps it is given in, and batch.
         """
         wanted = context or self.settings.context
+        if wanted is not None:
+            wanted = rounded(wanted, file.facts.context_length)
         key = (file.digest, wanted, batch)
-        if key not in self._sizes:
-            size = await asyncio.to_thread(self._size, file, wanted, batch)
-            self._sizes[key] = size
-            self._sizes.setdefault((file.digest, *size.extent), size)
-        return self._sizes[key]
+        size = self._sizes[key] if key in self._sizes else await asyncio.to_thread(self._size, file, wanted, batch)
+        for known in ((file.digest, *size.extent), key):
+            self._sizes[known] = self._sizes.pop(known, size)
+        while len(self._sizes) > MAX_SIZES:
+            del self._sizes[next(iter(self._sizes))]
+        return size
 
     def _size(self, file: ModelFile, wanted: int | None, batch: int) -> Size:
         predict = self._predict(file)

@@ -56,7 +56,7 @@ def serve(settings: Settings, *, library: Library | None = None, started: Callab
 
     Raises:
         AccessError: It would stand open to a network.
-        KvantError: The address cannot be listened on.
+        KvantError: The address cannot be listened on, or no connection could be accepted any more.
     """
     import uvicorn
 
@@ -81,6 +81,8 @@ def serve(settings: Settings, *, library: Library | None = None, started: Callab
         started(_url(settings, listener))
         _say_confinement()
         server.run()
+    if server.failed:
+        raise KvantError("gateway: could accept no more connections and ended; its log says why. Start it again.")
 
 
 def _say_confinement() -> None:

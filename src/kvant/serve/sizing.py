@@ -60,8 +60,7 @@ def size_for(
         return predict(Extent(context, batch), slots)
 
     if wanted is not None:
-        context = -(-max(1, wanted) // CONTEXT_STEP) * CONTEXT_STEP
-        context = min(context, trained) if trained else context
+        context = rounded(wanted, trained)
         slots = _most_parallel(context, parallel, limit_bytes, need) or 1
     else:
         most = trained or UNKNOWN_CONTEXT
@@ -72,6 +71,12 @@ def size_for(
         else:
             context, slots = _most_context(context, 1, limit_bytes, need), 1
     return Size(extent=Extent(context, batch), parallel=slots, size_bytes=need(context, slots))
+
+
+def rounded(wanted: int, trained: int) -> int:
+    """Return the context that is given to who asks for so many tokens, of a model that was trained for so many."""
+    context = -(-max(1, wanted) // CONTEXT_STEP) * CONTEXT_STEP
+    return min(context, trained) if trained else context
 
 
 def _most_parallel(context: int, parallel: int, limit_bytes: int, need: Need) -> int:

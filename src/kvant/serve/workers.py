@@ -18,7 +18,7 @@ from kvant.errors import EngineReplyError, WorkerError
 from kvant.formats.gguf.reader import files_of
 from kvant.runtime.sandbox import spawn
 from kvant.serve.engines.base import ENGINES, Ready, Start
-from kvant.serve.loopback import Exchange, LoopbackError, decoded
+from kvant.serve.loopback import EVENT_BYTES, Exchange, LoopbackError, decoded
 
 LOG_LINES, LOG_LINE_CHARS = 200, 500
 KILL_AFTER_S = 5.0
@@ -225,19 +225,19 @@ class WorkerProcess:
             async with self._exchange("POST", path, body) as exchange:
                 return exchange.status, decoded(await exchange.body())
         except LoopbackError as error:
-            raise await self._crashed() from error
+            raise await self._crashed(error) from error
 
     async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[bytes]:
         """See `Worker.stream`."""
         try:
             async with self._exchange("POST", path, body) as exchange:
                 if exchange.status != 200:
-                    raise EngineReplyError(exchange.status, decoded(await exchange.body()))
+                    raise EngineReplyError(exchange.status, decoded(await exchange.body(EVENT_BYTES)))
                 async with contextlib.aclosing(exchange.events()) as events:  # type: ignore[type-var]
                     async for payload in events:
                         yield payload
         except LoopbackError as error:
-            raise await self._crashed() from error
+            raise await self._crashed(error) from error
 
     async def get(self, path: str) -> tuple[int, bytes]:
         """See `Worker.get`."""
@@ -245,7 +245,7 @@ class WorkerProcess:
             async with self._exchange("GET", path) as exchange:
                 return exchange.status, await exchange.body()
         except LoopbackError as error:
-            raise await self._crashed() from error
+            raise await self._crashed(error) from error
 
     async def healthy(self) -> bool:
         """Whether the engine's server answers, within `HEALTH_TIMEOUT_S`, and its loop turns, within `STALL_S`.
@@ -293,8 +293,7 @@ class WorkerProcess:
         """Wait until the process has ended and its last words are read."""
         await self._process.wait()
         await asyncio.wait([self._reader], timeout=1)
-        if self._start.socket:
-            shutil.rmtree(Path(self._start.socket).parent, ignore_errors=True)
+        _forget_socket(self._start.socket)
 
     def _exchange(self, method: str, path: str, body: dict[str, Any] | None = None) -> Exchange:
         data = None if body is None else msgspec.json.encode(body)
@@ -314,12 +313,14 @@ class WorkerProcess:
             if TEMPLATE_NEXT in text:
                 self._template_next.set()
 
-    async def _crashed(self) -> WorkerError:
+    async def _crashed(self, error: LoopbackError) -> WorkerError:
         """Return the error for a request whose connection broke; a process that still runs then is given up."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self.wait()), 0.5)
         if self._process.returncode is None:
             self.kill()
+            if str(error).startswith("sent "):  # too much
+                return await self._failed(f"was ended, for it {error}", _fatal)
         return await self._failed("crashed", _fatal)
 
     async def _failed(self, what: str, words: Callable[[list[str]], list[str]]) -> WorkerError:
@@ -365,6 +366,12 @@ def _socket_path() -> str:
     return str(Path(directory) / ".sock")
 
 
+def _forget_socket(path: str) -> None:
+    """Remove a socket's directory, if there is one."""
+    if path:
+        shutil.rmtree(Path(path).parent, ignore_errors=True)
+
+
 async def start_worker(
     start: Start,
     *,
@@ -384,15 +391,20 @@ async def start_worker(
         WorkerError: It could not load the model; nothing is left running.
     """
     opened = [file for path in (start.path, start.draft) if path for file in files_of(Path(path))]
+    address = _socket_path() if sys.platform == "linux" else ""
     start = msgspec.structs.replace(
         start, api_key=secrets.token_urlsafe(32), parent=spawn.owner(), files=tuple(map(str, opened)),
-        socket=_socket_path() if sys.platform == "linux" else "",
+        socket=address,
     )  # fmt: skip
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", ENGINES[engine],
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env=environment(), start_new_session=True,
-    )  # fmt: skip
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", ENGINES[engine],
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            env=environment(), start_new_session=True,
+        )  # fmt: skip
+    except BaseException:
+        _forget_socket(address)
+        raise
     worker = WorkerProcess(process, start)
     try:
         if spawned is not None:

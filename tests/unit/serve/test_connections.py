@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
@@ -9,8 +10,10 @@ from typing import Any
 
 import pytest
 import uvicorn
+from uvicorn.protocols.http.h11_impl import RequestResponseCycle
+from uvicorn.server import ServerState
 
-from kvant.serve.connections import HEAD_S, LEAST_BYTES_PER_S, WINDOW_S, Connections, Window
+from kvant.serve.connections import HEAD_S, LEAST_BYTES_PER_S, WINDOW_S, Connections, Guarded, Window
 from kvant.serve.listener import GatewayServer
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -30,6 +33,7 @@ class Running:
         self.waiting = 0
         self.guests = Connections(most, lambda _: exempt, lambda reason: self.reasons.update([reason]))
         self.port = 0
+        self.server: GatewayServer | None = None
         self.writers: list[asyncio.StreamWriter] = []
 
     async def app(self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Any) -> None:
@@ -94,6 +98,7 @@ async def running(most: int = 100, **settings: Any) -> AsyncIterator[Running]:
     )
     server = GatewayServer(config, listener, state.guests, drain_s=0)
     state.port = listener.getsockname()[1]
+    state.server = server
     task = asyncio.create_task(server.serve())
     await state.until(lambda: server.started)
     try:
@@ -295,3 +300,71 @@ def test_a_window_tells_slow_from_fast() -> None:
     assert window.is_slow(2 * WINDOW_S, 2 * least - 1)
     window.rest()
     assert not window.is_slow(9 * WINDOW_S, 0)
+
+
+def test_what_fails_over_one_connection_ends_no_watch_over_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with running() as state:
+            ((odd, _),) = await state.opened(HALF)
+            ((slow, _),) = await state.opened(HALF)
+            monkeypatch.setattr(next(iter(state.guests)), "check", lambda _: 1 / 0)
+            state.check(0)
+            assert await answer(odd) == b""
+            state.check(HEAD_S)
+            assert await answer(slow) == b"HTTP/1.1 408 Request Timeout"
+
+    asyncio.run(main())
+
+
+def test_who_cannot_be_let_in_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with running() as state:
+            with monkeypatch.context() as patch:
+                patch.setattr(state.guests, "may_open", lambda _: 1 / 0)
+                reader, _ = await state.open(GET)
+                assert await answer(reader) == b""
+            reader, _ = await state.open(GET)
+            assert await answer(reader) == b"HTTP/1.1 200 OK"
+
+    asyncio.run(main())
+
+
+def test_a_server_that_can_accept_no_more_ends_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with running() as state:
+            assert state.server is not None
+            assert not state.server.failed
+            monkeypatch.setattr(state.guests, "room", lambda: 1 / 0)
+            await state.open(GET)
+            await state.until(lambda: state.server is not None and state.server.failed)
+            assert state.server.should_exit
+
+    asyncio.run(main())
+
+
+def test_what_is_overridden_of_uvicorn_is_there() -> None:
+    """Parts that its documentation does not promise; pyproject.toml bounds the versions for them."""
+    for ours, names in (
+        (GatewayServer, ("startup", "on_tick", "shutdown", "handle_exit")),
+        (
+            Guarded,
+            ("data_received", "connection_lost", "on_response_complete", "_should_upgrade", "send_400_response",
+             "resume_writing"),
+        ),
+    ):  # fmt: skip
+        for name in names:
+            assert name in vars(ours)
+            assert any(name in vars(base) for base in ours.__mro__[1:]), name
+
+    async def one() -> Guarded:
+        state = Running(1)
+        return Guarded(uvicorn.Config(state.app, log_config=None), ServerState(), {}, state.guests, "a")
+
+    made = asyncio.run(one())
+    for name in ("conn", "cycle", "flow", "transport", "timeout_keep_alive_task"):
+        assert hasattr(made, name), name
+    words = set(inspect.getsource(RequestResponseCycle.__init__).replace(".", " ").split())
+    assert {
+        "response_started", "response_complete", "more_body", "disconnected", "message_event",
+        "waiting_for_100_continue",
+    } <= words  # fmt: skip

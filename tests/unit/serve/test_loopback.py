@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from kvant.serve.loopback import Exchange, LoopbackError, decoded
+from kvant.serve import loopback
+from kvant.serve.loopback import EVENT_BYTES, READ_BYTES, Exchange, LoopbackError, decoded
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -80,6 +81,25 @@ def test_events_whatever_way_they_are_cut() -> None:
 def test_servers_that_break_off_or_lie(answer: bytes) -> None:
     with pytest.raises(LoopbackError):
         ask(answer, whole)
+
+
+def test_long_events_are_put_together_and_longer_ones_broken_off() -> None:
+    long = b"data: " + b"x" * (3 * READ_BYTES)
+    assert ask(chunked(long, long + b"\n\ndata: y\n"), events)[0] == [(long + long)[6:], b"y"]
+    for answer in (
+        chunked(*[b"x" * READ_BYTES] * (EVENT_BYTES // READ_BYTES + 1)), OK + b"\r\n" + b"x" * (EVENT_BYTES + 1),
+        chunked(b"x" * (EVENT_BYTES + 1)), chunked(b"data: y\n" + b"x" * (EVENT_BYTES + 1)),
+    ):  # fmt: skip
+        with pytest.raises(LoopbackError, match=f"sent an event above the limit of {EVENT_BYTES} bytes"):
+            ask(answer, events)
+
+
+def test_a_body_is_as_long_as_its_route_lets_it_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(loopback.REPLY_BYTES, "/path", 4)
+    assert ask(OK + b"\r\nabcd", whole)[0] == (200, b"abcd")
+    for answer in (OK + b"\r\nabcde", chunked(b"abc", b"de"), OK + b"Content-Length: 5\r\n\r\nabcde"):
+        with pytest.raises(LoopbackError, match="sent a body above the limit of 4 bytes"):
+            ask(answer, whole)
 
 
 def test_nobody_listens() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from kvant.serve import room as module
 from kvant.serve.refusal import Refusal
 from kvant.serve.room import AT_ONCE, FREE_BYTES, Body, Receive, Room
 
@@ -71,3 +72,22 @@ def test_what_is_refused_is_held_no_longer(parts: tuple[bytes, ...], announced: 
     with pytest.raises(Refusal) as error, Body(room, pieces(*parts)) as body:
         read(room, body, announced=announced)
     assert (error.value.status, room.held) == (status, 0)
+
+
+@pytest.mark.parametrize(("rate", "is_slow"), [(1, False), (1 << 30, True)])
+def test_a_body_has_more_time_the_more_of_it_came(rate: int, is_slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BODY_S", 0.01)
+    monkeypatch.setattr(module, "BODY_BYTES_PER_S", rate)
+    parts = [bytes(100), bytes(100)]
+
+    async def receive() -> MutableMapping[str, Any]:
+        if len(parts) == 1:
+            await asyncio.sleep(3600 if is_slow else 0.1)
+        return {"type": "http.request", "body": parts.pop(), "more_body": bool(parts)}
+
+    with Body(Room(MOST), receive) as body:
+        if is_slow:
+            with pytest.raises(Refusal, match="came slower than"):
+                read(Room(MOST), body)
+        else:
+            assert len(read(Room(MOST), body)) == 200

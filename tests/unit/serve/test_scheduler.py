@@ -4,8 +4,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from kvant.errors import ModelTooLargeError, QueueFullError, WorkerError
+from kvant.serve import scheduler as module
 from kvant.serve.library import ModelFile
 from kvant.serve.scheduler import Scheduler, batch_for
+from kvant.serve.sizing import Size
 from serving import MB, FakeEngines, model_file, scheduler, turns
 
 A, B, C = model_file("a"), model_file("b"), model_file("c")
@@ -214,6 +216,31 @@ def test_a_context_is_at_most_what_the_model_was_trained_for() -> None:
         async with plan.lease(model_file("short", trained=512), caller="me", context=100_000) as lease:
             assert lease.worker.context == 512
         await plan.aclose()
+
+    run(test)
+
+
+def test_contexts_that_are_asked_for_come_to_few_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(engines: FakeEngines) -> None:
+        plan = scheduler(engines)
+        read: list[str] = []
+        size = plan._size
+
+        def counted(file: ModelFile, wanted: int | None, batch: int) -> Size:
+            read.append(file.name)
+            return size(file, wanted, batch)
+
+        monkeypatch.setattr(plan, "_size", counted)
+        for context in [*range(1, 1025), *range(8000, 9000), 10**9]:
+            assert (await plan.sizing(A, context)).extent.context <= 8192
+        assert len(read) == 5  # 256, 512, 768, 1024, 8192
+        await plan.sizing(A, 256)
+        monkeypatch.setattr(module, "MAX_SIZES", 3)
+        for i in range(10):
+            await plan.sizing(model_file(f"m{i}"), 256)
+            await plan.sizing(A, 256)
+        assert len(plan._sizes) == 3
+        assert len(read) == 15  # what is asked for again and again is not read again
 
     run(test)
 

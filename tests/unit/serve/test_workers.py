@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from kvant.errors import EngineReplyError, WorkerError
-from kvant.serve import workers
+from kvant.serve import loopback, workers
 from kvant.serve.engines.base import Start
 from kvant.serve.library import DirectoryLibrary
 from kvant.serve.scheduler import Scheduler
@@ -137,7 +138,7 @@ def test_requests_need_the_workers_own_key(models: Path) -> None:
 
 OWNER = """
 import asyncio, sys
-from kvant.serve import workers
+from kvant.serve import loopback, workers
 from kvant.serve.engines.base import Start
 from kvant.serve.workers import start_worker
 async def main():
@@ -211,5 +212,28 @@ def test_an_engine_whose_loop_does_not_turn_is_not_healthy(models: Path, monkeyp
         worker.kill()
         with pytest.raises(WorkerError):
             await busy
+
+    run(models / "tiny.gguf", test)
+
+
+@needs_linux
+def test_a_process_that_cannot_be_started_leaves_no_directory(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
+    with pytest.raises(FileNotFoundError):
+        asyncio.run(start_worker(start_of(models / "tiny.gguf"), timeout_s=100))
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_linux
+def test_an_engine_that_sends_too_much_is_ended(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loopback, "EVENT_BYTES", 16)
+
+    async def test(worker: WorkerProcess) -> None:
+        with pytest.raises(WorkerError, match="the engine was ended, for it sent an event above the limit of 16 bytes"):
+            [payload async for payload in worker.stream("/completion", COMPLETION)]
+        assert not worker.alive
 
     run(models / "tiny.gguf", test)

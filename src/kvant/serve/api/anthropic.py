@@ -61,7 +61,7 @@ async def messages(request: Request) -> Response:
     """POST /v1/messages."""
     body = await read(request, MessagesRequest)
     file = await model_file(request, body.model)
-    check(body.max_tokens > 0, f"max_tokens: {body.max_tokens} is not positive.", "max_tokens")
+    check(body.max_tokens > 0, f"max_tokens: {body.max_tokens} is not positive. Choose 1 or more.", "max_tokens")
     given = {"num_predict": body.max_tokens, "stop": body.stop_sequences, "temperature": body.temperature,
              "top_p": body.top_p, "top_k": body.top_k}  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}

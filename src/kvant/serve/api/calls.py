@@ -67,8 +67,11 @@ def offered(tools: list[Tool], choice: Choice) -> tuple[list[Tool], str]:
     names = choice.names
     if names is not None:
         missing = sorted(names - {tool["function"]["name"] for tool in tools})
-        check(not missing, f"tool_choice: {missing[:1]} is not among the tools that can be offered here. Name another.",
-              "tool_choice")  # fmt: skip
+        check(
+            not missing,
+            f"tool_choice: {', '.join(missing)[:100]!r} is not among the tools that can be offered here. Name another.",
+            "tool_choice",
+        )
         tools = [tool for tool in tools if tool["function"]["name"] in names]
     needless = bool(tools) or choice.mode != "required"
     check(needless, "tool_choice: a tool must be called, and none can be offered here. Send a function.", "tool_choice")

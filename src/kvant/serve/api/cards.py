@@ -12,7 +12,7 @@ from kvant.errors import KvantError
 from kvant.recipes.pareto import front
 from kvant.recipes.plot import Frame, Plot, Point, layout
 from kvant.serve.api.ollama import OLLAMA, find
-from kvant.serve.api.wire import as_json, endpoint, gateway
+from kvant.serve.api.wire import as_json, endpoint, gateway, served_size
 from kvant.serve.library import ModelFile
 from kvant.serve.passports import Measured, measured
 
@@ -106,9 +106,8 @@ async def card(request: Request) -> Response:
 
 async def _card(request: Request, file: ModelFile) -> Card:
     facts, meta = file.facts, file.facts.metadata
-    scheduler = gateway(request).scheduler
     try:
-        ram = (await scheduler.sizing(file, None)).size_bytes
+        ram = (await served_size(request, file)).size_bytes
     except (KvantError, OSError):
         ram = None
     passport = await asyncio.to_thread(measured, file)

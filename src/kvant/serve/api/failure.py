@@ -39,7 +39,8 @@ class ContextExceededError(ApiError):
 
     def __init__(self, n_tokens: int, n_context: int, n_trained: int = 0) -> None:
         super().__init__(
-            f"prompt: {n_tokens} tokens exceed the context of {n_context}.", code="context_length_exceeded"
+            f"prompt: {n_tokens} tokens exceed the context of {n_context}. Shorten it, or ask for more context.",
+            code="context_length_exceeded",
         )
         self.n_tokens = n_tokens
         self.n_context = n_context

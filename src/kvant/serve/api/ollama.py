@@ -105,7 +105,11 @@ async def generate(request: Request) -> Response:
 
 def _check_tokens(tokens: list[int]) -> None:
     wrong = [token for token in tokens if not 0 <= token < 1 << 31]
-    check(not wrong, f"context: {wrong[:1]} is no token id. Give what an answer told.", "context")
+    check(
+        not wrong,
+        f"context: {str(wrong[0])[:40] if wrong else ''} is no token id. Give what an answer told.",
+        "context",
+    )
 
 
 def _generate_prompt(body: GenerateRequest, file: ModelFile) -> Chat | Text:

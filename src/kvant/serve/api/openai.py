@@ -107,9 +107,16 @@ def chat_prompt(body: ChatRequest, file: ModelFile) -> Chat:
     require(file, tools=bool(tools))
     check(bool(body.messages), "messages: is empty. Send at least one.", "messages")
     check(body.modalities in (None, ["text"]), "modalities: only text is made here. Leave it out.", "modalities")
-    check(body.top_logprobs is None or 0 <= body.top_logprobs <= MAX_TOP_LOGPROBS,
-          f"top_logprobs: {body.top_logprobs} is not from 0 to {MAX_TOP_LOGPROBS}.", "top_logprobs")  # fmt: skip
-    check(not body.top_logprobs or bool(body.logprobs), "top_logprobs: needs logprobs to be true.", "top_logprobs")
+    check(
+        body.top_logprobs is None or 0 <= body.top_logprobs <= MAX_TOP_LOGPROBS,
+        f"top_logprobs: {body.top_logprobs} is not from 0 to {MAX_TOP_LOGPROBS}. Choose one that is.",
+        "top_logprobs",
+    )
+    check(
+        not body.top_logprobs or bool(body.logprobs),
+        "top_logprobs: needs logprobs to be true. Set it, or leave this out.",
+        "top_logprobs",
+    )
     limits = (body.max_completion_tokens, body.max_tokens, body.n_predict)
     sampling = common_sampling(body, file, next((limit for limit in limits if limit is not None), None))
     return Chat(
@@ -181,8 +188,11 @@ def context_of(body: Sampling | EmbeddingRequest, file: ModelFile) -> int | None
 def common_sampling(body: Sampling, file: ModelFile, max_tokens: int | None) -> dict[str, Any]:
     """Return the engine's parameters of a request."""
     check(body.n in (None, 1), f"n: {body.n} answers are not made at once. Send n requests.", "n")
-    check(max_tokens is None or max_tokens == -1 or max_tokens > 0, f"max_tokens: {max_tokens} is not positive.",
-          "max_tokens")  # fmt: skip
+    check(
+        max_tokens is None or max_tokens == -1 or max_tokens > 0,
+        f"max_tokens: {max_tokens} is not positive. Choose 1 or more.",
+        "max_tokens",
+    )
     given = {name: getattr(body, name) for name in _SAME if getattr(body, name) is not None}
     if body.repetition_penalty is not None:
         given.setdefault("repeat_penalty", body.repetition_penalty)
@@ -196,12 +206,17 @@ def common_sampling(body: Sampling, file: ModelFile, max_tokens: int | None) -> 
 
 def _biases(biases: dict[str, float]) -> list[list[float]]:
     check(
-        len(biases) <= MAX_BIASES, f"logit_bias: {len(biases)} tokens exceed the limit of {MAX_BIASES}.", "logit_bias"
+        len(biases) <= MAX_BIASES,
+        f"logit_bias: {len(biases)} tokens exceed the limit of {MAX_BIASES}. Send fewer.",
+        "logit_bias",
     )
     for token, bias in biases.items():
-        check(token.isascii() and token.isdigit() and len(token) < 10, f"logit_bias: {token[:40]!r} is no token id.",
-              "logit_bias")  # fmt: skip
-        check(-100 <= bias <= 100, f"logit_bias: {bias} is not from -100 to 100.", "logit_bias")
+        check(
+            token.isascii() and token.isdigit() and len(token) < 10,
+            f"logit_bias: {token[:40]!r} is no token id. Send a number.",
+            "logit_bias",
+        )
+        check(-100 <= bias <= 100, f"logit_bias: {bias} is not from -100 to 100. Choose one that is.", "logit_bias")
     return [[int(token), bias] for token, bias in biases.items()]
 
 

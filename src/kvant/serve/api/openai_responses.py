@@ -3,22 +3,22 @@
 Source: OpenAI's API reference, "Responses".
 """
 
+import dataclasses
 import time
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kvant.serve.api.answer import SSE, Answer, Dialect, Output
+from kvant.serve.api.answer import SSE, Answer, Output
 from kvant.serve.api.calls import Choice, allowed, choice_of, offered
 from kvant.serve.api.chat import Chat, Format, opened, require
 from kvant.serve.api.chunks import Usage, gather
 from kvant.serve.api.failure import Failure
 from kvant.serve.api.formats import settled
 from kvant.serve.api.ids import new_id
-from kvant.serve.api.openai import failed, said
+from kvant.serve.api.openai import OPENAI, said
 from kvant.serve.api.openai_stream import ResponseEvents, message_item, reasoning_item, text_part
 from kvant.serve.api.responses_input import messages_of
 from kvant.serve.api.responses_tools import Item, Offers
@@ -29,25 +29,7 @@ from kvant.serve.api.wire import check, endpoint, model_file, note_ignored, read
 from kvant.serve.library import ModelFile
 
 
-def _broken(failure: Failure) -> bytes:
-    """Return the end of a stream that failed: the event `error`, and the response that did."""
-    code, message = failure.code, said(failure)
-    event = {"type": "error", "code": code, "message": message, "param": failure.param, "sequence_number": 0}
-    response = {
-        "id": new_id("resp"), "object": "response", "status": "failed", "output": [],
-        "error": {"code": code or "server_error", "message": message},
-    }  # fmt: skip
-    last = {"type": "response.failed", "sequence_number": 1, "response": response}
-    return b"".join(
-        b"event: " + str(told["type"]).encode() + b"\ndata: " + msgspec.json.encode(told) + b"\n\n"
-        for told in (event, last)
-    )
-
-
-RESPONSES = Dialect(failed=failed, broken=_broken)
-
-
-@endpoint(RESPONSES)
+@endpoint(OPENAI)
 async def responses(request: Request) -> Response:
     """POST /v1/responses."""
     body = await read(request, ResponsesRequest)
@@ -64,15 +46,24 @@ async def responses(request: Request) -> Response:
         context=context_wanted(file.settings.parameters), stream=bool(body.stream),
     )  # fmt: skip
     if body.stream:
-        return Answer(lambda out: _stream(out, job, body, offers), RESPONSES)
-    return Answer(lambda out: _whole(out, job, body, offers), RESPONSES)
+        identity, created = new_id("resp"), int(time.time())
+        maker = ResponseEvents(lambda *state: _response(body, identity, created, *state), offers)
+
+        def broken(failure: Failure) -> bytes:
+            return maker.broken(failure.code, said(failure), failure.param)
+
+        return Answer(lambda out: _stream(out, job, maker), dataclasses.replace(OPENAI, broken=broken))
+    return Answer(lambda out: _whole(out, job, body, offers), OPENAI)
 
 
 def _prompt(body: ResponsesRequest, file: ModelFile, messages: list[dict[str, Any]], offers: Offers) -> Chat:
     tools, mode = offered(offers.functions(), _choice(body.tool_choice, offers))
     require(file, tools=bool(tools))
-    check(body.max_output_tokens is None or body.max_output_tokens > 0, "max_output_tokens: is not positive.",
-          "max_output_tokens")  # fmt: skip
+    check(
+        body.max_output_tokens is None or body.max_output_tokens > 0,
+        "max_output_tokens: is not positive. Choose 1 or more.",
+        "max_output_tokens",
+    )
     given = {"temperature": body.temperature, "top_p": body.top_p, "num_predict": body.max_output_tokens}
     given = {name: value for name, value in given.items() if value is not None}
     effort = body.reasoning.effort if body.reasoning else None
@@ -124,9 +115,7 @@ def _response(body: ResponsesRequest, identity: str, created: int, status: str, 
     }  # fmt: skip
 
 
-async def _stream(out: Output, job: Job, body: ResponsesRequest, offers: Offers) -> None:
-    identity, created = new_id("resp"), int(time.time())
-    maker = ResponseEvents(lambda *state: _response(body, identity, created, *state), offers)
+async def _stream(out: Output, job: Job, maker: ResponseEvents) -> None:
     async with streaming(job, out, SSE) as answer:
         async for event in maker.events(answer.pieces()):
             await out.write(event)

@@ -31,6 +31,13 @@ class ResponseEvents:
         self._open: Item | None = None
         self._texts: list[str] = []
 
+    def broken(self, code: str | None, message: str, param: str | None) -> bytes:
+        """Return the end of a stream that failed: the event `error`, and the response that did."""
+        error = {"code": code or "server_error", "message": message}
+        response = self._response("failed", self.items, self.whole.usage) | {"error": error}
+        told = self._event("error", code=code, message=message, param=param)
+        return told + self._event("response.failed", response=response)
+
     def _event(self, kind: str, **fields: Any) -> bytes:
         event = {"type": kind, "sequence_number": self._number} | fields
         self._number += 1

@@ -8,7 +8,7 @@ import base64
 import struct
 import time
 from datetime import UTC
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -27,12 +27,9 @@ from kvant.serve.api.ollama_types import seconds
 from kvant.serve.api.openai import DONE, OPENAI, common_sampling, context_of, out_usage
 from kvant.serve.api.openai_types import CompletionRequest, EmbeddingRequest, ListedModel
 from kvant.serve.api.run import Job, answering, streaming
-from kvant.serve.api.sampling import context_wanted, unknown
-from kvant.serve.api.wire import as_json, check, endpoint, gateway, model_file, note_ignored, read
+from kvant.serve.api.sampling import unknown
+from kvant.serve.api.wire import as_json, check, endpoint, gateway, model_file, note_ignored, read, served_size
 from kvant.serve.library import ModelFile
-
-if TYPE_CHECKING:
-    from kvant.serve.app import Gateway
 
 MAX_PROMPTS = 128
 MAX_LOGPROBS = 20
@@ -50,7 +47,7 @@ async def completions(request: Request) -> Response:
     check(body.best_of in (None, 1), "best_of: only 1 is made here. Leave it out.", "best_of")
     check(not body.echo, "echo: is not supported. Put the prompt before the answer yourself.", "echo")
     check(body.logprobs is None or 0 <= body.logprobs <= MAX_LOGPROBS,
-          f"logprobs: {body.logprobs} is not from 0 to {MAX_LOGPROBS}.", "logprobs")  # fmt: skip
+          f"logprobs: {body.logprobs} is not from 0 to {MAX_LOGPROBS}. Choose one that is.", "logprobs")  # fmt: skip
     limit = next((given for given in (body.max_tokens, body.n_predict) if given is not None), 16)
     sampling = common_sampling(body, file, limit)
     format_ = Format(grammar=body.grammar, where="grammar")
@@ -89,8 +86,8 @@ def many(value: str | list[Any], name: str, limit: int) -> list[str] | list[Toke
           f"{name}: is not a text, a list of texts, or lists of token ids. Mend the request.", name)  # fmt: skip
     if kind is list:
         low, high = min(map(min, filter(None, value)), default=0), max(map(max, filter(None, value)), default=0)
-        check(low >= 0 and high < 1 << 31, f"{name}: {low}..{high} are no token ids.", name)
-        check(all(value), f"{name}: a list of token ids is empty.", name)
+        check(low >= 0 and high < 1 << 31, f"{name}: {low}..{high} are no token ids. Send the model's, or text.", name)
+        check(all(value), f"{name}: a list of token ids is empty. Leave it out.", name)
     return value
 
 
@@ -184,7 +181,7 @@ def _packed(vector: list[float]) -> str:
 async def models(request: Request) -> Response:
     """GET /v1/models."""
     files = await asyncio.to_thread(gateway(request).library.list)
-    data = [await _listed(file, gateway(request)) for file in files]
+    data = [await _listed(request, file) for file in files]
     ends = {"has_more": False, "first_id": data[0].id if data else None, "last_id": data[-1].id if data else None}
     return as_json({"object": "list", "data": data} | ends)
 
@@ -195,13 +192,12 @@ async def model(request: Request) -> Response:
     name = request.path_params["name"]
     if not name:
         raise ApiError("model: is missing in the path.", param="model")
-    return as_json(await _listed(await model_file(request, name), gateway(request)))
+    return as_json(await _listed(request, await model_file(request, name)))
 
 
-async def _listed(file: ModelFile, here: "Gateway") -> ListedModel:
+async def _listed(request: Request, file: ModelFile) -> ListedModel:
     try:
-        size = await here.scheduler.sizing(file, context_wanted(file.settings.parameters))
-        context = size.extent.context
+        context = (await served_size(request, file)).extent.context
     except (KvantError, OSError):  # its file is not put together yet
         context = file.facts.context_length
     return ListedModel(

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from kvant._version import __version__
 from kvant.serve.api import anthropic_types, cards, ollama_types, openai_types, responses_types
+from kvant.serve.wording import Api, api_of
 
 
 class OllamaError(msgspec.Struct):
@@ -206,7 +207,7 @@ def _operation(operation: Operation, known: dict[type, Any]) -> dict[str, Any]:
     made: dict[str, Any] = {
         "summary": operation.summary,
         "operationId": f"{operation.method}{operation.path.replace('/', '_').strip('{}')}",
-        "tags": [api_of(operation.path)],
+        "tags": [heading(operation.path)],
         "responses": {
             "200": {"description": "The answer.", "content": content},
             "default": {"description": "An error, told in the API's own form.", "content": error},
@@ -219,19 +220,17 @@ def _operation(operation: Operation, known: dict[type, Any]) -> dict[str, Any]:
     return made
 
 
-def api_of(path: str) -> str:
-    """Return whose API a path belongs to."""
-    if path.startswith("/v1/messages"):
-        return "Anthropic"
-    if path.startswith("/api/kvant/"):
-        return "kvant"
-    return "Ollama" if path.startswith("/api/") else "OpenAI"
+def heading(path: str) -> str:
+    """Return under which heading a path stands: its API's, or that of what is kvant's alone."""
+    return "kvant" if path.startswith("/api/kvant/") else _TAGS[api_of(path)]
 
 
 def _error_of(path: str) -> type:
-    return {"Ollama": OllamaError, "kvant": OllamaError, "OpenAI": OpenAIError, "Anthropic": AnthropicError}[
-        api_of(path)
-    ]
+    return _ERRORS[api_of(path)]
+
+
+_TAGS: dict[Api, str] = {"ollama": "Ollama", "openai": "OpenAI", "anthropic": "Anthropic"}
+_ERRORS: dict[Api, type] = {"ollama": OllamaError, "openai": OpenAIError, "anthropic": AnthropicError}
 
 
 @functools.cache

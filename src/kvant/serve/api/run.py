@@ -169,27 +169,36 @@ async def answering(job: Job) -> AsyncIterator[Answering]:
 async def streaming(job: Job, out: Output, media_type: str) -> AsyncIterator[Answering]:
     """Ask the engine as `answering` does, and send the answer's head: when it has begun, or after `HEAD_S`.
 
-    An error before the head has the status of its own, one after it ends the stream as its API says.
+    An error before the head has the status of its own, one after it ends the stream as its API says. There is one head,
+    also of a stream that holds several answers.
 
     Raises:
         ApiError: The engine refused.
         KvantError: No worker could be had.
     """
+    is_due = False
 
     async def in_time() -> None:
+        nonlocal is_due
         await asyncio.sleep(HEAD_S)
-        await out.start(media_type)
+        is_due = True
+        if not out.started:
+            await out.start(media_type)
         await out.ping()
 
     early = asyncio.create_task(in_time())
     try:
         async with answering(job) as answer:
-            early.cancel()
-            if not out.started:
-                await out.start(media_type)
+            if is_due:
+                await early  # a head that is being sent is not broken off
+            else:
+                early.cancel()
+                if not out.started:
+                    await out.start(media_type)
             yield answer
     finally:
         early.cancel()
+        await asyncio.gather(early, return_exceptions=True)
 
 
 class Meter:

@@ -280,10 +280,10 @@ class _Walk:
             return self._noted(path, is_followed=isinstance(value, str) and value in FORMATS)
         if key == "multipleOf":
             return self._noted(path, is_followed=_is_small(value))
-        if key in _PLAIN and isinstance(value, dict | list):
+        if key in ("enum", "const") and isinstance(value, dict | list):
             self._budget.n_values += sum(map(len, _nodes(value)))
             if self._budget.n_values > MAX_VALUES:
-                raise self._fault(path, f"the values of `enum` and the like are over {MAX_VALUES} in all. Send fewer")
+                raise self._fault(path, f"the values of `enum` and `const` are over {MAX_VALUES} in all. Send fewer")
         return True
 
     def _pattern(self, pattern: Any, path: _Path) -> str | None:

@@ -19,8 +19,10 @@ from starlette.responses import Response
 from kvant.errors import KvantError
 from kvant.serve.api.answer import Dialect, failed
 from kvant.serve.api.failure import ApiError
+from kvant.serve.api.sampling import context_wanted
 from kvant.serve.bounded import Share
 from kvant.serve.library import ModelFile
+from kvant.serve.sizing import Size
 
 if TYPE_CHECKING:
     from kvant.serve.app import Gateway
@@ -53,6 +55,15 @@ def caller(request: Request) -> str:
 def share(request: Request) -> Share:
     """Return the way to have done what a request could prolong, in its caller's turn."""
     return Share(gateway(request).bounded, caller(request))
+
+
+async def served_size(request: Request, file: ModelFile) -> Size:
+    """Return the size that a model is loaded with where a request asks for none: as its own settings say.
+
+    Raises:
+        KvantError: Its header cannot be read.
+    """
+    return await gateway(request).scheduler.sizing(file, context_wanted(file.settings.parameters))
 
 
 async def model_file(request: Request, name: str) -> ModelFile:

@@ -123,7 +123,7 @@ def test_what_says_nothing_is_passed_over(schema: Any) -> None:
 @pytest.mark.parametrize(
     ("schema", "said"),
     [
-        ({"enum": list(range(MAX_VALUES + 1))}, "values of `enum` and the like are over 20000"),
+        ({"enum": list(range(MAX_VALUES + 1))}, "values of `enum` and `const` are over 20000"),
         ({"const": [[0] * (MAX_VALUES + 1)]}, "const: the values of"),
         ({"enum": ["x" * 100] * 6000}, "bytes exceed the limit of 524288 for all schemas together"),
         ({"type": "string", "minLength": 10**9}, "minLength: 1000000000 exceeds the limit"),

@@ -188,5 +188,5 @@ def test_an_engine_that_leads_its_gateway_to_another_socket(
         "sys.stdin.read()\n"
     )
     hostile(tmp_path, "xllamacpp", say, target, monkeypatch)
-    with pytest.raises(WorkerError, match=r"door', which is not its own"):
+    with pytest.raises(WorkerError, match=r"says it listens on '/.*', which is not its own"):
         serve(tmp_path / "model.gguf")

@@ -91,7 +91,7 @@ def test_a_damaged_store_fails_the_check_until_it_is_repaired(tmp_path: Path) ->
 
     assert "kvant fsck --repair" in kvant("fsck", status=1).stdout
     assert document("fsck", "--repair")["findings"][0]["repaired"]
-    assert "clean: 1 models" in kvant("fsck").stdout
+    assert "clean: 1 model, " in kvant("fsck").stdout
 
 
 def test_stored_names_stand_where_paths_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

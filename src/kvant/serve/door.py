@@ -5,6 +5,7 @@ depth. Refusals are worded as the API that was called words its errors. What is 
 bounded in `connections` and `strict`.
 """
 
+import asyncio
 import math
 import re
 import secrets
@@ -40,6 +41,9 @@ PROBES = ("/health", "/ready")
 WRONG_KEYS, WRONG_KEYS_PER_MINUTE = 20, 10
 """Wrong keys that a client may send at once and in the long run. A right key is let in all the same: 256 random bits
 are not found by guessing, and who shares an address with a guesser is not to be kept out by him."""
+
+SHORT_BODY_BYTES = 1 << 18
+"""A longer body is looked at in a thread: its shape may take a second, and others are answered meanwhile."""
 
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9, -]{1,1000}")
@@ -220,7 +224,10 @@ class Door:
         if length is None and b"transfer-encoding" not in headers:
             return body.receive
         text = await body.read(caller, length)
-        if (fault := bodies.fault(text, self._settings.max_json_depth)) is not None:
+        max_depth = self._settings.max_json_depth
+        is_short = len(text) <= SHORT_BODY_BYTES
+        fault = bodies.fault(text, max_depth) if is_short else await asyncio.to_thread(bodies.fault, text, max_depth)
+        if fault is not None:
             raise Refusal(400, "depth", fault)
         return replayed(text, body.receive)
 

@@ -100,11 +100,12 @@ class WorkerError(EngineError):
     Attributes:
         name: The model's name.
         retry_after_s: Seconds after which another try makes sense.
+        was_waiting: The request had not been begun when the engine was ended: it cannot be why.
     """
 
-    def __init__(self, message: str, *, name: str = "", retry_after_s: float = 1.0) -> None:
+    def __init__(self, message: str, *, name: str = "", retry_after_s: float = 1.0, was_waiting: bool = False) -> None:
         super().__init__(message)
-        self.name, self.retry_after_s = name, retry_after_s
+        self.name, self.retry_after_s, self.was_waiting = name, retry_after_s, was_waiting
 
 
 class EngineReplyError(EngineError):

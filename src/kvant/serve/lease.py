@@ -68,7 +68,7 @@ class RetryingWorker:
         try:
             return await self._worker.post(path, body)
         except WorkerError as error:
-            if _may_have_ended_it(body):
+            if _may_have_ended_it(body, error):
                 raise
             await self._replace(error)
         return await self._worker.post(path, body)
@@ -91,7 +91,7 @@ class RetryingWorker:
                         passed_on = True
                         yield payload
             except WorkerError as error:
-                if passed_on or _may_have_ended_it(body):
+                if passed_on or _may_have_ended_it(body, error):
                     raise
                 await self._replace(error)
             else:
@@ -121,9 +121,9 @@ class RetryingWorker:
         self._worker = await self._another()
 
 
-def _may_have_ended_it(body: dict[str, Any]) -> bool:
+def _may_have_ended_it(body: dict[str, Any], error: WorkerError) -> bool:
     """Whether a request carries what makes native code recurse or grow: it would end the next engine too."""
-    return not _SUSPECT.isdisjoint(body)
+    return not error.was_waiting and not _SUSPECT.isdisjoint(body)
 
 
 _SUSPECT = frozenset({"grammar", "json_schema", "response_format", "tools"})

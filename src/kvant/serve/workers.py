@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,12 @@ KILL_AFTER_S = 5.0
 HEALTH_TIMEOUT_S = 30.0
 STALL_S = 900.0
 """Longest turn of an engine's loop, which reads up to 2,048 tokens of a prompt: at 2.3 a second on a slow machine."""
+
+ABANDONED_S = 30.0
+"""The same for a turn that nobody waits for, or four times the longest that ended by itself, if that is more."""
+
+SENT_S = 1.0
+"""A request that is sent so long after a look at the loop may still be part of the turn that was looked at."""
 
 TEMPLATE_S = 15.0
 """Seconds that the engine may try a model's chat template: it takes a fraction of one, or does not end."""
@@ -125,7 +131,9 @@ class WorkerProcess:
         self._address: str | int = 0
         self._stopping = False
         self._turn: asyncio.Task[None] | None = None
-        self._turn_began = 0.0
+        self._turn_began = self._longest_turn_s = 0.0
+        self._open: dict[object, float] = {}  # requests somebody waits for, and when they were sent
+        self._given_up = ""
         self._template_next = asyncio.Event()
         self._took_template = False
         self.confined: tuple[str, ...] = ()
@@ -222,20 +230,22 @@ class WorkerProcess:
     async def post(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """See `Worker.post`."""
         try:
-            async with self._exchange("POST", path, body) as exchange:
-                return exchange.status, decoded(await exchange.body())
+            with self._awaited():
+                async with self._exchange("POST", path, body) as exchange:
+                    return exchange.status, decoded(await exchange.body())
         except LoopbackError as error:
             raise await self._crashed(error) from error
 
     async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[bytes]:
         """See `Worker.stream`."""
         try:
-            async with self._exchange("POST", path, body) as exchange:
-                if exchange.status != 200:
-                    raise EngineReplyError(exchange.status, decoded(await exchange.body(EVENT_BYTES)))
-                async with contextlib.aclosing(exchange.events()) as events:  # type: ignore[type-var]
-                    async for payload in events:
-                        yield payload
+            with self._awaited():
+                async with self._exchange("POST", path, body) as exchange:
+                    if exchange.status != 200:
+                        raise EngineReplyError(exchange.status, decoded(await exchange.body(EVENT_BYTES)))
+                    async with contextlib.aclosing(exchange.events()) as events:  # type: ignore[type-var]
+                        async for payload in events:
+                            yield payload
         except LoopbackError as error:
             raise await self._crashed(error) from error
 
@@ -250,13 +260,15 @@ class WorkerProcess:
     async def healthy(self) -> bool:
         """Whether the engine's server answers, within `HEALTH_TIMEOUT_S`, and its loop turns, within `STALL_S`.
 
+        A turn that nobody waits for any more may take `ABANDONED_S`: everyone whose request it can be about has left.
+
         `/health` is answered beside the loop; `/slots` by it, between two turns: one that is held by a grammar, or by a
         request whose client has left, is seen by that alone.
         """
         clock = asyncio.get_running_loop().time
         if self._turn is None or self._turn.done():
             self._turn, self._turn_began = asyncio.create_task(self._turns()), clock()
-        elif clock() - self._turn_began > STALL_S:
+        elif self._is_stuck(clock() - self._turn_began):
             return False
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_S):
@@ -264,10 +276,31 @@ class WorkerProcess:
         except (TimeoutError, WorkerError):
             return False
 
+    def _is_stuck(self, turn_s: float) -> bool:
+        """Whether a turn of the engine's loop, so many seconds long by now, is to be its last."""
+        is_awaited = any(sent <= self._turn_began + SENT_S for sent in self._open.values())
+        limit_s = STALL_S if is_awaited else min(STALL_S, max(ABANDONED_S, 4 * self._longest_turn_s))
+        if turn_s > limit_s:
+            self._given_up = "nobody waited for what it did" if not is_awaited else "it answered nobody"
+        return turn_s > limit_s
+
+    @contextlib.contextmanager
+    def _awaited(self) -> Iterator[None]:
+        """Note that somebody waits for an answer."""
+        request = object()
+        self._open[request] = asyncio.get_running_loop().time()
+        try:
+            yield
+        finally:
+            del self._open[request]
+
     async def _turns(self) -> None:
         """Wait until the engine's loop has turned."""
+        clock = asyncio.get_running_loop().time
+        begun = clock()
         with contextlib.suppress(WorkerError):
             await self.get("/slots")
+            self._longest_turn_s = max(self._longest_turn_s, clock() - begun)
 
     async def stop(self) -> None:
         """End the process: its standard input is closed, and it is killed where that does not help."""
@@ -321,7 +354,8 @@ class WorkerProcess:
             self.kill()
             if str(error).startswith("sent "):  # too much
                 return await self._failed(f"was ended, for it {error}", _fatal)
-        return await self._failed("crashed", _fatal)
+        ended = f"was ended, for it was stuck and {self._given_up}" if self._given_up else "crashed"
+        return await self._failed(ended, _fatal)
 
     async def _failed(self, what: str, words: Callable[[list[str]], list[str]]) -> WorkerError:
         """Return the error that says how the process ended and those of its last words that everybody may read."""
@@ -335,8 +369,8 @@ class WorkerProcess:
         said = " | ".join(words(self.log)) or "it did not say why"
         return WorkerError(
             f"model {self.name!r}: the engine {what} ({how}: {said}). Try again, or check the file with: kvant inspect",
-            name=self.name,
-        )
+            name=self.name, was_waiting=self._given_up.startswith("nobody"),
+        )  # fmt: skip
 
 
 def _fatal(log: list[str]) -> list[str]:

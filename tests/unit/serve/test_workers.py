@@ -15,6 +15,7 @@ import pytest
 from kvant.errors import EngineReplyError, WorkerError
 from kvant.serve import loopback, workers
 from kvant.serve.engines.base import Start
+from kvant.serve.lease import _may_have_ended_it
 from kvant.serve.library import DirectoryLibrary
 from kvant.serve.scheduler import Scheduler
 from kvant.serve.settings import Settings
@@ -235,5 +236,40 @@ def test_an_engine_that_sends_too_much_is_ended(models: Path, monkeypatch: pytes
         with pytest.raises(WorkerError, match="the engine was ended, for it sent an event above the limit of 16 bytes"):
             [payload async for payload in worker.stream("/completion", COMPLETION)]
         assert not worker.alive
+
+    run(models / "tiny.gguf", test)
+
+
+def test_a_stuck_engine_that_nobody_waits_for_is_ended_and_who_came_later_is_innocent(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "ABANDONED_S", 0.0)
+    monkeypatch.setattr(workers, "SENT_S", 0.0)
+    words = " | ".join(f'"v{i}"' for i in range(60_000))
+
+    async def test(worker: WorkerProcess) -> None:
+        body = COMPLETION | {"stream": False, "grammar": f"root ::= {words}"}
+        busy = asyncio.create_task(worker.post("/completion", body))
+        while not worker._open:
+            await asyncio.sleep(0)
+        n_looks, turn = 0, None
+        while n_looks < 20:  # the loop does not turn, but its client waits
+            assert await worker.healthy()
+            n_looks = n_looks + 1 if worker._turn is turn else 0
+            turn = worker._turn
+        late = asyncio.create_task(worker.post("/completion", COMPLETION | {"stream": False, "tools": []}))
+        while len(worker._open) < 2:  # it is sent, behind the turn
+            await asyncio.sleep(0)
+        busy.cancel()
+        await asyncio.wait([busy])
+        while await worker.healthy():
+            await asyncio.sleep(0)
+        worker.kill()
+        with pytest.raises(
+            WorkerError, match=r"was ended, for it was stuck and nobody waited for what it did"
+        ) as caught:
+            await late
+        assert caught.value.was_waiting
+        assert not _may_have_ended_it({"tools": []}, caught.value)  # so it is asked again, of the next engine
 
     run(models / "tiny.gguf", test)

@@ -34,7 +34,6 @@ BOUNDED = {
 CONTROLS = Controls([*ALWAYS_CONTROL, *(f"<|reserved_{n}|>" for n in range(30)), "a", "aa", "aaa", "aab", "\\", '"'])
 MADE_LATER: dict[tuple[str, str], Callable[[], list[str]]] = {
     ("formats/huggingface/checkpoint.py", "pattern"): lambda: [mark.pattern.pattern for mark in checkpoint._MARKS],
-    ("quant/presets.py", "re.escape(pattern) if option.startswith(('--output', '--token')) else pattern"): list,
     ("quant/presets.py", "pattern"): list,  # the user's own, for names of tensors: see the tests of presets
     ("recipes/int8/quantize.py", "f'(?:{re.escape(str(folder))}/)?(?:prepared-\\\\w+|trial|node)\\\\.onnx'"): lambda: [
         r"(?:/tmp/x/)?(?:prepared-\w+|trial|node)\.onnx"

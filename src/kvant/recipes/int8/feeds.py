@@ -74,11 +74,13 @@ def read_feeds(path: Path, inputs: Sequence[Port]) -> Feeds:
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:
     try:
-        with file.open("rb") as raw, np.load(raw, allow_pickle=False) as archive:
+        with file.open("rb") as raw:
+            archive = np.load(raw, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise FormatError(f"{file}: is no .npz file. Save named inputs with numpy.savez.")
             _check_size(file)
-            return {name: archive[name] for name in archive.files}
+            with archive:
+                return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, FormatError):
             raise

@@ -13,14 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import msgspec
-
 from kvant.errors import KvantError, OutputExistsError
 
 CHUNK_BYTES = 1 << 22
-JSON_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
-"""What decoding JSON raises where it is malformed, of another type, too deep or not UTF-8."""
-
 PATIENCE_S, LOOK_AGAIN_S = 1.0, 0.02
 MAX_HOLDER_BYTES = 300
 _LOG = logging.getLogger("kvant.files")

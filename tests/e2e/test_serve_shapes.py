@@ -107,7 +107,7 @@ def test_a_server_tool_that_must_be_called_is_refused(http: httpx2.Client) -> No
     answer = http.post("/v1/messages", json=of_claude_code(tool_choice=choice))
 
     assert answer.status_code == 400
-    assert "'web_search'] is not among the tools that can be offered" in answer.json()["error"]["message"]
+    assert "'web_search' is not among the tools that can be offered" in answer.json()["error"]["message"]
 
 
 def of_codex(**more: Any) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import msgspec
 
-from kvant.files import JSON_ERRORS, atomic_write, cache_dir, sha256_file
+from kvant.documents import JSON_ERRORS
+from kvant.files import atomic_write, cache_dir, sha256_file
 
 MAX_BASE_BYTES = 24 << 30
 

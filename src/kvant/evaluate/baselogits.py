@@ -15,12 +15,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from kvant.documents import JSON_ERRORS
 from kvant.errors import FormatError
 from kvant.evaluate.base import CONVERSION
 from kvant.evaluate.compact import SAMPLES, TOP, CompactRows, compact
 from kvant.evaluate.corpora import Corpus
 from kvant.evaluate.windows import Windows
-from kvant.files import JSON_ERRORS, atomic_write, cache_dir
+from kvant.files import atomic_write, cache_dir
 from kvant.progress import SILENT, Progress
 from kvant.runtime import capi
 from kvant.runtime.process import EngineProcess

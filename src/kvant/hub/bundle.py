@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
+from kvant.documents import JSON_ERRORS
 from kvant.errors import FormatError, ModelNameError, OutputExistsError, StoreError
-from kvant.files import CHUNK_BYTES, JSON_ERRORS, atomic_write, disk_errors
+from kvant.files import CHUNK_BYTES, atomic_write, disk_errors
 from kvant.hub.disk import LAYOUT
 from kvant.hub.manifest import (
     MANIFEST_TYPE,

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
+from kvant.documents import JSON_ERRORS
 from kvant.errors import StoreError
-from kvant.files import JSON_ERRORS
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 ARTIFACT_TYPE = "application/vnd.kvant.model.v1+json"

@@ -20,8 +20,9 @@ import msgspec
 
 from kvant.devices.detect import detect
 from kvant.devices.profiles import device_for
+from kvant.documents import JSON_ERRORS
 from kvant.errors import ModelNotFoundError, SourceError, TransferError
-from kvant.files import JSON_ERRORS, home, sync_directory
+from kvant.files import home, sync_directory
 from kvant.formats.gguf.header import read_header
 from kvant.hub.licences import check_licence, licence_of
 from kvant.hub.manifest import ModelSettings

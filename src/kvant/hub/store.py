@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from kvant.documents import JSON_ERRORS
 from kvant.errors import KvantError, ModelNameError, ModelNotFoundError, QuotaError, StoreError, StoreReadOnlyError
-from kvant.files import JSON_ERRORS, disk_errors, home
+from kvant.files import disk_errors, home
 from kvant.formats.gguf.kinds import MODEL, PROJECTOR, check_kind
 from kvant.formats.gguf.reader import read_gguf
 from kvant.hub.collect import garbage

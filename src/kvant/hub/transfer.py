@@ -17,8 +17,9 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 import msgspec
 
+from kvant.documents import JSON_ERRORS
 from kvant.errors import KvantError, MissingDependencyError, TransferError
-from kvant.files import CHUNK_BYTES, JSON_ERRORS, commit_file, disk_errors, partial_path
+from kvant.files import CHUNK_BYTES, commit_file, disk_errors, partial_path
 from kvant.progress import SILENT, Progress
 
 if TYPE_CHECKING:

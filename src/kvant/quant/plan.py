@@ -6,9 +6,10 @@ from pathlib import Path
 
 import msgspec
 
+from kvant.documents import JSON_ERRORS
 from kvant.dtypes import BLOCK_TYPES, F16, F32, Family, block_type
 from kvant.errors import FormatError, KvantError, PlanError, UnsupportedFormatError
-from kvant.files import JSON_ERRORS, atomic_write
+from kvant.files import atomic_write
 from kvant.model import Model
 from kvant.quant.roles import EMBEDDINGS, OUTPUT, file_order
 from kvant.tensors import n_weights, row_length

@@ -16,6 +16,7 @@ import numpy as np
 from kvant._version import __version__
 from kvant.devices.detect import detect
 from kvant.devices.limits import cores
+from kvant.documents import JSON_ERRORS
 from kvant.dtypes import F32
 from kvant.errors import FormatError
 from kvant.evaluate.base import CONVERSION, MAX_BASE_BYTES, identity
@@ -24,7 +25,7 @@ from kvant.evaluate.corpora import Corpus, check_unseen, corpus, text_file
 from kvant.evaluate.metrics import summarize
 from kvant.evaluate.score import Engine, VariantScore, score, score_windows
 from kvant.evaluate.windows import cut
-from kvant.files import JSON_ERRORS, atomic_write, cache_dir
+from kvant.files import atomic_write, cache_dir
 from kvant.formats.onnx.decoder import is_decoder, read_decoder
 from kvant.formats.open import open_model
 from kvant.metadata import Value, ValueType

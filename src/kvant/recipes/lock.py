@@ -13,9 +13,10 @@ import msgspec
 import numpy as np
 
 from kvant._version import __version__
+from kvant.documents import JSON_ERRORS
 from kvant.errors import FormatError, KvantError
 from kvant.evaluate.base import file_hash
-from kvant.files import JSON_ERRORS, atomic_write
+from kvant.files import atomic_write
 from kvant.formats.gguf.layout import file_layout
 from kvant.kernels.fitting import SWEEPS
 from kvant.model import Model

@@ -20,10 +20,11 @@ from kvant.devices.detect import Machine
 from kvant.devices.memory import EMBEDDING, OUTPUT
 from kvant.devices.profiles import Profile
 from kvant.devices.speed import weight_seconds
+from kvant.documents import JSON_ERRORS
 from kvant.dtypes import BLOCK_TYPES, block_type
 from kvant.evaluate.baselogits import engine_name
 from kvant.evaluate.score import SPEED_GENERATE, SPEED_PROMPT
-from kvant.files import JSON_ERRORS, atomic_write, cache_dir
+from kvant.files import atomic_write, cache_dir
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.plan import Plan

@@ -13,9 +13,10 @@ import numpy as np
 
 from kvant import kernels
 from kvant.allocate.options import Option, allowed_types, stored_bytes
+from kvant.documents import JSON_ERRORS
 from kvant.dtypes import BLOCK_TYPES, block_type
 from kvant.errors import KvantError
-from kvant.files import JSON_ERRORS, atomic_write
+from kvant.files import atomic_write
 from kvant.kernels.fitting import FITTABLE, Curvature, fit
 from kvant.model import Model
 from kvant.progress import SILENT, Progress

@@ -7,8 +7,9 @@ import msgspec
 import numpy as np
 
 from kvant._version import __version__
+from kvant.documents import JSON_ERRORS
 from kvant.evaluate.baselogits import engine_name
-from kvant.files import JSON_ERRORS, atomic_write, cache_dir
+from kvant.files import atomic_write, cache_dir
 from kvant.recipes import variants
 from kvant.runtime.process import EngineProcess
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import msgspec
 
 from kvant._version import __version__
+from kvant.documents import JSON_ERRORS
 from kvant.evaluate.score import VariantScore
-from kvant.files import JSON_ERRORS, atomic_write, cache_dir, sync_directory
+from kvant.files import atomic_write, cache_dir, sync_directory
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.curvature import Curvatures

@@ -14,8 +14,8 @@ from typing import Any, Self, TypeVar
 import msgspec
 import numpy as np
 
+from kvant.documents import JSON_ERRORS
 from kvant.errors import EngineError, MissingDependencyError
-from kvant.files import JSON_ERRORS
 from kvant.runtime import messages
 from kvant.runtime.child import Child
 from kvant.runtime.sandbox import spawn

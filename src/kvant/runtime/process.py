@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Self, TypeVar
 import msgspec
 import numpy as np
 
+from kvant.documents import JSON_ERRORS
 from kvant.errors import EngineError, ValueRangeError
-from kvant.files import JSON_ERRORS
 from kvant.formats.gguf.reader import files_of
 from kvant.runtime import messages
 from kvant.runtime.child import Child

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from kvant.documents import JSON_ERRORS
 from kvant.errors import EngineError, MissingDependencyError, UnsupportedModelError
-from kvant.files import JSON_ERRORS
 from kvant.runtime import mlx
 from kvant.runtime.child import Child, ask_once
 from kvant.runtime.process import EngineProcess

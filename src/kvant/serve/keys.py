@@ -16,8 +16,9 @@ from pathlib import Path
 
 import msgspec
 
+from kvant.documents import JSON_ERRORS
 from kvant.errors import AccessError, FormatError
-from kvant.files import JSON_ERRORS, commit_file, exclusive, home, partial_path
+from kvant.files import commit_file, exclusive, home, partial_path
 
 PREFIX = "kvant-"
 RANDOM_BYTES = 32

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+from kvant.documents import JSON_ERRORS
 from kvant.errors import FormatError, LimitError
-from kvant.files import JSON_ERRORS
 from kvant.formats.base import member
 from kvant.formats.lookalikes import check_pointer
 

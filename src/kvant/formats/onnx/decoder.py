@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from kvant.documents import JSON_ERRORS
 from kvant.errors import FormatError, LimitError, UnsupportedModelError
-from kvant.files import JSON_ERRORS
 from kvant.formats.base import member
 from kvant.formats.onnx.reader import data_files, read_onnx
 from kvant.formats.onnx.spec import ELEMENT_BITS

@@ -12,8 +12,8 @@ import msgspec
 
 from kvant.devices.memory import RamPrediction, predict_ram, repacked_bytes
 from kvant.devices.profiles import Profile
+from kvant.documents import JSON_ERRORS
 from kvant.errors import BudgetError, FormatError, SourceError
-from kvant.files import JSON_ERRORS
 from kvant.formats.gguf.header import Header, read_header
 from kvant.hub.sources.huggingface import HuggingFace, Repository
 from kvant.hub.sources.variants import RemoteVariant

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kvant.files import JSON_ERRORS
+from kvant.documents import JSON_ERRORS
 from kvant.serve.api.answer import SSE, Answer, Dialect, Output
 from kvant.serve.api.anthropic_types import Block, CountRequest, Message, MessagesRequest, OutputConfig, Tool
 from kvant.serve.api.calls import Choice, arguments_text, choice_of, offered

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+from kvant.documents import JSON_ERRORS
 from kvant.errors import EngineError
-from kvant.files import JSON_ERRORS
 from kvant.serve.api.failure import ApiError, ContextExceededError, TemplateRefusedError
 
 

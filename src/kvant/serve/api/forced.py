@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from kvant.files import JSON_ERRORS
+from kvant.documents import JSON_ERRORS
 from kvant.serve.api.chunks import FunctionDelta, Piece, ToolDelta
 
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*(?P<name>"(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*')

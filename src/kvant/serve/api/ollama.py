@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kvant.files import JSON_ERRORS
+from kvant.documents import JSON_ERRORS
 from kvant.serve.api.answer import NDJSON, Answer, Dialect, Output
 from kvant.serve.api.chat import Chat, Format, Text, opened, require, tokenize
 from kvant.serve.api.chunks import Piece, ToolDelta, Whole

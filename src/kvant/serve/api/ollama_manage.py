@@ -17,8 +17,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from kvant.documents import JSON_ERRORS
 from kvant.errors import KvantError, ModelfileError, ModelNameError, ModelNotFoundError, ValueRangeError
-from kvant.files import JSON_ERRORS
 from kvant.hub.manifest import Message
 from kvant.hub.modelfile import ROLES, Modelfile, check_parameters
 from kvant.hub.names import ModelName

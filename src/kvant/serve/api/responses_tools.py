@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from kvant.files import JSON_ERRORS
+from kvant.documents import JSON_ERRORS
 from kvant.serve.api.chunks import ToolDelta
 from kvant.serve.api.ids import new_id
 from kvant.serve.api.responses_types import Tool

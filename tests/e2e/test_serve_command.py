@@ -111,7 +111,7 @@ def test_streams_that_outlast_the_drain_end_as_their_api_says_that_one_failed(lo
         workers = workers_of(process)
         process.send_signal(signal.SIGTERM)
         for path, answer in answers.items():
-            assert STREAMS[path][1] in (end := b"\n" + answer.read()[-400:]), path
+            assert STREAMS[path][1] in (end := b"\n" + answer.read()[-2000:]), path
             assert b"is shutting down" in end
             assert b"[DONE]" not in end
         _, log = process.communicate(timeout=60)

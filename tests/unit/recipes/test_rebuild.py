@@ -146,7 +146,8 @@ def test_what_differs_is_named_and_nothing_is_written(tiny: Path, book: Path, tm
     for wrong, source, text, words in (
         (change(lock, kvant="0.0.1"), tiny, book, r"was made by 0\.0\.1.*Install kvant==0\.0\.1"),
         (change(lock, encoder=change(lock.encoder, damping=0.5)), tiny, book, "settings.*'damping': 0.5.*are not"),
-        (change(lock, calibration=None), tiny, book, "names no calibration"),
+        (change(lock, calibration=None), tiny, None, "names no calibration"),
+        (change(lock, calibration=None), tiny, book, r"made without calibration\. Leave --text out"),
         (lock, other, book, r"little-llama: file model\.safetensors differs"),
         (lock, tiny, None, r"calibrated on book\.txt\. Pass it with --text FILE"),
         (lock, tiny, page, r"page\.txt: SHA-256 .* is not that of the lock's calibration text"),

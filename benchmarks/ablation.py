@@ -38,11 +38,11 @@ from kvant.quant.curvature import Curvatures
 from kvant.quant.importance import Entry, Importance
 from kvant.quant.plan import Plan
 from kvant.quant.presets import plan_preset
-from kvant.recipes.calibration import Calibration, blend, calibrate
-from kvant.recipes.evaluate import prepare_base
-from kvant.recipes.fitted import types_of
-from kvant.recipes.quantize import predict_size, quantize
-from kvant.recipes.rounding import rounding_options
+from kvant.recipes.measure.base import prepare_base
+from kvant.recipes.measure.calibration import Calibration, blend, calibrate
+from kvant.recipes.measure.rounding import rounding_options
+from kvant.recipes.optimize.mixes import types_of
+from kvant.recipes.targets.gguf.write import predict_size, quantize
 
 Known = Mapping[str, Importance | Curvatures]
 

@@ -17,8 +17,8 @@ from kvant.devices.profiles import profile_of
 from kvant.evaluate.score import SPEED_GENERATE, SPEED_PROMPT
 from kvant.formats.open import open_model
 from kvant.quant.presets import plan_preset
-from kvant.recipes import variants
-from kvant.recipes.pace import matrix_types, pace_for
+from kvant.recipes.optimize.pace import matrix_types, pace_for
+from kvant.recipes.targets.gguf import kept
 from kvant.runtime.process import EngineProcess
 
 PRESETS = ("Q8_0", "Q6_K", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "IQ4_NL", "Q4_0", "Q3_K_M", "Q2_K", "F16")
@@ -30,7 +30,7 @@ def measure(model_path: Path, threads: int, turns: int) -> dict[str, object]:
     plans = {name: plan_preset(model, name) for name in PRESETS}
     kinds = set().union(*(matrix_types(model, plan) for plan in plans.values()))
     pace = pace_for(model, profile_of(machine), machine, kinds, threads=threads)
-    files = {name: variants.encoded(model, plan) for name, plan in plans.items()}
+    files = {name: kept.encoded(model, plan) for name, plan in plans.items()}
     fastest, medians = dict.fromkeys(PRESETS, math.inf), {name: list[float]() for name in PRESETS}
     for _ in range(turns):
         for name in PRESETS:
@@ -40,7 +40,7 @@ def measure(model_path: Path, threads: int, turns: int) -> dict[str, object]:
             fastest[name] = min(fastest[name], found.fastest_s)
             medians[name].append(found.tg_tok_s)
     for plan in plans.values():
-        variants.forget(model, plan)
+        kept.forget(model, plan)
     return {
         "cpu": machine.cpu,
         "threads": threads,

@@ -23,8 +23,8 @@ from kvant.formats.open import open_model
 from kvant.kernels import isa
 from kvant.kernels.fitting import FITTABLE, fit, prepare
 from kvant.quant.curvature import DAMPING
-from kvant.recipes.calibration import calibrate
-from kvant.recipes.rounding import sample_rows
+from kvant.recipes.measure.calibration import calibrate
+from kvant.recipes.measure.rounding import sample_rows
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[dict[str, object]]:

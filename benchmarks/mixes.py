@@ -20,9 +20,9 @@ from kvant.allocate.solver import solve
 from kvant.evaluate.corpora import Corpus, Part, corpus, mixture
 from kvant.formats.imatrix import write_imatrix
 from kvant.formats.open import open_model
-from kvant.recipes.calibration import calibrate
-from kvant.recipes.quantize import predict_size, quantize
-from kvant.recipes.rounding import TYPES, rounding_options
+from kvant.recipes.measure.calibration import calibrate
+from kvant.recipes.measure.rounding import TYPES, rounding_options
+from kvant.recipes.targets.gguf.write import predict_size, quantize
 
 SECOND = "second"
 MEGABYTE = 1_000_000

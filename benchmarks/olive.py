@@ -19,8 +19,8 @@ import onnx
 
 from kvant.formats.onnx.decoder import read_decoder
 from kvant.formats.open import open_model
-from kvant.recipes.decoder.export import exported
-from kvant.recipes.evaluate import evaluate
+from kvant.recipes.measure.evaluate import evaluate
+from kvant.recipes.targets.onnx.export import exported
 from onnx_llm import measured
 
 CHUNKS = 16

@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from kvant.recipes.decoder.exporters import exporters
-from kvant.recipes.evaluate import evaluate
+from kvant.recipes.measure.evaluate import evaluate
+from kvant.recipes.targets.onnx.exporters import exporters
 
 RECIPES = {
     "builder int4": "",

@@ -28,9 +28,9 @@ from kvant.formats.imatrix import read_imatrix
 from kvant.formats.open import open_model
 from kvant.quant.plan import Plan
 from kvant.quant.presets import plan_preset
-from kvant.recipes.candidates import DEFAULT_PRESETS
-from kvant.recipes.evaluate import prepare_base
-from kvant.recipes.quantize import quantize
+from kvant.recipes.measure.base import prepare_base
+from kvant.recipes.targets.gguf.presets import DEFAULT_PRESETS
+from kvant.recipes.targets.gguf.write import quantize
 from kvant.runtime.process import EngineProcess
 
 OVER = 1.005

@@ -23,8 +23,8 @@ from kvant.evaluate.windows import Windows, cut  # noqa: E402
 from kvant.formats.imatrix import read_imatrix  # noqa: E402
 from kvant.quant.importance import Importance  # noqa: E402
 from kvant.recipes.convert import convert  # noqa: E402
-from kvant.recipes.evaluate import f32_file  # noqa: E402
-from kvant.recipes.importance import calibrate_file  # noqa: E402
+from kvant.recipes.measure.base import f32_file  # noqa: E402
+from kvant.recipes.measure.importance import calibrate_file  # noqa: E402
 from kvant.runtime.process import EngineProcess  # noqa: E402
 from tiny_models import write_tiny_model  # noqa: E402
 

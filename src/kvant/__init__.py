@@ -1,6 +1,6 @@
 """kvant makes the best small version of a language model for a given device, proves how good it is, and ships it.
 
-The functions here are the commands of the same name; `recipes/pipeline.py` is the main path, top to bottom.
+The functions here are the commands of the same name; `recipes/optimize/pipeline.py` is the main path, top to bottom.
 """
 
 from importlib import import_module
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
     from kvant.kernels import decode as decode
     from kvant.kernels import encode as encode
     from kvant.recipes.advise import advise as advise
-    from kvant.recipes.budget import Budget as Budget
     from kvant.recipes.convert import convert as convert
-    from kvant.recipes.delivery import Request as Request
-    from kvant.recipes.evaluate import evaluate as evaluate
-    from kvant.recipes.inspect import inspect as inspect
-    from kvant.recipes.pipeline import optimize as optimize
-    from kvant.recipes.quantize import quantize as quantize
-    from kvant.recipes.rebuild import rebuild as rebuild
+    from kvant.recipes.goal import Budget as Budget
+    from kvant.recipes.inspect.inspect import inspect as inspect
+    from kvant.recipes.measure.evaluate import evaluate as evaluate
+    from kvant.recipes.optimize.pipeline import optimize as optimize
+    from kvant.recipes.optimize.request import Request as Request
+    from kvant.recipes.rebuild.rebuild import rebuild as rebuild
+    from kvant.recipes.targets.gguf.write import quantize as quantize
 
 _HOMES = {
-    "Budget": "kvant.recipes.budget",
+    "Budget": "kvant.recipes.goal",
     "KvantError": "kvant.errors",
-    "Request": "kvant.recipes.delivery",
+    "Request": "kvant.recipes.optimize.request",
     "advise": "kvant.recipes.advise",
     "convert": "kvant.recipes.convert",
     "decode": "kvant.kernels",
     "encode": "kvant.kernels",
-    "evaluate": "kvant.recipes.evaluate",
-    "inspect": "kvant.recipes.inspect",
+    "evaluate": "kvant.recipes.measure.evaluate",
+    "inspect": "kvant.recipes.inspect.inspect",
     "open_model": "kvant.formats.open",
-    "optimize": "kvant.recipes.pipeline",
-    "quantize": "kvant.recipes.quantize",
-    "rebuild": "kvant.recipes.rebuild",
+    "optimize": "kvant.recipes.optimize.pipeline",
+    "quantize": "kvant.recipes.targets.gguf.write",
+    "rebuild": "kvant.recipes.rebuild.rebuild",
 }
 
 __all__ = [

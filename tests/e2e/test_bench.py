@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from kvant.cli.main import app
 from kvant.errors import UnsupportedFormatError, ValueRangeError
 from kvant.formats.onnx.decoder import SPINNING, read_decoder
-from kvant.recipes.bench import TIE, bench, default_threads
 from kvant.recipes.convert import convert
+from kvant.recipes.measure.bench import TIE, bench, default_threads
 from onnx_decoders import export_tiny
 from tiny_models import write_tiny_model
 

@@ -8,10 +8,10 @@ import pytest
 
 from kvant.errors import BudgetError
 from kvant.files import cache_dir
-from kvant.recipes.budget import Budget
-from kvant.recipes.delivery import Request
-from kvant.recipes.pipeline import optimize
-from kvant.recipes.report import Report
+from kvant.recipes.goal import Budget
+from kvant.recipes.optimize.pipeline import optimize
+from kvant.recipes.optimize.request import Request
+from kvant.recipes.report.report import Report
 from kvant.runtime import decodetime
 from tiny_models import write_tiny_model
 

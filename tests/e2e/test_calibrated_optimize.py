@@ -11,15 +11,15 @@ from kvant.errors import BudgetError, FormatError, ValueRangeError
 from kvant.files import cache_dir, sha256_file
 from kvant.formats.open import open_model
 from kvant.quant.plan import Plan
-from kvant.recipes.budget import Budget
-from kvant.recipes.calibration import blend, calibrate, calibration_text
 from kvant.recipes.convert import convert
-from kvant.recipes.delivery import Request
-from kvant.recipes.evaluate import evaluate
-from kvant.recipes.mlx import to_mlx
-from kvant.recipes.pipeline import optimize
-from kvant.recipes.quantize import predict_size, quantize
-from kvant.recipes.rounding import predicted_kld, rounding_options, sample_rows
+from kvant.recipes.goal import Budget
+from kvant.recipes.measure.calibration import blend, calibrate, calibration_text
+from kvant.recipes.measure.evaluate import evaluate
+from kvant.recipes.measure.rounding import predicted_kld, rounding_options, sample_rows
+from kvant.recipes.optimize.pipeline import optimize
+from kvant.recipes.optimize.request import Request
+from kvant.recipes.targets.gguf.write import predict_size, quantize
+from kvant.recipes.targets.mlx.write import to_mlx
 from tiny_models import write_tiny_model
 
 
@@ -155,7 +155,7 @@ def test_predictions_are_corrected_by_what_was_measured(tiny: Path, tmp_path: Pa
 def test_a_model_can_write_its_own_calibration_text(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvant.recipes.calibration.WINDOW_TOKENS", 64)
+    monkeypatch.setattr("kvant.recipes.measure.calibration.WINDOW_TOKENS", 64)
     model = open_model(tiny)
     found = calibrate(model, "self", windows=3)
     assert found.text.label == "kvant:self:seed-1"

@@ -20,8 +20,8 @@ from kvant.formats.open import open_model
 from kvant.metadata import string
 from kvant.quant.presets import plan_preset
 from kvant.recipes.convert import convert
-from kvant.recipes.evaluate import Comparison, evaluate
-from kvant.recipes.quantize import quantize
+from kvant.recipes.measure.evaluate import Comparison, evaluate
+from kvant.recipes.targets.gguf.write import quantize
 from tiny_models import write_tiny_model
 
 runner = CliRunner()

@@ -29,7 +29,7 @@ from kvant.formats.open import open_model
 from kvant.kernels import decode
 from kvant.progress import Silent
 from kvant.quant.importance import Entry, Importance
-from kvant.recipes.decoder.rows import Rows
+from kvant.recipes.targets.onnx.rows import Rows
 from kvant.tensors import Tensor
 from onnx_decoders import export_tiny
 from tiny_models import N_VOCAB, write_tiny_model
@@ -53,9 +53,9 @@ def keep_export(source: Path, of: Path) -> None:
 
 
 def test_quantized_is_measured_like_gguf(tiny: Path, tmp_path: Path) -> None:
-    from kvant.recipes.decoder.quantize import quantize_decoder
-    from kvant.recipes.decoder.transcode import convert_decoder
-    from kvant.recipes.evaluate import evaluate
+    from kvant.recipes.measure.evaluate import evaluate
+    from kvant.recipes.targets.onnx.transcode import convert_decoder
+    from kvant.recipes.targets.onnx.write import quantize_decoder
 
     keep_export(tiny, tiny)
     convert_decoder(tiny, tmp_path / "f32")
@@ -78,7 +78,7 @@ def test_quantized_is_measured_like_gguf(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_types_and_sizes(tiny: Path, tmp_path: Path) -> None:
-    from kvant.recipes.decoder.quantize import quantize_decoder
+    from kvant.recipes.targets.onnx.write import quantize_decoder
 
     keep_export(tiny, tiny)
     done = quantize_decoder(tiny, "MatMulNBits4_b64_sym", tmp_path / "out", threads=1)
@@ -95,7 +95,7 @@ def values(tensor: Tensor) -> np.ndarray:
 
 
 def test_importance_is_used_and_noted(tiny: Path, tmp_path: Path) -> None:
-    from kvant.recipes.evaluate import evaluate
+    from kvant.recipes.measure.evaluate import evaluate
 
     keep_export(tiny, tiny)
     rng = np.random.default_rng(1)
@@ -127,7 +127,7 @@ def test_importance_is_used_and_noted(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_targets_reject_or_rewrite(tiny: Path, tmp_path: Path) -> None:
-    from kvant.recipes.decoder.quantize import quantize_decoder
+    from kvant.recipes.targets.onnx.write import quantize_decoder
 
     keep_export(tiny, tiny)
     done = quantize_decoder(tiny, "int2", tmp_path / "cuda", target="CUDA", threads=1)
@@ -140,8 +140,8 @@ def test_targets_reject_or_rewrite(tiny: Path, tmp_path: Path) -> None:
 def test_blocks_that_do_not_divide_rows_become_shorter_and_run(tmp_path: Path) -> None:
     """ONNX Runtime refuses the others."""
     tiny = write_tiny_model("llama", tmp_path / "odd", intermediate_size=320)
-    from kvant.recipes.decoder.quantize import quantize_decoder
-    from kvant.recipes.evaluate import evaluate
+    from kvant.recipes.measure.evaluate import evaluate
+    from kvant.recipes.targets.onnx.write import quantize_decoder
 
     keep_export(tiny, tiny)
     done = quantize_decoder(tiny, "MatMulNBits4_b256", tmp_path / "out", threads=1)
@@ -154,8 +154,8 @@ def test_blocks_that_do_not_divide_rows_become_shorter_and_run(tmp_path: Path) -
 def test_a_layout_for_browsers_holds_the_same_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
 ) -> None:
-    from kvant.recipes.decoder import browser
-    from kvant.recipes.decoder.quantize import quantize_decoder
+    from kvant.recipes.targets.onnx import browser
+    from kvant.recipes.targets.onnx.write import quantize_decoder
 
     tiny = write_tiny_model("llama", tmp_path / "source")
     monkeypatch.setattr(browser, "MAX_CHUNK_BYTES", chunk_bytes)
@@ -188,8 +188,8 @@ def test_a_layout_for_browsers_holds_the_same_model(
 def test_float16_halves_scales_and_keeps_quality(tiny: Path, tmp_path: Path) -> None:
     import onnx
 
-    from kvant.recipes.decoder.quantize import quantize_decoder
-    from kvant.recipes.evaluate import evaluate
+    from kvant.recipes.measure.evaluate import evaluate
+    from kvant.recipes.targets.onnx.write import quantize_decoder
 
     keep_export(tiny, tiny)
     whole = quantize_decoder(tiny, "int8", tmp_path / "f32", threads=1)
@@ -220,8 +220,8 @@ def test_what_float16_cannot_hold_is_refused() -> None:
 def test_logits_under_another_name(tiny: Path, tmp_path: Path) -> None:
     import onnx
 
-    from kvant.recipes.decoder.transcode import convert_decoder
-    from kvant.recipes.evaluate import evaluate
+    from kvant.recipes.measure.evaluate import evaluate
+    from kvant.recipes.targets.onnx.transcode import convert_decoder
 
     keep_export(tiny, tiny)
     out = tmp_path / "out"
@@ -244,8 +244,8 @@ def test_logits_under_another_name(tiny: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["Q4_0", "Q8_0"])
 def test_gguf_blocks_become_onnx_blocks_of_the_same_values(tiny: Path, tmp_path: Path, kind: str) -> None:
     from kvant.formats.huggingface.writer import write_huggingface
-    from kvant.recipes.decoder.transcode import convert_decoder
-    from kvant.recipes.quantize import quantize
+    from kvant.recipes.targets.gguf.write import quantize
+    from kvant.recipes.targets.onnx.transcode import convert_decoder
 
     quantize(tiny, kind, tmp_path / "q.gguf", threads=1)
     model = open_model(tmp_path / "q.gguf")
@@ -264,7 +264,7 @@ def test_gguf_blocks_become_onnx_blocks_of_the_same_values(tiny: Path, tmp_path:
 
 
 def test_without_the_builders_environment(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kvant.recipes.decoder.quantize import quantize_decoder
+    from kvant.recipes.targets.onnx.write import quantize_decoder
 
     monkeypatch.delenv("KVANT_ONNX_PYTHON", raising=False)
     with pytest.raises(MissingDependencyError, match="KVANT_ONNX_PYTHON"):
@@ -341,8 +341,8 @@ def check_logits(graph: Path, source: Path) -> None:
 def test_a_real_export_is_right_and_genai_loads_what_is_made_of_it(
     tmp_path: Path, ffn: int, exporter: str, head: str
 ) -> None:
-    from kvant.recipes.decoder.quantize import quantize_decoder
-    from kvant.recipes.evaluate import evaluate
+    from kvant.recipes.measure.evaluate import evaluate
+    from kvant.recipes.targets.onnx.write import quantize_decoder
 
     source = write_tiny_model("llama", tmp_path / "source", intermediate_size=ffn, dtype="F32")
     if head != "tied":
@@ -370,7 +370,7 @@ def test_a_real_export_is_right_and_genai_loads_what_is_made_of_it(
 @pytest.mark.usefixtures("exporters_here")
 def test_an_export_that_predicts_otherwise_is_refused(tmp_path: Path) -> None:
     """The builder 0.18 does not know Gemma 3 of transformers 5; mobius 0.1 forgets its activation and its windows."""
-    from kvant.recipes.decoder.quantize import quantize_decoder
+    from kvant.recipes.targets.onnx.write import quantize_decoder
 
     source = write_tiny_model("gemma3", tmp_path / "source")
     with pytest.raises(EngineError, match=r"builder fails .* mobius makes predicts other tokens .* Stay with GGUF"):

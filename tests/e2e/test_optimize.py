@@ -19,11 +19,11 @@ from kvant.cli.main import app
 from kvant.errors import BudgetError, OutputExistsError
 from kvant.files import cache_dir, sha256_file
 from kvant.formats.open import open_model
-from kvant.recipes.budget import Budget
-from kvant.recipes.delivery import Request
-from kvant.recipes.pipeline import optimize
-from kvant.recipes.report import Report, render
-from kvant.recipes.sample import Sample, Samples
+from kvant.recipes.goal import Budget
+from kvant.recipes.measure.sample import Sample, Samples
+from kvant.recipes.optimize.pipeline import optimize
+from kvant.recipes.optimize.request import Request
+from kvant.recipes.report.report import Report, render
 from tiny_models import write_tiny_model
 
 runner = CliRunner()

@@ -18,12 +18,12 @@ from kvant.formats.imatrix import write_imatrix
 from kvant.formats.onnx.decoder import read_decoder
 from kvant.formats.open import open_model
 from kvant.quant.importance import Entry, Importance
-from kvant.recipes.budget import Budget
-from kvant.recipes.delivery import Request
-from kvant.recipes.evaluate import evaluate
-from kvant.recipes.pipeline import optimize
-from kvant.recipes.report import Report
-from kvant.recipes.schema import read_recipe
+from kvant.recipes.goal import Budget
+from kvant.recipes.measure.evaluate import evaluate
+from kvant.recipes.optimize.pipeline import optimize
+from kvant.recipes.optimize.request import Request
+from kvant.recipes.optimize.schema import read_recipe
+from kvant.recipes.report.report import Report
 from onnx_decoders import export_tiny
 from tiny_models import write_tiny_model
 

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from kvant.cli.main import app
 from kvant.errors import EngineError, MissingDependencyError
 from kvant.recipes.convert import convert
-from kvant.recipes.mlx import to_mlx
-from kvant.recipes.parity import parity
+from kvant.recipes.measure.parity import parity
+from kvant.recipes.targets.mlx.write import to_mlx
 from onnx_decoders import export_tiny
 from tiny_models import write_tiny_model
 

@@ -24,7 +24,7 @@ from kvant.progress import Silent
 from kvant.quant.importance import Entry, Importance
 from kvant.quant.plan import read_plan
 from kvant.quant.presets import plan_preset
-from kvant.recipes.quantize import predict_size, quantize
+from kvant.recipes.targets.gguf.write import predict_size, quantize
 from kvant.tensors import array_tensor, n_rows, row_length
 from tiny_models import write_tiny_model
 
@@ -118,7 +118,7 @@ from pathlib import Path
 from kvant.formats.open import open_model
 from kvant.progress import Silent
 from kvant.quant.presets import plan_preset
-from kvant.recipes import quantize as recipe
+from kvant.recipes.targets.gguf import write as recipe
 
 class Killer(Silent):
     seen = 0
@@ -320,7 +320,7 @@ import sys
 from pathlib import Path
 from kvant.formats.open import open_model
 from kvant.quant.presets import plan_preset
-from kvant.recipes.quantize import quantize
+from kvant.recipes.targets.gguf.write import quantize
 model = open_model(Path(sys.argv[1]))
 quantize(model, plan_preset(model, "Q4_K_M"), Path(sys.argv[2]), threads=2)
 status = Path("/proc/self/status").read_text()

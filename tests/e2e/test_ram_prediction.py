@@ -8,7 +8,7 @@ from kvant.devices.memory import predict_ram, repacked_bytes
 from kvant.dtypes import block_type
 from kvant.formats.open import open_model
 from kvant.quant.presets import plan_preset
-from kvant.recipes.quantize import quantize
+from kvant.recipes.targets.gguf.write import quantize
 from kvant.runtime.process import EngineProcess
 
 TOLERANCE = 0.10

@@ -16,14 +16,14 @@ from kvant.files import sha256_file
 from kvant.formats.open import open_model
 from kvant.kernels import isa
 from kvant.quant.presets import plan_preset
-from kvant.recipes.budget import Budget
-from kvant.recipes.calibration import calibrate
-from kvant.recipes.delivery import Request
-from kvant.recipes.lock import read_lock
-from kvant.recipes.pipeline import optimize
-from kvant.recipes.quantize import predict_size
-from kvant.recipes.rebuild import rebuild
-from kvant.recipes.schema import read_recipe
+from kvant.recipes.goal import Budget
+from kvant.recipes.measure.calibration import calibrate
+from kvant.recipes.optimize.pipeline import optimize
+from kvant.recipes.optimize.request import Request
+from kvant.recipes.optimize.schema import read_recipe
+from kvant.recipes.rebuild.lock import read_lock
+from kvant.recipes.rebuild.rebuild import rebuild
+from kvant.recipes.targets.gguf.write import predict_size
 from tiny_models import write_tiny_model
 
 MACHINES: dict[str, tuple[int, dict[str, str]]] = {

@@ -11,7 +11,7 @@ import pytest
 from hub_server import Hub, Repo, serving
 from kvant.hub.manifest import Message, ModelSettings
 from kvant.hub.store import Store
-from kvant.recipes.quantize import quantize
+from kvant.recipes.targets.gguf.write import quantize
 from tiny_models import write_tiny_model
 
 KVANT = [sys.executable, "-m", "kvant.cli.main", "run"]

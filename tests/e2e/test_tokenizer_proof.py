@@ -14,8 +14,8 @@ from kvant.formats.gguf.writer import write_gguf
 from kvant.formats.open import open_model
 from kvant.metadata import string, u32
 from kvant.recipes.convert import convert
-from kvant.recipes.evaluate import evaluate
-from kvant.recipes.parity import Parity, parity
+from kvant.recipes.measure.evaluate import evaluate
+from kvant.recipes.measure.parity import Parity, parity
 from tiny_models import write_tiny_model
 
 FAST: Any = {"context": 64, "chunks": 2, "threads": 1, "speed": False, "floors": False}

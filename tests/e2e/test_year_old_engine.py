@@ -20,9 +20,9 @@ from kvant.kernels import decode
 from kvant.kernels.fitting import FITTABLE
 from kvant.model import Model
 from kvant.quant.plan import Plan
-from kvant.recipes.calibration import calibrate
 from kvant.recipes.convert import convert
-from kvant.recipes.quantize import quantize
+from kvant.recipes.measure.calibration import calibrate
+from kvant.recipes.targets.gguf.write import quantize
 from kvant.runtime.process import EngineProcess
 from kvant.tensors import array_tensor
 from tiny_models import N_VOCAB, write_tiny_model

@@ -8,7 +8,7 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import fuzzing
-from kvant.recipes import lock
+from kvant.recipes.rebuild import lock
 
 HASH = b'"' + b"0a" * 32 + b'"'
 SEEDS = tuple(

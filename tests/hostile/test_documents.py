@@ -10,7 +10,7 @@ import hostile_cases
 from kvant.errors import KvantError
 from kvant.hub.manifest import read_manifest, read_settings
 from kvant.quant.plan import read_plan
-from kvant.recipes.lock import read_lock
+from kvant.recipes.rebuild.lock import read_lock
 
 READERS: dict[str, Callable[[Path], object]] = {
     "plan": read_plan,

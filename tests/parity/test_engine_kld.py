@@ -18,8 +18,9 @@ from kvant.evaluate.metrics import exact_kld, score_rows
 from kvant.evaluate.score import VariantScore
 from kvant.formats.open import open_model
 from kvant.quant.presets import plan_preset
-from kvant.recipes.evaluate import evaluate, f32_file
-from kvant.recipes.quantize import quantize
+from kvant.recipes.measure.base import f32_file
+from kvant.recipes.measure.evaluate import evaluate
+from kvant.recipes.targets.gguf.write import quantize
 from kvant.runtime.llamacpp import LlamaCpp
 
 TEXT_SHA256 = "bb166e4d5b095925fa5fbcdbf93efa4dc56f5d8e40647169ab2c2bd178ca3f26"

@@ -12,8 +12,8 @@ import pytest
 from kvant.errors import EngineError
 from kvant.formats.safetensors.reader import read_sharded
 from kvant.recipes.convert import convert
-from kvant.recipes.evaluate import evaluate
-from kvant.recipes.mlx import to_mlx
+from kvant.recipes.measure.evaluate import evaluate
+from kvant.recipes.targets.mlx.write import to_mlx
 from kvant.runtime.mlx import MLXProcess
 from kvant.tensors import n_rows
 from tiny_models import write_tiny_model

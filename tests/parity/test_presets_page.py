@@ -9,7 +9,7 @@ from kvant.errors import PlanError
 from kvant.formats.open import open_model
 from kvant.model import Model
 from kvant.quant.presets import PRESETS, Preset, plan_preset
-from kvant.recipes.quantize import predict_size
+from kvant.recipes.targets.gguf.write import predict_size
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "explanation" / "presets.md"
 

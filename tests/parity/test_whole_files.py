@@ -16,7 +16,7 @@ from kvant.formats.gguf.reader import read_gguf
 from kvant.quant.plan import needs_importance
 from kvant.quant.presets import PRESETS, plan_preset
 from kvant.recipes.convert import convert
-from kvant.recipes.quantize import quantize
+from kvant.recipes.targets.gguf.write import quantize
 from kvant.tensors import n_rows
 from tiny_models import write_tiny_model
 

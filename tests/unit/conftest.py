@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hub_server import Hub, Repo, serving
-from kvant.recipes.quantize import quantize
+from kvant.recipes.targets.gguf.write import quantize
 from tiny_models import write_tiny_model
 
 

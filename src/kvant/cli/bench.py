@@ -40,7 +40,7 @@ def bench(
       kvant bench small.gguf small-onnx/ --threads 1,2,4 --tokens 64
       kvant bench small-onnx/ --save
     """  # noqa: D301 - \b keeps the lines of the examples apart
-    from kvant.recipes.bench import bench as run
+    from kvant.recipes.measure.bench import bench as run
 
     try:
         counts = [int(n) for n in threads.split(",")] if threads else []

@@ -41,8 +41,8 @@ def calibrate(
       kvant calibrate model.gguf --text mine.txt --windows 100 -o imatrix.dat
       kvant quantize model.gguf -t IQ3_XXS --imatrix imatrix.dat
     """  # noqa: D301 - \b keeps the lines of the examples apart
-    from kvant.recipes.calibration import SELF
-    from kvant.recipes.importance import calibrate_file
+    from kvant.recipes.measure.calibration import SELF
+    from kvant.recipes.measure.importance import calibrate_file
 
     if text != SELF:
         refuse(options, ("seed",), "is for the text that a model writes (--text self)")

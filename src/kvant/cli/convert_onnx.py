@@ -8,7 +8,7 @@ from kvant.cli.units import format_bytes
 
 def decoder(model: Path, out: Path | None, *, overwrite: bool, json: bool) -> None:
     """Convert a decoder and print what became of its matrices."""
-    from kvant.recipes.decoder.transcode import convert_decoder
+    from kvant.recipes.targets.onnx.transcode import convert_decoder
 
     name = model.resolve().name.removesuffix(".gguf")
     with console.progress(quiet=json) as progress:

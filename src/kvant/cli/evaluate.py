@@ -12,8 +12,8 @@ from kvant.cli.units import counted, format_bytes
 
 if TYPE_CHECKING:
     from kvant.evaluate.score import VariantScore
-    from kvant.recipes.evaluate import Comparison
-    from kvant.recipes.parity import Parity
+    from kvant.recipes.measure.evaluate import Comparison
+    from kvant.recipes.measure.parity import Parity
 
 COLUMNS = (
     "variant", "size", "bpw", "tokens", "KLD", "± SE", "median", "99 %", "top-1 %", "Δp RMS %", "ppl", "ratio",
@@ -59,7 +59,7 @@ def evaluate(
       kvant evaluate small-Q4_K_M.gguf small-Q3_K_M.gguf --against SmolLM2-135M
       kvant evaluate small-Q4_K_M.gguf --against SmolLM2-135M --text book.txt --chunks 0
     """  # noqa: D301 - \b keeps the lines of the examples apart
-    from kvant.recipes.evaluate import evaluate as run
+    from kvant.recipes.measure.evaluate import evaluate as run
 
     if text is not None:
         refuse(options, ("corpus",), "is a bundled text, and --text gives another")
@@ -113,8 +113,8 @@ def tokens_in_words(read: "Parity") -> str:
 
 def notes(result: "Comparison") -> list[str]:
     """Return what is said below the table: tokens that differ, what degraded variants lost, floors, energy, origin."""
-    from kvant.recipes.sample import as_lines
-    from kvant.recipes.words import cost_in_words, is_degraded, tokenizer_warnings
+    from kvant.recipes.measure.sample import as_lines
+    from kvant.recipes.measure.words import cost_in_words, is_degraded, tokenizer_warnings
 
     lines = [
         line

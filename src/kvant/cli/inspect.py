@@ -10,7 +10,7 @@ from kvant.cli.stored import complete_model, model_path
 from kvant.cli.units import format_bytes
 
 if TYPE_CHECKING:
-    from kvant.recipes.inspect import Entry, Inspection, Share, TokenizerReport
+    from kvant.recipes.inspect.inspect import Entry, Inspection, Share, TokenizerReport
 
 _WIDTH = 100
 
@@ -37,7 +37,7 @@ def inspect(
       kvant inspect model-Q4_K_M.gguf --tensors
       kvant inspect smollm2-135m/ --json
     """  # noqa: D301 - \b keeps the lines of the examples apart
-    from kvant.recipes.inspect import inspect as run
+    from kvant.recipes.inspect.inspect import inspect as run
 
     found = run(model_path(model))
     if as_json:

@@ -10,8 +10,8 @@ from kvant.cli.given import refuse
 from kvant.cli.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
-    from kvant.recipes.delivery import Request
-    from kvant.recipes.report import MeasuredVariant, Report
+    from kvant.recipes.optimize.request import Request
+    from kvant.recipes.report.report import MeasuredVariant, Report
 
 COLUMNS = ("variant", "size", "bpw", "mean KLD", "± SE", "99 % KLD", "top-1 %", "ppl ratio", "gen tok/s", "RAM", "")
 
@@ -88,11 +88,11 @@ def optimize(
       kvant optimize SmolLM2-135M --max-kld 0.02 --imatrix imatrix.gguf -o out
       kvant optimize --recipe recipe.yaml -o out
     """  # noqa: D301 - \b keeps the lines of the examples apart
-    from kvant.recipes.budget import Budget
-    from kvant.recipes.delivery import Request
-    from kvant.recipes.keep import check_name
-    from kvant.recipes.keep import keep as store_report
-    from kvant.recipes.pipeline import optimize as run
+    from kvant.recipes.goal import Budget
+    from kvant.recipes.optimize.keep import check_name
+    from kvant.recipes.optimize.keep import keep as store_report
+    from kvant.recipes.optimize.pipeline import optimize as run
+    from kvant.recipes.optimize.request import Request
 
     _check(options)
     budget = Budget(
@@ -141,7 +141,7 @@ def _from_recipe(path: Path, model: Path | None, given: "Request", options: type
     """
     import msgspec
 
-    from kvant.recipes.schema import read_recipe, request_of
+    from kvant.recipes.optimize.schema import read_recipe, request_of
 
     theirs = {"model", "recipe", "out", "jobs", "threads", "overwrite", "accept_licence", "keep", "json"}
     for name in options.params.keys() - theirs:
@@ -164,8 +164,8 @@ def _from_recipe(path: Path, model: Path | None, given: "Request", options: type
 
 def show(report: "Report") -> None:
     """Print what was measured, what was taken and why."""
-    from kvant.recipes.sample import as_lines
-    from kvant.recipes.words import tokenizer_warnings
+    from kvant.recipes.measure.sample import as_lines
+    from kvant.recipes.measure.words import tokenizer_warnings
 
     console.table(
         f"{report.model.name}: {len(report.variants)} measured on {report.text.tokens} tokens of {report.text.name}",

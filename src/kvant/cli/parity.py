@@ -32,7 +32,7 @@ def parity(
     Examples:
       kvant parity small.gguf small-mlx/ small-onnx/ --against SmolLM2-135M
     """  # noqa: D301 - \b keeps the lines of the examples apart
-    from kvant.recipes.parity import parity as run
+    from kvant.recipes.measure.parity import parity as run
 
     with console.progress(quiet=json) as progress:
         found = run([model_path(v) for v in variants], against=model_path(against), text=text, progress=progress)

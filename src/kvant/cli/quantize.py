@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kvant.quant.importance import Importance
     from kvant.quant.matching import PatternMatch
     from kvant.quant.plan import Fallback, Plan
-    from kvant.recipes.quantize import QuantizeResult
+    from kvant.recipes.targets.gguf.write import QuantizeResult
 
 
 class To(StrEnum):
@@ -172,7 +172,7 @@ def _write(
     max_file_size: str | None, resume: bool, overwrite: bool, allow_requantize: bool, json: bool,
 ) -> None:  # fmt: skip
     """Quantize to GGUF and print what was written."""
-    from kvant.recipes import quantize as recipe
+    from kvant.recipes.targets.gguf import write as recipe
 
     _say_fallbacks([] if json else chosen.fallbacks, len(chosen.types))
     with console.progress(quiet=json) as progress:
@@ -227,7 +227,7 @@ def _sized(
 ) -> "Plan":
     """Return a plan with its predicted size; written to a file, too, if there is a path."""
     from kvant.quant.plan import write_plan
-    from kvant.recipes.quantize import with_size
+    from kvant.recipes.targets.gguf.write import with_size
 
     found = with_size(source, chosen, importance)
     if path is not None:
@@ -251,7 +251,7 @@ def _report_plan(
 ) -> None:
     """Print what would be written."""
     from kvant.quant.matching import match_importance
-    from kvant.recipes.quantize import remarks_on, unmeasured
+    from kvant.recipes.targets.gguf.write import remarks_on, unmeasured
 
     use = match_importance(importance, source, plan) if importance else None
     remarks = remarks_on(source, plan, importance)

@@ -26,7 +26,7 @@ def directory(
 ) -> None:  # fmt: skip
     """Write an MLX directory and print what became of the layers."""
     from kvant.devices.limits import cores
-    from kvant.recipes.mlx import to_mlx
+    from kvant.recipes.targets.mlx.write import to_mlx
 
     if type_ is None and not max_size:
         raise typer.BadParameter("--to mlx needs a type (-t 4bit), or --calibrate and --max-size to choose them.")

@@ -12,9 +12,9 @@ from kvant.errors import UnsupportedFormatError
 
 if TYPE_CHECKING:
     from kvant.quant.importance import Importance
-    from kvant.recipes.calibration import Calibration
-    from kvant.recipes.decoder.plan import Dtype
     from kvant.recipes.int8.quantize import Int8Result
+    from kvant.recipes.measure.calibration import Calibration
+    from kvant.recipes.targets.onnx.plan import Dtype
 
 CalibrationData = Annotated[
     Path | None,
@@ -84,8 +84,8 @@ def decoder(
 ) -> None:  # fmt: skip
     """Quantize a decoder's weights and print what was written."""
     from kvant.formats.open import open_model
-    from kvant.recipes.calibration import calibrate as measure
-    from kvant.recipes.decoder.quantize import quantize_decoder
+    from kvant.recipes.measure.calibration import calibrate as measure
+    from kvant.recipes.targets.onnx.write import quantize_decoder
 
     kind = preset or "int4"
     with console.progress(quiet=json) as progress:

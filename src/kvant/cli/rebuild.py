@@ -40,7 +40,7 @@ def rebuild(
       kvant rebuild SmolLM2-135M-kvant-4.50.lock.json --source SmolLM2-135M
       kvant rebuild own.lock.json --source model.gguf --text book.txt -o own.gguf
     """  # noqa: D301 - \b keeps the lines of the examples apart
-    from kvant.recipes.rebuild import rebuild as run
+    from kvant.recipes.rebuild.rebuild import rebuild as run
 
     with console.progress(quiet=json) as progress:
         made = run(

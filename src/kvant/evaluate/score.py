@@ -1,18 +1,17 @@
 """Measure one variant: quality against the base's logits, then speed, memory and size."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any
 
 import msgspec
-import numpy as np
 
 from kvant.devices.limits import cores
 from kvant.errors import ValueRangeError
 from kvant.evaluate.baselogits import BaseLogits
 from kvant.evaluate.metrics import RowScores, Summary, score_rows, summarize
 from kvant.progress import SILENT, Progress
+from kvant.runtime.engine import Engine, Opened
 from kvant.runtime.messages import Measured
 from kvant.runtime.process import EngineProcess
 
@@ -86,44 +85,6 @@ class VariantScore(msgspec.Struct, frozen=True, kw_only=True):
     n_threads: int
     domains: dict[str, DomainScore]
     windows: tuple[float, ...] = ()
-
-
-class Opened(Protocol):
-    """What is asked of an open model."""
-
-    @property
-    def n_vocab(self) -> int: ...  # noqa: D102
-    @property
-    def n_params(self) -> int: ...  # noqa: D102
-    @property
-    def tensor_bytes(self) -> int: ...  # noqa: D102
-    @property
-    def load_s(self) -> float: ...  # noqa: D102
-
-
-class Engine(Protocol):
-    """An engine in a process of its own, whatever format it runs; leaving it ends the process."""
-
-    @property
-    def path(self) -> str: ...  # noqa: D102
-    @property
-    def opened(self) -> Opened | None: ...  # noqa: D102
-    def open(self, path: Path, *, n_ctx: int, n_threads: int, all_logits: bool = False) -> Opened:
-        """Load a model in place of the one that was open."""
-        ...
-
-    def logits(self, windows: Iterable[np.ndarray], *, first: int) -> Iterator[np.ndarray]:
-        """Yield the logits of each window from a position on, float32 [n - first, n_vocab]."""
-        ...
-
-    def speed(self, *, n_prompt: int, n_generate: int, repeats: int) -> Measured:
-        """Measure tokens per second and memory."""
-        ...
-
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 def score(

@@ -15,9 +15,12 @@ from kvant.dtypes import PrecisionClass
 from kvant.errors import BudgetError, ValueRangeError
 from kvant.formats.open import open_model
 from kvant.model import Model
-from kvant.recipes.budget import Budget, megabytes, why_not
-from kvant.recipes.candidates import Candidate, make_candidates
-from kvant.recipes.distortion import expected_kld, quality_band
+from kvant.recipes.goal import Budget
+from kvant.recipes.measure.distortion import expected_kld, quality_band
+from kvant.recipes.optimize.budget import why_not
+from kvant.recipes.targets.candidate import Candidate
+from kvant.recipes.targets.gguf.presets import make_candidates
+from kvant.units import megabytes
 
 CLASS_LIMITS = ((3.0, PrecisionClass.ULTRA_LOW), (5.0, PrecisionClass.LOW), (9.0, PrecisionClass.MID))
 # Slower than this is slower than people read.

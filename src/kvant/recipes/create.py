@@ -18,7 +18,7 @@ from kvant.hub.store import Store, StoredModel
 from kvant.progress import SILENT, Progress
 from kvant.quant.presets import find_preset
 from kvant.recipes.convert import ConvertResult, convert
-from kvant.recipes.quantize import QuantizeResult, quantize
+from kvant.recipes.targets.gguf.write import QuantizeResult, quantize
 from kvant.runtime.template import render
 
 

@@ -33,15 +33,15 @@ from kvant.formats.open import open_model
 from kvant.model import Model
 from kvant.progress import SILENT, Prefixed, Progress
 from kvant.quant.importance import Importance
-from kvant.recipes import variants
-from kvant.recipes.budget import Goal
-from kvant.recipes.calibration import Calibration
+from kvant.recipes import cache
 from kvant.recipes.convert import convert
-from kvant.recipes.decoder.export import is_exported
-from kvant.recipes.decoder.exporters import exporters
-from kvant.recipes.decoder.plan import Dtype
-from kvant.recipes.decoder.quantize import place, quantize_decoder
-from kvant.recipes.mlx import to_mlx
+from kvant.recipes.goal import Goal
+from kvant.recipes.measure.calibration import Calibration
+from kvant.recipes.targets.mlx.write import to_mlx
+from kvant.recipes.targets.onnx.export import is_exported
+from kvant.recipes.targets.onnx.exporters import exporters
+from kvant.recipes.targets.onnx.plan import Dtype
+from kvant.recipes.targets.onnx.write import place, quantize_decoder
 from kvant.runtime.messages import Measured
 from kvant.runtime.mlx import MLXProcess
 from kvant.runtime.ort_process import OrtProcess
@@ -267,11 +267,11 @@ def _measured(name: Format, bench: Bench) -> Iterator[FormatVariant]:
 def _try(name: Format, kind: str, bench: Bench) -> FormatVariant | None:
     """Make and measure a variant; None if it is too large."""
     limit = bench.max_bytes
-    key = variants.digest(
-        "format", MADE, __version__, variants.source_key(bench.model), name, kind, limit if kind == FITTED else None,
+    key = cache.digest(
+        "format", MADE, __version__, cache.source_key(bench.model), name, kind, limit if kind == FITTED else None,
         bench.statistics_sha256, bench.base.key, bench.machine.cpu, bench.threads,
     )  # fmt: skip
-    found = variants.read_score(key)
+    found = cache.read_score(key)
     if found is None:
         try:
             directory, files = _made(name, kind, bench)
@@ -283,7 +283,7 @@ def _try(name: Format, kind: str, bench: Bench) -> FormatVariant | None:
         progress = Prefixed(bench.progress, f"{name} {kind}")
         found = _MEASURERS[name](directory, files, bench, progress)
         found = msgspec.structs.replace(found, name=f"{name} {kind}", path="")
-        variants.write_score(key, found)
+        cache.write_score(key, found)
     if limit is not None and found.size_bytes > limit:
         return None
     bench.progress.say(
@@ -306,8 +306,8 @@ def _made(name: str, kind: str, bench: Bench) -> tuple[Path, tuple[Path, ...]]:
 
 def _place(name: str, kind: str, bench: Bench) -> Path:
     """Where the cache keeps a variant."""
-    key = variants.digest(
-        "files", MADE, __version__, variants.source_key(bench.model), name, kind,
+    key = cache.digest(
+        "files", MADE, __version__, cache.source_key(bench.model), name, kind,
         bench.max_bytes if kind == FITTED else None, bench.statistics_sha256,
     )  # fmt: skip
     return cache_dir("formats") / key

@@ -9,7 +9,7 @@ from kvant.dtypes import BLOCK_TYPES
 from kvant.errors import PlanError
 from kvant.quant.presets import PRESETS
 from kvant.quant.roles import file_order
-from kvant.recipes.quantize import predict_size
+from kvant.recipes.targets.gguf.write import predict_size
 from model_shapes import SHAPES, shape_model
 
 MODEL = shape_model(SHAPES["smollm2-135m"])

@@ -16,8 +16,8 @@ from kvant.formats.tied import same_values
 from kvant.model import Model
 from kvant.quant.presets import plan_preset
 from kvant.recipes.convert import convert
-from kvant.recipes.mlx import to_mlx
-from kvant.recipes.quantize import predict_size, quantize
+from kvant.recipes.targets.gguf.write import predict_size, quantize
+from kvant.recipes.targets.mlx.write import to_mlx
 from kvant.tensors import LazyTensor, array_tensor, n_rows
 from tiny_models import write_tiny_model
 

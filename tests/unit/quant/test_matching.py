@@ -14,7 +14,7 @@ from kvant.model import Model
 from kvant.quant.importance import Entry, Importance, without_zero_runs, zero_runs
 from kvant.quant.matching import importance_remarks, match_importance, run_length, uses_importance
 from kvant.quant.presets import plan_preset
-from kvant.recipes.quantize import predict_size, quantize
+from kvant.recipes.targets.gguf.write import predict_size, quantize
 from kvant.tensors import array_tensor, n_rows, row_length
 
 N = 512

@@ -12,7 +12,7 @@ from kvant.formats.gguf.reader import read_gguf
 from kvant.hub.modelfile import modelfile_of, parse_modelfile, write_modelfile
 from kvant.hub.store import Store, StoredModel
 from kvant.recipes.create import Making, create, find_base
-from kvant.recipes.quantize import quantize
+from kvant.recipes.targets.gguf.write import quantize
 from kvant.runtime.template import render
 from tiny_models import write_tiny_model
 

@@ -7,7 +7,7 @@ import pytest
 
 from kvant.errors import PlanError, UnsupportedFormatError
 from kvant.quant.importance import Entry, Importance
-from kvant.recipes.mlx import to_mlx
+from kvant.recipes.targets.mlx.write import to_mlx
 from tiny_models import write_tiny_model
 
 

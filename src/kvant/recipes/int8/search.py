@@ -15,7 +15,7 @@ from kvant.errors import BudgetError, EngineError
 from kvant.progress import Progress
 from kvant.recipes.int8.drop import Judge, Score
 from kvant.recipes.int8.feeds import Feeds
-from kvant.recipes.words import rounded_up
+from kvant.recipes.measure.words import rounded_up
 from kvant.runtime.ort_messages import Settings
 from kvant.runtime.ort_process import OrtProcess
 

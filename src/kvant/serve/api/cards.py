@@ -9,8 +9,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kvant.errors import KvantError
-from kvant.recipes.pareto import front
-from kvant.recipes.plot import Frame, Plot, Point, layout
+from kvant.recipes.report.pareto import front
+from kvant.recipes.report.plot import Frame, Plot, Point, layout
 from kvant.serve.api.ollama import OLLAMA, find
 from kvant.serve.api.wire import as_json, endpoint, gateway, served_size
 from kvant.serve.library import ModelFile

@@ -10,7 +10,7 @@ from kvant.errors import UnsupportedFormatError
 from kvant.formats.gguf.writer import write_gguf
 from kvant.formats.open import open_model
 from kvant.metadata import string
-from kvant.recipes.inspect import inspect
+from kvant.recipes.inspect.inspect import inspect
 from kvant.tensors import array_tensor
 
 

@@ -19,10 +19,10 @@ from kvant.kernels.mlx import Grouping, dequantize, quantize
 from kvant.kernels.mlx_blocks import SAME_VALUES, block_holding, from_blocks, to_blocks
 from kvant.quant.plan import Plan
 from kvant.recipes.convert import convert
-from kvant.recipes.evaluate import f32_file
-from kvant.recipes.inspect import inspect
-from kvant.recipes.mlx import to_mlx
-from kvant.recipes.quantize import quantize as to_gguf
+from kvant.recipes.inspect.inspect import inspect
+from kvant.recipes.measure.base import f32_file
+from kvant.recipes.targets.gguf.write import quantize as to_gguf
+from kvant.recipes.targets.mlx.write import to_mlx
 from kvant.tensors import Tensor, n_rows, row_length
 from tiny_models import write_tiny_model
 

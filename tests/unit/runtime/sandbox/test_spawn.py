@@ -42,7 +42,7 @@ STARTERS = {"Popen", "run", "create_subprocess_exec", "create_subprocess_shell",
 # What is started otherwise than confined, and why that is no engine's process.
 OTHERS = {
     "devices/detect.py": "asks programs of the system, such as nvidia-smi",
-    "recipes/decoder/exporters.py": "asks a Python which packages it has",
+    "recipes/targets/onnx/exporters.py": "asks a Python which packages it has",
     "runtime/sandbox/spawn.py": "is the place that starts confined ones",
     "serve/workers.py": "confines itself when it knows its model: test_hostile_engines.py",
 }

@@ -1,0 +1,1 @@
+"""What a file holds: facts, findings, and the grids that weights lie on."""

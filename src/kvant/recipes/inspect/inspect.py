@@ -1,0 +1,258 @@
+"""Say what a model file holds, how precise it is and what is wrong with it."""
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from kvant.dtypes import Family, precision_class
+from kvant.formats.base import sniff
+from kvant.formats.gguf.kinds import MODEL, kind_of
+from kvant.formats.open import open_as_stored
+from kvant.metadata import StringArray, Value, ValueType
+from kvant.model import Model, Stored
+from kvant.quant.presets import PRESETS
+from kvant.quant.roles import EMBEDDINGS, OUTPUT
+from kvant.recipes.inspect.findings import fallbacks, has_chat_template, warnings
+from kvant.tensors import Tensor, n_bytes, n_weights
+
+_SHOWN_ITEMS = 8
+
+
+class TensorReport(msgspec.Struct, frozen=True):
+    """One tensor.
+
+    Attributes:
+        shape: Lengths of its axes in NumPy order.
+        role: `embedding`, `output`, `attention`, `ffn`, `norm` or `other`.
+    """
+
+    name: str
+    role: str
+    shape: tuple[int, ...]
+    type: str
+    bpw: float
+    precision_class: str
+    bytes: int
+
+
+class Share(msgspec.Struct, frozen=True):
+    """Tensors that have a role or a type in common."""
+
+    name: str
+    tensors: int
+    weights: int
+    bytes: int
+    bpw: float
+
+
+class ArraySummary(msgspec.Struct, frozen=True):
+    """A metadata array: its length and first items."""
+
+    item_type: str
+    length: int
+    first: tuple[bool | int | float | str, ...]
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A metadata value with its GGUF type."""
+
+    type: str
+    value: bool | int | float | str | ArraySummary
+
+
+class TokenizerReport(msgspec.Struct, frozen=True):
+    """What turns text into token ids.
+
+    Attributes:
+        model: Its kind, llama.cpp's name: `gpt2` is byte-level BPE, `llama` is SentencePiece.
+        pre: The pre-tokenizer's name.
+        bos: Text of the token that begins a text; None if there is none.
+        eos: Text of the token that ends a turn.
+    """
+
+    model: str
+    pre: str | None
+    tokens: int
+    merges: int
+    bos: str | None
+    eos: str | None
+
+
+class Inspection(msgspec.Struct, frozen=True, kw_only=True):
+    """All that `kvant inspect` tells.
+
+    Attributes:
+        format: `gguf`, `huggingface` or `mlx`.
+        preset: Name of the published mix that the file says it is; None if it does not say.
+        size_bytes: Bytes of all its files.
+        tensor_bytes: Bytes of the weights alone.
+        bpw: Bits per weight over all tensors.
+        by_role: Shares of the roles, in their fixed order.
+        by_type: Shares of the block types, largest first.
+        fallbacks: Where rows did not fit the preset's type, one sentence each.
+        warnings: What a user should know before using it, one sentence each.
+    """
+
+    path: str
+    files: tuple[str, ...]
+    format: str
+    architecture: str
+    name: str
+    preset: str | None
+    size_bytes: int
+    tensor_bytes: int
+    weights: int
+    bpw: float
+    precision_class: str
+    by_role: tuple[Share, ...]
+    by_type: tuple[Share, ...]
+    tokenizer: TokenizerReport | None
+    has_chat_template: bool
+    fallbacks: tuple[str, ...]
+    warnings: tuple[str, ...]
+    metadata: dict[str, Entry]
+    tensors: tuple[TensorReport, ...]
+
+
+ROLES = ("embedding", "output", "attention", "ffn", "norm", "other")
+
+
+def inspect(path: Path) -> Inspection:
+    """Inspect a GGUF file (or any shard of one) or a Hugging Face directory.
+
+    Raises:
+        FormatError: It is damaged, or no format read here.
+        UnsupportedModelError: A Hugging Face model of an architecture that is not known.
+    """
+    path = Path(path)
+    model = open_as_stored(path)
+    reports = tuple(_report(tensor, model.stored.get(tensor.name)) for tensor in model.tensors.values())
+    bpw = 8 * model.tensor_bytes / max(1, model.n_weights)
+    preset = _preset(model)
+    return Inspection(
+        path=str(path),
+        files=tuple(map(str, model.files)),
+        format="mlx" if model.stored else sniff(path),
+        architecture=model.architecture,
+        name=model.name,
+        preset=preset,
+        size_bytes=sum(file.stat().st_size for file in model.files),
+        tensor_bytes=model.tensor_bytes,
+        weights=model.n_weights,
+        bpw=bpw,
+        precision_class=precision_class(bpw).value,
+        by_role=_shares(reports, [t.role for t in reports], order=ROLES),
+        by_type=_shares(reports, [t.type for t in reports]),
+        tokenizer=_tokenizer(model),
+        has_chat_template=has_chat_template(model),
+        fallbacks=fallbacks(model, preset),
+        warnings=(*model.remarks, *_kind(model), *warnings(model)),
+        metadata={key: _entry(value) for key, value in model.metadata.items()},
+        tensors=reports,
+    )
+
+
+def _kind(model: Model) -> tuple[str, ...]:
+    """Say of a GGUF that is no model what it is."""
+    kind = kind_of(model)
+    return () if kind == MODEL else (f"this file is of the kind {kind}: no model that could be run by itself.",)
+
+
+def role_name(name: str) -> str:
+    """Return what a tensor does, one of `ROLES`, from its canonical name."""
+    if name in EMBEDDINGS:
+        return "embedding"
+    if name == OUTPUT:
+        return "output"
+    if "norm" in name:
+        return "norm"
+    if "attn_" in name or ".attn" in name:
+        return "attention"
+    return "ffn" if "ffn_" in name else "other"
+
+
+def _report(tensor: Tensor, stored: Stored | None) -> TensorReport:
+    kind = tensor.block_type
+    if stored is not None:
+        bpw = 8 * stored.n_bytes / max(1, n_weights(tensor))
+        return TensorReport(
+            name=tensor.name, role=role_name(tensor.name), shape=tensor.shape, type=stored.kind, bpw=bpw,
+            precision_class=precision_class(bpw).value, bytes=stored.n_bytes,
+        )  # fmt: skip
+    return TensorReport(
+        name=tensor.name,
+        role=role_name(tensor.name),
+        shape=tensor.shape,
+        type=kind.name,
+        bpw=kind.bpw,
+        precision_class="integer" if kind.family is Family.INTEGER else kind.precision_class.value,
+        bytes=n_bytes(tensor),
+    )
+
+
+def _shares(tensors: Iterable[TensorReport], groups: Iterable[str], order: tuple[str, ...] = ()) -> tuple[Share, ...]:
+    """Add tensors up by group; groups in the order given, else by their bytes, largest first."""
+    sums: dict[str, np.ndarray] = {}
+    for tensor, group in zip(tensors, groups, strict=True):
+        one = np.array([1, math.prod(tensor.shape), tensor.bytes], object)
+        sums[group] = sums.get(group, np.zeros(3, object)) + one
+    names = [name for name in order if name in sums] or sorted(sums, key=lambda name: -sums[name][2])
+    return tuple(
+        Share(name, int(n), int(weights), int(size), 8 * size / max(1, weights))
+        for name in names
+        for n, weights, size in [sums[name]]
+    )
+
+
+def _preset(model: Model) -> str | None:
+    number = model.get("general.file_type")
+    if type(number) is not int:  # an array would compare item by item
+        return None
+    return next((p.name for p in PRESETS.values() if p.file_type == number), None)
+
+
+def _entry(value: Value) -> Entry:
+    if value.type is not ValueType.ARRAY:
+        return Entry(value.type.name, _plain(value.value))
+    assert value.item_type is not None
+    assert not isinstance(value.value, bool | int | float)
+    first = tuple(_plain(item) for item in value.value[:_SHOWN_ITEMS])
+    return Entry(value.type.name, ArraySummary(value.item_type.name, len(value.value), first))
+
+
+def _plain(value: object) -> bool | int | float | str:
+    if isinstance(value, np.generic):
+        value = value.item()
+    return value if isinstance(value, bool | int | float) else str(value)
+
+
+def _tokenizer(model: Model) -> TokenizerReport | None:
+    tokens = model.get("tokenizer.ggml.tokens")
+    kind = model.get("tokenizer.ggml.model")
+    if kind is None and tokens is None:
+        return None
+    pre = model.get("tokenizer.ggml.pre")
+    return TokenizerReport(
+        model=str(kind),
+        pre=None if pre is None else str(pre),
+        tokens=_length(tokens),
+        merges=_length(model.get("tokenizer.ggml.merges")),
+        bos=_token(model.metadata, "bos"),
+        eos=_token(model.metadata, "eos"),
+    )
+
+
+def _length(items: object) -> int:
+    return len(items) if isinstance(items, StringArray | list | tuple | np.ndarray) else 0
+
+
+def _token(metadata: Mapping[str, Value], which: str) -> str | None:
+    """Text of a special token; None if it is not set or outside the vocabulary."""
+    number, tokens = metadata.get(f"tokenizer.ggml.{which}_token_id"), metadata.get("tokenizer.ggml.tokens")
+    if number is None or tokens is None or not isinstance(tokens.value, StringArray | list | tuple):
+        return None
+    index = number.value
+    return str(tokens.value[index]) if type(index) is int and 0 <= index < len(tokens.value) else None

@@ -1,0 +1,74 @@
+"""Measure a model's importance matrix on calibration text and write it as a file that llama.cpp reads.
+
+text ── windows of tokens ── forward, layer by layer (calibrate/importance.py) ── importance file, .gguf or .dat
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from kvant._version import __version__
+from kvant.files import cache_dir, check_apart, check_output
+from kvant.formats.imatrix import write_imatrix
+from kvant.formats.open import open_model
+from kvant.progress import SILENT, Progress
+from kvant.recipes import cache
+from kvant.recipes.measure.calibration import BUNDLED, SEED, WINDOWS, read_text
+
+
+class Calibrated(msgspec.Struct, frozen=True, kw_only=True):
+    """What was written, and what it was measured on.
+
+    Attributes:
+        path: The importance file.
+        entries: Tensors it holds.
+        text: Name of the text, as the file gives it.
+        text_sha256: Hash of the text; of text that the model wrote, of its tokens.
+        windows: Windows that were run.
+        tokens: Tokens in them.
+    """
+
+    path: str
+    entries: int
+    text: str
+    text_sha256: str
+    windows: int
+    tokens: int
+
+
+def calibrate_file(
+    source: Path | str, out: Path | str, *, text: str = BUNDLED, windows: int = WINDOWS, seed: int = SEED,
+    overwrite: bool = False, progress: Progress = SILENT,
+) -> Calibrated:  # fmt: skip
+    """Write a model's importance file.
+
+    Args:
+        source: Hugging Face directory, or GGUF of F32, BF16 or F16.
+        out: The file; `.dat` gives llama.cpp's old layout, any other ending its GGUF layout.
+        text: `bundled` for kvant's own calibration text, `self` for text that the model writes, or a UTF-8 file.
+        windows: Most windows of 512 tokens.
+        seed: Of the text that the model writes.
+        overwrite: Replace a file that exists.
+        progress: Told of what is done.
+
+    Raises:
+        MissingDependencyError: torch is not installed.
+        OutputExistsError: The file exists and `overwrite` is false.
+        FormatError: The text cannot be read, or the model is quantized.
+        UnsupportedFormatError: The model's architecture cannot be run for statistics.
+        ValueRangeError: The text is shorter than a window.
+    """
+    from kvant.calibrate.importance import measure  # needs torch, which a base install does without
+
+    source, out = Path(source), Path(out)
+    check_output(out, overwrite=overwrite)
+    model = open_model(source)
+    check_apart(out, (model.path, *model.files))
+    base, used, cuts = read_text(model, text, windows=windows, seed=seed, progress=progress)
+    directory = cache_dir("importance") / cache.digest("importance", __version__, base, cuts.tokens.tobytes())[:32]
+    found = measure(model, cuts.tokens, directory=directory, datasets=(used.label,), progress=progress)
+    write_imatrix(out, found, overwrite=overwrite)
+    return Calibrated(
+        path=str(out), entries=len(found.entries), text=used.label, text_sha256=used.sha256,
+        windows=found.n_chunks, tokens=int(cuts.tokens.size),
+    )  # fmt: skip

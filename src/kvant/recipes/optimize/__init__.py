@@ -1,0 +1,1 @@
+"""The search for the best small version of a model."""

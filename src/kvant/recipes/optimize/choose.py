@@ -1,0 +1,175 @@
+"""Which variant to measure next, when the question is settled, and which one to take.
+
+Measuring is what costs: a variant takes seconds to encode and minutes to score. So the most promising one goes first,
+and a candidate is left out once it cannot win any more. Two bounds say so:
+
+- *Finer everywhere.* If a measured variant stores every tensor at least as finely, a candidate's KLD is not below its,
+  unless the candidate alone is encoded under Hessians.
+- *Expected from what was measured.* Within one model KLD follows the distortion of the block types. The lowest ratio of
+  the two seen so far, divided by `SLACK`, bounds a candidate from below.
+
+The first holds by construction, the second by experience; `--all` measures everything instead.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from kvant.dtypes import BlockType, block_type
+from kvant.quant.plan import Plan
+from kvant.recipes.goal import Goal
+from kvant.recipes.measure.distortion import expected_kld
+from kvant.recipes.optimize.variant import Variant
+from kvant.recipes.report.pareto import front
+from kvant.recipes.targets.candidate import Candidate
+from kvant.units import megabytes
+
+# Within one model the ratio of KLD to distortion varies by 1.8 between presets of 3 to 5 bits
+# (SmolLM2-135M, nine presets).
+SLACK = 1.5
+# A trade-off needs some points: so many are measured even if fewer settle the question.
+POINTS = 5
+# Windows of text that it takes to see how the differences of two variants vary.
+MIN_PAIRS = 8
+# Bits per weight that make a type finer than one of another family.
+FINER_BITS = 0.75
+
+
+def next_candidate(
+    waiting: Sequence[Candidate], measured: Sequence[Variant], goal: Goal, weights: int
+) -> Candidate | None:
+    """Return the candidate to measure next; None if the question is settled.
+
+    Args:
+        waiting: Candidates that keep the limits and were not measured yet.
+        measured: Variants measured so far that keep the limits.
+        goal: What is best.
+        weights: Weights of the model, for a first guess of its KLD.
+    """
+    open_ones = [c for c in waiting if can_win(c, measured, goal)]
+    if not open_ones:
+        return _for_the_picture(waiting, measured, goal)
+    if goal.kind == "quality" or not _passing_is_possible(open_ones, measured, goal):
+        return min(open_ones, key=lambda c: c.distortion)
+    likely = [c for c in open_ones if _guess(c, measured, weights) <= goal.max_kld]
+    if likely:
+        return min(likely, key=lambda c: c.size_bytes)
+    return min(open_ones, key=lambda c: c.distortion)
+
+
+def can_win(candidate: Candidate, measured: Sequence[Variant], goal: Goal) -> bool:
+    """Whether a candidate may still turn out to be the best."""
+    if not measured:
+        return True
+    least = least_kld(candidate, measured)
+    passing = [v for v in measured if v.kld <= goal.max_kld]
+    if goal.kind == "size" and (passing or least <= goal.max_kld):
+        smallest = min((v.candidate.size_bytes for v in passing), default=None)
+        return least <= goal.max_kld and (smallest is None or candidate.size_bytes < smallest)
+    return not goal.is_strict and least < min(v.kld for v in measured)
+
+
+def least_kld(candidate: Candidate, measured: Sequence[Variant]) -> float:
+    """Lowest mean KLD that a candidate may still turn out to have, by the two bounds."""
+    ratios = [v.kld / v.candidate.distortion for v in measured if v.candidate.distortion > 0]
+    by_distortion = candidate.distortion * min(ratios, default=0.0) / SLACK
+    alike = [v for v in measured if v.candidate.is_fitted or not candidate.is_fitted]
+    by_types = (v.kld - 2 * v.score.kld_se for v in alike if is_finer(v.candidate.plan, candidate.plan))
+    return max([by_distortion, *by_types])
+
+
+def is_finer(fine: Plan, coarse: Plan) -> bool:
+    """Whether a plan stores every tensor at least as finely as another."""
+    return all(_type_is_finer(block_type(kind), block_type(coarse.types[name])) for name, kind in fine.types.items())
+
+
+def pick(measured: Sequence[Variant], goal: Goal) -> Variant | None:
+    """Return the variant to take: the goal's best, the smaller one of two that the measurement cannot tell apart.
+
+    None if the goal is strict and no variant reaches it.
+    """
+    passing = [v for v in measured if v.kld <= goal.max_kld]
+    if goal.kind == "size" and passing:
+        return min(passing, key=lambda v: (v.candidate.size_bytes, v.kld))
+    if goal.is_strict or not measured:
+        return None
+    best = min(measured, key=lambda v: v.kld)
+    equal = [v for v in measured if v.kld - best.kld <= 2 * difference_se(v, best)]
+    return min(equal, key=lambda v: (v.candidate.size_bytes, v.kld))
+
+
+def difference_se(a: Variant, b: Variant) -> float:
+    """Standard error of the difference of two variants' mean KLD, nats per token.
+
+    The two were measured on the same windows of text, where one is hard on both: their differences vary far less than
+    they do. With too few windows to see that, the two errors are taken as independent.
+    """
+    if len(a.score.windows) != len(b.score.windows) or len(a.score.windows) < MIN_PAIRS:
+        return math.hypot(a.score.kld_se, b.score.kld_se)
+    pairs = [x - y for x, y in zip(a.score.windows, b.score.windows, strict=True)]
+    return statistics.stdev(pairs) / math.sqrt(len(pairs))
+
+
+def explain(taken: Variant, measured: Sequence[Variant], goal: Goal, n_fitting: int, limit: str) -> str:
+    """Give the reason for a pick in one sentence.
+
+    Args:
+        taken: The pick.
+        measured: Every variant measured that keeps the limits.
+        goal: What was best.
+        n_fitting: Candidates that keep the limits.
+        limit: The limits in words, e.g. `100.0 MB`; empty if none.
+    """
+    kld = f"{taken.kld:.4f} ± {taken.score.kld_se:.4f}"
+    among = f"the {n_fitting} variants for {limit}" if limit else f"the {n_fitting} variants considered"
+    if n_fitting == 1:
+        among = f"the only variant for {limit}" if limit else "the only variant considered"
+    if goal.kind == "size" and taken.kld <= goal.max_kld:
+        reason = f"{taken.candidate.preset} is the smallest of {among} with a mean KLD below {goal.max_kld:g}: {kld}"
+    else:
+        best = min(measured, key=lambda v: v.kld)
+        reason = f"{taken.candidate.preset} is the closest to the original of {among}, with a mean KLD of {kld}"
+        if best is not taken:
+            reason += f" (within the measurement's error of {best.candidate.preset}, which is larger)"
+    return reason + _next_below(taken, measured) + "."
+
+
+def _next_below(taken: Variant, measured: Sequence[Variant]) -> str:
+    """Say what the next smaller variant of the front would save and lose."""
+    line = front(measured, cost=lambda v: v.candidate.size_bytes, loss=lambda v: v.kld)
+    smaller = [v for v in line if v.candidate.size_bytes < taken.candidate.size_bytes and v.kld > taken.kld > 0]
+    if not smaller:
+        return ""
+    saved = megabytes(taken.candidate.size_bytes - smaller[-1].candidate.size_bytes)
+    return f"; {smaller[-1].candidate.preset} would save {saved} at {smaller[-1].kld / taken.kld:.1f} times the KLD"
+
+
+def _passing_is_possible(waiting: Sequence[Candidate], measured: Sequence[Variant], goal: Goal) -> bool:
+    return any(v.kld <= goal.max_kld for v in measured) or any(least_kld(c, measured) <= goal.max_kld for c in waiting)
+
+
+def _guess(candidate: Candidate, measured: Sequence[Variant], weights: int) -> float:
+    """Mean KLD to expect of a candidate: from the variants measured so far, by rule of thumb before the first."""
+    ratios = [v.kld / v.candidate.distortion for v in measured if v.candidate.distortion > 0]
+    if not ratios:
+        return expected_kld(candidate.distortion, weights)
+    return candidate.distortion * statistics.median(ratios)
+
+
+def _for_the_picture(waiting: Sequence[Candidate], measured: Sequence[Variant], goal: Goal) -> Candidate | None:
+    """Return a neighbour of the pick on the expected curve, while there are too few points to see a trade-off."""
+    taken = pick(measured, goal)
+    if len(measured) >= POINTS or taken is None:
+        return None
+    known = [v.candidate for v in measured]
+    curve = front([*waiting, *known], cost=lambda c: c.size_bytes, loss=lambda c: c.distortion)
+    neighbours = [c for c in curve if c not in known] or list(waiting)
+    return min(neighbours, key=lambda c: abs(c.size_bytes - taken.candidate.size_bytes), default=None)
+
+
+def _type_is_finer(fine: BlockType, coarse: BlockType) -> bool:
+    if fine == coarse or not fine.is_quantized:
+        return True
+    if fine.family == coarse.family:
+        return fine.bpw >= coarse.bpw
+    return fine.bpw >= coarse.bpw + FINER_BITS

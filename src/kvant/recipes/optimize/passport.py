@@ -1,0 +1,60 @@
+"""What was measured of a file, and what it was made from."""
+
+import msgspec
+
+from kvant.evaluate.score import VariantScore
+from kvant.recipes.measure.parity import Parity
+from kvant.recipes.optimize.outcome import Outcome
+from kvant.recipes.report.report import (
+    Report,
+)
+
+
+class Passport(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured of a file, and what it was made from.
+
+    Attributes:
+        file: Its name.
+        sha256: Hash of its bytes.
+        base_sha256: Identity of the full-precision model.
+        preset: Preset of its plan.
+        plan_sha256: Hash of the plan.
+        imatrix_sha256: Hash of the importance it was encoded with; None without.
+        text: Label of the text measured on.
+        text_sha256: Its hash.
+        score: What was measured.
+        tokenizer: How it reads and prompts, against the model's own tokenizer.
+        machine: Processor it was measured on.
+        versions: Of everything that took part.
+    """
+
+    file: str
+    sha256: str
+    base_sha256: str
+    preset: str
+    plan_sha256: str
+    imatrix_sha256: str | None
+    text: str
+    text_sha256: str
+    score: VariantScore
+    tokenizer: Parity | None = None
+    machine: str
+    versions: dict[str, str]
+
+
+def make_passport(outcome: Outcome, report: Report) -> Passport:
+    """Say what was delivered."""
+    return Passport(
+        file=report.file,
+        sha256=report.sha256,
+        base_sha256=outcome.base.header.base,
+        preset=report.pick,
+        plan_sha256=outcome.taken.candidate.plan.sha256,
+        imatrix_sha256=outcome.importance.sha256 if outcome.importance else None,
+        text=report.text.name,
+        text_sha256=report.text.sha256,
+        score=outcome.taken.score,
+        tokenizer=report.tokenizers[0],
+        machine=outcome.machine.cpu,
+        versions=report.versions,
+    )

@@ -1,0 +1,1 @@
+"""A delivered file made again from its lock."""

@@ -1,0 +1,266 @@
+"""The report of an optimization: one document for machines, one page for people. Both say how to repeat it."""
+
+import base64
+import hashlib
+import itertools
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+
+from kvant.devices.detect import Machine
+from kvant.devices.memory import RamPrediction
+from kvant.devices.profiles import Profile
+from kvant.evaluate.score import VariantScore
+from kvant.files import atomic_write
+from kvant.recipes.goal import Budget, Goal
+from kvant.recipes.measure.base import Floor
+from kvant.recipes.measure.parity import Parity
+from kvant.recipes.measure.sample import Samples
+from kvant.recipes.report.plot import Frame, Point, layout
+from kvant.recipes.report.strip import TensorType, strip
+from kvant.units import megabytes
+
+WIDE = Frame(width=860, height=440)
+NARROW = Frame(width=380, height=400, left=62, right=14)
+SHADES = 5
+FORMAT_NAMES = {"gguf": "GGUF in llama.cpp", "mlx": "MLX", "onnx": "ONNX in ONNX Runtime"}
+
+
+class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The model at full precision; `size_bytes` as its own variant at full precision would have."""
+
+    name: str
+    path: str
+    architecture: str
+    weights: int
+    size_bytes: int
+
+
+class TextFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The text that was measured on, and how: `tokens` in windows of `context`."""
+
+    name: str
+    sha256: str
+    tokens: int
+    context: int
+
+
+class MeasuredVariant(msgspec.Struct, frozen=True, kw_only=True):
+    """A variant that was made and measured.
+
+    Attributes:
+        preset: Its preset; of other formats than GGUF the format and its type.
+        format: `gguf`, `mlx` or `onnx`.
+        memory_bytes: Predicted at the context asked for; of other formats than GGUF not less than was measured.
+        ram: What the prediction consists of; None of other formats, like the two after it.
+        on_front: No other variant of any format beats it in both size and divergence.
+        is_pick: Taken of its format.
+        cost: In words what a degraded one lost; empty of others.
+    """
+
+    preset: str
+    format: str = "gguf"
+    aliases: tuple[str, ...] = ()
+    size_bytes: int
+    bpw: float
+    memory_bytes: int
+    ram: RamPrediction | None = None
+    predicted_tok_s: float | None = None
+    distortion: float | None = None
+    on_front: bool = False
+    is_pick: bool
+    score: VariantScore
+    cost: str = ""
+
+
+class FormatPick(msgspec.Struct, frozen=True, kw_only=True):
+    """What was taken in one format, and where it was written; `is_best` of the goal's best of all formats."""
+
+    format: str
+    type: str
+    file: str
+    path: str
+    size_bytes: int
+    kld_mean: float
+    kld_se: float
+    top1: float
+    tg_tok_s: float | None
+    memory_bytes: int
+    is_best: bool
+
+
+class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
+    """The least mean KLD that is predicted at a size, corrected by what was measured."""
+
+    size_bytes: int
+    kld: float
+
+
+class Skipped(msgspec.Struct, frozen=True, kw_only=True):
+    """A candidate that was not measured, and why."""
+
+    preset: str
+    size_bytes: int
+    bpw: float
+    reason: str
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything known about one optimization.
+
+    Attributes:
+        asked: The limits in words; empty if none.
+        pick: Preset taken.
+        reason: Why, in one sentence.
+        file: Name of the file written, beside the report.
+        path: Where it was written.
+        sha256: Its hash.
+        context: Tokens of context that memory is predicted for.
+        variants: Measured variants by rising size.
+        formats: What was taken in every format; empty if GGUF alone was searched.
+        left_out: Formats that have nothing to offer, and why.
+        skipped: The other candidates.
+        floors: Divergences that are noise.
+        tensors: Types of the pick.
+        fallbacks: What the pick's preset could not give, in a sentence.
+        commands: How to repeat it.
+        curve: The best trade-off that any mix of block types is predicted to reach; empty without calibration.
+        remarks: What was left out of the model or taken otherwise than it looks.
+        tokenizers: How what was written reads and prompts, against the model's own tokenizer; the pick first, then the
+            best of other formats.
+        samples: What the original and variants say to the same prompt.
+    """
+
+    created: str
+    asked: str
+    pick: str
+    reason: str
+    file: str
+    path: str
+    sha256: str
+    context: int
+    threads: int
+    model: ModelFacts
+    text: TextFacts
+    budget: Budget
+    goal: Goal
+    device: Profile
+    machine: Machine
+    versions: dict[str, str]
+    variants: tuple[MeasuredVariant, ...]
+    skipped: tuple[Skipped, ...]
+    floors: tuple[Floor, ...]
+    tensors: tuple[TensorType, ...]
+    fallbacks: str
+    commands: tuple[str, ...]
+    formats: tuple[FormatPick, ...] = ()
+    remarks: tuple[str, ...] = ()
+    tokenizers: tuple[Parity, ...] = ()
+    left_out: tuple[str, ...] = ()
+    curve: tuple[CurvePoint, ...] = ()
+    samples: Samples | None = None
+
+
+class Legend(msgspec.Struct, frozen=True, kw_only=True):
+    """What the colours of the plot mean: classes of style rules, and their texts."""
+
+    title: str
+    entries: tuple[tuple[str, str], ...]
+
+
+def write_report(report: Report, directory: Path) -> None:
+    """Write `report.json` and `report.html`, each whole or not at all."""
+    with atomic_write(directory / "report.json") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    with atomic_write(directory / "report.html") as file:
+        file.write(render(report).encode())
+
+
+def render(report: Report) -> str:
+    """Return the page: self-contained, without scripts; text that comes from the model is escaped and cut."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters.update(megabytes=megabytes, speed=speed_text)
+    files = resources.files("kvant.recipes")
+    style = files.joinpath("report.css").read_text(encoding="utf-8") + _tip_rules(len(report.variants))
+    page = environment.from_string(files.joinpath("report.html.j2").read_text(encoding="utf-8"))
+    points, legend = _points(report.variants)
+    loss_limit = report.goal.max_kld if report.goal.kind == "size" else None
+    wide, narrow = (
+        layout(
+            points, frame, size_limit=report.budget.max_size_bytes, loss_limit=loss_limit,
+            curve=[(point.size_bytes, point.kld) for point in report.curve],
+        )
+        for frame in (WIDE, NARROW)
+    )  # fmt: skip
+    return page.render(
+        report=report,
+        wide=wide,
+        narrow=narrow,
+        legend=legend,
+        strip=strip(report.tensors),
+        style=Markup(style),  # noqa: S704  our own file, no text of the model in it
+        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+    )
+
+
+def speed_text(value: float | None) -> str:
+    """Tokens per second for people; a dash if they were not measured."""
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def _tip_rules(count: int) -> str:
+    """Style rules that show a point's tooltip while the point is pointed at or has the focus; tooltips lie on top."""
+    rules = (f"svg .p{i}:hover ~ .t{i}, svg .p{i}:focus ~ .t{i} {{ visibility: visible; }}" for i in range(count))
+    return "\n".join([*rules, ""])
+
+
+def _points(variants: Sequence[MeasuredVariant]) -> tuple[list[Point], Legend]:
+    """Points of the plot and what their colours mean: formats if there are several, else speeds, slow to fast."""
+    formats = sorted({v.format for v in variants})
+    tones, legend = _by_format(formats) if len(formats) > 1 else _by_speed(variants)
+    points = [
+        Point(
+            name=v.preset,
+            size=v.size_bytes,
+            loss=v.score.kld_mean,
+            tone=tones(v),
+            is_pick=v.is_pick,
+            on_front=v.on_front,
+            notes=(
+                f"{megabytes(v.size_bytes)}, {v.bpw:.2f} bpw",
+                f"KLD {v.score.kld_mean:.4f} ± {v.score.kld_se:.4f}",
+                f"same top choice {100 * v.score.top1:.1f} %",
+                f"{speed_text(v.score.tg_tok_s)} tokens/s",
+            ),
+        )
+        for v in variants
+    ]
+    return points, legend
+
+
+def _by_format(formats: Sequence[str]) -> tuple[Callable[[MeasuredVariant], str], Legend]:
+    entries = tuple((f"format-{name}", FORMAT_NAMES[name]) for name in formats)
+    return lambda v: f"format-{v.format}", Legend(title="Format", entries=entries)
+
+
+def _by_speed(variants: Sequence[MeasuredVariant]) -> tuple[Callable[[MeasuredVariant], str], Legend]:
+    speeds = [v.score.tg_tok_s for v in variants if v.score.tg_tok_s is not None]
+    slowest, fastest = min(speeds, default=0.0), max(speeds, default=0.0)
+    span = fastest - slowest
+
+    def tone(v: MeasuredVariant) -> str:
+        speed = v.score.tg_tok_s
+        shade = 0 if speed is None or not span else min(SHADES - 1, int((speed - slowest) / span * SHADES))
+        return f"s{shade}"
+
+    edges = [slowest + span * i / SHADES for i in range(SHADES + 1)]
+    texts = [f"{speed_text(a)} to {speed_text(b)}" for a, b in itertools.pairwise(edges)] if span else []
+    entries = tuple((f"s{i}", text) for i, text in enumerate(texts))
+    return tone, Legend(title="Generated tokens/s" if texts else "", entries=entries)

@@ -1,0 +1,1 @@
+"""The formats that a model is made in; one folder each."""

@@ -1,0 +1,34 @@
+"""What could be made of a model."""
+
+import msgspec
+
+from kvant.devices.memory import RamPrediction
+from kvant.quant.plan import Plan
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A variant that could be made.
+
+    Attributes:
+        preset: Its preset.
+        plan: Block type of every tensor.
+        aliases: Other presets that come to the same types on this model.
+        size_bytes: Exact size of its file.
+        bpw: Bits per weight over all tensors.
+        ram: Memory it is predicted to take.
+        speed_tok_s: Generation speed predicted, tokens per second.
+        distortion: Expected distortion of its weights; orders candidates by quality.
+        is_fitted: Encoded under Hessians, not with importance.
+        predicted_kld: Mean KL divergence predicted from its rounding errors; None of presets.
+    """
+
+    preset: str
+    plan: Plan
+    aliases: tuple[str, ...] = ()
+    size_bytes: int
+    bpw: float
+    ram: RamPrediction
+    speed_tok_s: float
+    distortion: float
+    is_fitted: bool = False
+    predicted_kld: float | None = None

@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+
+from kvant.kernels import decode, encode
+from kvant.quant.plan import IMPOSSIBLE_WITHOUT_IMPORTANCE
+from kvant.recipes.measure.distortion import DISTORTION, expected_kld, quality_band, type_distortion
+
+N = 1024
+# Codebook types take seconds to encode; their search is checked on fewer rows.
+SLOW = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"}
+QUICK = [name for name in DISTORTION if name not in SLOW and name not in ("F32", "F16")]
+
+
+@pytest.mark.parametrize("has_importance", [False, True])
+@pytest.mark.parametrize("name", QUICK)
+def test_the_table_is_what_the_kernels_do(name: str, has_importance: bool) -> None:
+    weights = np.random.default_rng(2).standard_normal((48, N)).astype(np.float32)
+    importance = np.ones(N, np.float32) if has_importance else None
+    decoded = decode(encode(weights, name, importance=importance), name, N)
+    relative = float(np.square(weights - decoded).sum() / np.square(weights).sum())
+    assert relative == pytest.approx(DISTORTION[name][has_importance], rel=0.05)
+
+
+def test_types_that_need_importance_have_no_figure_without() -> None:
+    assert {name for name, (plain, _) in DISTORTION.items() if plain is None} == IMPOSSIBLE_WITHOUT_IMPORTANCE
+
+
+def test_full_precision_costs_nothing_and_quantizing_rounds_activations() -> None:
+    assert type_distortion("F32", has_importance=False) == 0.0
+    assert type_distortion("Q8_0", has_importance=False) > DISTORTION["Q8_0"][0]  # type: ignore[operator]
+
+
+def test_smaller_models_suffer_more() -> None:
+    assert expected_kld(0.01, 10**10) == expected_kld(0.01, 2 * 10**9) == pytest.approx(0.06)
+    assert expected_kld(0.01, 135_000_000) == pytest.approx(0.411, rel=0.01)
+
+
+def test_bands_rise() -> None:
+    words = [quality_band(kld) for kld in (0.0, 0.01, 0.05, 0.1, 0.3, 2.0)]
+    assert len(set(words)) == 6
+    assert words[0] == "as good as the original"

@@ -185,7 +185,7 @@ def render(report: Report) -> str:
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters.update(megabytes=megabytes, speed=speed_text)
-    files = resources.files("kvant.recipes")
+    files = resources.files("kvant.recipes.report")
     style = files.joinpath("report.css").read_text(encoding="utf-8") + _tip_rules(len(report.variants))
     page = environment.from_string(files.joinpath("report.html.j2").read_text(encoding="utf-8"))
     points, legend = _points(report.variants)

@@ -17,7 +17,7 @@ from kvant.devices.profiles import profile_of
 from kvant.evaluate.score import SPEED_GENERATE, SPEED_PROMPT
 from kvant.formats.open import open_model
 from kvant.quant.presets import plan_preset
-from kvant.recipes.optimize.pace import matrix_types, pace_for
+from kvant.recipes.targets.gguf.pace import matrix_types, pace_for
 from kvant.recipes.targets.gguf import kept
 from kvant.runtime.process import EngineProcess
 

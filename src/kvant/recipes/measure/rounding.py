@@ -29,63 +29,11 @@ SAMPLE_ROWS = 64
 SWEEPS = 1
 """Passes of descent on samples: the order of types and their ratios are settled after the first."""
 
-TYPES = tuple(name for name in BLOCK_TYPES if name in FITTABLE)
-
-
 class Moments(Protocol):
     """The part of calibrate's `Statistics` that is needed here."""
 
     def risk(self, name: str) -> np.ndarray:
         """Q, float32 [n, n]."""
-
-
-def rounding_options(
-    model: Model,
-    calibration: Calibration,
-    *,
-    types: Sequence[str] = TYPES,
-    threads: int = 0,
-    progress: Progress = SILENT,
-) -> dict[str, tuple[Option, ...]]:
-    """Return what every measured matrix may become, with the KL divergence each type is predicted to add.
-
-    Kept beside the statistics: asked again, nothing is encoded.
-
-    Args:
-        model: The full-precision model.
-        calibration: What was measured of it.
-        types: Block types to weigh; fewer take less time.
-        threads: Threads; 0 for one per core.
-        progress: Told of tensors.
-
-    Raises:
-        ValueRangeError: A weight is NaN or infinite.
-    """
-
-    def allowed(tensor: Tensor) -> Sequence[str]:
-        found = allowed_types(tensor.name, tensor.shape, types, architecture=model.architecture)
-        if any(kind not in FITTABLE for kind in found):
-            raise KvantError(
-                f"{tensor.name}: no block type divides its rows of {row_length(tensor)} weights. Leave out --calibrate."
-            )
-        return found
-
-    def restored(x: np.ndarray, kind: str, curvature: Curvature) -> np.ndarray:
-        blocks, _ = fit(x, kind, curvature, sweeps=SWEEPS, threads=threads)
-        return kernels.decode(blocks, kind, x.shape[1], threads=threads)
-
-    costs = rounding_costs(model, calibration, allowed, restored, key=tuple(types), threads=threads, progress=progress)
-    return {
-        name: tuple(
-            Option(
-                kind=block_type(kind).name,
-                n_bytes=stored_bytes(name, model.tensors[name].shape, kind),
-                cost=cost,
-            )
-            for kind, cost in kinds.items()
-        )
-        for name, kinds in costs.items()
-    }
 
 
 def rounding_costs(

@@ -49,10 +49,10 @@ from kvant.recipes.measure.words import is_degraded, rounded_down, rounded_up
 from kvant.recipes.optimize.budget import affordable, why_not
 from kvant.recipes.optimize.choose import next_candidate, pick
 from kvant.recipes.optimize.delivery import deliver
-from kvant.recipes.optimize.limits import Limits, limits_of, on_device
+from kvant.recipes.targets.limits import Limits, limits_of, on_device
 from kvant.recipes.optimize.mixes import Mixes, engine_floor
 from kvant.recipes.optimize.outcome import Outcome
-from kvant.recipes.optimize.pace import Pace, matrix_types, pace_for, paced
+from kvant.recipes.targets.gguf.pace import Pace, matrix_types, pace_for, paced
 from kvant.recipes.optimize.request import Request
 from kvant.recipes.optimize.schema import RECIPE_FILE, write_recipe
 from kvant.recipes.optimize.variant import Variant

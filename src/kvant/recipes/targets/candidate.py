@@ -7,13 +7,14 @@ from kvant.quant.plan import Plan
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """A variant that could be made.
+    """A variant that could be made in one format.
 
     Attributes:
         preset: Its preset.
-        plan: Block type of every tensor.
+        name: That as tables of several formats show it.
+        plan: Type of every tensor, both by the format's own names.
         aliases: Other presets that come to the same types on this model.
-        size_bytes: Exact size of its file.
+        size_bytes: Exact size of its files of weights.
         bpw: Bits per weight over all tensors.
         ram: Memory it is predicted to take.
         speed_tok_s: Generation speed predicted, tokens per second.
@@ -23,6 +24,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     preset: str
+    name: str
     plan: Plan
     aliases: tuple[str, ...] = ()
     size_bytes: int

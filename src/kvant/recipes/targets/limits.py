@@ -1,15 +1,11 @@
 """The limits a user asks for, as budgets of the allocator: bytes, seconds per token, bytes in memory."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from kvant.allocate.options import Option
-from kvant.devices.memory import OUTPUT, copied_bytes, predict_ram
+from kvant.devices.memory import predict_ram
 from kvant.devices.profiles import Profile
-from kvant.dtypes import block_type
 from kvant.model import Model
 from kvant.recipes.goal import Budget
-from kvant.recipes.optimize.pace import Pace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +28,18 @@ class Limits:
         return self.max_resident_bytes is None and self.max_seconds is None
 
 
-def limits_of(budget: Budget, device: Profile, model: Model, context: int, pace: Pace | None) -> Limits:
-    """Return the budgets that keep a user's limits; of memory, what the context and the engine take is off already."""
+def limits_of(
+    budget: Budget, device: Profile, model: Model, context: int, *, max_seconds: float | None = None
+) -> Limits:
+    """Return the budgets that keep a user's limits; of memory, what the context and the engine take is off already.
+
+    Args:
+        budget: What the user asks for.
+        device: Its limits hold as well if the budget names it.
+        model: The full-precision model.
+        context: Tokens of context that memory is predicted for.
+        max_seconds: Seconds per token that the products of matrices may take; None where that cannot be planned for.
+    """
     of_device = (device.max_file_bytes, device.usable_bytes) if budget.device else (None, None)
     file = [limit for limit in (budget.max_size_bytes, of_device[0]) if limit]
     memory = [limit for limit in (budget.max_ram_bytes, of_device[1]) if limit]
@@ -41,20 +47,5 @@ def limits_of(budget: Budget, device: Profile, model: Model, context: int, pace:
     return Limits(
         max_file_bytes=min(file, default=None),
         max_resident_bytes=min(memory) - besides if memory else None,
-        max_seconds=pace.deadline(budget.min_speed_tok_s) if pace and budget.min_speed_tok_s else None,
+        max_seconds=max_seconds,
     )
-
-
-def on_device(
-    options: Mapping[str, Sequence[Option]], model: Model, device: Profile, pace: Pace | None
-) -> dict[str, tuple[Option, ...]]:
-    """Return options with what a device makes of them: the engine's copies, and seconds per token by a pace."""
-    is_tied = OUTPUT not in model.tensors
-
-    def on(name: str, option: Option) -> Option:
-        copies = copied_bytes(
-            name, block_type(option.kind), model.tensors[name].shape, is_tied=is_tied, architecture=device.architecture
-        )
-        return replace(option, copy_bytes=copies, seconds=pace.seconds(model, name, option.kind) if pace else 0.0)
-
-    return {name: tuple(on(name, option) for option in kinds) for name, kinds in options.items()}

@@ -9,8 +9,8 @@ from kvant.formats.open import open_model
 from kvant.model import Model
 from kvant.quant.presets import plan_preset
 from kvant.recipes.goal import Budget
-from kvant.recipes.optimize.limits import Limits, limits_of, on_device
-from kvant.recipes.optimize.pace import DEADLINE_SHARE, Pace, measured_weight_seconds, pace_for, paced, predicted_pace
+from kvant.recipes.targets.limits import Limits, limits_of, on_device
+from kvant.recipes.targets.gguf.pace import DEADLINE_SHARE, Pace, measured_weight_seconds, pace_for, paced, predicted_pace
 from kvant.recipes.targets.gguf.presets import make_candidates
 from kvant.runtime.decodetime import Effort
 from kvant.tensors import n_weights

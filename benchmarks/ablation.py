@@ -40,8 +40,8 @@ from kvant.quant.plan import Plan
 from kvant.quant.presets import plan_preset
 from kvant.recipes.measure.base import prepare_base
 from kvant.recipes.measure.calibration import Calibration, blend, calibrate
-from kvant.recipes.measure.rounding import rounding_options
 from kvant.recipes.optimize.mixes import types_of
+from kvant.recipes.targets.gguf.options import rounding_options
 from kvant.recipes.targets.gguf.write import predict_size, quantize
 
 Known = Mapping[str, Importance | Curvatures]

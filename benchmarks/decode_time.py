@@ -17,8 +17,8 @@ from kvant.devices.profiles import profile_of
 from kvant.evaluate.score import SPEED_GENERATE, SPEED_PROMPT
 from kvant.formats.open import open_model
 from kvant.quant.presets import plan_preset
-from kvant.recipes.targets.gguf.pace import matrix_types, pace_for
 from kvant.recipes.targets.gguf import kept
+from kvant.recipes.targets.gguf.pace import matrix_types, pace_for
 from kvant.runtime.process import EngineProcess
 
 PRESETS = ("Q8_0", "Q6_K", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "IQ4_NL", "Q4_0", "Q3_K_M", "Q2_K", "F16")

@@ -21,7 +21,7 @@ from kvant.evaluate.corpora import Corpus, Part, corpus, mixture
 from kvant.formats.imatrix import write_imatrix
 from kvant.formats.open import open_model
 from kvant.recipes.measure.calibration import calibrate
-from kvant.recipes.measure.rounding import TYPES, rounding_options
+from kvant.recipes.targets.gguf.options import TYPES, rounding_options
 from kvant.recipes.targets.gguf.write import predict_size, quantize
 
 SECOND = "second"

@@ -15,9 +15,10 @@ from kvant.recipes.convert import convert
 from kvant.recipes.goal import Budget
 from kvant.recipes.measure.calibration import blend, calibrate, calibration_text
 from kvant.recipes.measure.evaluate import evaluate
-from kvant.recipes.measure.rounding import predicted_kld, rounding_options, sample_rows
+from kvant.recipes.measure.rounding import predicted_kld, sample_rows
 from kvant.recipes.optimize.pipeline import optimize
 from kvant.recipes.optimize.request import Request
+from kvant.recipes.targets.gguf.options import rounding_options
 from kvant.recipes.targets.gguf.write import predict_size, quantize
 from kvant.recipes.targets.mlx.write import to_mlx
 from tiny_models import write_tiny_model

@@ -12,12 +12,10 @@ import msgspec
 import numpy as np
 
 from kvant import kernels
-from kvant.allocate.options import Option, allowed_types, stored_bytes
+from kvant.allocate.options import Option
 from kvant.documents import JSON_ERRORS
-from kvant.dtypes import BLOCK_TYPES, block_type
-from kvant.errors import KvantError
 from kvant.files import atomic_write
-from kvant.kernels.fitting import FITTABLE, Curvature, fit
+from kvant.kernels.fitting import Curvature
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.curvature import DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING
@@ -28,6 +26,7 @@ from kvant.tensors import Tensor, n_rows, row_length
 SAMPLE_ROWS = 64
 SWEEPS = 1
 """Passes of descent on samples: the order of types and their ratios are settled after the first."""
+
 
 class Moments(Protocol):
     """The part of calibrate's `Statistics` that is needed here."""

@@ -24,12 +24,12 @@ from kvant.quant.curvature import Curvatures
 from kvant.recipes.goal import Goal
 from kvant.recipes.measure.base import Floor
 from kvant.recipes.measure.rounding import predicted_kld
-from kvant.recipes.targets.limits import Limits
-from kvant.recipes.targets.gguf.pace import Pace, paced
 from kvant.recipes.optimize.variant import Variant
 from kvant.recipes.targets.candidate import Candidate
+from kvant.recipes.targets.gguf.pace import Pace, paced
 from kvant.recipes.targets.gguf.presets import make_candidate
 from kvant.recipes.targets.gguf.write import predict_size
+from kvant.recipes.targets.limits import Limits
 
 STEPS = 10
 """Sizes between the smallest choice and 8 bits."""

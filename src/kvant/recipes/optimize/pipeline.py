@@ -43,23 +43,23 @@ from kvant.recipes.formats import checked_formats, measure_formats
 from kvant.recipes.goal import Budget, Goal, goal_of
 from kvant.recipes.measure.base import Floor, measure_floors, measured_text, prepare_base
 from kvant.recipes.measure.calibration import Calibration, calibrate
-from kvant.recipes.measure.rounding import rounding_options
 from kvant.recipes.measure.sample import PROMPT, TOKENS, Sample, Samples, continuation, kept_continuation
 from kvant.recipes.measure.words import is_degraded, rounded_down, rounded_up
 from kvant.recipes.optimize.budget import affordable, why_not
 from kvant.recipes.optimize.choose import next_candidate, pick
 from kvant.recipes.optimize.delivery import deliver
-from kvant.recipes.targets.limits import Limits, limits_of, on_device
 from kvant.recipes.optimize.mixes import Mixes, engine_floor
 from kvant.recipes.optimize.outcome import Outcome
-from kvant.recipes.targets.gguf.pace import Pace, matrix_types, pace_for, paced
 from kvant.recipes.optimize.request import Request
 from kvant.recipes.optimize.schema import RECIPE_FILE, write_recipe
 from kvant.recipes.optimize.variant import Variant
 from kvant.recipes.report.report import Report
 from kvant.recipes.targets.candidate import Candidate
 from kvant.recipes.targets.gguf import kept
+from kvant.recipes.targets.gguf.options import on_device, rounding_options
+from kvant.recipes.targets.gguf.pace import Pace, deadline_of, matrix_types, pace_for, paced
 from kvant.recipes.targets.gguf.presets import make_candidates
+from kvant.recipes.targets.limits import Limits, limits_of
 
 WINDOW_TOKENS = 512
 
@@ -198,7 +198,9 @@ def best_mixes(
     return Mixes(
         model=model, profile=device, options=on_device(options, model, device, pace),
         curvatures=calibration.curvatures, context=request.context,
-        limits=limits_of(request.budget, device, model, request.context, pace), pace=pace,
+        limits=limits_of(
+            request.budget, device, model, request.context, max_seconds=deadline_of(pace, request.budget)
+        ), pace=pace,
     )  # fmt: skip
 
 
@@ -309,7 +311,7 @@ def other_formats(
     return formats.Bench(
         model=model, base=bench.base, calibration=calibration, calibrate=request.calibrate,
         importance=None if calibration else bench.importance, imatrix=request.imatrix, goal=goal,
-        max_bytes=limits_of(budget, device, model, request.context, None).max_file_bytes,
+        max_bytes=limits_of(budget, device, model, request.context).max_file_bytes,
         max_ram_bytes=min(memory, default=None), context=request.context,
         min_tok_s=budget.min_speed_tok_s if device.is_here else None,
         machine=bench.machine, threads=request.threads or bench.machine.cores, progress=bench.progress,

@@ -10,7 +10,7 @@ Nothing outside a target's folder asks which one it is. A target is a folder and
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -53,7 +53,7 @@ class Material:
     device: Profile
     importance: Importance | None = None
     calibration: Calibration | None = None
-    budget: Budget = Budget()
+    budget: Budget = field(default_factory=Budget)
     context: int = 4096
     threads: int = 0
     progress: Progress = SILENT

@@ -33,8 +33,8 @@ def candidate(name: str, size_mb: float, distortion: float, kind: str = "Q4_K", 
         total_bytes=2 * size,
     )  # fmt: skip
     return Candidate(
-        preset=name, plan=Plan(preset=name, file_type=0, types={"blk.0.attn_q.weight": kind}), size_bytes=size, bpw=4.5,
-        ram=ram, speed_tok_s=speed, distortion=distortion,
+        preset=name, name=name, plan=Plan(preset=name, file_type=0, types={"blk.0.attn_q.weight": kind}),
+        size_bytes=size, bpw=4.5, ram=ram, speed_tok_s=speed, distortion=distortion,
     )  # fmt: skip
 
 

@@ -71,7 +71,6 @@ def rounding_options(
     }
 
 
-
 def on_device(
     options: Mapping[str, Sequence[Option]], model: Model, device: Profile, pace: Pace | None
 ) -> dict[str, tuple[Option, ...]]:

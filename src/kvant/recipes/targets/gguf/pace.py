@@ -30,6 +30,7 @@ from kvant.progress import SILENT, Progress
 from kvant.quant.plan import Plan
 from kvant.quant.presets import plan_preset
 from kvant.recipes import cache
+from kvant.recipes.goal import Budget
 from kvant.recipes.targets.candidate import Candidate
 from kvant.recipes.targets.gguf import kept
 from kvant.runtime.decodetime import Effort, measure_weight_seconds
@@ -83,6 +84,11 @@ class Pace:
     def deadline(self, min_speed_tok_s: float) -> float:
         """Seconds per token that the products of matrices may take at a speed; 0 at least."""
         return max(0.0, DEADLINE_SHARE / min_speed_tok_s - self.overhead_s)
+
+
+def deadline_of(pace: Pace | None, budget: Budget) -> float | None:
+    """Seconds per token that the products of matrices may take by a budget; None where nothing limits them."""
+    return pace.deadline(budget.min_speed_tok_s) if pace and budget.min_speed_tok_s else None
 
 
 def pace_for(

@@ -118,6 +118,7 @@ def make_candidate(model: Model, same: Sequence[Plan], size: int, profile: Profi
     )
     return Candidate(
         preset=plan.preset,
+        name=plan.preset,
         plan=plan,
         aliases=tuple(other.preset for other in same[1:]),
         size_bytes=size,

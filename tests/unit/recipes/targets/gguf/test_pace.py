@@ -9,9 +9,18 @@ from kvant.formats.open import open_model
 from kvant.model import Model
 from kvant.quant.presets import plan_preset
 from kvant.recipes.goal import Budget
-from kvant.recipes.targets.limits import Limits, limits_of, on_device
-from kvant.recipes.targets.gguf.pace import DEADLINE_SHARE, Pace, measured_weight_seconds, pace_for, paced, predicted_pace
+from kvant.recipes.targets.gguf.options import on_device
+from kvant.recipes.targets.gguf.pace import (
+    DEADLINE_SHARE,
+    Pace,
+    deadline_of,
+    measured_weight_seconds,
+    pace_for,
+    paced,
+    predicted_pace,
+)
 from kvant.recipes.targets.gguf.presets import make_candidates
+from kvant.recipes.targets.limits import Limits, limits_of
 from kvant.runtime.decodetime import Effort
 from kvant.tensors import n_weights
 from tiny_models import write_tiny_model
@@ -66,14 +75,14 @@ def test_here_it_is_measured_once(tiny: Model, own_home: Path) -> None:
 def test_limits_are_what_is_left_for_the_file(tiny: Model) -> None:
     pace = Pace(weight_s={}, overhead_s=0.001)
     asked = Budget(max_size_bytes=10**6, max_ram_bytes=10**8, min_speed_tok_s=100.0)
-    limits = limits_of(asked, PHONE, tiny, 512, pace)
+    limits = limits_of(asked, PHONE, tiny, 512, max_seconds=deadline_of(pace, asked))
     assert limits.max_file_bytes == 10**6
     (candidate, *_) = make_candidates(tiny, PHONE, context=512, presets=["Q8_0"])
     besides = candidate.ram.total_bytes - candidate.ram.weights_bytes - candidate.ram.repacked_bytes
     assert limits.max_resident_bytes == 10**8 - besides
     assert limits.max_seconds == pytest.approx(DEADLINE_SHARE / 100 - 0.001)
-    assert limits_of(Budget(), PHONE, tiny, 512, None) == Limits()
-    named = limits_of(Budget(device="phone-6gb", max_ram_bytes=10**12), PHONE, tiny, 512, None)
+    assert limits_of(Budget(), PHONE, tiny, 512) == Limits()
+    named = limits_of(Budget(device="phone-6gb", max_ram_bytes=10**12), PHONE, tiny, 512)
     assert named.max_resident_bytes == PHONE.usable_bytes - besides
 
 

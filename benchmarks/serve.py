@@ -22,13 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kvant.runtime.server.loopback import Exchange
+from kvant.runtime.server.workers import start_worker
 from kvant.serve.extent import Extent
 from kvant.serve.library import ModelFile, model_file
-from kvant.serve.loopback import Exchange
 from kvant.serve.memory import start_message
 from kvant.serve.settings import Settings
 from kvant.serve.sizing import Size
-from kvant.serve.workers import start_worker
 
 CHAT = "/v1/chat/completions"
 TURNS = 3

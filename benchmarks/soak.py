@@ -21,8 +21,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from kvant.runtime.server.loopback import Exchange, LoopbackError
 from kvant.serve.library import model_file
-from kvant.serve.loopback import Exchange, LoopbackError
 from kvant.serve.memory import predicted_bytes
 from kvant.serve.settings import Settings
 from serve import CHAT, Server, gateway, rss_bytes

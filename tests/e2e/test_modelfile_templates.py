@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 from kvant.hub.manifest import ModelSettings
-from kvant.serve import workers
+from kvant.runtime.server import workers
 from served import TOOLS_TEMPLATE, Served, served, write_gguf
 
 PLAIN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"

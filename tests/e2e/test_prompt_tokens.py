@@ -195,7 +195,7 @@ def _controls(gateway: Served, model: str, body: dict[str, Any], vocabulary: Voc
     from kvant.serve.api.guard import guarded
     from kvant.serve.api.openai import chat_prompt
     from kvant.serve.api.openai_types import ChatRequest
-    from kvant.serve.bounded import Share
+    from kvant.serve.share import Share
 
     here = gateway.app.state.kvant
     file = here.library.find(model)

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import fuzzing
 from kvant.errors import LimitError
-from kvant.serve import bounded
-from kvant.serve.bounded import CPU_SECONDS, Bounded, Refused, Render, Text
+from kvant.runtime import bounded
+from kvant.runtime.bounded import CPU_SECONDS, Bounded, Refused, Render, Text
 
 MAX_CHARACTERS = 1 << 16
 SAID_EVERY = 1000

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hub_server import Hub, Repo, serving
+from kvant.recipes.convert import convert
 from kvant.recipes.targets.gguf.write import quantize
 from tiny_models import write_tiny_model
 
@@ -39,3 +40,15 @@ def hub(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Hub"]:
         monkeypatch.delenv("HF_TOKEN", raising=False)
         monkeypatch.setenv("HF_HOME", str(tiny / "hf-home"))
         yield hub
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory with two tiny models, one in a directory of its own, and a file that is no model."""
+    root = tmp_path_factory.mktemp("models")
+    (root / "family").mkdir()
+    source = write_tiny_model("llama", tmp_path_factory.mktemp("hf"))
+    convert(source, root / "tiny.gguf", to="gguf", type="F16")
+    (root / "family" / "other.gguf").write_bytes((root / "tiny.gguf").read_bytes())
+    (root / "broken.gguf").write_bytes(b"GGUF" + bytes(20))
+    return root

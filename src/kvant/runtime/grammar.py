@@ -3,7 +3,7 @@
 The wheel of llama.cpp carries llguidance, whose C interface is called here: the same code and version that will hold
 the answer to the grammar. The vocabulary here is one token per byte, which is all that a grammar's sense depends on.
 
-Native code reads what a client wrote, so this runs in a process of its own; see `serve/bounded.py`.
+Native code reads what a client wrote, so this runs in a process of its own; see `runtime/bounded.py`.
 
 Source: llguidance's llguidance.h; llama.cpp's llama.h, `llama_sampler_init_grammar`.
 """

@@ -20,7 +20,6 @@ from kvant.runtime.plaintext import Controls
 from kvant.serve import api, logs, page
 from kvant.serve.access import Authenticator, KeyAuthenticator
 from kvant.serve.api.failure import describe
-from kvant.serve.bounded import Bounded
 from kvant.serve.door import Door, needs_keys
 from kvant.serve.engine_metrics import engine_metrics
 from kvant.serve.keys import Keys
@@ -28,6 +27,7 @@ from kvant.serve.library import Library
 from kvant.serve.metrics import CONTENT_TYPE, Metrics
 from kvant.serve.scheduler import Scheduler
 from kvant.serve.settings import Settings
+from kvant.serve.share import SharedBounded
 from kvant.serve.status import gateway_status
 from kvant.serve.tracing import NoTracing, Tracing
 from kvant.serve.wording import api_of, error_body, not_found
@@ -55,7 +55,7 @@ class Gateway:
     scheduler: Scheduler
     metrics: Metrics
     keys: Keys
-    bounded: Bounded
+    bounded: SharedBounded
     controls: dict[str, asyncio.Future[Controls]] = field(default_factory=dict)
 
 
@@ -84,7 +84,7 @@ def make_app(
     metrics.watch(scheduler)
     authenticator = authenticator or KeyAuthenticator(keys, required=needs_keys(settings))
     gateway = Gateway(
-        settings=settings, library=library, scheduler=scheduler, metrics=metrics, keys=keys, bounded=Bounded()
+        settings=settings, library=library, scheduler=scheduler, metrics=metrics, keys=keys, bounded=SharedBounded()
     )  # fmt: skip
 
     @contextlib.asynccontextmanager

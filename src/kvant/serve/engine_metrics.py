@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from prometheus_client.core import CounterMetricFamily, Metric
 
 from kvant.errors import WorkerError
-from kvant.serve.workers import Worker
+from kvant.runtime.server.workers import Worker
 
 TIMEOUT_S = 2.0
 # llama.cpp's name -> ours. Source: its server's /metrics, xllamacpp 2026.10.11549.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from kvant.errors import WorkerError
-from kvant.serve.workers import Worker
+from kvant.runtime.server.workers import Worker
 
 ResultT = TypeVar("ResultT")
 

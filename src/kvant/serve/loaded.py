@@ -5,11 +5,11 @@ import math
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from kvant.runtime.server.workers import Worker
 from kvant.serve.extent import Extent
 from kvant.serve.library import ModelFile
 from kvant.serve.queue import FairQueue
 from kvant.serve.sizing import Size
-from kvant.serve.workers import Worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

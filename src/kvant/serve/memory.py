@@ -7,7 +7,7 @@ from kvant.devices.limits import memory
 from kvant.devices.memory import BATCH_TOKENS, predict_ram, repacked_bytes
 from kvant.formats.gguf.reader import read_gguf
 from kvant.model import Model
-from kvant.serve.engines.base import Start
+from kvant.runtime.server.start import Start
 from kvant.serve.extent import Extent
 from kvant.serve.library import ModelFile
 from kvant.serve.settings import Settings

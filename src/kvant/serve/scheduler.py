@@ -18,6 +18,7 @@ from typing import Protocol
 
 from kvant.devices.memory import BATCH_TOKENS
 from kvant.errors import KvantError, ModelTooLargeError, QueueFullError, WorkerError
+from kvant.runtime.server.workers import Worker, start_worker
 from kvant.serve.lease import Lease, RetryingWorker
 from kvant.serve.library import ModelFile
 from kvant.serve.loaded import Known, Loaded, LoadedModel
@@ -26,7 +27,6 @@ from kvant.serve.memory import limit_bytes, prediction, start_message
 from kvant.serve.queue import FairQueue, Ticket
 from kvant.serve.settings import Settings
 from kvant.serve.sizing import Predict, Size, rounded, size_for
-from kvant.serve.workers import Worker, start_worker
 
 BACKOFF_S, BACKOFF_MOST_S = 0.5, 30.0
 HEALTH_EVERY_S = 15.0

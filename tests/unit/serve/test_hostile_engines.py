@@ -12,15 +12,15 @@ import pytest
 import escapes
 from kvant.errors import KvantError, UnsupportedModelError, WorkerError
 from kvant.recipes.int8.search import Tools
+from kvant.runtime.bounded import Bounded, Refused, Render
 from kvant.runtime.mlx import MLXProcess
 from kvant.runtime.ort_process import OrtProcess
 from kvant.runtime.process import EngineProcess
 from kvant.runtime.sandbox import spawn
+from kvant.runtime.server.start import Start
+from kvant.runtime.server.workers import start_worker
 from kvant.runtime.template import render
 from kvant.runtime.tokenizers import by_worker
-from kvant.serve.bounded import Bounded, Refused, Render
-from kvant.serve.engines.base import Start
-from kvant.serve.workers import start_worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems have limits of resources alone")
 

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kvant.documents import JSON_ERRORS
+from kvant.runtime.server.workers import Worker
 from kvant.serve.api.answer import SSE, Answer, Dialect, Output
 from kvant.serve.api.anthropic_types import Block, CountRequest, Message, MessagesRequest, OutputConfig, Tool
 from kvant.serve.api.calls import Choice, arguments_text, choice_of, offered
@@ -24,10 +25,9 @@ from kvant.serve.api.ids import new_id
 from kvant.serve.api.run import Job, answering, streaming
 from kvant.serve.api.sampling import OPENAI_DEFAULTS, context_wanted, engine_options
 from kvant.serve.api.wire import caller, check, endpoint, gateway, model_file, note_ignored, read, share
-from kvant.serve.bounded import Share
 from kvant.serve.library import ModelFile
+from kvant.serve.share import Share
 from kvant.serve.wording import error_body
-from kvant.serve.workers import Worker
 
 OVERFLOW = "prompt is too long: {tokens} tokens > {context} maximum."
 """The sentence that makes Anthropic's own client shorten a conversation."""

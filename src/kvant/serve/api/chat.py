@@ -15,13 +15,13 @@ import msgspec
 
 from kvant.runtime import plaintext
 from kvant.runtime.plaintext import Disguise, Trusted
+from kvant.runtime.server.workers import Worker
 from kvant.serve.api import templates, thoughts, turns
 from kvant.serve.api.chunks import refusal
 from kvant.serve.api.failure import ApiError, ContextExceededError
 from kvant.serve.api.grammars import lark
-from kvant.serve.bounded import Share
 from kvant.serve.library import ModelFile
-from kvant.serve.workers import Worker
+from kvant.serve.share import Share
 
 CHAT, TEXT, INFILL = "/v1/chat/completions", "/completion", "/infill"
 MAX_TRIES = 32

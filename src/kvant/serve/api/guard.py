@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from kvant.errors import LimitError
 from kvant.formats.gguf.reader import read_gguf
 from kvant.runtime.plaintext import Controls, Disguise, joiner_for
+from kvant.runtime.server.workers import Worker
 from kvant.serve.api.chat import Chat, Prompt
 from kvant.serve.api.failure import ApiError
 from kvant.serve.library import ModelFile
-from kvant.serve.workers import Worker
 
 if TYPE_CHECKING:
     from kvant.serve.app import Gateway

@@ -9,8 +9,8 @@ from typing import Any
 
 from kvant.errors import LimitError, ModelfileError
 from kvant.hub.gotemplate import MAX_CHARACTERS, is_go_template, jinja_of
+from kvant.runtime.bounded import Bounded, Refused, Render, Text
 from kvant.serve.api.failure import ApiError, TemplateRefusedError
-from kvant.serve.bounded import Bounded, Refused, Render, Text
 
 MAX_TEMPLATE_CHARACTERS = MAX_CHARACTERS
 

@@ -20,8 +20,8 @@ from kvant.errors import KvantError
 from kvant.serve.api.answer import Dialect, failed
 from kvant.serve.api.failure import ApiError
 from kvant.serve.api.sampling import context_wanted
-from kvant.serve.bounded import Share
 from kvant.serve.library import ModelFile
+from kvant.serve.share import Share
 from kvant.serve.sizing import Size
 
 if TYPE_CHECKING:

@@ -44,7 +44,7 @@ OTHERS = {
     "devices/detect.py": "asks programs of the system, such as nvidia-smi",
     "recipes/targets/onnx/exporters.py": "asks a Python which packages it has",
     "runtime/sandbox/spawn.py": "is the place that starts confined ones",
-    "serve/workers.py": "confines itself when it knows its model: test_hostile_engines.py",
+    "runtime/server/workers.py": "confines itself when it knows its model: test_hostile_engines.py",
 }
 
 

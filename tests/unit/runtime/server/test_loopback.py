@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from kvant.serve import loopback
-from kvant.serve.loopback import EVENT_BYTES, READ_BYTES, Exchange, LoopbackError, decoded
+from kvant.runtime.server import loopback
+from kvant.runtime.server.loopback import EVENT_BYTES, READ_BYTES, Exchange, LoopbackError, decoded
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from kvant.runtime import messages
-from kvant.serve.bounded import Refused, Render, Reply, Request, Text, Tried, Try
+from kvant.runtime.bounded import Refused, Render, Reply, Request, Text, Tried, Try
 
 FUEL = 2_000_000
 MAX_TEXT_CHARACTERS = 1 << 24

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from kvant.errors import EngineReplyError, WorkerError
-from kvant.serve import loopback, workers
-from kvant.serve.engines.base import Start
+from kvant.runtime.server import loopback, workers
+from kvant.runtime.server.start import Start
+from kvant.runtime.server.workers import WorkerProcess, _fatal, _telling, start_worker
 from kvant.serve.lease import _may_have_ended_it
 from kvant.serve.library import DirectoryLibrary
 from kvant.serve.scheduler import Scheduler
 from kvant.serve.settings import Settings
-from kvant.serve.workers import WorkerProcess, _fatal, _telling, start_worker
 
 COMPLETION = {"prompt": "Hello", "n_predict": 400, "stream": True, "ignore_eos": True}
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="signals")
@@ -139,9 +139,9 @@ def test_requests_need_the_workers_own_key(models: Path) -> None:
 
 OWNER = """
 import asyncio, sys
-from kvant.serve import loopback, workers
-from kvant.serve.engines.base import Start
-from kvant.serve.workers import start_worker
+from kvant.runtime.server import loopback, workers
+from kvant.runtime.server.start import Start
+from kvant.runtime.server.workers import start_worker
 async def main():
     worker = await start_worker(Start(path=sys.argv[1], name="t", api_key="", context=256, parallel=1, threads=1,
                                       http_threads=4), timeout_s=100)

@@ -1,4 +1,4 @@
-"""llama.cpp's own server, from the wheel, as a program: `python -m kvant.serve.engines.llamacpp`.
+"""llama.cpp's own server, from the wheel, as a program: `python -m kvant.runtime.server.llamacpp`.
 
 Reads a `Start` from standard input, confines itself, loads the model, listens on its socket, answers a `Ready` on
 standard output, and ends when standard input does. The engine's log goes to standard error.
@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from kvant.serve.engines.base import Ready, Start
-from kvant.serve.engines.confine import confine
+from kvant.runtime.server.confine import confine
+from kvant.runtime.server.start import Ready, Start
 
 AGAIN = "again.sock"
 

@@ -17,8 +17,8 @@ import msgspec
 from kvant.errors import EngineReplyError, WorkerError
 from kvant.formats.gguf.reader import files_of
 from kvant.runtime.sandbox import spawn
-from kvant.serve.engines.base import ENGINES, Ready, Start
-from kvant.serve.loopback import EVENT_BYTES, Exchange, LoopbackError, decoded
+from kvant.runtime.server.loopback import EVENT_BYTES, Exchange, LoopbackError, decoded
+from kvant.runtime.server.start import ENGINES, Ready, Start
 
 LOG_LINES, LOG_LINE_CHARS = 200, 500
 KILL_AFTER_S = 5.0
@@ -194,7 +194,7 @@ class WorkerProcess:
         self._address, self.confined, self._took_template = told.address, told.confined, told.template
 
     def _is_own(self, address: str | int) -> bool:
-        """Whether a worker may listen there: it must not lead the gateway to somebody else's socket."""
+        """Whether a worker may listen there: it must not lead its owner to somebody else's socket."""
         own = self._start.socket
         return isinstance(address, int) if not own else Path(str(address)).parent == Path(own).parent
 

@@ -1,20 +1,16 @@
-"""Work on what clients wrote, done outside the gateway: templates rendered, grammars tried, in processes with limits.
+"""Work on what others wrote, done outside this process: templates rendered, grammars tried, in processes with limits.
 
 Parsers recurse, and what they make can be as large as they like: here a stack that overflows, a text that doubles
-without end or a loop that never does ends a small process and is one client's error. A process is started when it is
+without end or a loop that never does ends a small process and is one request's error. A process is started when it is
 first needed, kept for the next request, and replaced when it was ended.
-
-Who asks waits for a turn first, without a thread; see `gate.py`.
 """
 
 import contextlib
 import select
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeVar, cast
+from collections.abc import Iterator
+from typing import Any, BinaryIO, cast
 
 import msgspec
 
@@ -22,19 +18,16 @@ from kvant.errors import EngineError, LimitError
 from kvant.runtime import messages
 from kvant.runtime.sandbox import spawn
 from kvant.runtime.sandbox.policy import Policy
-from kvant.serve.gate import Gate
 
 CPU_SECONDS = 2
 WALL_SECONDS = 30
 MEMORY_BYTES = 1 << 30
 PROCESSES = 2
 OPEN_FILES = 64
-P = ParamSpec("P")
-ResultT = TypeVar("ResultT")
 
 
 class Render(msgspec.Struct, tag=True, frozen=True):
-    """Render a chat template; see `api/templates.py`."""
+    """Render a chat template."""
 
     template: str
     values: dict[str, Any]
@@ -81,10 +74,6 @@ class Bounded:
         cpu_s: Seconds of processor time that one request may take.
         memory_bytes: Address space of a process.
         n: Most processes at a time.
-
-    Attributes:
-        gate: Where it is waited for a process.
-        walks: Where it is waited for a thread of the gateway's own, for work whose bounds are known before.
     """
 
     def __init__(self, *, cpu_s: int = CPU_SECONDS, memory_bytes: int = MEMORY_BYTES, n: int = PROCESSES) -> None:
@@ -94,7 +83,6 @@ class Bounded:
         self._all: set[_Process] = set()
         self._change = threading.Condition()
         self._closed = False
-        self.gate, self.walks = Gate(n), Gate(1)
 
     def ask(self, request: Request, subject: str) -> Reply:
         """Have something done.
@@ -105,7 +93,7 @@ class Bounded:
 
         Raises:
             LimitError: It takes more time, memory or depth than it may.
-            EngineError: The gateway is shutting down.
+            EngineError: It was closed.
         """
         with self._process() as process:
             reply = process.ask(request)
@@ -120,8 +108,6 @@ class Bounded:
 
     def close(self) -> None:
         """End all processes; those that work too, whose requests then fail, as do those that wait."""
-        self.gate.close()
-        self.walks.close()
         with self._change:
             self._closed = True
             for process in self._all:
@@ -132,7 +118,7 @@ class Bounded:
 
     @contextlib.contextmanager
     def _process(self) -> Iterator["_Process"]:
-        """Hold a process; one that was ended, or outlives the gateway, is not given back."""
+        """Hold a process; one that was ended, or outlives its owner, is not given back."""
         with self._change:
             self._change.wait_for(lambda: self._closed or self._free)
             if self._closed:
@@ -156,37 +142,8 @@ class Bounded:
         self._all.discard(process)
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """One caller's access to such work.
-
-    Attributes:
-        bounded: Who does it.
-        caller: Who asks.
-    """
-
-    bounded: Bounded
-    caller: str
-
-    async def run(self, work: Callable[Concatenate[Bounded, P], ResultT], *args: P.args, **more: P.kwargs) -> ResultT:
-        """Call something that asks `bounded`, its first argument, in a thread, when it is this caller's turn.
-
-        Raises:
-            QueueFullError: Too many wait already.
-        """
-        return await self.bounded.gate.run(self.caller, partial(work, self.bounded, *args, **more))
-
-    async def walk(self, work: Callable[P, ResultT], *args: P.args, **more: P.kwargs) -> ResultT:
-        """Call something that has bounds of its own, in a thread, when it is this caller's turn.
-
-        Raises:
-            QueueFullError: Too many wait already.
-        """
-        return await self.bounded.walks.run(self.caller, partial(work, *args, **more))
-
-
 def _ending() -> EngineError:
-    return EngineError("gateway: is shutting down. Try again later.")
+    return EngineError("kvant: is shutting down. Try again later.")
 
 
 class _Process:
@@ -196,7 +153,7 @@ class _Process:
         # Threads that ask come and go: what they start must not end with them, as `spawn.owner` explains.
         policy = Policy(address_space_bytes=memory_bytes, open_files=OPEN_FILES, parent=spawn.owner())
         self._child = subprocess.Popen(  # noqa: S603
-            spawn.command(policy, "-m", "kvant.serve.bounded_worker", str(cpu_s)), stdin=subprocess.PIPE,
+            spawn.command(policy, "-m", "kvant.runtime.bounded_worker", str(cpu_s)), stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=spawn.environment(), start_new_session=True,
         )  # fmt: skip
         self._killed = False

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from kvant.errors import EngineError, LimitError
-from kvant.serve.bounded import Bounded, Render, Text, Tried, Try
+from kvant.runtime.bounded import Bounded, Render, Text, Tried, Try
 
 HI = {"messages": [{"role": "user", "content": "Hi"}]}
 GOOD = Render("{{ messages[0].content }}", HI)
@@ -75,5 +75,5 @@ def test_an_end_reaches_those_that_work_and_those_that_wait() -> None:
     bounded.close()
     for thread in threads:
         thread.join(30)
-    assert [str(error) for error in said] == ["gateway: is shutting down. Try again later."] * 3
+    assert [str(error) for error in said] == ["kvant: is shutting down. Try again later."] * 3
     assert not bounded._all

@@ -1,4 +1,4 @@
-"""What an engine's server may do beside what any engine may (runtime/sandbox): listen for its gateway."""
+"""What an engine's server may do beside what any engine may (runtime/sandbox): listen for its owner."""
 
 from collections.abc import Sequence
 

@@ -62,6 +62,6 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
 
 
 ENGINES = {
-    "llamacpp": "kvant.serve.engines.llamacpp",
+    "llamacpp": "kvant.runtime.server.llamacpp",
 }
 """Module of every engine; it is run with `python -m`, reads `Start`, serves llama.cpp's HTTP API, answers `Ready`."""

@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from kvant.allocate.plan import plan_choice
+from kvant.allocate.search import types_of
 from kvant.allocate.solver import solve
 from kvant.calibrate.statistics import Statistics
 from kvant.evaluate.baselogits import BaseLogits
@@ -40,7 +41,6 @@ from kvant.quant.plan import Plan
 from kvant.quant.presets import plan_preset
 from kvant.recipes.measure.base import prepare_base
 from kvant.recipes.measure.calibration import Calibration, blend, calibrate
-from kvant.recipes.optimize.mixes import types_of
 from kvant.recipes.targets.gguf.options import rounding_options
 from kvant.recipes.targets.gguf.write import predict_size, quantize
 
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=64)
     parser.add_argument("--chunks", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--work", type=Path, default=Path("ablation"))
+    parser.add_argument("--work", type=Path, default=Path("build/ablation"))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)

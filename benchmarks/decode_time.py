@@ -11,6 +11,7 @@ import json
 import math
 import statistics
 from pathlib import Path
+from typing import Any
 
 from kvant.devices.detect import detect
 from kvant.devices.profiles import profile_of
@@ -65,7 +66,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    found = measure(asked.model, asked.threads, asked.turns)
+    found: dict[str, Any] = measure(asked.model, asked.threads, asked.turns)
     if asked.json:
         print(json.dumps(found, indent=1))
         return

@@ -14,6 +14,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def candidates(
     for level in levels:
         native_out = np.zeros(shape, np.uint8)
         found[level] = (
-            lambda level=level, out=native_out: _ext.encode(kind.ggml_id, level, x, importance, out, 1), native_out,
+            partial(_ext.encode, kind.ggml_id, level, x, importance, native_out, 1), native_out,
         )  # fmt: skip
     return found
 

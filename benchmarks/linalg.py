@@ -56,7 +56,7 @@ def measure(arguments: argparse.Namespace, torch: Any) -> Iterator[dict[str, obj
 
     def row(name: str, operations: float, work: Work, **peers: Work) -> dict[str, object]:
         candidates = {level: with_level(level, partial(work, threads=arguments.threads)) for level in isa.levels()}
-        return {"operation": name} | median_gflops(candidates | peers, operations, arguments)
+        return {"operation": name, **median_gflops(candidates | peers, operations, arguments)}
 
     for shape in arguments.shapes.split(","):
         m, k, n = map(int, shape.split("x"))

@@ -37,10 +37,10 @@ def main() -> None:
         "kvant fitted, size of k_quant_mixed": ["--calibrate", "bundled", "--max-size", str(mixed)],
         "kvant fitted, size of int4": ["--calibrate", "bundled", "--max-size", str(size(work / "builder-int4"))],
     }
-    for name, options in ours.items():
+    for name, arguments in ours.items():
         out = work / name.replace(" ", "-").replace(",", "")
         command = [sys.executable, "-m", "kvant.cli.main", "quantize", str(model), "--to", "onnx", "-o", str(out)]
-        costs[name] = timed([*command, *options], out)
+        costs[name] = timed([*command, *arguments], out)
     paths = {name: work / name.replace(" ", "-").replace(",", "") for name in costs}
     found = evaluate(list(paths.values()), against=model, chunks=CHUNKS, speed="--speed" in sys.argv, floors=False)
     base = next(s for s in found.scores if s.path.endswith("k_quant_mixed"))

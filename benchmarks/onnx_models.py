@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +129,7 @@ def ocr_metric(run: Run) -> float:
     return 1 - wrong / total
 
 
-def edits(a: str, b: str) -> int:
+def edits(a: Sequence[str], b: Sequence[str]) -> int:
     """Return the edit distance."""
     row_ = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
@@ -166,7 +166,7 @@ def minilm_feed(text: str) -> dict[str, np.ndarray]:
 def write_minilm(_: Path, out: Path, n: int, __: int) -> None:
     """Write calibration inputs."""
     for i, text in enumerate(sentences()[:n]):
-        np.savez(out / f"{i:03}.npz", **minilm_feed(text))
+        np.savez(out / f"{i:03}.npz", allow_pickle=False, **minilm_feed(text))
 
 
 def minilm_metric(run: Run) -> float:
@@ -189,7 +189,8 @@ def minilm_metric(run: Run) -> float:
 def vad_audio(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Return windows of 576 samples (64 of context), float32 [n, 576], and whether each holds a voice."""
     rng = np.random.default_rng(seed)
-    samples, labels = [], []
+    samples: list[np.ndarray] = []
+    labels: list[bool] = []
     while len(labels) < n:
         voiced, length = bool(rng.random() < 0.5), int(rng.integers(8, 24))
         t = np.arange(length * 512) / 16000

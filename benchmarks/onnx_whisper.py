@@ -61,7 +61,7 @@ def whisper_metric(run: Run) -> float:
     for spectrogram, text in heard():
         (hidden,) = run({"mel": spectrogram}).values()
         truth, found = words(text), words(transcript(hidden))
-        wrong += edits(found, truth)  # type: ignore[arg-type]
+        wrong += edits(found, truth)
         total += len(truth)
     return 1 - wrong / total
 

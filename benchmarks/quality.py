@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--presets", default=",".join(DEFAULT_PRESETS))
     parser.add_argument("--chunks", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--work", type=Path, default=Path("quality"))
+    parser.add_argument("--work", type=Path, default=Path("build/quality"))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)

@@ -114,7 +114,7 @@ def identical(ours: Path, theirs: Path) -> bool:
     a, b = read_gguf(ours).tensors, read_gguf(theirs).tensors
 
     def digest(tensor: Tensor) -> str:
-        return hashlib.sha256(np.ascontiguousarray(tensor.read_bytes(0, n_rows(tensor)))).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(tensor.read_bytes(0, n_rows(tensor))).data).hexdigest()
 
     return list(a) == list(b) and all(a[n].block_type == b[n].block_type and digest(a[n]) == digest(b[n]) for n in a)
 

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from kvant.runtime.server.loopback import Exchange, LoopbackError
+from kvant.serve.extent import Extent
 from kvant.serve.library import model_file
-from kvant.serve.memory import predicted_bytes
+from kvant.serve.memory import prediction
 from kvant.serve.settings import Settings
 from serve import CHAT, Server, gateway, rss_bytes
 
@@ -115,13 +116,15 @@ async def soak(path: Path, directory: Path, options: argparse.Namespace) -> dict
     names = [f"model{i}" for i in range(options.models)]
     for name in names:
         (directory / f"{name}.gguf").write_bytes(path.read_bytes())
-    one = predicted_bytes(model_file("m", path, "0"), CONTEXT, Settings(parallel=PARALLEL))
+    one = prediction(model_file("m", path, "0"), Settings(parallel=PARALLEL))(Extent(CONTEXT), PARALLEL)
     os.environ["KVANT_MAX_RAM"] = str(int(one * (options.models - 0.5)))  # one model less than there are
     ends: Counter[str] = Counter()
     async with gateway(directory, PARALLEL, CONTEXT) as (server, pid, _):
         until = time.monotonic() + options.minutes * 60
         clients = [client(server, names, seed, until, ends) for seed in range(options.clients)]
-        killed, samples, *_ = await asyncio.gather(kill(server, options.kill_every, until), watch(pid, until), *clients)
+        working = asyncio.gather(*clients)
+        killed, samples = await asyncio.gather(kill(server, options.kill_every, until), watch(pid, until))
+        await working
         text = await fetch(server, "/metrics")
         status = json.loads(await fetch(server, "/kvant/status"))
     late = samples[len(samples) // 3 :]

@@ -30,12 +30,12 @@ LINE = re.compile(r"\] +(\S+) +- \[.*?type = +(\w+), size = .*?(?:\((\w+)\))?$")
 def ask(program: Path, model: Path, preset: str, imatrix: Path | None) -> dict[str, str] | str:
     """Return the type of every tensor that llama.cpp would write, or its refusal."""
     options = ["--imatrix", str(imatrix)] if imatrix else []
-    command = [program, *options, "--dry-run", model, preset]
+    command = [str(program), *options, "--dry-run", str(model), preset]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = (done.stdout + done.stderr).splitlines()
     if done.returncode:
         return next(line.split("failed to quantize: ", 1)[1] for line in lines if "failed to quantize: " in line)
-    found = {}
+    found: dict[str, str] = {}
     for line in lines:
         # A warning about a fallback may stand before the line of its tensor; the size is in brackets when it changes.
         match = LINE.search(line)

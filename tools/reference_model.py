@@ -194,12 +194,12 @@ def write_tokenizer(out: Path, source: Source) -> None:
     tok = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges))
     if source.vocabulary("ggml.pre") == "qwen2":
         tok.normalizer = normalizers.NFC()
-        first = pre_tokenizers.Split(Regex(QWEN2_PATTERN), behavior="isolated")
+        words: pre_tokenizers.PreTokenizer = pre_tokenizers.Split(Regex(QWEN2_PATTERN), behavior="isolated")
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     else:
-        first = pre_tokenizers.Digits(individual_digits=True)
+        words = pre_tokenizers.Digits(individual_digits=True)
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    tok.pre_tokenizer = pre_tokenizers.Sequence([first, byte_level])
+    tok.pre_tokenizer = pre_tokenizers.Sequence([words, byte_level])
     tok.decoder = decoders.ByteLevel()
     paired = list(zip(tokens, kinds, strict=True))
     tok.add_special_tokens([AddedToken(t, normalized=False, special=True) for t, k in paired if k == CONTROL])

@@ -19,8 +19,10 @@ from kvant.cli.main import app
 from kvant.devices.providers import PROVIDERS
 from kvant.dtypes import BLOCK_TYPES, block_type
 from kvant.quant.presets import PRESETS
-from kvant.serve.api.openapi import NO_EFFECT, OPERATIONS, REFUSED, Operation, heading
 from kvant.serve.api.sampling import PARAMETERS
+from kvant.serve.endpoints import PUBLIC, Endpoint
+from kvant.serve.openapi import NO_EFFECT, REFUSED, described, path_of
+from kvant.serve.routes import ROUTES
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "reference"
 NOTE = "<!-- Written by tools/reference_docs.py; change the code's docstrings, then run `make docs`. -->\n\n"
@@ -123,13 +125,13 @@ def exceptions() -> str:
     return f"# Errors\n\n```text\n{inspect.getdoc(errors)}\n```\n"
 
 
-def fields(operation: Operation) -> str:
+def fields(operation: Endpoint) -> str:
     """Return the table of a request's fields."""
     assert operation.request is not None
-    api = heading(operation.path)
+    api = operation.heading
     rows = []
     for field in msgspec.structs.fields(operation.request):
-        name = field.name
+        name = field.encode_name
         note = "required" if field.required else ""
         if name in NO_EFFECT[api]:
             note = "no effect"
@@ -151,13 +153,14 @@ def apis() -> str:
     parts = [
         "# APIs\n\nThe same as an OpenAPI document: `/openapi.json` of a gateway. How they are used: "
         "[use the APIs](../how-to/use-the-apis.md).\n\n"
-        "Fields that are not listed are refused by OpenAI's and Anthropic's calls, and ignored by Ollama's, as the "
-        "originals do. `no effect`: understood, changes nothing here. `refused`: an error where it asks for "
-        "something.\n"
+        "Fields that are not listed are left out, and named in the answer's header `x-kvant-ignored`. `no effect`: "
+        "understood, changes nothing here. `refused`: an error where it asks for something. Keys are asked for where "
+        "others than this machine's users can reach the gateway: [serve](../how-to/serve.md).\n"
     ]
-    for operation in OPERATIONS:
+    for operation in described(ROUTES):
         parts.append(
-            f"\n## {operation.method.upper()} {operation.path}\n\n{heading(operation.path)}. {operation.summary}.\n"
+            f"\n## {operation.method} {path_of(operation)}\n\n{operation.heading}. {operation.summary}. "
+            f"Needs {'no key' if operation.scope == PUBLIC else f'a key for `{operation.scope}`'}.\n"
         )
         if operation.request:
             parts.append(f"\n{fields(operation)}")

@@ -193,8 +193,8 @@ def _controls(gateway: Served, model: str, body: dict[str, Any], vocabulary: Voc
 
     from kvant.serve.api import chat as asked
     from kvant.serve.api.guard import guarded
-    from kvant.serve.api.openai import chat_prompt
-    from kvant.serve.api.openai_types import ChatRequest
+    from kvant.serve.api.openai.chat import chat_prompt
+    from kvant.serve.api.openai.types import ChatRequest
     from kvant.serve.share import Share
 
     here = gateway.app.state.kvant

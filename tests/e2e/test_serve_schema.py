@@ -10,10 +10,14 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 
-from kvant.serve.api.openapi import OPERATIONS, Operation
+from kvant.serve.endpoints import SSE, Endpoint
+from kvant.serve.openapi import described, path_of
+from kvant.serve.routes import ROUTES
 from served import Served, served, write_gguf
 
 EXAMPLES = 12
+ASKED = [row for row in described(ROUTES) if row.scope != "manage"]
+"""What a gateway over a directory does; `test_manage.py` tries the others."""
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +30,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def test_the_document_covers_the_routes(gateway: Served) -> None:
     paths = httpx2.get(f"{gateway.url}/openapi.json").json()["paths"]
-    served_here = {
-        route.path.replace("{name:path}", "{name}")  # type: ignore[attr-defined]
-        for route in gateway.app.routes
-        if route.path.startswith(("/api/", "/v1/"))  # type: ignore[attr-defined]
-    }
 
-    manage = {
-        path for path in served_here if path.split("/")[2] in ("pull", "push", "create", "copy", "delete", "blobs")
-    }
-    assert served_here - manage <= set(paths)
+    told = {(method.upper(), path) for path, methods in paths.items() for method in methods}
+    assert told == {(row.method, path_of(row)) for row in ROUTES if not row.path.startswith("/ui") and row.path != "/"}
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +40,10 @@ def api(gateway: Served) -> Any:
     return schemathesis.openapi.from_url(f"{gateway.url}/openapi.json")
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=[operation.path for operation in OPERATIONS])
+@pytest.mark.parametrize("operation", ASKED, ids=[operation.path for operation in ASKED])
 @pytest.mark.parametrize("mode", ["POSITIVE", "NEGATIVE"])
-def test_no_request_breaks_it(api: Any, operation: Operation, mode: str) -> None:
-    described = api[operation.path][operation.method.upper()]
+def test_no_request_breaks_it(api: Any, operation: Endpoint, mode: str) -> None:
+    described = api[path_of(operation)][operation.method]
     cases = described.as_strategy(generation_mode=schemathesis.GenerationMode[mode])
 
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -74,7 +71,7 @@ STREAMED = {
 
 
 def test_streamed_events_are_as_described(api: Any) -> None:
-    assert set(STREAMED) == {operation.path for operation in OPERATIONS if operation.stream == "text/event-stream"}
+    assert set(STREAMED) == {row.path for row in ROUTES if row.stream == SSE}
     for path, body in STREAMED.items():
         case = api[path]["POST"].Case(body={"model": "plain", "stream": True, **body}, media_type="application/json")
         answer = case.call(timeout=60)

@@ -5,35 +5,19 @@ from typing import Protocol
 
 import msgspec
 
+from kvant.serve.endpoints import PUBLIC, Endpoints
 from kvant.serve.keys import SCOPES, Keys
 
-# First match wins; a path that matches nothing needs `admin`, so that a forgotten route is closed, not open.
-PUBLIC = "public"
 NOBODY = "nobody"
 """Kind of a principal who did not prove anything."""
 
-RULES: tuple[tuple[str, str, str], ...] = (
-    # methods, path (a closing * is any rest), scope
-    ("GET HEAD", "/", PUBLIC),
-    ("GET HEAD", "/health", PUBLIC),
-    ("GET HEAD", "/ready", PUBLIC),
-    ("GET HEAD", "/ui", PUBLIC),
-    ("GET HEAD", "/ui/*", PUBLIC),
-    ("GET HEAD", "/favicon.ico", PUBLIC),
-    ("GET HEAD", "/openapi.json", PUBLIC),
-    ("GET HEAD", "/api/version", PUBLIC),
-    ("GET HEAD", "/metrics", "metrics"),
-    ("GET HEAD", "/kvant/status", "metrics"),
-    ("POST", "/api/pull", "manage"),
-    ("POST", "/api/push", "manage"),
-    ("POST", "/api/create", "manage"),
-    ("POST", "/api/copy", "manage"),
-    ("DELETE", "/api/delete", "manage"),
-    ("HEAD POST", "/api/blobs/*", "manage"),
-    ("GET HEAD POST", "/api/*", "inference"),
-    ("DELETE", "/v1/models/*", "manage"),
-    ("GET HEAD POST DELETE", "/v1/*", "inference"),
+UNROUTED: tuple[tuple[str, str, str], ...] = (
+    # methods, how a path begins, scope
+    ("GET HEAD", "/ui/", PUBLIC),
+    ("GET HEAD POST", "/api/", "inference"),
+    ("GET HEAD POST DELETE", "/v1/", "inference"),
 )
+"""Who is told that there is nothing at a path, and what to do: clients whose base URL is nearly right."""
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,11 +71,13 @@ class KeyAuthenticator:
         return None if self._required else Principal(name="anybody", scopes=frozenset(SCOPES), kind=NOBODY)
 
 
-def needed_scope(method: str, path: str) -> str:
-    """Return the scope that a request needs."""
-    for methods, pattern, scope in RULES:
-        matches = path.startswith(pattern[:-1]) if pattern.endswith("*") else path == pattern
-        if matches and method in methods.split():
+def needed_scope(endpoints: Endpoints, method: str, path: str) -> str:
+    """Return the scope that a request needs; where there is nothing, `admin` outside of the APIs."""
+    found = endpoints.find(method, path)
+    if found is not None:
+        return found.scope
+    for methods, start, scope in UNROUTED:
+        if path.startswith(start) and method in methods.split():
             return scope
     return "admin"
 

@@ -15,7 +15,6 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import msgspec
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from uvicorn.server import ServerState
@@ -23,6 +22,7 @@ from uvicorn.server import ServerState
 from kvant.serve.addresses import LOOPBACK, client_of
 from kvant.serve.logs import log
 from kvant.serve.strict import StrictConnection
+from kvant.serve.wording import OPENAI, Dialect, guessed
 
 HEAD_S = 10.0
 KEEP_ALIVE_S = 30
@@ -130,13 +130,18 @@ class Guarded(H11Protocol):
         """Answer in the server's place, as far as an answer can still be sent, and close."""
         self._connections.refused(reason)
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            self.transport.write(_plain_answer(status, words))
+            self.transport.write(_plain_answer(status, self._dialect().error(status, words)))
             self.transport.close()
         else:
             self.transport.abort()
         if self.cycle is not None and not self.cycle.response_complete:  # its answer has nowhere to go
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+
+    def _dialect(self) -> Dialect:
+        """How the request that is being read wants errors worded; OpenAI's way where none is known."""
+        is_known = self.cycle is not None and not self.cycle.response_complete
+        return guessed(self.cycle.scope["path"]) if is_known else OPENAI
 
     def drop(self) -> None:
         """End it at once, in whatever state."""
@@ -321,9 +326,8 @@ def _first_to_go(own: dict[Guarded, None]) -> Guarded | None:
     return found
 
 
-def _plain_answer(status: int, words: str) -> bytes:
-    """A whole answer of the server's own, whatever API was meant."""
-    body = msgspec.json.encode({"error": {"message": words, "type": "invalid_request_error"}})
+def _plain_answer(status: int, body: bytes) -> bytes:
+    """A whole answer of the server's own."""
     fields = (
         *FIXED_HEADERS,
         ("content-type", "application/json"),

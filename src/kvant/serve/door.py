@@ -17,26 +17,23 @@ import msgspec
 
 from kvant.errors import AccessError, KvantError
 from kvant.serve import bodies, logs
-from kvant.serve.access import NOBODY, PUBLIC, Authenticator, Principal, given_key, needed_scope
+from kvant.serve.access import NOBODY, Authenticator, Principal, given_key, needed_scope
 from kvant.serve.addresses import Proxies, Seen, client_of, is_loopback
 from kvant.serve.buckets import Buckets
 from kvant.serve.connections import FIXED_HEADERS
+from kvant.serve.endpoints import PUBLIC, Endpoints
 from kvant.serve.metrics import Metrics
 from kvant.serve.origins import Origins, host_name
 from kvant.serve.refusal import Refusal, later
 from kvant.serve.room import Body, Room, announced, counted, replayed
 from kvant.serve.settings import Settings
 from kvant.serve.tracing import Tracing
-from kvant.serve.wording import api_of, error_body
+from kvant.serve.wording import Dialect
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-BLOBS = "/api/blobs/"
-PROBES = ("/health", "/ready")
-"""Never refused for their number: an orchestrator that is told 429 ends the gateway."""
 
 WRONG_KEYS, WRONG_KEYS_PER_MINUTE = 20, 10
 """Wrong keys that a client may send at once and in the long run. A right key is let in all the same: 256 random bits
@@ -58,15 +55,17 @@ class Door:
         app: What is behind the door.
         settings: Limits, hosts and origins.
         authenticator: Tells who asks.
+        endpoints: What can be asked: by whom, and in whose words refusals are told.
         metrics: Counts answers and refusals.
         tracing: Makes spans.
     """
 
     def __init__(
-        self, app: App, settings: Settings, authenticator: Authenticator, metrics: Metrics, tracing: Tracing
-    ) -> None:
+        self, app: App, settings: Settings, authenticator: Authenticator, endpoints: Endpoints, metrics: Metrics,
+        tracing: Tracing,
+    ) -> None:  # fmt: skip
         self._app, self._settings, self._authenticator, self._metrics = app, settings, authenticator, metrics
-        self._tracing = tracing
+        self._endpoints, self._tracing = endpoints, tracing
         self._origins = Origins(settings.host, settings.allow_hosts, settings.allow_origins)
         self._proxies = Proxies(settings.trust_proxies)
         self._room = Room(settings.max_body_bytes)
@@ -127,7 +126,7 @@ class Door:
         except Refusal as refusal:
             if refusal.status >= 400:
                 self._metrics.refusals.labels(refusal.reason).inc()
-            await _refuse(answer, scope["path"], refusal)
+            await _refuse(answer, self._endpoints.dialect(scope["path"]), refusal)
             return
         await self._app(scope, receive, answer)
 
@@ -143,12 +142,13 @@ class Door:
         if method == "OPTIONS" and b"origin" in headers:
             raise Refusal(204, "preflight", "", _preflight(headers))
         client = client_of(seen.address)
-        principal = self._principal(headers, seen.address, needed_scope(method, path))
+        principal = self._principal(headers, seen.address, needed_scope(self._endpoints, method, path))
         scope["state"]["principal"] = principal
         caller = f"address {client}" if principal.kind == NOBODY else principal.name
-        if path not in PROBES:
+        here = self._endpoints.at(path)
+        if not any(row.is_probe for row in here):
             self._check_rate(caller)
-        if path.startswith(BLOBS):
+        if any(row.is_upload for row in here):
             limit = self._settings.max_blob_bytes
             announced(headers, limit)
             return counted(body.receive, limit)
@@ -281,18 +281,14 @@ def check_safe(settings: Settings, *, has_keys: bool) -> None:
         )
 
 
-async def _refuse(send: _Answer, path: str, refusal: Refusal) -> None:
-    body = b"" if refusal.status == 204 else _error(path, refusal)
+async def _refuse(send: _Answer, dialect: Dialect, refusal: Refusal) -> None:
+    body = b"" if refusal.status == 204 else dialect.error(refusal.status, refusal.message)
     headers = [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
     headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if refusal.status in (400, 408, 413, 431):
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def _error(path: str, refusal: Refusal) -> bytes:
-    return msgspec.json.encode(error_body(api_of(path), refusal.status, refusal.message))
 
 
 def _preflight(headers: dict[bytes, bytes]) -> dict[str, str]:

@@ -12,7 +12,6 @@ from importlib import resources
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
@@ -90,10 +89,6 @@ async def page(request: Request) -> Response:
     return Response(file.body, headers=headers, media_type=file.media_type)
 
 
-async def _redirect(request: Request) -> Response:
+async def redirect(request: Request) -> Response:
+    """GET /ui."""
     return to_page(request)
-
-
-def routes() -> list[Route]:
-    """Return the routes of the page."""
-    return [Route("/ui", _redirect), Route("/ui/", page), Route("/ui/{name}", page)]

@@ -3,43 +3,43 @@
 import asyncio
 from pathlib import Path
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from kvant.serve import api
 from kvant.serve.api.wire import caller
-from kvant.serve.app import Gateway, make_app
+from kvant.serve.app import make_app
+from kvant.serve.endpoints import Endpoint
+from kvant.serve.gateway import gateway
 from kvant.serve.library import DirectoryLibrary
+from kvant.serve.routes import ROUTES
 from kvant.serve.settings import Settings
 from kvant.serve.status import GatewayStatus, resident_bytes
+from kvant.serve.wording import OPENAI
 from serving import FakeEngines, model_file, scheduler
 
 
 async def ask(request: Request) -> Response:
     """What an API does, in short."""
-    gateway: Gateway = request.app.state.kvant
-    with gateway.metrics.request("a") as timer:
-        async with gateway.scheduler.lease(model_file("a"), caller=caller(request)) as lease:
+    here = gateway(request)
+    with here.metrics.request("a") as timer:
+        async with here.scheduler.lease(model_file("a"), caller=caller(request)) as lease:
             status, body = await lease.worker.post("/completion", {"n": 1})
             timer.finish("stop", prompt_tokens=3, generated_tokens=5)
     return JSONResponse(body, status_code=status)
 
 
 def test_a_request_is_seen_in_status_and_metrics_and_gone_after_shutdown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(api, "routes", lambda: [Route("/v1/ask", ask)])
-
     async def make() -> FakeEngines:
         return FakeEngines()
 
     engines = asyncio.run(make())
     plan = scheduler(engines, drain_s=0.0)
-    app = make_app(plan.settings, DirectoryLibrary(tmp_path), scheduler=plan)
+    asked = Endpoint("GET", "/v1/ask", ask, scope="inference", dialect=OPENAI, heading="")
+    app = make_app(plan.settings, DirectoryLibrary(tmp_path), scheduler=plan, routes=[*ROUTES, asked])
     with TestClient(app, base_url="http://localhost") as client:
         assert client.get("/v1/ask").json()["n"] == 1
         status = client.get("/kvant/status").json()

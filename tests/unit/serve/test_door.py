@@ -9,18 +9,19 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from kvant.errors import AccessError, KvantError, ModelNotFoundError, QueueFullError, WorkerError
-from kvant.serve import api
 from kvant.serve.access import Principal, needed_scope
 from kvant.serve.api.wire import caller
 from kvant.serve.app import make_app
 from kvant.serve.door import WRONG_KEYS, check_safe
+from kvant.serve.endpoints import Endpoint, Endpoints, Handler
 from kvant.serve.keys import Keys
 from kvant.serve.library import DirectoryLibrary
+from kvant.serve.routes import ROUTES
 from kvant.serve.settings import Settings
+from kvant.serve.wording import guessed
 
 ERRORS: dict[str, KvantError] = {
     "missing": ModelNotFoundError("model 'x': is not there."), "full": QueueFullError("queue: full.", retry_after_s=7),
@@ -38,26 +39,27 @@ async def fail(request: Request) -> Response:
     raise ERRORS.get(kind) or ZeroDivisionError(kind)
 
 
-@pytest.fixture
-def routes(monkeypatch: pytest.MonkeyPatch) -> None:
-    post = ["POST"]
-    extra = [
-        Route("/v1/echo", echo, methods=post), Route("/api/echo", echo, methods=post),
-        Route("/api/blobs/{digest}", echo, methods=post), Route("/v1/messages", echo, methods=post),
-        Route("/v1/fail/{kind}", fail), Route("/api/fail/{kind}", fail), Route("/forgotten", echo),
-    ]  # fmt: skip
-    monkeypatch.setattr(api, "routes", lambda: extra)
+def row(method: str, path: str, handler: Handler = echo, **more: Any) -> Endpoint:
+    given: dict[str, Any] = {"scope": "inference", "dialect": guessed(path), "heading": ""}
+    return Endpoint(method, path, handler, **given | more)
+
+
+TRIED = [
+    row("POST", "/v1/echo"), row("POST", "/api/echo"), row("POST", "/v1/messages"), row("GET", "/v1/fail/{kind}", fail),
+    row("POST", "/api/blobs/{digest}", scope="manage", is_upload=True), row("GET", "/api/fail/{kind}", fail),
+    row("GET", "/forgotten", scope="admin"), *(found for found in ROUTES if found.heading == "kvant"),
+]  # fmt: skip
 
 
 @pytest.fixture
-def client(routes: None, tmp_path: Path) -> Iterator[TestClient]:  # noqa: ARG001
+def client(tmp_path: Path) -> Iterator[TestClient]:
     with make_client(tmp_path) as made:
         yield made
 
 
 def make_client(directory: Path, host: str = "http://127.0.0.1:11500", **settings: Any) -> TestClient:
     settings = {"max_ram_bytes": 1, "drain_s": 0, "keys_file": directory / "keys.json", **settings}
-    app = make_app(Settings(**settings), DirectoryLibrary(directory))
+    app = make_app(Settings(**settings), DirectoryLibrary(directory), routes=TRIED)
     return TestClient(app, base_url=host, raise_server_exceptions=False)
 
 
@@ -84,7 +86,7 @@ def test_other_names_are_dns_rebinding(client: TestClient, host: str) -> None:
     assert (answer.status_code, "is not this gateway" in answer.text) == (403, True)
 
 
-def test_a_name_can_be_allowed(routes: None, tmp_path: Path) -> None:  # noqa: ARG001
+def test_a_name_can_be_allowed(tmp_path: Path) -> None:
     with make_client(tmp_path, "http://box.lan:11500", allow_hosts=("box.lan",)) as client:
         assert client.post("/v1/echo", json={}).status_code == 200
 
@@ -99,7 +101,7 @@ def test_pages_of_other_sites_may_neither_read_nor_do_anything(client: TestClien
         assert "access-control-allow-origin" not in answer.headers
 
 
-def test_own_pages_and_allowed_origins(routes: None, tmp_path: Path) -> None:  # noqa: ARG001
+def test_own_pages_and_allowed_origins(tmp_path: Path) -> None:
     with make_client(tmp_path, allow_origins=("https://app.example",)) as client:
         own = client.post("/v1/echo", json={}, headers={"Origin": "http://127.0.0.1:11500"})
         assert own.status_code == 200
@@ -119,7 +121,7 @@ def test_own_pages_and_allowed_origins(routes: None, tmp_path: Path) -> None:  #
         assert program.headers["access-control-allow-origin"] == "vscode-webview://0a"
 
 
-def test_keys_and_scopes(routes: None, tmp_path: Path) -> None:  # noqa: ARG001
+def test_keys_and_scopes(tmp_path: Path) -> None:
     keys = Keys(tmp_path / "keys.json")
     tokens = {scope: keys.add(scope, (scope,)) for scope in ("inference", "manage", "metrics", "admin")}
     cases = {
@@ -159,21 +161,21 @@ def test_on_loopback_any_key_will_do_as_clients_send_one_always(client: TestClie
     ],
 )  # fmt: skip
 def test_the_scope_of_a_path(method: str, path: str, scope: str) -> None:
-    assert needed_scope(method, path) == scope
+    assert needed_scope(Endpoints(ROUTES), method, path) == scope
 
 
-def test_another_authenticator_fits_in(routes: None, tmp_path: Path) -> None:  # noqa: ARG001
+def test_another_authenticator_fits_in(tmp_path: Path) -> None:
     class Sure:
         def authenticate(self, headers: Any, client: str) -> Principal | None:  # noqa: ARG002
             return Principal(name="sso", scopes=frozenset({"inference"}), kind="oidc")
 
-    app = make_app(Settings(max_ram_bytes=1), DirectoryLibrary(tmp_path), authenticator=Sure())
+    app = make_app(Settings(max_ram_bytes=1), DirectoryLibrary(tmp_path), authenticator=Sure(), routes=TRIED)
     with TestClient(app, base_url="http://127.0.0.1") as client:
         assert client.post("/v1/echo").json()["caller"] == "sso"
         assert client.get("/metrics").status_code == 403
 
 
-def test_bodies_that_are_too_long_too_deep_or_not_whole(routes: None, tmp_path: Path) -> None:  # noqa: ARG001
+def test_bodies_that_are_too_long_too_deep_or_not_whole(tmp_path: Path) -> None:
     with make_client(tmp_path, max_body_bytes=1000, max_json_depth=8, max_blob_bytes=5000) as client:
         assert client.post("/v1/echo", content=b"x" * 1000).json()["bytes"] == 1000
         assert client.post("/v1/echo", content=b"x" * 1001).status_code == 413
@@ -185,7 +187,7 @@ def test_bodies_that_are_too_long_too_deep_or_not_whole(routes: None, tmp_path: 
         assert client.post("/api/blobs/x", content=b"x" * 5001).status_code == 413
 
 
-def test_requests_a_minute(routes: None, tmp_path: Path) -> None:  # noqa: ARG001
+def test_requests_a_minute(tmp_path: Path) -> None:
     with make_client(tmp_path, requests_per_minute=3) as client:
         statuses = [client.post("/v1/echo").status_code for _ in range(4)]
         assert statuses == [200, 200, 200, 429]
@@ -195,10 +197,11 @@ def test_requests_a_minute(routes: None, tmp_path: Path) -> None:  # noqa: ARG00
             assert [client.get(path).status_code for _ in range(9)] == [200] * 9
 
 
-def test_strangers_do_not_use_up_the_rates_of_others(routes: None, tmp_path: Path) -> None:  # noqa: ARG001
+def test_strangers_do_not_use_up_the_rates_of_others(tmp_path: Path) -> None:
     token = Keys(tmp_path / "keys.json").add("laptop")
     proxied: dict[str, Any] = {"require_keys": True, "requests_per_minute": 3, "trust_proxies": ("10.0.0.1",)}
-    app = make_app(Settings(max_ram_bytes=1, keys_file=tmp_path / "keys.json", **proxied), DirectoryLibrary(tmp_path))
+    told = Settings(max_ram_bytes=1, keys_file=tmp_path / "keys.json", **proxied)
+    app = make_app(told, DirectoryLibrary(tmp_path), routes=TRIED)
     with TestClient(app, base_url="http://127.0.0.1", client=("10.0.0.1", 1)) as client:
         strange = {"X-Forwarded-For": "6.6.6.6"}
         assert [client.get("/ui/api.js", headers=strange).status_code for _ in range(5)][3:] == [429, 429]
@@ -209,7 +212,7 @@ def test_strangers_do_not_use_up_the_rates_of_others(routes: None, tmp_path: Pat
         assert client.post("/v1/echo", headers=headers).status_code == 429  # a key has one bucket wherever it is used
 
 
-def test_wrong_keys_are_limited_by_address_and_right_ones_are_not(routes: None, tmp_path: Path) -> None:  # noqa: ARG001
+def test_wrong_keys_are_limited_by_address_and_right_ones_are_not(tmp_path: Path) -> None:
     token = Keys(tmp_path / "keys.json").add("laptop")
     with make_client(tmp_path, require_keys=True) as client:
         guesses = [client.post("/v1/echo", headers={"x-api-key": f"kvant-{n}"}) for n in range(WRONG_KEYS + 5)]
@@ -220,7 +223,6 @@ def test_wrong_keys_are_limited_by_address_and_right_ones_are_not(routes: None, 
 
 
 def test_a_damaged_list_of_keys_keeps_everybody_out(
-    routes: None,  # noqa: ARG001
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -243,7 +245,7 @@ def test_no_answer_is_shown_within_another_site(client: TestClient) -> None:
         assert len(headers.get_list("content-security-policy")) == 1
 
 
-def test_below_a_prefix(routes: None, tmp_path: Path) -> None:  # noqa: ARG001
+def test_below_a_prefix(tmp_path: Path) -> None:
     with make_client(tmp_path, root_path="/kvant") as client:
         for prefix in ("", "/kvant"):  # proxies take it off, or leave it on
             assert client.post(f"{prefix}/v1/echo", json={}).status_code == 200
@@ -316,8 +318,8 @@ def test_a_gateway_that_would_stand_open_does_not_start(
             check_safe(Settings(**settings), has_keys=has_keys)
 
 
-def test_websockets_and_broken_uploads_reach_nothing(routes: None, tmp_path: Path) -> None:  # noqa: ARG001
-    app = make_app(Settings(max_ram_bytes=1), DirectoryLibrary(tmp_path))
+def test_websockets_and_broken_uploads_reach_nothing(tmp_path: Path) -> None:
+    app = make_app(Settings(max_ram_bytes=1), DirectoryLibrary(tmp_path), routes=TRIED)
     sent: list[MutableMapping[str, Any]] = []
 
     async def send(message: MutableMapping[str, Any]) -> None:

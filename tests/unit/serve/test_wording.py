@@ -1,22 +1,25 @@
 """Errors in each API's words, wherever they come from."""
 
+import json
+
 import pytest
 
-from kvant.serve.wording import Api, api_of, error_body, not_found
+from kvant.serve.wording import ANTHROPIC, OLLAMA, OPENAI, Api, guessed, not_found
 
-ROUTES = ["/", "/api/chat", "/v1/chat/completions", "/v1/messages", "/v1/models", "/v1/models/{name:path}"]
+PATHS = ["/", "/api/chat", "/v1/chat/completions", "/v1/messages", "/v1/models", "/v1/models/{name:path}"]
 
 
 @pytest.mark.parametrize(
     ("path", "api"),
     [
-        ("/api/chat", "ollama"), ("/api/nowhere", "ollama"), ("/api/v0/models", "openai"), ("/health", "openai"),
+        ("/api/chat", "ollama"), ("/api/nowhere", "ollama"), ("/api/v0/models", "openai"), ("/api/version", "ollama"),
+        ("/health", "openai"),
         ("/v1/chat/completions", "openai"), ("/v1/messages", "anthropic"), ("/v1/messages/count_tokens", "anthropic"),
         ("/v1/v1/messages", "anthropic"), ("/anthropic/v1/messages", "anthropic"),
     ],
 )  # fmt: skip
 def test_the_path_tells_the_api(path: str, api: Api) -> None:
-    assert api_of(path) == api
+    assert guessed(path).api == api
 
 
 @pytest.mark.parametrize(
@@ -35,10 +38,11 @@ def test_the_path_tells_the_api(path: str, api: Api) -> None:
     ],
 )
 def test_types_and_codes(status: int, anthropic: str, openai: str, code: str | None) -> None:
-    assert error_body("anthropic", status, "m") == {"type": "error", "error": {"type": anthropic, "message": "m"}}
-    told = error_body("openai", status, "m", param="p")["error"]
-    assert told == {"message": "m", "type": openai, "param": "p", "code": code}
-    assert error_body("ollama", status, "m") == {"error": "m"}
+    told = json.loads(ANTHROPIC.error(status, "m"))
+    assert told == {"type": "error", "error": {"type": anthropic, "message": "m"}}
+    told = json.loads(OPENAI.error(status, "m", param="p"))
+    assert told == {"error": {"message": "m", "type": openai, "param": "p", "code": code}}
+    assert json.loads(OLLAMA.error(status, "m")) == {"error": "m"}
 
 
 @pytest.mark.parametrize(
@@ -54,4 +58,4 @@ def test_types_and_codes(status: int, anthropic: str, openai: str, code: str | N
     ],
 )
 def test_a_wrong_base_url_gets_a_hint(path: str, hint: str) -> None:
-    assert hint in not_found("POST", path, ROUTES)
+    assert hint in not_found("POST", path, PATHS)

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -12,10 +11,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from kvant.errors import KvantError, QueueFullError
-from kvant.serve.api.failure import Failure, describe
+from kvant.serve.endpoints import JSON, NDJSON, SSE
+from kvant.serve.failure import Failure, describe
+from kvant.serve.wording import Dialect
 
-NDJSON = "application/x-ndjson"
-SSE = "text/event-stream"
 BEAT_S = 7.0
 """A stream that is silent for one to two of these sends a sign of life: proxies end silent answers after 30 to 60 s."""
 
@@ -23,21 +22,6 @@ CUT = "gateway: is shutting down before this answer was whole. Ask again later."
 CUT_RETRY_S = 5.0
 _LOG = logging.getLogger("kvant.serve")
 _encode = msgspec.json.Encoder().encode
-
-
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """How one API words errors.
-
-    Attributes:
-        failed: Makes the body of an error answer.
-        broken: Makes the last bytes of a stream that had begun.
-        ping: What a stream sends when it has nothing to say; its readers pass over it.
-    """
-
-    failed: Callable[[Failure], bytes]
-    broken: Callable[[Failure], bytes]
-    ping: bytes = b": ping\n\n"
 
 
 class Output:
@@ -97,7 +81,7 @@ class Output:
     async def whole(self, value: Any, *, status: int = 200) -> None:
         """Send one JSON value."""
         body = value if isinstance(value, bytes) else _encode(value)
-        await self.start("application/json", status=status, headers={"content-length": str(len(body))})
+        await self.start(JSON, status=status, headers={"content-length": str(len(body))})
         await self.write(body)
 
 
@@ -107,12 +91,18 @@ class Answer(Response):
     Args:
         run: Writes the answer.
         dialect: How errors are worded.
+        broken: Makes the last bytes of a stream that had begun; by default what the dialect has for it.
     """
 
-    def __init__(self, run: Callable[[Output], Awaitable[None]], dialect: Dialect) -> None:
+    def __init__(
+        self,
+        run: Callable[[Output], Awaitable[None]],
+        dialect: Dialect,
+        broken: Callable[[Failure], bytes] | None = None,
+    ) -> None:
         super().__init__()
-        self._run = run
-        self._dialect = dialect
+        self._run, self._dialect = run, dialect
+        self._broken = broken or dialect.broken
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer over ASGI; where the gateway must end before the answer, it ends as its API says that one failed."""
@@ -147,7 +137,7 @@ class Answer(Response):
     async def _fail(self, out: Output, error: Exception) -> None:
         failure = describe(error)
         if out.started:
-            await out.write(self._dialect.broken(failure))
+            await out.write(self._broken(failure))
         else:
             await _send_failure(out, failure, self._dialect)
 
@@ -168,7 +158,7 @@ async def _send_failure(out: Output, failure: Failure, dialect: Dialect) -> None
     headers = {"content-length": str(len(body))}
     if failure.retry_after_s is not None:
         headers["retry-after"] = str(failure.retry_after_s)
-    await out.start("application/json", status=failure.status, headers=headers)
+    await out.start(JSON, status=failure.status, headers=headers)
     await out.write(body)
 
 
@@ -176,4 +166,4 @@ def failed(error: Exception, dialect: Dialect) -> Response:
     """Return the answer that tells an error."""
     failure = describe(error)
     headers = {} if failure.retry_after_s is None else {"retry-after": str(failure.retry_after_s)}
-    return Response(dialect.failed(failure), failure.status, headers, "application/json")
+    return Response(dialect.failed(failure), failure.status, headers, JSON)

@@ -6,13 +6,13 @@ from collections import defaultdict
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from kvant.errors import KvantError
 from kvant.recipes.report.pareto import front
 from kvant.recipes.report.plot import Frame, Plot, Point, layout
-from kvant.serve.api.ollama import OLLAMA, find
-from kvant.serve.api.wire import as_json, endpoint, gateway, served_size
+from kvant.serve.api.ollama.library import find
+from kvant.serve.api.wire import as_json, served_size
+from kvant.serve.gateway import gateway
 from kvant.serve.library import ModelFile
 from kvant.serve.passports import Measured, measured
 
@@ -90,7 +90,6 @@ class Cards(msgspec.Struct, frozen=True, kw_only=True):
     plots: list[BasePlot]
 
 
-@endpoint(OLLAMA)
 async def cards(request: Request) -> Response:
     """GET /api/kvant/cards: all models, and plots of those that were measured against the same base."""
     files = await asyncio.to_thread(gateway(request).library.list)
@@ -98,7 +97,6 @@ async def cards(request: Request) -> Response:
     return as_json(Cards(cards=found, plots=plots(found)))
 
 
-@endpoint(OLLAMA)
 async def card(request: Request) -> Response:
     """GET /api/kvant/cards/NAME: one model."""
     return as_json(await _card(request, await find(request, request.path_params["name"])))
@@ -185,11 +183,3 @@ def _line(value: object) -> str | None:
     if not isinstance(value, str) or not value.strip():
         return None
     return value.strip().splitlines()[0][:MAX_CHARACTERS]
-
-
-def routes() -> list[Route]:
-    """Return the routes of this module."""
-    return [
-        Route("/api/kvant/cards", cards, methods=["GET"]),
-        Route("/api/kvant/cards/{name:path}", card, methods=["GET"]),
-    ]

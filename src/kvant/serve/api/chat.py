@@ -18,8 +18,8 @@ from kvant.runtime.plaintext import Disguise, Trusted
 from kvant.runtime.server.workers import Worker
 from kvant.serve.api import templates, thoughts, turns
 from kvant.serve.api.chunks import refusal
-from kvant.serve.api.failure import ApiError, ContextExceededError
 from kvant.serve.api.grammars import lark
+from kvant.serve.failure import ApiError, ContextExceededError
 from kvant.serve.library import ModelFile
 from kvant.serve.share import Share
 

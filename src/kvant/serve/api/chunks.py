@@ -10,7 +10,7 @@ import msgspec
 
 from kvant.documents import JSON_ERRORS
 from kvant.errors import EngineError
-from kvant.serve.api.failure import ApiError, ContextExceededError, TemplateRefusedError
+from kvant.serve.failure import ApiError, ContextExceededError, TemplateRefusedError
 
 
 class TopLogprob(msgspec.Struct):

@@ -9,8 +9,9 @@ from starlette.requests import Request
 from kvant.devices.memory import BATCH_TOKENS
 from kvant.runtime.server.workers import Worker
 from kvant.serve.api.chat import asked, tokenize
-from kvant.serve.api.failure import ApiError, ContextExceededError
-from kvant.serve.api.wire import caller, gateway
+from kvant.serve.api.wire import caller
+from kvant.serve.failure import ApiError, ContextExceededError
+from kvant.serve.gateway import gateway
 from kvant.serve.lease import Lease
 from kvant.serve.library import ModelFile
 from kvant.serve.memory import makes_vectors

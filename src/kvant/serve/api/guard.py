@@ -9,23 +9,20 @@ one spells it.
 
 import asyncio
 import dataclasses
-from typing import TYPE_CHECKING
 
 from kvant.errors import LimitError
 from kvant.formats.gguf.reader import read_gguf
 from kvant.runtime.plaintext import Controls, Disguise, joiner_for
 from kvant.runtime.server.workers import Worker
 from kvant.serve.api.chat import Chat, Prompt
-from kvant.serve.api.failure import ApiError
+from kvant.serve.failure import ApiError
+from kvant.serve.gateway import Gateway
 from kvant.serve.library import ModelFile
-
-if TYPE_CHECKING:
-    from kvant.serve.app import Gateway
 
 MAX_KNOWN = 64
 
 
-async def guarded(prompt: Prompt, file: ModelFile, worker: Worker, here: "Gateway") -> Prompt:
+async def guarded(prompt: Prompt, file: ModelFile, worker: Worker, here: Gateway) -> Prompt:
     """Return a prompt in which what the client wrote is text; texts to continue are the client's own, and stay.
 
     Args:
@@ -67,7 +64,7 @@ def _safe(prompt: Chat, file: ModelFile, controls: Controls, *, by_engine: bool)
     return dataclasses.replace(prompt, messages=messages, tools=tools, effort=effort)
 
 
-async def controls_of(file: ModelFile, here: "Gateway") -> Controls:
+async def controls_of(file: ModelFile, here: Gateway) -> Controls:
     """Return a model's control tokens; its header is read in a thread, once for all who ask."""
     reading = here.controls.get(file.digest)
     if reading is None or (reading.done() and (reading.cancelled() or reading.exception())):

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.requests import Request
@@ -17,15 +16,14 @@ from kvant.errors import EngineReplyError
 from kvant.serve.api.answer import Output
 from kvant.serve.api.chat import CHAT, MAX_TRIES, Chat, Prompt, Text
 from kvant.serve.api.chunks import Piece, Usage, chat_piece, is_progress, refusal, text_piece
-from kvant.serve.api.failure import ApiError, ContextExceededError, TemplateRefusedError
 from kvant.serve.api.forced import forced_call
 from kvant.serve.api.guard import guarded
-from kvant.serve.api.wire import caller, gateway, share
+from kvant.serve.api.wire import caller, share
+from kvant.serve.failure import ApiError, ContextExceededError, TemplateRefusedError
+from kvant.serve.gateway import gateway
+from kvant.serve.lease import Lease
 from kvant.serve.library import ModelFile
-
-if TYPE_CHECKING:
-    from kvant.serve.lease import Lease
-    from kvant.serve.metrics import RequestTimer
+from kvant.serve.metrics import RequestTimer
 
 HEAD_S = 2.0
 """A stream's head waits so long for the engine's first word, which may be a refusal with a status of its own."""
@@ -68,7 +66,7 @@ class Answering:
         tokens: The prompt, where it was sent as tokens.
     """
 
-    lease: "Lease"
+    lease: Lease
     chat: bool
     truncated: bool
     tokens: list[int] | None
@@ -209,7 +207,7 @@ class Meter:
         chat: Whether the events are those of a chat.
     """
 
-    def __init__(self, timer: "RequestTimer", *, chat: bool) -> None:
+    def __init__(self, timer: RequestTimer, *, chat: bool) -> None:
         self._timer, self._chat = timer, chat
         self._reason = "stop"
         self._usage = Usage()

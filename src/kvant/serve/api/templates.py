@@ -10,7 +10,7 @@ from typing import Any
 from kvant.errors import LimitError, ModelfileError
 from kvant.hub.gotemplate import MAX_CHARACTERS, is_go_template, jinja_of
 from kvant.runtime.bounded import Bounded, Refused, Render, Text
-from kvant.serve.api.failure import ApiError, TemplateRefusedError
+from kvant.serve.failure import ApiError, TemplateRefusedError
 
 MAX_TEMPLATE_CHARACTERS = MAX_CHARACTERS
 

@@ -9,26 +9,25 @@ import functools
 import logging
 import re
 import typing
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from kvant.errors import KvantError
-from kvant.serve.api.answer import Dialect, failed
-from kvant.serve.api.failure import ApiError
+from kvant.serve.api.answer import failed
 from kvant.serve.api.sampling import context_wanted
+from kvant.serve.endpoints import Handler
+from kvant.serve.failure import ApiError
+from kvant.serve.gateway import gateway
 from kvant.serve.library import ModelFile
 from kvant.serve.share import Share
 from kvant.serve.sizing import Size
-
-if TYPE_CHECKING:
-    from kvant.serve.app import Gateway
+from kvant.serve.wording import Dialect
 
 T = TypeVar("T")
-Handler = Callable[[Request], Awaitable[Response]]
 _PATH = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
 _NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}")
 IGNORED = "x-kvant-ignored"
@@ -36,12 +35,6 @@ MAX_IGNORED = 32
 """Names that the header holds at most."""
 
 _LOG = logging.getLogger("kvant.serve")
-
-
-def gateway(request: Request) -> "Gateway":
-    """Return the gateway that a request came to."""
-    found: Gateway = request.app.state.kvant
-    return found
 
 
 def caller(request: Request) -> str:
@@ -88,7 +81,7 @@ async def read(request: Request, kind: type[T]) -> T:
 
 
 def note_ignored(request: Request, names: Iterable[str]) -> None:
-    """Remember what of a request is left out; `endpoint` tells its sender."""
+    """Remember what of a request is left out; `worded` tells its sender."""
     noted: list[str] = request.scope.setdefault("state", {}).setdefault("ignored", [])
     new = [name if _NAME.fullmatch(name) else "?" for name in names]
     if new:
@@ -162,24 +155,21 @@ def _invalid(text: str) -> ApiError:
     return ApiError(f"{path or 'body'}: {what}. Mend the request.", code="invalid_type", param=path or None)
 
 
-def endpoint(dialect: Dialect) -> Callable[[Handler], Handler]:
-    """Make a handler's errors answers in its API's own words."""
+def worded(handler: Handler, dialect: Dialect) -> Handler:
+    """Return a handler whose errors are answers in its API's own words, and which tells what it left out."""
 
-    def wrap(handler: Handler) -> Handler:
-        async def call(request: Request) -> Response:
-            try:
-                answer = await handler(request)
-            except KvantError as error:
-                answer = failed(error, dialect)
-            ignored = getattr(request.state, "ignored", ())
-            if ignored:
-                answer.headers[IGNORED] = ", ".join(dict.fromkeys(ignored[:MAX_IGNORED]))
-            return answer
+    async def call(request: Request) -> Response:
+        try:
+            answer = await handler(request)
+        except KvantError as error:
+            answer = failed(error, dialect)
+        ignored = getattr(request.state, "ignored", ())
+        if ignored:
+            answer.headers[IGNORED] = ", ".join(dict.fromkeys(ignored[:MAX_IGNORED]))
+        return answer
 
-        call.__name__, call.__doc__ = handler.__name__, handler.__doc__
-        return call
-
-    return wrap
+    call.__name__, call.__doc__ = handler.__name__, handler.__doc__
+    return call
 
 
 def as_json(value: Any) -> Response:

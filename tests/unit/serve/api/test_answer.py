@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 
 from kvant.serve.api import answer
-from kvant.serve.api.answer import NDJSON, SSE, Output
-from kvant.serve.api.anthropic import ANTHROPIC
-from kvant.serve.api.ollama import OLLAMA
-from kvant.serve.api.openai import OPENAI
+from kvant.serve.api.answer import Output
+from kvant.serve.endpoints import NDJSON, SSE
+from kvant.serve.wording import ANTHROPIC, OLLAMA, OPENAI
 
 STEPS = 10
 

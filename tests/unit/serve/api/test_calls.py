@@ -3,7 +3,7 @@
 import pytest
 
 from kvant.serve.api.calls import Choice, allowed, arguments_text, choice_of, offered
-from kvant.serve.api.failure import ApiError
+from kvant.serve.failure import ApiError
 
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("f", "g")]
 

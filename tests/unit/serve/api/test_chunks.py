@@ -16,7 +16,7 @@ from kvant.serve.api.chunks import (
     refusal,
     text_piece,
 )
-from kvant.serve.api.failure import ContextExceededError, describe
+from kvant.serve.failure import ContextExceededError, describe
 
 CHAT = b'{"choices":[{"finish_reason":null,"index":0,"delta":{"content":"Hello"}}],"created":1,"model":"m"}'
 END = (

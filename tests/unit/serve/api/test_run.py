@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from kvant.serve.api import answer, run
-from kvant.serve.api.answer import SSE, Output
+from kvant.serve.api.answer import Output
 from kvant.serve.api.run import streaming
+from kvant.serve.endpoints import SSE
 from serving import turns
 
 JOB: Any = None

@@ -8,7 +8,6 @@ import jsonschema_rs
 import pytest
 
 from kvant.runtime.grammar import Matcher, gbnf_error, lark_error
-from kvant.serve.api.failure import ApiError
 from kvant.serve.api.grammars import depth_of, lark, without_tokens
 from kvant.serve.api.patterns import translated
 from kvant.serve.api.schemas import (
@@ -22,6 +21,7 @@ from kvant.serve.api.schemas import (
     bound,
     loosely,
 )  # fmt: skip
+from kvant.serve.failure import ApiError
 
 
 def takes(schema: Any, value: Any) -> bool:

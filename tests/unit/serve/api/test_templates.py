@@ -8,8 +8,8 @@ import pytest
 from kvant.runtime.bounded import Bounded
 from kvant.runtime.template import render as jinja_render
 from kvant.serve.api import templates
-from kvant.serve.api.failure import ApiError
 from kvant.serve.api.templates import MAX_TEMPLATE_CHARACTERS
+from kvant.serve.failure import ApiError
 from served import TOOLS_TEMPLATE
 
 Render = partial[str]

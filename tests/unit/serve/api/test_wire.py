@@ -2,12 +2,12 @@
 
 import pytest
 
-from kvant.serve.api.anthropic_types import CountRequest, MessagesRequest
-from kvant.serve.api.failure import ApiError, describe
-from kvant.serve.api.ollama_types import ChatRequest as OllamaChat
-from kvant.serve.api.openai_types import ChatRequest, EmbeddingRequest
-from kvant.serve.api.responses_types import ResponsesRequest
+from kvant.serve.api.anthropic.types import CountRequest, MessagesRequest
+from kvant.serve.api.ollama.types import ChatRequest as OllamaChat
+from kvant.serve.api.openai.responses_types import ResponsesRequest
+from kvant.serve.api.openai.types import ChatRequest, EmbeddingRequest
 from kvant.serve.api.wire import decode, unknown_fields
+from kvant.serve.failure import ApiError, describe
 
 
 def test_a_wrong_type_names_the_field() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from kvant.serve.api.chunks import Piece
-from kvant.serve.api.openai_stream import ResponseEvents
-from kvant.serve.api.responses_tools import Offers
+from kvant.serve.api.openai.responses_stream import ResponseEvents
+from kvant.serve.api.openai.responses_tools import Offers
 
 
 def _response(status: str, items: list[Any], usage: Any) -> dict[str, Any]:

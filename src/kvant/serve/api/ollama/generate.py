@@ -12,15 +12,15 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from kvant.documents import JSON_ERRORS
-from kvant.serve.api.answer import NDJSON, Answer, Dialect, Output
+from kvant.serve.api.answer import Answer, Output
 from kvant.serve.api.chat import Chat, Format, Text, opened, require, tokenize
 from kvant.serve.api.chunks import Piece, ToolDelta, Whole
-from kvant.serve.api.failure import ApiError, Failure, overflow
 from kvant.serve.api.formats import settled
-from kvant.serve.api.ollama_types import (
+from kvant.serve.api.keepalive import seconds
+from kvant.serve.api.ollama.library import find
+from kvant.serve.api.ollama.types import (
     ChatRequest,
     ChatResponse,
     FunctionCall,
@@ -28,32 +28,19 @@ from kvant.serve.api.ollama_types import (
     GenerateResponse,
     Message,
     ToolCall,
-    seconds,
 )
 from kvant.serve.api.run import Answering, Job, answering, streaming
 from kvant.serve.api.sampling import OLLAMA_DEFAULTS, context_wanted, engine_options, unknown
-from kvant.serve.api.wire import caller, check, endpoint, gateway, model_file, note_ignored, read
+from kvant.serve.api.wire import caller, check, note_ignored, read
+from kvant.serve.endpoints import NDJSON
+from kvant.serve.failure import ApiError
+from kvant.serve.gateway import gateway
 from kvant.serve.library import ModelFile
-from kvant.serve.wording import error_body
+from kvant.serve.wording import OLLAMA
 
 MAX_TOP_LOGPROBS = 20
 ROLES = ("system", "user", "assistant", "tool")
 _encode = msgspec.json.Encoder().encode
-
-
-OVERFLOW = "prompt: {tokens} tokens exceed the context of {context}, the input length exceeds the context length."
-"""Its end is Ollama's own sentence."""
-
-
-def _error(failure: Failure) -> bytes:
-    said = failure.message
-    if failure.overflow:
-        said = overflow(failure.overflow, OVERFLOW, option="options.num_ctx {larger} in the request")
-    return _encode(error_body("ollama", failure.status, said))
-
-
-# White space before a line is no line: every reader of JSON passes over it, and none sees an empty line.
-OLLAMA = Dialect(failed=_error, broken=lambda failure: _error(failure) + b"\n", ping=b" ")
 
 
 def now() -> str:
@@ -79,7 +66,6 @@ class Shape:
     context: bool = False
 
 
-@endpoint(OLLAMA)
 async def generate(request: Request) -> Response:
     """POST /api/generate: continue a text, or answer it."""
     body = await read(request, GenerateRequest)
@@ -127,7 +113,6 @@ def _generate_prompt(body: GenerateRequest, file: ModelFile) -> Chat | Text:
     )  # fmt: skip
 
 
-@endpoint(OLLAMA)
 async def chat(request: Request) -> Response:
     """POST /api/chat: answer a conversation."""
     body = await read(request, ChatRequest)
@@ -152,21 +137,6 @@ async def chat(request: Request) -> Response:
         stream=body.stream is not False,
     )  # fmt: skip
     return _answer(job, shape, stream=body.stream is not False)
-
-
-async def find(request: Request, name: str) -> ModelFile:
-    """Return a model of the library.
-
-    Raises:
-        ApiError: It is not there, in Ollama's words.
-    """
-    from kvant.errors import ModelNotFoundError
-
-    check(bool(name), "model is required", "model")
-    try:
-        return await model_file(request, name)
-    except ModelNotFoundError:
-        raise ApiError(f"model '{name[:500]}' not found", status=404, code="model_not_found", param="model") from None
 
 
 def _check_common(request: Request, file: ModelFile, body: GenerateRequest | ChatRequest) -> None:
@@ -367,11 +337,3 @@ def _only_load(
             await out.whole(line)
 
     return Answer(run, OLLAMA)
-
-
-def routes() -> list[Route]:
-    """Return the routes of this module."""
-    return [
-        Route("/api/generate", generate, methods=["POST"]),
-        Route("/api/chat", chat, methods=["POST"]),
-    ]

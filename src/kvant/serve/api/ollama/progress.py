@@ -16,10 +16,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from kvant.errors import KvantError, QueueFullError
 from kvant.progress import Progress
 from kvant.serve.api.answer import BEAT_S, CUT, CUT_RETRY_S
-from kvant.serve.api.failure import describe
+from kvant.serve.endpoints import NDJSON
+from kvant.serve.failure import describe
 from kvant.serve.gate import Gate
+from kvant.serve.wording import OLLAMA
 
-MEDIA_TYPE = "application/x-ndjson"
 STEPS = 100
 """Lines for one file, at most."""
 
@@ -108,28 +109,14 @@ async def answer(work: Work, gate: Gate, caller: str, *, stream: bool, ending: a
         caller: Who asked.
         stream: Send lines as they come; otherwise the last one alone.
         ending: Set when the gateway must end; the work is then told to, and the answer ends with that word.
+
+    Raises:
+        KvantError: The work failed before it said anything, or at all where nothing is sent on the way.
     """
     lines = _lines(work, gate, caller, ending or asyncio.Event())
     if stream:
-        try:
-            first = await anext(lines)
-        except KvantError as error:
-            return refusal(error)
-        return StreamingResponse(_encoded(first, lines), media_type=MEDIA_TYPE)
-    try:
-        said = [line async for line in lines]
-    except KvantError as error:
-        return refusal(error)
-    return JSONResponse(said[-1])
-
-
-def refusal(error: KvantError) -> Response:
-    """Return an error as Ollama words it."""
-    failure = describe(error)
-    # What is made from a request is at fault when its bytes are: elsewhere a damaged model is the gateway's.
-    status = 400 if failure.status == 500 and isinstance(error, ValueError) else failure.status
-    headers = {} if failure.retry_after_s is None else {"Retry-After": str(failure.retry_after_s)}
-    return JSONResponse({"error": failure.message}, status_code=status, headers=headers)
+        return StreamingResponse(_encoded(await anext(lines), lines), media_type=NDJSON)
+    return JSONResponse([line async for line in lines][-1])
 
 
 async def _encoded(first: Status, lines: AsyncIterator[Status]) -> AsyncIterator[bytes]:
@@ -146,7 +133,7 @@ async def _encoded(first: Status, lines: AsyncIterator[Status]) -> AsyncIterator
                 coming.cancel()  # nothing happens to one that is there
             line = coming.result()
     except KvantError as error:
-        yield msgspec.json.encode({"error": str(error)}) + b"\n"
+        yield OLLAMA.broken(describe(error))
 
 
 async def _next(lines: AsyncIterator[Status]) -> Status | None:

@@ -9,28 +9,34 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from kvant.documents import JSON_ERRORS
 from kvant.runtime.server.workers import Worker
-from kvant.serve.api.answer import SSE, Answer, Dialect, Output
-from kvant.serve.api.anthropic_types import Block, CountRequest, Message, MessagesRequest, OutputConfig, Tool
+from kvant.serve.api.answer import Answer, Output
+from kvant.serve.api.anthropic.types import (
+    Block,
+    CountRequest,
+    Message,
+    MessagesRequest,
+    OutputConfig,
+    TokenCount,
+    Tool,
+)
 from kvant.serve.api.calls import Choice, arguments_text, choice_of, offered
 from kvant.serve.api.chat import Chat, Format, apply_template, opened, require, tokenize
 from kvant.serve.api.chunks import Piece, PromptDetails, ToolDelta, Usage, Whole, gather
-from kvant.serve.api.failure import ApiError, Failure, TemplateRefusedError, overflow
 from kvant.serve.api.formats import settled
 from kvant.serve.api.guard import guarded
 from kvant.serve.api.ids import new_id
 from kvant.serve.api.run import Job, answering, streaming
 from kvant.serve.api.sampling import OPENAI_DEFAULTS, context_wanted, engine_options
-from kvant.serve.api.wire import caller, check, endpoint, gateway, model_file, note_ignored, read, share
+from kvant.serve.api.wire import caller, check, model_file, note_ignored, read, share
+from kvant.serve.endpoints import SSE
+from kvant.serve.failure import ApiError, TemplateRefusedError
+from kvant.serve.gateway import gateway
 from kvant.serve.library import ModelFile
 from kvant.serve.share import Share
-from kvant.serve.wording import error_body
-
-OVERFLOW = "prompt is too long: {tokens} tokens > {context} maximum."
-"""The sentence that makes Anthropic's own client shorten a conversation."""
+from kvant.serve.wording import ANTHROPIC
 
 NOT_SHOWN = frozenset({
     "redacted_thinking", "server_tool_use", "web_search_tool_result", "web_fetch_tool_result",
@@ -45,18 +51,6 @@ BILLING = "x-anthropic-billing-header:"
 _encode = msgspec.json.Encoder().encode
 
 
-def _error(failure: Failure) -> bytes:
-    said = overflow(failure.overflow, OVERFLOW) if failure.overflow else failure.message
-    return _encode(error_body("anthropic", failure.status, said))
-
-
-ANTHROPIC = Dialect(
-    failed=_error, broken=lambda failure: b"event: error\ndata: " + _error(failure) + b"\n\n",
-    ping=b'event: ping\ndata: {"type": "ping"}\n\n',
-)  # fmt: skip
-
-
-@endpoint(ANTHROPIC)
 async def messages(request: Request) -> Response:
     """POST /v1/messages."""
     body = await read(request, MessagesRequest)
@@ -77,7 +71,6 @@ async def messages(request: Request) -> Response:
     return Answer(lambda out: _whole(out, job, body), ANTHROPIC)
 
 
-@endpoint(ANTHROPIC)
 async def count_tokens(request: Request) -> Response:
     """POST /v1/messages/count_tokens."""
     body = await read(request, CountRequest)
@@ -93,7 +86,7 @@ async def count_tokens(request: Request) -> Response:
             safe = await guarded(prompt, file, lease.worker, gateway(request))
             assert isinstance(safe, Chat)
             n_tokens = await _counted(safe, lease.worker, share(request))
-        await out.whole({"input_tokens": n_tokens})
+        await out.whole(TokenCount(n_tokens))
 
     return Answer(run, ANTHROPIC)
 
@@ -332,11 +325,3 @@ def _deltas(
         delta = {"type": "input_json_delta", "partial_json": text} if text else None
         found.append((f"tool {part.index}", block, delta))
     return found
-
-
-def routes() -> list[Route]:
-    """Return the routes of this module."""
-    return [
-        Route("/v1/messages", messages, methods=["POST"]),
-        Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
-    ]

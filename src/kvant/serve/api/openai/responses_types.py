@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from kvant.serve.api.openai_types import Part
+from kvant.serve.api.openai.types import Part
 
 
 class InputItem(msgspec.Struct):

@@ -8,7 +8,10 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from kvant.serve.api.chunks import TokenLogprob
+from kvant.serve.api.chunks import TokenLogprob, Usage
+
+DONE = b"data: [DONE]\n\n"
+"""What ends a stream."""
 
 
 class Part(msgspec.Struct):
@@ -284,3 +287,19 @@ class ListedModel(msgspec.Struct):
     type: str = "model"
     object: str = "model"
     owned_by: str = "kvant"
+
+
+def out_usage(usage: Usage) -> OutUsage:
+    """Return counts in OpenAI's form."""
+    cached = {"cached_tokens": usage.prompt_tokens_details.cached_tokens}
+    return OutUsage(usage.prompt_tokens, usage.completion_tokens, usage.total_tokens, cached)
+
+
+class Models(msgspec.Struct):
+    """The answer of /v1/models; what comes last is for Anthropic's clients."""
+
+    data: list[ListedModel]
+    object: str = "list"
+    has_more: bool = False
+    first_id: str | None = None
+    last_id: str | None = None

@@ -100,3 +100,9 @@ class MessagesRequest(CountRequest, kw_only=True):
     metadata: Any = None
     service_tier: Any = None
     inference_geo: Any = None
+
+
+class TokenCount(msgspec.Struct):
+    """The answer of /v1/messages/count_tokens."""
+
+    input_tokens: int

@@ -8,24 +8,24 @@ import pytest
 from starlette.responses import StreamingResponse
 
 from kvant.errors import KvantError
-from kvant.serve.api import ndjson
+from kvant.serve.api.ollama import progress
 from kvant.serve.gate import Gate
 
 
 def test_long_work_shows_signs_of_life_between_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ndjson, "BEAT_S", 0.0)
+    monkeypatch.setattr(progress, "BEAT_S", 0.0)
     release = asyncio.Event()
     loop = asyncio.new_event_loop()
     gate = Gate(1)
 
-    def work(telling: ndjson.Telling) -> None:
+    def work(telling: progress.Telling) -> None:
         telling.status("first")
         asyncio.run_coroutine_threadsafe(release.wait(), loop).result(60)
         telling.status("second")
         raise KvantError("third")
 
     async def run() -> list[bytes]:
-        response = await ndjson.answer(work, gate, "somebody", stream=True)
+        response = await progress.answer(work, gate, "somebody", stream=True)
         assert isinstance(response, StreamingResponse)
         parts: list[bytes] = []
         body: AsyncIterator[bytes] = response.body_iterator  # type: ignore[assignment]

@@ -3,33 +3,31 @@
 Source: OpenAI's API reference, "Responses".
 """
 
-import dataclasses
 import time
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from kvant.serve.api.answer import SSE, Answer, Output
+from kvant.serve.api.answer import Answer, Output
 from kvant.serve.api.calls import Choice, allowed, choice_of, offered
 from kvant.serve.api.chat import Chat, Format, opened, require
 from kvant.serve.api.chunks import Usage, gather
-from kvant.serve.api.failure import Failure
 from kvant.serve.api.formats import settled
 from kvant.serve.api.ids import new_id
-from kvant.serve.api.openai import OPENAI, said
-from kvant.serve.api.openai_stream import ResponseEvents, message_item, reasoning_item, text_part
-from kvant.serve.api.responses_input import messages_of
-from kvant.serve.api.responses_tools import Item, Offers
-from kvant.serve.api.responses_types import ResponsesRequest, TextOptions, ToolChoice
+from kvant.serve.api.openai.responses_input import messages_of
+from kvant.serve.api.openai.responses_stream import ResponseEvents, message_item, reasoning_item, text_part
+from kvant.serve.api.openai.responses_tools import Item, Offers
+from kvant.serve.api.openai.responses_types import ResponsesRequest, TextOptions, ToolChoice
 from kvant.serve.api.run import Job, answering, streaming
 from kvant.serve.api.sampling import OPENAI_DEFAULTS, context_wanted, engine_options
-from kvant.serve.api.wire import check, endpoint, model_file, note_ignored, read
+from kvant.serve.api.wire import check, model_file, note_ignored, read
+from kvant.serve.endpoints import SSE
+from kvant.serve.failure import Failure
 from kvant.serve.library import ModelFile
+from kvant.serve.wording import OPENAI
 
 
-@endpoint(OPENAI)
 async def responses(request: Request) -> Response:
     """POST /v1/responses."""
     body = await read(request, ResponsesRequest)
@@ -50,9 +48,9 @@ async def responses(request: Request) -> Response:
         maker = ResponseEvents(lambda *state: _response(body, identity, created, *state), offers)
 
         def broken(failure: Failure) -> bytes:
-            return maker.broken(failure.code, said(failure), failure.param)
+            return maker.broken(failure.code, OPENAI.said(failure), failure.param)
 
-        return Answer(lambda out: _stream(out, job, maker), dataclasses.replace(OPENAI, broken=broken))
+        return Answer(lambda out: _stream(out, job, maker), OPENAI, broken)
     return Answer(lambda out: _whole(out, job, body, offers), OPENAI)
 
 
@@ -131,8 +129,3 @@ async def _whole(out: Output, job: Job, body: ResponsesRequest, offers: Offers) 
     last = len(whole.calls) - 1
     items += [offers.call_item(call, status=status if i == last else "completed") for i, call in enumerate(whole.calls)]
     await out.whole(_response(body, new_id("resp"), int(time.time()), status, items, whole.usage))
-
-
-def routes() -> list[Route]:
-    """Return the routes of this module."""
-    return [Route("/v1/responses", responses, methods=["POST"])]

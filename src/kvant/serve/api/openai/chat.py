@@ -11,72 +11,47 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from kvant.serve.api.answer import SSE, Answer, Dialect, Output
+from kvant.serve.api.answer import Answer, Output
 from kvant.serve.api.calls import Choice, allowed, arguments_text, choice_of, offered
 from kvant.serve.api.chat import Chat, Format, opened, require
 from kvant.serve.api.chunks import Piece, ToolDelta, Usage, Whole, gather, is_progress
-from kvant.serve.api.failure import ApiError, Failure, overflow
 from kvant.serve.api.formats import settled
 from kvant.serve.api.ids import new_id
-from kvant.serve.api.ollama_types import seconds
-from kvant.serve.api.openai_types import (
+from kvant.serve.api.keepalive import seconds
+from kvant.serve.api.openai.content import plain_text
+from kvant.serve.api.openai.sampling import common_sampling, context_of
+from kvant.serve.api.openai.types import (
+    DONE,
     Call,
     ChatCompletion,
     ChatRequest,
     ChoiceFunction,
-    EmbeddingRequest,
     Message,
     OutCall,
     OutChoice,
     OutFunction,
     OutLogprobs,
     OutMessage,
-    OutUsage,
-    Part,
     ResponseFormat,
-    Sampling,
     ToolChoice,
+    out_usage,
 )
 from kvant.serve.api.run import Answering, Job, answering, streaming
-from kvant.serve.api.sampling import OPENAI_DEFAULTS, context_wanted, engine_options, unknown
-from kvant.serve.api.wire import check, endpoint, model_file, note_ignored, read
+from kvant.serve.api.sampling import unknown
+from kvant.serve.api.wire import check, model_file, note_ignored, read
+from kvant.serve.endpoints import SSE
 from kvant.serve.library import ModelFile
-from kvant.serve.wording import error_body
+from kvant.serve.wording import OPENAI
 
 MAX_TOP_LOGPROBS = 20
-MAX_BIASES = 1024
 MAX_ARGUMENT = 100
 MAX_ARGUMENTS = 64
-DONE = b"data: [DONE]\n\n"
 _USAGE_ONLY = b'{"choices":[],'
 _WORD = re.compile(r"[A-Za-z0-9_.-]{0,100}")
 _encode = msgspec.json.Encoder().encode
-_SAME = (
-    "temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "top_k", "min_p", "typical_p",
-    "repeat_penalty", "repeat_last_n", "stop",
-)  # fmt: skip
 
 
-OVERFLOW = "The model's maximum context length is {context} tokens, and the prompt has {tokens}."
-"""What clients of OpenAI's API look for, beside the code `context_length_exceeded`."""
-
-
-def said(failure: Failure) -> str:
-    """Return what an error says to a client of OpenAI's API."""
-    return overflow(failure.overflow, OVERFLOW) if failure.overflow else failure.message
-
-
-def failed(failure: Failure) -> bytes:
-    """Return an error in OpenAI's form."""
-    return _encode(error_body("openai", failure.status, said(failure), code=failure.code, param=failure.param))
-
-
-OPENAI = Dialect(failed=failed, broken=lambda failure: b"data: " + failed(failure) + b"\n\n")
-
-
-@endpoint(OPENAI)
 async def chat(request: Request) -> Response:
     """POST /v1/chat/completions."""
     body = await read(request, ChatRequest)
@@ -180,46 +155,6 @@ def _may_be_told(name: str, value: Any) -> bool:
     return is_free and (is_word or isinstance(value, bool | int | float | None))
 
 
-def context_of(body: Sampling | EmbeddingRequest, file: ModelFile) -> int | None:
-    """Return the tokens of context that a request or a model's settings ask for."""
-    return context_wanted(file.settings.parameters, body.options or {}, {"num_ctx": body.num_ctx})
-
-
-def common_sampling(body: Sampling, file: ModelFile, max_tokens: int | None) -> dict[str, Any]:
-    """Return the engine's parameters of a request."""
-    check(body.n in (None, 1), f"n: {body.n} answers are not made at once. Send n requests.", "n")
-    check(
-        max_tokens is None or max_tokens == -1 or max_tokens > 0,
-        f"max_tokens: {max_tokens} is not positive. Choose 1 or more.",
-        "max_tokens",
-    )
-    given = {name: getattr(body, name) for name in _SAME if getattr(body, name) is not None}
-    if body.repetition_penalty is not None:
-        given.setdefault("repeat_penalty", body.repetition_penalty)
-    if max_tokens is not None:
-        given["num_predict"] = max_tokens
-    sampling = engine_options(OPENAI_DEFAULTS, file.settings.parameters, body.options or {}, given)
-    if body.logit_bias:
-        sampling["logit_bias"] = _biases(body.logit_bias)
-    return sampling
-
-
-def _biases(biases: dict[str, float]) -> list[list[float]]:
-    check(
-        len(biases) <= MAX_BIASES,
-        f"logit_bias: {len(biases)} tokens exceed the limit of {MAX_BIASES}. Send fewer.",
-        "logit_bias",
-    )
-    for token, bias in biases.items():
-        check(
-            token.isascii() and token.isdigit() and len(token) < 10,
-            f"logit_bias: {token[:40]!r} is no token id. Send a number.",
-            "logit_bias",
-        )
-        check(-100 <= bias <= 100, f"logit_bias: {bias} is not from -100 to 100. Choose one that is.", "logit_bias")
-    return [[int(token), bias] for token, bias in biases.items()]
-
-
 def engine_messages(messages: list[Message], file: ModelFile) -> list[dict[str, Any]]:
     """Return a conversation for the engine; a result without the id of its call belongs to the last call."""
     made: list[dict[str, Any]] = []
@@ -252,28 +187,6 @@ def _engine_message(message: Message, file: ModelFile, where: str, last: str) ->
     if role == "tool":
         made["tool_call_id"] = message.tool_call_id or last
     return made
-
-
-def plain_text(content: str | list[Part] | None, file: ModelFile) -> str:
-    """Return a message's text.
-
-    Raises:
-        ApiError: It has a part that is no text.
-    """
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = []
-    for part in content:
-        if part.type in ("thinking", "reasoning"):  # a model's old thinking is not shown to it again
-            continue
-        if part.type not in ("text", "input_text", "output_text", "refusal"):
-            raise ApiError(
-                f"messages: {file.name} does not support parts of type {part.type[:100]!r}: it is served without an "
-                "encoder for them. Send text alone.",
-                param="messages",
-            )
-        texts.append(part.text or part.refusal or "")
-    return "\n".join(texts) if len(texts) > 1 else "".join(texts)
 
 
 def _format(wanted: ResponseFormat | None, grammar: str | None) -> Format:
@@ -403,14 +316,3 @@ def completion(whole: Whole, body: ChatRequest) -> ChatCompletion:
         choices=[OutChoice(message=message, finish_reason=_finish(whole.finish, body), logprobs=logprobs)],
         usage=out_usage(whole.usage),
     )  # fmt: skip
-
-
-def out_usage(usage: Usage) -> OutUsage:
-    """Return counts in OpenAI's form."""
-    cached = {"cached_tokens": usage.prompt_tokens_details.cached_tokens}
-    return OutUsage(usage.prompt_tokens, usage.completion_tokens, usage.total_tokens, cached)
-
-
-def routes() -> list[Route]:
-    """Return the routes of this module."""
-    return [Route("/v1/chat/completions", chat, methods=["POST"])]

@@ -10,7 +10,7 @@ import msgspec
 
 from kvant.serve.api.chunks import Piece, ToolDelta, Whole, add_call
 from kvant.serve.api.ids import new_id
-from kvant.serve.api.responses_tools import Item, Offers, custom_input
+from kvant.serve.api.openai.responses_tools import Item, Offers, custom_input
 
 _encode = msgspec.json.Encoder().encode
 

@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 
 from kvant._version import __version__
 from kvant.errors import ModelfileError
@@ -19,21 +18,26 @@ from kvant.hub.modelfile import modelfile_of, write_modelfile
 from kvant.serve import page
 from kvant.serve.api.answer import Answer, Output
 from kvant.serve.api.embeddings import embed as compute
-from kvant.serve.api.ollama import OLLAMA, find
-from kvant.serve.api.ollama_types import (
+from kvant.serve.api.keepalive import seconds
+from kvant.serve.api.ollama.library import find
+from kvant.serve.api.ollama.types import (
     Details,
     EmbeddingsRequest,
     EmbedRequest,
     EmbedResponse,
     ListedModel,
+    Running,
     RunningModel,
     ShowRequest,
     ShowResponse,
-    seconds,
+    Tags,
+    Version,
 )
 from kvant.serve.api.sampling import context_wanted, unknown
-from kvant.serve.api.wire import as_json, endpoint, gateway, note_ignored, read
+from kvant.serve.api.wire import as_json, note_ignored, read
+from kvant.serve.gateway import gateway
 from kvant.serve.library import Facts, ModelFile
+from kvant.serve.wording import OLLAMA
 
 SPOKEN = "0.32.0"
 """Version of Ollama whose API this is; clients compare it with what they need."""
@@ -50,18 +54,16 @@ async def root(request: Request) -> Response:
 
 async def version(_: Request) -> Response:
     """GET /api/version."""
-    return as_json({"version": SPOKEN, "kvant": __version__})
+    return as_json(Version(SPOKEN, __version__))
 
 
-@endpoint(OLLAMA)
 async def tags(request: Request) -> Response:
     """GET /api/tags: the models there are."""
     files = await asyncio.to_thread(gateway(request).library.list)
     files.sort(key=lambda file: file.modified_at, reverse=True)
-    return as_json({"models": [_listed(file) for file in files]})
+    return as_json(Tags([_listed(file) for file in files]))
 
 
-@endpoint(OLLAMA)
 async def running(request: Request) -> Response:
     """GET /api/ps: the models that are loaded, the longest to stay first."""
     now = datetime.now(UTC)
@@ -76,10 +78,9 @@ async def running(request: Request) -> Response:
             )
         )  # fmt: skip
     models.sort(key=lambda model: model.expires_at, reverse=True)
-    return as_json({"models": models})
+    return as_json(Running(models))
 
 
-@endpoint(OLLAMA)
 async def show(request: Request) -> Response:
     """POST /api/show: what a model is."""
     body = await read(request, ShowRequest)
@@ -106,7 +107,6 @@ async def show(request: Request) -> Response:
     )
 
 
-@endpoint(OLLAMA)
 async def embed(request: Request) -> Response:
     """POST /api/embed: vectors of texts."""
     body = await read(request, EmbedRequest)
@@ -130,7 +130,6 @@ async def embed(request: Request) -> Response:
     return Answer(run, OLLAMA)
 
 
-@endpoint(OLLAMA)
 async def embeddings(request: Request) -> Response:
     """POST /api/embeddings: the vector of a text, in the older form."""
     body = await read(request, EmbeddingsRequest)
@@ -202,17 +201,4 @@ def _tensors(file: ModelFile) -> list[dict[str, Any]]:
     return [
         {"name": name, "type": tensor.block_type.name, "shape": [int(n) for n in tensor.shape]}
         for name, tensor in read_gguf(file.path).tensors.items()
-    ]
-
-
-def routes() -> list[Route]:
-    """Return the routes of this module."""
-    return [
-        Route("/", root, methods=["GET", "HEAD"]),
-        Route("/api/version", version, methods=["GET", "HEAD"]),
-        Route("/api/tags", tags, methods=["GET", "HEAD"]),
-        Route("/api/ps", running, methods=["GET"]),
-        Route("/api/show", show, methods=["POST"]),
-        Route("/api/embed", embed, methods=["POST"]),
-        Route("/api/embeddings", embeddings, methods=["POST"]),
     ]

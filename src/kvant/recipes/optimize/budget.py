@@ -9,19 +9,20 @@ from kvant.recipes.measure.words import rounded_down
 from kvant.recipes.targets.candidate import Candidate
 from kvant.units import megabytes
 
-# Predicted speeds below this share of the limit are ruled out before anything was measured; after that, measured
-# speeds correct the prediction and only a small margin stays.
-UNMEASURED_SPEED_MARGIN = 0.5
+# Share of the limit below which a speed that measurements corrected rules a candidate out.
 MEASURED_SPEED_MARGIN = 0.9
 
 
-def why_not(candidate: Candidate, budget: Budget, profile: Profile, *, speed_scale: float | None = None) -> str:
+def why_not(
+    candidate: Candidate, budget: Budget, profile: Profile, *, margin: float, speed_scale: float | None = None
+) -> str:
     """Say which limit a candidate breaks; empty if none.
 
     Args:
         candidate: A candidate.
         budget: The limits.
         profile: The device it will run on.
+        margin: Share of the speed asked for below which a prediction rules it out before anything was measured.
         speed_scale: Measured over predicted speed of other variants; None before anything was measured.
     """
     ram = candidate.ram.total_bytes
@@ -34,40 +35,42 @@ def why_not(candidate: Candidate, budget: Budget, profile: Profile, *, speed_sca
     if limits_ram and ram > min(limits_ram):
         return f"needs {megabytes(ram)} of memory, more than {megabytes(min(limits_ram))}"
     if budget.min_speed_tok_s:
-        margin = UNMEASURED_SPEED_MARGIN if speed_scale is None else MEASURED_SPEED_MARGIN
+        share = margin if speed_scale is None else MEASURED_SPEED_MARGIN
         speed = candidate.speed_tok_s * (speed_scale or 1.0)
-        if speed < budget.min_speed_tok_s * margin:
+        if speed < budget.min_speed_tok_s * share:
             return f"predicted {speed:.0f} tokens/s, slower than {budget.min_speed_tok_s:g}"
     return ""
 
 
 def affordable(
-    candidates: Sequence[Candidate], budget: Budget, profile: Profile, *, speed_scale: float | None = None
-) -> list[Candidate]:
-    """Return the candidates that keep the limits, by prediction; `speed_scale` as for `why_not`.
+    candidates: Sequence[Candidate], budget: Budget, profile: Profile, *, margin: float,
+    speed_scale: float | None = None,
+) -> list[Candidate]:  # fmt: skip
+    """Return the candidates that keep the limits, by prediction; `margin` and `speed_scale` as for `why_not`.
 
     Raises:
         BudgetError: None does.
     """
-    fitting = [c for c in candidates if not why_not(c, budget, profile, speed_scale=speed_scale)]
+    fitting = [c for c in candidates if not why_not(c, budget, profile, margin=margin, speed_scale=speed_scale)]
     if not fitting:
-        raise BudgetError(_impossible(candidates, budget, profile))
+        raise BudgetError(_impossible(candidates, budget, profile, margin))
     return fitting
 
 
-def _impossible(candidates: Sequence[Candidate], budget: Budget, profile: Profile) -> str:
+def _impossible(candidates: Sequence[Candidate], budget: Budget, profile: Profile, margin: float) -> str:
     """Say how close the nearest candidate comes and what to do."""
     if not candidates:
         return "budget: there are no candidates. Pass --candidates with presets that need no importance."
     smallest = min(candidates, key=lambda c: c.size_bytes)
     least = min(candidates, key=lambda c: c.ram.total_bytes)
     fastest = max(candidates, key=lambda c: c.speed_tok_s)
-    broken = why_not(smallest, budget, profile) or why_not(least, budget, profile) or why_not(fastest, budget, profile)
+    reasons = (why_not(c, budget, profile, margin=margin) for c in (smallest, least, fastest))
+    broken = next(filter(None, reasons), "")
     return (
-        f"budget: no variant of this model keeps it; the smallest possible is {smallest.preset} with "
+        f"budget: no variant of this model keeps it; the smallest possible is {smallest.name} with "
         f"{megabytes(smallest.size_bytes)} ({smallest.size_bytes} bytes), the least memory is "
-        f"{megabytes(least.ram.total_bytes)} ({least.ram.total_bytes} bytes, {least.preset}) at a context of "
+        f"{megabytes(least.ram.total_bytes)} ({least.ram.total_bytes} bytes, {least.name}) at a context of "
         f"{least.ram.context}, the fastest is predicted at {rounded_down(fastest.speed_tok_s)} tokens/s "
-        f"({fastest.preset}); {smallest.preset}: {broken}. "
+        f"({fastest.name}); {smallest.name}: {broken}. "
         f"Allow more, ask for a shorter --context, or start from a model with fewer weights."
     )

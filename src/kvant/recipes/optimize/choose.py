@@ -13,9 +13,9 @@ The first holds by construction, the second by experience; `--all` measures ever
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from kvant.dtypes import BlockType, block_type
 from kvant.quant.plan import Plan
 from kvant.recipes.goal import Goal
 from kvant.recipes.measure.distortion import expected_kld
@@ -27,41 +27,52 @@ from kvant.units import megabytes
 # Within one model the ratio of KLD to distortion varies by 1.8 between presets of 3 to 5 bits
 # (SmolLM2-135M, nine presets).
 SLACK = 1.5
-# A trade-off needs some points: so many are measured even if fewer settle the question.
-POINTS = 5
 # Windows of text that it takes to see how the differences of two variants vary.
 MIN_PAIRS = 8
-# Bits per weight that make a type finer than one of another family.
-FINER_BITS = 0.75
 
 
-def next_candidate(
-    waiting: Sequence[Candidate], measured: Sequence[Variant], goal: Goal, weights: int
-) -> Candidate | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contest:
+    """What the variants of one format compete by.
+
+    Attributes:
+        goal: What is best.
+        finer: Whether a type certainly stores weights at least as finely as another.
+        points: Variants that are measured even if fewer settle the question: a trade-off needs some.
+        weights: Weights of the model, for a first guess of its KLD.
+    """
+
+    goal: Goal
+    finer: Callable[[str, str], bool]
+    points: int
+    weights: int
+
+
+def next_candidate(waiting: Sequence[Candidate], measured: Sequence[Variant], contest: Contest) -> Candidate | None:
     """Return the candidate to measure next; None if the question is settled.
 
     Args:
         waiting: Candidates that keep the limits and were not measured yet.
         measured: Variants measured so far that keep the limits.
-        goal: What is best.
-        weights: Weights of the model, for a first guess of its KLD.
+        contest: What they compete by.
     """
-    open_ones = [c for c in waiting if can_win(c, measured, goal)]
+    goal = contest.goal
+    open_ones = [c for c in waiting if can_win(c, measured, contest)]
     if not open_ones:
-        return _for_the_picture(waiting, measured, goal)
-    if goal.kind == "quality" or not _passing_is_possible(open_ones, measured, goal):
+        return _for_the_picture(waiting, measured, contest)
+    if goal.kind == "quality" or not _passing_is_possible(open_ones, measured, contest):
         return min(open_ones, key=lambda c: c.distortion)
-    likely = [c for c in open_ones if _guess(c, measured, weights) <= goal.max_kld]
+    likely = [c for c in open_ones if _guess(c, measured, contest.weights) <= goal.max_kld]
     if likely:
         return min(likely, key=lambda c: c.size_bytes)
     return min(open_ones, key=lambda c: c.distortion)
 
 
-def can_win(candidate: Candidate, measured: Sequence[Variant], goal: Goal) -> bool:
+def can_win(candidate: Candidate, measured: Sequence[Variant], contest: Contest) -> bool:
     """Whether a candidate may still turn out to be the best."""
     if not measured:
         return True
-    least = least_kld(candidate, measured)
+    goal, least = contest.goal, least_kld(candidate, measured, contest)
     passing = [v for v in measured if v.kld <= goal.max_kld]
     if goal.kind == "size" and (passing or least <= goal.max_kld):
         smallest = min((v.candidate.size_bytes for v in passing), default=None)
@@ -69,18 +80,19 @@ def can_win(candidate: Candidate, measured: Sequence[Variant], goal: Goal) -> bo
     return not goal.is_strict and least < min(v.kld for v in measured)
 
 
-def least_kld(candidate: Candidate, measured: Sequence[Variant]) -> float:
+def least_kld(candidate: Candidate, measured: Sequence[Variant], contest: Contest) -> float:
     """Lowest mean KLD that a candidate may still turn out to have, by the two bounds."""
     ratios = [v.kld / v.candidate.distortion for v in measured if v.candidate.distortion > 0]
     by_distortion = candidate.distortion * min(ratios, default=0.0) / SLACK
     alike = [v for v in measured if v.candidate.is_fitted or not candidate.is_fitted]
-    by_types = (v.kld - 2 * v.score.kld_se for v in alike if is_finer(v.candidate.plan, candidate.plan))
+    by_types = (v.kld - 2 * v.score.kld_se for v in alike if is_finer(v.candidate.plan, candidate.plan, contest.finer))
     return max([by_distortion, *by_types])
 
 
-def is_finer(fine: Plan, coarse: Plan) -> bool:
+def is_finer(fine: Plan, coarse: Plan, finer: Callable[[str, str], bool]) -> bool:
     """Whether a plan stores every tensor at least as finely as another."""
-    return all(_type_is_finer(block_type(kind), block_type(coarse.types[name])) for name, kind in fine.types.items())
+    types = coarse.types
+    return fine.types.keys() == types.keys() and all(finer(kind, types[name]) for name, kind in fine.types.items())
 
 
 def pick(measured: Sequence[Variant], goal: Goal) -> Variant | None:
@@ -125,12 +137,12 @@ def explain(taken: Variant, measured: Sequence[Variant], goal: Goal, n_fitting: 
     if n_fitting == 1:
         among = f"the only variant for {limit}" if limit else "the only variant considered"
     if goal.kind == "size" and taken.kld <= goal.max_kld:
-        reason = f"{taken.candidate.preset} is the smallest of {among} with a mean KLD below {goal.max_kld:g}: {kld}"
+        reason = f"{taken.candidate.name} is the smallest of {among} with a mean KLD below {goal.max_kld:g}: {kld}"
     else:
         best = min(measured, key=lambda v: v.kld)
-        reason = f"{taken.candidate.preset} is the closest to the original of {among}, with a mean KLD of {kld}"
+        reason = f"{taken.candidate.name} is the closest to the original of {among}, with a mean KLD of {kld}"
         if best is not taken:
-            reason += f" (within the measurement's error of {best.candidate.preset}, which is larger)"
+            reason += f" (within the measurement's error of {best.candidate.name}, which is larger)"
     return reason + _next_below(taken, measured) + "."
 
 
@@ -141,11 +153,12 @@ def _next_below(taken: Variant, measured: Sequence[Variant]) -> str:
     if not smaller:
         return ""
     saved = megabytes(taken.candidate.size_bytes - smaller[-1].candidate.size_bytes)
-    return f"; {smaller[-1].candidate.preset} would save {saved} at {smaller[-1].kld / taken.kld:.1f} times the KLD"
+    return f"; {smaller[-1].candidate.name} would save {saved} at {smaller[-1].kld / taken.kld:.1f} times the KLD"
 
 
-def _passing_is_possible(waiting: Sequence[Candidate], measured: Sequence[Variant], goal: Goal) -> bool:
-    return any(v.kld <= goal.max_kld for v in measured) or any(least_kld(c, measured) <= goal.max_kld for c in waiting)
+def _passing_is_possible(waiting: Sequence[Candidate], measured: Sequence[Variant], contest: Contest) -> bool:
+    bound = contest.goal.max_kld
+    return any(v.kld <= bound for v in measured) or any(least_kld(c, measured, contest) <= bound for c in waiting)
 
 
 def _guess(candidate: Candidate, measured: Sequence[Variant], weights: int) -> float:
@@ -156,20 +169,12 @@ def _guess(candidate: Candidate, measured: Sequence[Variant], weights: int) -> f
     return candidate.distortion * statistics.median(ratios)
 
 
-def _for_the_picture(waiting: Sequence[Candidate], measured: Sequence[Variant], goal: Goal) -> Candidate | None:
+def _for_the_picture(waiting: Sequence[Candidate], measured: Sequence[Variant], contest: Contest) -> Candidate | None:
     """Return a neighbour of the pick on the expected curve, while there are too few points to see a trade-off."""
-    taken = pick(measured, goal)
-    if len(measured) >= POINTS or taken is None:
+    taken = pick(measured, contest.goal)
+    if len(measured) >= contest.points or taken is None:
         return None
     known = [v.candidate for v in measured]
     curve = front([*waiting, *known], cost=lambda c: c.size_bytes, loss=lambda c: c.distortion)
     neighbours = [c for c in curve if c not in known] or list(waiting)
     return min(neighbours, key=lambda c: abs(c.size_bytes - taken.candidate.size_bytes), default=None)
-
-
-def _type_is_finer(fine: BlockType, coarse: BlockType) -> bool:
-    if fine == coarse or not fine.is_quantized:
-        return True
-    if fine.family == coarse.family:
-        return fine.bpw >= coarse.bpw
-    return fine.bpw >= coarse.bpw + FINER_BITS

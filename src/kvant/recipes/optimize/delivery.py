@@ -1,4 +1,4 @@
-"""Write the winner under its name, with a passport and a report that say how it was found."""
+"""Write the winners under their names, with locks, passports and a report that say how they were found."""
 
 import re
 from collections.abc import Sequence
@@ -6,66 +6,74 @@ from pathlib import Path
 
 import msgspec
 
-from kvant.errors import KvantError, OutputExistsError
-from kvant.files import atomic_write, sha256_file
+from kvant.errors import KvantError
+from kvant.files import atomic_write
 from kvant.model import Model
-from kvant.recipes.formats import FormatVariant, best, deliver_format
 from kvant.recipes.measure.base import measured_text
 from kvant.recipes.measure.parity import Parity, Truth
 from kvant.recipes.measure.selftext import write_tokens
-from kvant.recipes.optimize.facts import make_report
+from kvant.recipes.optimize.facts import Delivered, make_report
 from kvant.recipes.optimize.outcome import Outcome
 from kvant.recipes.optimize.passport import make_passport
 from kvant.recipes.optimize.request import Request
+from kvant.recipes.optimize.search import Search
+from kvant.recipes.output import beside, check_place, digest_of, hashes, place, size_bytes
 from kvant.recipes.rebuild.lock import LOCK_SUFFIX, LockedOutput, is_written_by_model, make_lock, token_file, write_lock
-from kvant.recipes.report.report import (
-    Report,
-    write_report,
-)
-from kvant.recipes.targets.gguf import kept
+from kvant.recipes.report.report import Report, write_report
+
+PASSPORT_SUFFIX = ".passport.json"
 
 
-def deliver(outcome: Outcome, request: Request, file: Path) -> Report:
-    """Write the file, its lock, its passport and the report, in this order; each appears whole or not at all.
+def deliver(outcome: Outcome, request: Request) -> Report:
+    """Write what was taken of every format, each with its lock and passport, and the report.
 
-    Where the model wrote its calibration text, its tokens come before the lock. The best of every other format comes
-    before the report.
+    Each file and directory appears whole or not at all, a lock after what it is of.
 
     Raises:
-        OutputExistsError: A file of that name with other content exists, and overwriting was not asked for.
+        OutputExistsError: An output of that name with other content exists, and overwriting was not asked for; nothing
+            is written then.
     """
-    name = model_name(outcome.model)
+    name = model_name(outcome.material.model)
     directory = request.out or Path(f"{name}-kvant")
     make_directory(directory)
-    out = directory / f"{name}-{outcome.taken.candidate.preset}.gguf"
-    digest = sha256_file(file)
-    if out.exists() and not request.overwrite and sha256_file(out) != digest:
-        raise OutputExistsError(
-            f"{out}: exists with other content. Choose another directory with -o or pass --overwrite."
-        )
-    kept.deliver(file, out)
-    lock = make_lock(
-        outcome.model, outcome.taken.candidate.plan, outcome.calibration, outcome.importance,
-        LockedOutput(file=out.name, size_bytes=file.stat().st_size, sha256=digest),
-        is_fitted=outcome.taken.candidate.is_fitted,
-    )  # fmt: skip
-    if lock.calibration and outcome.calibration and is_written_by_model(outcome.calibration):
-        write_tokens(out.with_name(token_file(out.name)), outcome.calibration.text, outcome.calibration.windows)
-    write_lock(out.with_suffix(LOCK_SUFFIX), lock)
-    others = [(found, directory / f"{name}-{found.format}-{found.type}") for found in best_of_formats(outcome)]
-    for variant, place in others:
-        deliver_format(variant, outcome.others, place, overwrite=request.overwrite)
-    report = make_report(outcome, request, out, digest, others)
-    report = msgspec.structs.replace(report, tokenizers=read_alike(outcome, request, [out, *(p for _, p in others)]))
-    with atomic_write(out.with_suffix(".passport.json")) as passport:
-        passport.write(msgspec.json.format(msgspec.json.encode(make_passport(outcome, report)), indent=2) + b"\n")
+    material = outcome.material
+    made = [s.workshop.make(s.taken.candidate, threads=material.threads) for s in outcome.searches]
+    outs = [directory / s.target.output_name(name, s.taken.candidate.preset) for s in outcome.searches]
+    missing = [check_place(*pair, overwrite=request.overwrite) for pair in zip(made, outs, strict=True)]
+    delivered = []
+    for search, artifact, out, is_missing in zip(outcome.searches, made, outs, missing, strict=True):
+        if is_missing:
+            place(artifact, out)
+        delivered.append(lock_beside(search, out, artifact, outcome))
+    report = make_report(outcome, request, delivered)
+    report = msgspec.structs.replace(report, tokenizers=read_alike(outcome, request, outs))
+    for one, tokenizer in zip(delivered, report.tokenizers, strict=True):
+        with atomic_write(beside(one.path, PASSPORT_SUFFIX)) as file:
+            passport = make_passport(one, outcome, report, tokenizer)
+            file.write(msgspec.json.format(msgspec.json.encode(passport), indent=2) + b"\n")
     write_report(report, directory)
     return report
 
 
+def lock_beside(search: Search, out: Path, artifact: Path, outcome: Outcome) -> Delivered:
+    """Write the lock of an output; where the model wrote its calibration text, that text's tokens come first."""
+    material, files = outcome.material, hashes(artifact)
+    digest = digest_of(artifact, files)
+    lock = make_lock(
+        search.target.name, material, search.taken.candidate,
+        LockedOutput(file=out.name, size_bytes=size_bytes(artifact), sha256=digest, files=files),
+        provenance=search.workshop.provenance(),
+    )  # fmt: skip
+    calibration = material.calibration
+    if lock.calibration and calibration and is_written_by_model(calibration):
+        write_tokens(out.with_name(token_file(out.name)), calibration.text, calibration.windows)
+    write_lock(beside(out, LOCK_SUFFIX), lock)
+    return Delivered(search=search, path=out, sha256=digest)
+
+
 def read_alike(outcome: Outcome, request: Request, files: Sequence[Path]) -> tuple[Parity, ...]:
     """Compare how the engine of every file reads and prompts with the source's own tokenizer."""
-    truth = Truth(outcome.model.path, measured_text(request.text, request.corpus))
+    truth = Truth(outcome.material.model.path, measured_text(request.text, request.corpus))
     return tuple(msgspec.structs.replace(truth.try_compare(file), path=file.name) for file in files)
 
 
@@ -88,10 +96,3 @@ def make_directory(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise KvantError(f"{directory}: {error.strerror}. Choose another directory with -o.") from error
-
-
-def best_of_formats(outcome: Outcome) -> list[FormatVariant]:
-    """Return the variant to take of every other format that has one."""
-    names = dict.fromkeys(variant.format for variant in outcome.format_variants)
-    taken = (best([v for v in outcome.format_variants if v.format == name], outcome.others) for name in names)
-    return [variant for variant in taken if variant is not None]

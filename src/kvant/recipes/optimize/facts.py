@@ -1,23 +1,22 @@
 """What the report says."""
 
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from kvant._version import __version__
-from kvant.dtypes import block_type
-from kvant.model import Model
-from kvant.recipes.formats import FormatVariant
-from kvant.recipes.goal import Budget
 from kvant.recipes.measure.words import cost_in_words, is_degraded
 from kvant.recipes.optimize.budget import why_not
 from kvant.recipes.optimize.choose import explain, least_kld
 from kvant.recipes.optimize.outcome import Outcome
 from kvant.recipes.optimize.repeat import commands, limits_in_words, other_commands
 from kvant.recipes.optimize.request import Request
+from kvant.recipes.optimize.search import Search
+from kvant.recipes.optimize.variant import Variant
 from kvant.recipes.report.pareto import front
 from kvant.recipes.report.report import (
     CurvePoint,
@@ -30,74 +29,85 @@ from kvant.recipes.report.report import (
 )
 from kvant.recipes.report.strip import TensorType
 from kvant.recipes.targets.candidate import Candidate
-from kvant.recipes.targets.gguf.write import remarks_on
-from kvant.tensors import n_rows, row_length
 from kvant.units import megabytes
 
 
-def make_report(
-    outcome: Outcome, request: Request, out: Path, digest: str, others: Sequence[tuple[FormatVariant, Path]]
-) -> Report:
-    """Put everything together that the report says; `others` are the best of other formats, where they were written."""
-    chosen = outcome.taken.candidate
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """What was written of one format.
+
+    Attributes:
+        search: How it was found.
+        path: Where it is.
+        sha256: Its hash; of a directory, of the list of its files' hashes.
+    """
+
+    search: Search
+    path: Path
+    sha256: str
+
+
+def make_report(outcome: Outcome, request: Request, delivered: Sequence[Delivered]) -> Report:
+    """Put everything together that the report says; what was delivered in the order of the formats asked for."""
+    first, material, yardstick = outcome.first, outcome.material, outcome.yardstick
+    chosen, base, out = first.taken.candidate, yardstick.base, delivered[0].path
     asked = limits_in_words(request.budget, request.context)
     return Report(
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
         asked=asked,
         pick=chosen.preset,
-        reason=explain(outcome.taken, outcome.keeping, outcome.goal, len(outcome.fitting), asked),
+        reason=explain(first.taken, first.keeping, outcome.goal, len(first.fitting), asked),
         file=out.name,
         path=str(out),
-        sha256=digest,
+        sha256=delivered[0].sha256,
         context=request.context,
-        threads=outcome.threads,
+        threads=yardstick.threads,
         model=model_facts(outcome, request),
         text=TextFacts(
-            name=outcome.base.header.text,
-            sha256=outcome.base.header.text_sha256,
-            tokens=int(outcome.base.windows.tokens.size),
-            context=outcome.base.windows.context,
+            name=base.header.text,
+            sha256=base.header.text_sha256,
+            tokens=int(base.windows.tokens.size),
+            context=base.windows.context,
         ),
         budget=request.budget,
         goal=outcome.goal,
-        device=outcome.device,
-        machine=outcome.machine,
-        versions={"kvant": __version__, "numpy": np.__version__, "engine": outcome.base.header.engine},
-        variants=measured_variants(outcome, [variant for variant, _ in others]),
-        formats=format_picks(outcome, out, others) if len(request.formats) > 1 else (),
+        device=material.device,
+        machine=material.machine,
+        versions={"kvant": __version__, "numpy": np.__version__, "engine": base.header.engine},
+        variants=measured_variants(outcome),
+        formats=tuple(format_pick(one, outcome) for one in delivered) if len(request.formats) > 1 else (),
         left_out=tuple(outcome.left_out),
-        remarks=_remarks(outcome, request),
-        skipped=skipped(outcome, request.budget),
-        floors=tuple(outcome.floors),
-        tensors=tensor_types(outcome.model, chosen),
+        remarks=remarks(outcome, request),
+        skipped=tuple(one for search in outcome.searches for one in skipped(search, outcome)),
+        floors=tuple(yardstick.floors),
+        tensors=tensor_types(first),
         fallbacks=fallbacks_in_words(chosen),
-        commands=(*commands(request, outcome, out), *other_commands(request, outcome, others)),
-        curve=tuple(CurvePoint(size_bytes=size, kld=kld) for size, kld in outcome.curve),
+        commands=(
+            *commands(request, outcome, out),
+            *other_commands(request, outcome, [one.path for one in delivered[1:]]),
+        ),
+        curve=tuple(CurvePoint(size_bytes=size, kld=kld) for size, kld in first.curve),
         samples=outcome.samples,
     )
 
 
-def _remarks(outcome: Outcome, request: Request) -> tuple[str, ...]:
+def remarks(outcome: Outcome, request: Request) -> tuple[str, ...]:
     """Say what was left out of the model, and what an importance file that was given did not do."""
-    chosen = outcome.taken.candidate
-    used = None if chosen.is_fitted or request.imatrix is None else outcome.importance
-    said = remarks_on(outcome.model, chosen.plan, used)
-    made = {variant.format for variant in outcome.format_variants}
-    others = [name for name in request.formats if name in made]
-    if request.imatrix is None or not others:
-        return said
-    if outcome.calibration is None:
-        return (*said, f"{request.imatrix.name}: {' and '.join(others)} are encoded with it.")
-    return (
-        *said,
-        f"{request.imatrix.name}: is used for GGUF's presets alone; fitted variants and {' and '.join(others)} are "
-        f"encoded under what --calibrate measured, which says more.",
-    )
+    said = [line for search in outcome.searches for line in search.workshop.remarks(search.taken.candidate)]
+    others = " and ".join(search.target.name for search in outcome.searches[1:])
+    if request.imatrix is not None and others:
+        which = f"{request.imatrix.name}: is used for {outcome.first.target.label('presets')} alone; fitted variants"
+        said.append(
+            f"{request.imatrix.name}: {others} are encoded with it."
+            if outcome.calibration is None
+            else f"{which} and {others} are encoded under what --calibrate measured, which says more."
+        )
+    return tuple(dict.fromkeys(said))
 
 
 def model_facts(outcome: Outcome, request: Request) -> ModelFacts:
     """Describe the model; its size is that of its tensors as they are."""
-    model = outcome.model
+    model = outcome.material.model
     return ModelFacts(
         name=model.name[:200],
         path=str(request.source),
@@ -107,94 +117,64 @@ def model_facts(outcome: Outcome, request: Request) -> ModelFacts:
     )
 
 
-def measured_variants(outcome: Outcome, taken: Sequence[FormatVariant]) -> tuple[MeasuredVariant, ...]:
+def measured_variants(outcome: Outcome) -> tuple[MeasuredVariant, ...]:
     """List what was measured in every format, by size; the front is one."""
-    found = [*_measured_ggufs(outcome), *_measured_of_formats(outcome, taken)]
+    found = [measured_variant(v, search) for search in outcome.searches for v in search.measured]
     line = front(found, cost=lambda v: v.size_bytes, loss=lambda v: v.score.kld_mean)
     return tuple(
         msgspec.structs.replace(v, on_front=v in line) for v in sorted(found, key=lambda v: v.size_bytes)
     )  # fmt: skip
 
 
-def _measured_of_formats(outcome: Outcome, taken: Sequence[FormatVariant]) -> Iterator[MeasuredVariant]:
-    for variant in outcome.format_variants:
-        yield MeasuredVariant(
-            preset=variant.name, format=variant.format, size_bytes=variant.score.size_bytes, bpw=variant.score.bpw,
-            memory_bytes=variant.memory_bytes, is_pick=variant in taken, score=variant.score,
-            cost=cost_in_words(variant.score) if is_degraded(variant.kld) else "",
-        )  # fmt: skip
-
-
-def format_picks(outcome: Outcome, out: Path, others: Sequence[tuple[FormatVariant, Path]]) -> tuple[FormatPick, ...]:
-    """Say what was taken in every format, and which of these is the goal's best."""
-    gguf, goal = outcome.taken, outcome.goal
-    found = [("gguf", gguf.candidate.preset, out, gguf.score, gguf.candidate.ram.total_bytes)]
-    found += [(variant.format, variant.type, place, variant.score, variant.memory_bytes) for variant, place in others]
-    passing = [one for one in found if one[3].kld_mean <= goal.max_kld] if goal.kind == "size" else []
-    first = min(passing, key=lambda one: one[3].size_bytes) if passing else min(found, key=lambda one: one[3].kld_mean)
-    return tuple(
-        FormatPick(
-            format=name, type=kind, file=path.name, path=str(path), size_bytes=score.size_bytes,
-            kld_mean=score.kld_mean, kld_se=score.kld_se, top1=score.top1, tg_tok_s=score.tg_tok_s,
-            memory_bytes=memory, is_best=name == first[0],
-        )
-        for name, kind, path, score, memory in found
+def measured_variant(variant: Variant, search: Search) -> MeasuredVariant:
+    """Describe a variant for the report."""
+    made = variant.candidate
+    return MeasuredVariant(
+        preset=made.name, format=search.target.name, aliases=made.aliases, size_bytes=made.size_bytes, bpw=made.bpw,
+        ram=made.ram, memory_bytes=variant.memory_bytes, predicted_tok_s=made.speed_tok_s, distortion=made.distortion,
+        is_pick=variant is search.taken, score=variant.score,
+        cost=cost_in_words(variant.score) if is_degraded(variant.kld) else "",
     )  # fmt: skip
 
 
-def _measured_ggufs(outcome: Outcome) -> Iterator[MeasuredVariant]:
-    yield from (
-        MeasuredVariant(
-            preset=v.candidate.preset,
-            aliases=v.candidate.aliases,
-            size_bytes=v.candidate.size_bytes,
-            bpw=v.candidate.bpw,
-            ram=v.candidate.ram,
-            memory_bytes=v.candidate.ram.total_bytes,
-            predicted_tok_s=v.candidate.speed_tok_s,
-            distortion=v.candidate.distortion,
-            is_pick=v is outcome.taken,
-            score=v.score,
-            cost=cost_in_words(v.score) if is_degraded(v.kld) else "",
-        )
-        for v in outcome.measured
-    )
+def format_pick(one: Delivered, outcome: Outcome) -> FormatPick:
+    """Say what was taken in a format, and whether it is the goal's best of all."""
+    taken = one.search.taken
+    score = taken.score
+    return FormatPick(
+        format=one.search.target.name, type=taken.candidate.preset, file=one.path.name, path=str(one.path),
+        size_bytes=taken.candidate.size_bytes, kld_mean=score.kld_mean, kld_se=score.kld_se, top1=score.top1,
+        tg_tok_s=score.tg_tok_s, memory_bytes=taken.memory_bytes, is_best=taken is outcome.best,
+    )  # fmt: skip
 
 
-def skipped(outcome: Outcome, budget: Budget) -> tuple[Skipped, ...]:
-    """List what was not measured, and why."""
-    done = {v.candidate.preset for v in outcome.measured}
+def skipped(search: Search, outcome: Outcome) -> tuple[Skipped, ...]:
+    """List what was not measured in a format, and why."""
+    done = {v.candidate.preset for v in search.measured}
+    budget, device, margin = outcome.material.budget, outcome.material.device, search.target.speed_margin
     return tuple(
         Skipped(
-            preset=c.preset,
-            size_bytes=c.size_bytes,
-            bpw=c.bpw,
-            reason=why_not(c, budget, outcome.device) or why_beaten(c, outcome),
+            preset=c.name, size_bytes=c.size_bytes, bpw=c.bpw,
+            reason=why_not(c, budget, device, margin=margin) or why_beaten(c, search),
         )
-        for c in outcome.candidates
+        for c in search.candidates
         if c.preset not in done
-    )
+    )  # fmt: skip
 
 
-def why_beaten(candidate: Candidate, outcome: Outcome) -> str:
+def why_beaten(candidate: Candidate, search: Search) -> str:
     """Say why a candidate that keeps the budget could not win any more."""
-    taken, goal = outcome.taken, outcome.goal
+    taken, goal = search.taken, search.contest.goal
     if goal.kind == "size" and taken.kld <= goal.max_kld and candidate.size_bytes >= taken.candidate.size_bytes:
-        return f"larger than {taken.candidate.preset}, which is close enough"
-    least = least_kld(candidate, outcome.measured)
+        return f"larger than {taken.candidate.name}, which is close enough"
+    least = least_kld(candidate, search.measured, search.contest)
     return f"cannot win: KLD of at least {least:.3f} expected"
 
 
-def tensor_types(model: Model, candidate: Candidate) -> tuple[TensorType, ...]:
-    """List how the weight matrices of a candidate are stored, in file order."""
-    return tuple(
-        TensorType(
-            name=name[:120], type=kind,
-            size_bytes=n_rows(model.tensors[name]) * block_type(kind).row_bytes(row_length(model.tensors[name])),
-        )
-        for name, kind in candidate.plan.types.items()
-        if len(model.tensors[name].shape) > 1
-    )  # fmt: skip
+def tensor_types(search: Search) -> tuple[TensorType, ...]:
+    """List how the weight matrices of a pick are stored, in file order."""
+    stored = search.workshop.tensors(search.taken.candidate.plan)
+    return tuple(TensorType(name=name[:120], type=kind, size_bytes=size) for name, kind, size in stored)
 
 
 def fallbacks_in_words(candidate: Candidate) -> str:

@@ -1,43 +1,49 @@
-"""What the search found."""
+"""What the searches found."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvant.devices.detect import Machine
-from kvant.devices.profiles import Profile
-from kvant.evaluate.baselogits import BaseLogits
-from kvant.model import Model
-from kvant.quant.importance import Importance
-from kvant.recipes import formats
-from kvant.recipes.formats import FormatVariant
 from kvant.recipes.goal import Goal
-from kvant.recipes.measure.base import Floor
 from kvant.recipes.measure.calibration import Calibration
 from kvant.recipes.measure.sample import Samples
+from kvant.recipes.optimize.search import Search, Yardstick
 from kvant.recipes.optimize.variant import Variant
-from kvant.recipes.targets.candidate import Candidate
+from kvant.recipes.targets.base import Material
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What the search found."""
+    """What the searches found.
 
-    model: Model
-    importance: Importance | None
-    calibration: Calibration | None
-    base: BaseLogits
-    floors: Sequence[Floor]
-    machine: Machine
-    device: Profile
+    Attributes:
+        material: What everything was made from.
+        yardstick: What it was measured against.
+        goal: What is best.
+        searches: Formats that have a variant, in the order asked for; the first one's is the pick.
+        best: The best of all formats.
+        left_out: Why other formats have none.
+        samples: What the original and variants say to the same prompt.
+    """
+
+    material: Material
+    yardstick: Yardstick
     goal: Goal
-    candidates: Sequence[Candidate]
-    fitting: Sequence[Candidate]
-    measured: Sequence[Variant]
-    keeping: Sequence[Variant]
-    taken: Variant
-    threads: int
-    curve: Sequence[tuple[int, float]] = ()
+    searches: Sequence[Search]
+    best: Variant
+    left_out: Sequence[str]
     samples: Samples | None = None
-    others: formats.Bench
-    format_variants: Sequence[FormatVariant] = ()
-    left_out: Sequence[str] = ()
+
+    @property
+    def first(self) -> Search:
+        """The search whose pick the report is about."""
+        return self.searches[0]
+
+    @property
+    def taken(self) -> Variant:
+        """The pick."""
+        return self.first.taken
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What was measured of the model."""
+        return self.material.calibration

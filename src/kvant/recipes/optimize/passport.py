@@ -4,6 +4,7 @@ import msgspec
 
 from kvant.evaluate.score import VariantScore
 from kvant.recipes.measure.parity import Parity
+from kvant.recipes.optimize.facts import Delivered
 from kvant.recipes.optimize.outcome import Outcome
 from kvant.recipes.report.report import (
     Report,
@@ -42,19 +43,13 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
 
 
-def make_passport(outcome: Outcome, report: Report) -> Passport:
+def make_passport(one: Delivered, outcome: Outcome, report: Report, tokenizer: Parity) -> Passport:
     """Say what was delivered."""
+    taken, material = one.search.taken, outcome.material
     return Passport(
-        file=report.file,
-        sha256=report.sha256,
-        base_sha256=outcome.base.header.base,
-        preset=report.pick,
-        plan_sha256=outcome.taken.candidate.plan.sha256,
-        imatrix_sha256=outcome.importance.sha256 if outcome.importance else None,
-        text=report.text.name,
-        text_sha256=report.text.sha256,
-        score=outcome.taken.score,
-        tokenizer=report.tokenizers[0],
-        machine=outcome.machine.cpu,
-        versions=report.versions,
-    )
+        file=one.path.name, sha256=one.sha256, base_sha256=outcome.yardstick.base.header.base,
+        preset=taken.candidate.preset, plan_sha256=taken.candidate.plan.sha256,
+        imatrix_sha256=material.importance.sha256 if material.importance else None,
+        text=report.text.name, text_sha256=report.text.sha256, score=taken.score, tokenizer=tokenizer,
+        machine=material.machine.cpu, versions=report.versions,
+    )  # fmt: skip

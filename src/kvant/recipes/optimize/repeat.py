@@ -4,21 +4,27 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvant.recipes.formats import FormatVariant, command
 from kvant.recipes.goal import Budget
 from kvant.recipes.measure.calibration import BUNDLED, SELF
 from kvant.recipes.optimize.outcome import Outcome
 from kvant.recipes.optimize.request import Request
+from kvant.recipes.output import beside
 from kvant.recipes.rebuild.lock import LOCK_SUFFIX
 from kvant.units import megabytes
 
 
-def other_commands(request: Request, outcome: Outcome, others: Sequence[tuple[FormatVariant, Path]]) -> list[str]:
+def other_commands(request: Request, outcome: Outcome, places: Sequence[Path]) -> list[str]:
     """Write the commands that make the best of other formats, and measure them side by side."""
-    if not others:
+    if not places:
         return []
-    made = [command(variant, outcome.others, request.source, place) for variant, place in others]
-    check = ["kvant", "evaluate", *(place.name for _, place in others), "--against", str(request.source)]
+    made = []
+    for search, place in zip(outcome.searches[1:], places, strict=True):
+        words = search.target.command(search.taken.candidate, request.source, place, request.imatrix)
+        if outcome.calibration:
+            words = ["kvant", "rebuild", beside(place, LOCK_SUFFIX).name, "--source", str(request.source)]
+            words += own_text(request)
+        made.append(words)
+    check = ["kvant", "evaluate", *(place.name for place in places), "--against", str(request.source)]
     return [shlex.join(words) for words in (*made, check)]
 
 

@@ -5,6 +5,7 @@ not know is refused, so that nothing that decides bytes can be overlooked.
 """
 
 import hashlib
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,9 +22,11 @@ from kvant.formats.gguf.layout import file_layout
 from kvant.kernels.fitting import SWEEPS
 from kvant.model import Model
 from kvant.quant.curvature import DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING
-from kvant.quant.importance import Importance
 from kvant.quant.plan import Plan
 from kvant.recipes.measure.calibration import SELF, TOKENS_SUFFIX, Calibration
+from kvant.recipes.output import beside
+from kvant.recipes.targets.base import Material
+from kvant.recipes.targets.candidate import Candidate
 
 FORMAT = 1
 LOCK_SUFFIX = ".lock.json"
@@ -107,17 +110,19 @@ class LockedPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
 
 class LockedOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The file.
+    """The file, or the directory.
 
     Attributes:
         file: Its name.
-        size_bytes: Its size.
-        sha256: Its hash.
+        size_bytes: Its size; of a directory, of all its files.
+        sha256: Its hash; of a directory, of the list of its files' hashes.
+        files: Of a directory, the hash of every file by its path within.
     """
 
     file: FileName
     size_bytes: Count
     sha256: Sha256
+    files: dict[str, Sha256] = {}
 
 
 class Lock(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -125,11 +130,13 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
 
     Attributes:
         format: Version of this document.
+        target: Format of the file.
         kvant: Version that made the file, and alone makes it again.
         versions: Of other packages that took part; told where bytes differ, not required.
         source: The full-precision model.
         calibration: What statistics were measured on; None if none were used.
         importance: The importance file; None if none was used.
+        provenance: What else decides the bytes, by name: the export of a graph, where there is one.
         encoder: Settings of the encoders under Hessians; None if upstream's encoders were used, which then know the
             importance that calibration measured, if there is any.
         plan: Block types.
@@ -137,11 +144,13 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     """
 
     format: Literal[1]
+    target: str = "gguf"
     kvant: str
     versions: dict[str, str]
     source: LockedSource
     calibration: LockedCalibration | None = None
     importance: LockedImportance | None = None
+    provenance: dict[str, str] = {}
     encoder: LockedEncoder | None = None
     plan: LockedPlan
     output: LockedOutput
@@ -152,29 +161,30 @@ class _Head(msgspec.Struct):
 
 
 def make_lock(
-    model: Model, plan: Plan, calibration: Calibration | None, importance: Importance | None, output: LockedOutput,
-    *, is_fitted: bool,
-) -> Lock:  # fmt: skip
-    """Write down what decides a file's bytes.
+    target: str, material: Material, candidate: Candidate, output: LockedOutput, *, provenance: Mapping[str, str]
+) -> Lock:
+    """Write down what decides an output's bytes.
 
     Args:
-        model: The full-precision model.
-        plan: Block type of every tensor.
-        calibration: What was measured of it, if anything.
-        importance: From a file, or measured by the calibration.
-        output: The file made.
-        is_fitted: Whether encoders used the calibration's Hessians; they then used no importance.
+        target: Its format.
+        material: What it was made from; encoders under Hessians used no importance.
+        candidate: What was made.
+        output: The output.
+        provenance: What else decides its bytes.
     """
-    from_file = None if is_fitted or importance is None or not importance.source else importance
+    importance, calibration, plan = material.importance, material.calibration, candidate.plan
+    from_file = None if candidate.is_fitted or importance is None or not importance.source else importance
     measured = None if from_file else calibration
     return Lock(
         format=1,
+        target=target,
         kvant=__version__,
         versions=versions(),
-        source=locked_source(model),
+        source=locked_source(material.model),
         calibration=locked_calibration(measured, output) if measured else None,
         importance=LockedImportance(file=from_file.source, sha256=from_file.sha256) if from_file else None,
-        encoder=present_encoder() if is_fitted else None,
+        provenance=dict(provenance),
+        encoder=present_encoder() if candidate.is_fitted else None,
         plan=LockedPlan(preset=plan.preset, file_type=plan.file_type, types=plan.types),
         output=output,
     )
@@ -207,7 +217,7 @@ def is_written_by_model(calibration: Calibration) -> bool:
 
 def token_file(output: str) -> str:
     """Name of the token file beside an output."""
-    return str(Path(output).with_suffix(f".tokens{TOKENS_SUFFIX}"))
+    return beside(Path(output), f".tokens{TOKENS_SUFFIX}").name
 
 
 def present_encoder() -> LockedEncoder:

@@ -3,10 +3,9 @@
 lock ── version, encoder settings ── equal to this kvant's?
 source ── hashes of its files ── equal?                    a difference anywhere ends the work
 text ── hash ── equal? ── statistics ── digest ── equal?   with an error that names it
-plan ── encode ── hash ── equal? ── the file appears under its name
+plan ── write in its format ── hash ── equal? ── the file appears under its name
 """
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping
@@ -15,20 +14,23 @@ from pathlib import Path
 import msgspec
 
 from kvant._version import __version__
-from kvant.errors import LockError
+from kvant.devices.detect import detect
+from kvant.devices.profiles import device_for
+from kvant.errors import LockError, OutputExistsError
 from kvant.evaluate.corpora import Corpus
-from kvant.files import check_apart, check_output, commit_file, partial_path, sha256_file
+from kvant.files import check_apart, check_output, commit_file, partial_path
 from kvant.formats.imatrix import read_imatrix
 from kvant.formats.open import open_model
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
-from kvant.quant.curvature import Curvatures
 from kvant.quant.importance import Importance
 from kvant.recipes.measure.calibration import BUNDLED, TOKENS_SUFFIX, Calibration, calibrate, calibration_text
 from kvant.recipes.measure.selftext import load_tokens, token_hash
+from kvant.recipes.output import digest_of, hashes, put_directory, remove, size_bytes
 from kvant.recipes.rebuild import lock as locks
 from kvant.recipes.rebuild.lock import Lock, LockedCalibration, LockedImportance, present_encoder
-from kvant.recipes.targets.gguf.write import quantize
+from kvant.recipes.targets.base import Material, Workshop
+from kvant.recipes.targets.registry import find_target
 
 
 class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,25 +74,49 @@ def rebuild(
     """
     started = time.monotonic()
     beside, lock = (lock.parent, locks.read_lock(lock)) if isinstance(lock, Path) else (Path(), lock)
+    target = find_target(lock.target)
     _check_given(lock, text, imatrix)
     if text is None and lock.calibration and (lock.calibration.text or "").endswith(TOKENS_SUFFIX):
         text = beside / str(lock.calibration.text)
     out = out or Path(lock.output.file)
-    check_output(out, overwrite=overwrite)
+    check_place(lock, out, overwrite=overwrite)
     check_version(lock)
     model = open_model(source, known_as=lock.source.name)
     check_apart(out, (model.path, *model.files))
     check_source(lock, model)
     importance = locked_importance(lock.importance, imatrix) if lock.importance else None
-    curvatures = None
+    calibration = None
     if lock.calibration:
-        measured = locked_statistics(lock, lock.calibration, model, text, threads, progress)
-        importance, curvatures = (None, measured.curvatures) if lock.encoder else (measured.importance, None)
-    write_checked(lock, model, out, importance, curvatures, threads, progress)
+        calibration = locked_statistics(lock, lock.calibration, model, text, threads, progress)
+        importance = calibration.importance
+    machine = detect(measure=False)
+    material = Material(
+        model=model, machine=machine, device=device_for(None, machine), importance=importance, calibration=calibration,
+        threads=threads, progress=progress,
+    )  # fmt: skip
+    workshop = target.open(material)
+    check_provenance(lock, workshop)
+    write_checked(lock, workshop, out, threads, progress)
     return Rebuilt(
         path=str(out), size_bytes=lock.output.size_bytes, sha256=lock.output.sha256, preset=lock.plan.preset,
         wall_s=round(time.monotonic() - started, 3),
     )  # fmt: skip
+
+
+def check_place(lock: Lock, out: Path, *, overwrite: bool) -> None:
+    """Refuse an output that exists; a directory is replaced only if it holds nothing but files of that name.
+
+    Raises:
+        OutputExistsError: There is one.
+    """
+    if not (lock.output.files and out.is_dir()):
+        check_output(out, overwrite=overwrite)
+        return
+    others = sorted(set(hashes(out)) - set(lock.output.files))
+    if others or not overwrite:
+        what = f"holds {others[0]}, which is not of the lock" if others else "exists already"
+        remedy = "Choose another name" if others else "Choose another name or pass --overwrite"
+        raise OutputExistsError(f"{out}: {what}. {remedy}.")
 
 
 def _check_given(lock: Lock, text: Path | None, imatrix: Path | None) -> None:
@@ -201,32 +227,56 @@ def locked_text(section: LockedCalibration, path: Path | None) -> Corpus | str:
     return dataclasses.replace(text, name=section.text)
 
 
-def write_checked(
-    lock: Lock, model: Model, out: Path, importance: Importance | None, curvatures: Curvatures | None, threads: int,
-    progress: Progress,
-) -> None:  # fmt: skip
-    """Encode to a temporary name; the file gets its own when its bytes are the lock's.
+def check_provenance(lock: Lock, workshop: Workshop) -> None:
+    """Check what else decides the bytes: the export of a graph.
+
+    Raises:
+        LockError: It is another.
+    """
+    here = workshop.provenance()
+    for name in sorted({*here, *lock.provenance}):
+        ours, theirs = here.get(name, "absent"), lock.provenance.get(name, "absent")
+        if ours != theirs:
+            raise LockError(
+                f"{name}: {ours} is not the lock's {theirs}, so the bytes differ although the model is the same. "
+                f"Make it with the versions of the lock: {_in_words(lock.versions)}."
+            )
+
+
+def write_checked(lock: Lock, workshop: Workshop, out: Path, threads: int, progress: Progress) -> None:
+    """Write to a temporary name; the output gets its own when its bytes are the lock's.
 
     Raises:
         LockError: They are not.
     """
     fresh = partial_path(out.with_name(f"{out.name}.rebuilt"))
+    remove(fresh)
     try:
-        quantize(
-            model, lock.plan.plan(), fresh, importance=importance, curvatures=curvatures, threads=threads,
-            overwrite=True, progress=progress,
+        workshop.write(
+            lock.plan.plan(), fresh, is_fitted=lock.encoder is not None, threads=threads, progress=progress
         )  # fmt: skip
-        digest = sha256_file(fresh)
+        files = hashes(fresh)
+        digest = digest_of(fresh, files)
         if digest != lock.output.sha256:
+            odd = [
+                name for name in sorted({*files, *lock.output.files}) if files.get(name) != lock.output.files.get(name)
+            ]
+            which = f" It differs in {', '.join(odd)}." if odd else ""
             raise LockError(
-                f"{out.name}: its SHA-256 {digest} ({fresh.stat().st_size} bytes) is not the lock's "
+                f"{out.name}: its SHA-256 {digest} ({size_bytes(fresh)} bytes) is not the lock's "
                 f"{lock.output.sha256} ({lock.output.size_bytes} bytes), although all it is made from is the same: "
-                f"encoding differs.{_other_versions(lock.versions)} Report this."
+                f"encoding differs.{which}{_other_versions(lock.versions)} Report this."
             )
-        commit_file(fresh, out)
+        if fresh.is_dir():
+            put_directory(fresh, out)
+        else:
+            commit_file(fresh, out)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            fresh.unlink()
+        remove(fresh)
+
+
+def _in_words(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))
 
 
 def _other_versions(locked: Mapping[str, str]) -> str:

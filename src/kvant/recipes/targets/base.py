@@ -24,6 +24,7 @@ from kvant.progress import SILENT, Progress
 from kvant.quant.importance import Importance
 from kvant.quant.plan import Plan
 from kvant.recipes.goal import Budget
+from kvant.recipes.measure.base import Floor
 from kvant.recipes.measure.calibration import Calibration
 from kvant.recipes.targets.candidate import Candidate
 from kvant.recipes.targets.limits import Limits
@@ -106,6 +107,14 @@ class Workshop(Protocol):
         """Return which options a candidate takes, by canonical name; None if it is none of them."""
         ...
 
+    def engine_floor(self, floors: Sequence[Floor]) -> float:
+        """Return the KLD that the engine adds to every mix beyond what its weights lose, nats per token.
+
+        Args:
+            floors: What is known to lose next to nothing, measured.
+        """
+        ...
+
     def key(self, candidate: Candidate) -> str:
         """Digest of all that decides the bytes of a candidate's artifact."""
         ...
@@ -138,6 +147,10 @@ class Workshop(Protocol):
 
     def memory_bytes(self, candidate: Candidate, score: VariantScore) -> int:
         """Memory that a variant takes at the context asked for: as predicted, or as measured where that is more."""
+        ...
+
+    def provenance(self) -> dict[str, str]:
+        """Return what decides an artifact's bytes beside model, plan and statistics, by name: an export's hash."""
         ...
 
     def tensors(self, plan: Plan) -> list[tuple[str, str, int]]:
@@ -197,6 +210,10 @@ class Target(Protocol):
 
     def command(self, candidate: Candidate, source: Path, out: Path, imatrix: Path | None) -> list[str]:
         """Return the words of the command that makes a variant of a preset without calibration."""
+        ...
+
+    def finer(self, fine: str, coarse: str) -> bool:
+        """Say whether a type certainly stores weights at least as finely as another."""
         ...
 
     def open(self, material: Material) -> Workshop:

@@ -5,6 +5,9 @@ import msgspec
 from kvant.devices.memory import RamPrediction
 from kvant.quant.plan import Plan
 
+FITTED_GAIN = 0.4
+"""Distortion of a fitted plan over that of the same types searched with importance: .36 to .61 by type on SmolLM2."""
+
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """A variant that could be made in one format.

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from kvant._version import __version__
-from kvant.files import atomic_write, cache_dir, sync_directory
+from kvant.files import atomic_write, cache_dir
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.curvature import Curvatures
@@ -64,29 +64,6 @@ def forget(
     path = _path(model, plan, importance, curvatures)
     _stamp_path(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
-
-
-def deliver(path: Path, out: Path) -> None:
-    """Give a cached file its final name: a second name for the same bytes where the disk can, else a copy.
-
-    The name appears only when it is whole. Whoever edits the delivered file changes its stamp, so the cache notices.
-    """
-    partial = out.with_name(out.name + ".partial")
-    partial.unlink(missing_ok=True)
-    try:
-        partial.hardlink_to(path)
-    except OSError:
-        _copy(path, out)
-        return
-    partial.replace(out)
-    partial.unlink(missing_ok=True)  # renaming a name of a file over another of its names leaves both
-    sync_directory(out.parent)
-
-
-def _copy(path: Path, out: Path) -> None:
-    with path.open("rb") as source, atomic_write(out) as target:
-        while chunk := source.read(1 << 24):
-            target.write(chunk)
 
 
 def _path(model: Model, plan: Plan, importance: Importance | None, curvatures: Curvatures | None) -> Path:

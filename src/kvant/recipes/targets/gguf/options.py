@@ -14,8 +14,9 @@ from kvant.errors import KvantError
 from kvant.kernels.fitting import FITTABLE, Curvature, fit
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
+from kvant.recipes.measure.base import Floor
 from kvant.recipes.measure.calibration import Calibration
-from kvant.recipes.measure.rounding import SWEEPS, rounding_costs
+from kvant.recipes.measure.rounding import SWEEPS, predicted_kld, rounding_costs
 from kvant.recipes.targets.gguf.pace import Pace
 from kvant.tensors import Tensor, row_length
 
@@ -84,3 +85,12 @@ def on_device(
         return replace(option, copy_bytes=copies, seconds=pace.seconds(model, name, option.kind) if pace else 0.0)
 
     return {name: tuple(on(name, option) for option in kinds) for name, kinds in options.items()}
+
+
+def engine_floor(floors: Sequence[Floor], options: Mapping[str, Sequence[Option]]) -> float:
+    """Return the KLD that the engine's own rounding of activations adds to every mix, nats per token.
+
+    It is what a copy in Q8_0 was measured to lose beyond what its weights are predicted to.
+    """
+    measured = sum(floor.kld_mean for floor in floors if floor.name == "Q8_0")
+    return max(0.0, measured - predicted_kld(options, dict.fromkeys(options, "Q8_0")))

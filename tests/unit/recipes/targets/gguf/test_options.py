@@ -1,6 +1,6 @@
 from kvant.allocate.options import Option
 from kvant.recipes.measure.base import Floor
-from kvant.recipes.optimize.mixes import engine_floor
+from kvant.recipes.targets.gguf.options import engine_floor
 
 OPTIONS = {
     name: (Option(kind="Q4_0", n_bytes=18, cost=0.02), Option(kind="Q8_0", n_bytes=34, cost=0.0002))

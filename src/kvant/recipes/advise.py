@@ -20,6 +20,7 @@ from kvant.recipes.measure.distortion import expected_kld, quality_band
 from kvant.recipes.optimize.budget import why_not
 from kvant.recipes.targets.candidate import Candidate
 from kvant.recipes.targets.gguf.presets import make_candidates
+from kvant.recipes.targets.gguf.target import GGUF
 from kvant.units import megabytes
 
 CLASS_LIMITS = ((3.0, PrecisionClass.ULTRA_LOW), (5.0, PrecisionClass.LOW), (9.0, PrecisionClass.MID))
@@ -123,7 +124,7 @@ def advise(source: Path | str, *, use_case: str = "desktop", device: str | None 
     model = open_model(source)
     candidates = make_candidates(model, profile, context=context)
     budget = Budget(device=profile.name)
-    rows = tuple(_row(c, model, why_not(c, budget, profile)) for c in candidates)
+    rows = tuple(_row(c, model, why_not(c, budget, profile, margin=GGUF.speed_margin)) for c in candidates)
     taken = recommend(rows, use.max_kld)
     if taken is None:
         raise BudgetError(

@@ -59,10 +59,11 @@ def lock_beside(search: Search, out: Path, artifact: Path, outcome: Outcome) -> 
     """Write the lock of an output; where the model wrote its calibration text, that text's tokens come first."""
     material, files = outcome.material, hashes(artifact)
     digest = digest_of(artifact, files)
+    taken = search.taken.candidate
     lock = make_lock(
-        search.target.name, material, search.taken.candidate,
+        material.model, taken.plan, material.calibration, material.importance,
         LockedOutput(file=out.name, size_bytes=size_bytes(artifact), sha256=digest, files=files),
-        provenance=search.workshop.provenance(),
+        is_fitted=taken.is_fitted, target=search.target.name, provenance=search.workshop.provenance(),
     )  # fmt: skip
     calibration = material.calibration
     if lock.calibration and calibration and is_written_by_model(calibration):

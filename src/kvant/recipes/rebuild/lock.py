@@ -22,13 +22,14 @@ from kvant.formats.gguf.layout import file_layout
 from kvant.kernels.fitting import SWEEPS
 from kvant.model import Model
 from kvant.quant.curvature import DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING
+from kvant.quant.importance import Importance
 from kvant.quant.plan import Plan
 from kvant.recipes.measure.calibration import SELF, TOKENS_SUFFIX, Calibration
 from kvant.recipes.output import beside
-from kvant.recipes.targets.base import Material
-from kvant.recipes.targets.candidate import Candidate
 
 FORMAT = 1
+GGUF = "gguf"
+"""The target of locks that name none."""
 LOCK_SUFFIX = ".lock.json"
 MAX_LOCK_BYTES = 64 << 20
 
@@ -144,7 +145,7 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     """
 
     format: Literal[1]
-    target: str = "gguf"
+    target: str = GGUF
     kvant: str
     versions: dict[str, str]
     source: LockedSource
@@ -161,30 +162,33 @@ class _Head(msgspec.Struct):
 
 
 def make_lock(
-    target: str, material: Material, candidate: Candidate, output: LockedOutput, *, provenance: Mapping[str, str]
-) -> Lock:
+    model: Model, plan: Plan, calibration: Calibration | None, importance: Importance | None, output: LockedOutput,
+    *, is_fitted: bool, target: str = GGUF, provenance: Mapping[str, str] | None = None,
+) -> Lock:  # fmt: skip
     """Write down what decides an output's bytes.
 
     Args:
+        model: The full-precision model.
+        plan: Type of every tensor.
+        calibration: What was measured of it, if anything.
+        importance: From a file, or measured by the calibration.
+        output: What was made.
+        is_fitted: Whether encoders used the calibration's Hessians; they then used no importance.
         target: Its format.
-        material: What it was made from; encoders under Hessians used no importance.
-        candidate: What was made.
-        output: The output.
-        provenance: What else decides its bytes.
+        provenance: What else decides its bytes, by name.
     """
-    importance, calibration, plan = material.importance, material.calibration, candidate.plan
-    from_file = None if candidate.is_fitted or importance is None or not importance.source else importance
+    from_file = None if is_fitted or importance is None or not importance.source else importance
     measured = None if from_file else calibration
     return Lock(
         format=1,
         target=target,
         kvant=__version__,
         versions=versions(),
-        source=locked_source(material.model),
+        source=locked_source(model),
         calibration=locked_calibration(measured, output) if measured else None,
         importance=LockedImportance(file=from_file.source, sha256=from_file.sha256) if from_file else None,
-        provenance=dict(provenance),
-        encoder=present_encoder() if candidate.is_fitted else None,
+        provenance=dict(provenance or {}),
+        encoder=present_encoder() if is_fitted else None,
         plan=LockedPlan(preset=plan.preset, file_type=plan.file_type, types=plan.types),
         output=output,
     )

@@ -17,9 +17,10 @@ from kvant.evaluate.score import VariantScore
 from kvant.quant.plan import Plan
 from kvant.recipes.goal import Budget, Goal, goal_of
 from kvant.recipes.optimize.budget import affordable, why_not
-from kvant.recipes.optimize.choose import can_win, explain, is_finer, least_kld, next_candidate, pick
+from kvant.recipes.optimize.choose import Contest, can_win, explain, is_finer, least_kld, next_candidate, pick
 from kvant.recipes.optimize.variant import Variant
 from kvant.recipes.targets.candidate import Candidate
+from kvant.recipes.targets.gguf.target import GGUF
 
 QUALITY = Goal(kind="quality")
 CLOSE = Goal(kind="size", max_kld=0.05)
@@ -47,14 +48,18 @@ def measured(
         tg_tok_s=speed, rss_bytes=1, rss_model_bytes=1, load_s=0.1, energy_j_per_token=None, energy_reason="none",
         kld_sampling_se=0.0, n_positions=100, n_threads=2, domains={}, windows=windows,
     )  # fmt: skip
-    return Variant(candidate=found, score=score)
+    return Variant(candidate=found, score=score, memory_bytes=found.ram.total_bytes)
+
+
+def contest(goal: Goal) -> Contest:
+    return Contest(goal=goal, finer=GGUF().finer, points=5, weights=135_000_000)
 
 
 def run(candidates: Sequence[Candidate], truth: Callable[[Candidate], float], goal: Goal) -> list[Variant]:
     done: list[Variant] = []
     while True:
         waiting = [c for c in candidates if c not in [v.candidate for v in done]]
-        following = next_candidate(waiting, done, goal, 135_000_000)
+        following = next_candidate(waiting, done, contest(goal))
         if following is None:
             return done
         done.append(measured(following, truth(following)))
@@ -62,27 +67,27 @@ def run(candidates: Sequence[Candidate], truth: Callable[[Candidate], float], go
 
 def test_most_promising_first() -> None:
     one, two = candidate("a", 90, 0.005), candidate("b", 95, 0.004)
-    assert next_candidate([one, two], [], QUALITY, 1) is two
+    assert next_candidate([one, two], [], contest(QUALITY)) is two
 
 
 def test_a_size_goal_starts_at_the_smallest_that_may_do() -> None:
     sizes = [candidate(f"c{i}", 100 + i, d) for i, d in enumerate((0.004, 0.001, 0.0008, 0.0001))]
     # A 135M model is expected to have 41 times the distortion: 0.16, 0.041, ...
-    assert next_candidate(sizes, [], CLOSE, 135_000_000) is sizes[1]
+    assert next_candidate(sizes, [], contest(CLOSE)) is sizes[1]
 
 
 def test_a_candidate_far_worse_by_its_types_is_left_out() -> None:
     good, bad = candidate("good", 95, 0.004), candidate("bad", 80, 0.02)
     done = [measured(good, 0.2)]
-    assert least_kld(bad, done) == pytest.approx(0.02 * 50 / 1.5)
-    assert not can_win(bad, done, QUALITY)
-    assert can_win(candidate("near", 94, 0.005, "IQ4_XS"), done, QUALITY)
+    assert least_kld(bad, done, contest(QUALITY)) == pytest.approx(0.02 * 50 / 1.5)
+    assert not can_win(bad, done, contest(QUALITY))
+    assert can_win(candidate("near", 94, 0.005, "IQ4_XS"), done, contest(QUALITY))
 
 
 def test_a_candidate_that_is_nowhere_finer_cannot_win() -> None:
     fine, coarse = candidate("fine", 95, 0.0, "Q6_K"), candidate("coarse", 80, 0.0, "Q4_K")
-    assert least_kld(coarse, [measured(fine, 0.1)]) == pytest.approx(0.1)
-    assert not can_win(coarse, [measured(fine, 0.1)], STRICT)
+    assert least_kld(coarse, [measured(fine, 0.1)], contest(STRICT)) == pytest.approx(0.1)
+    assert not can_win(coarse, [measured(fine, 0.1)], contest(STRICT))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +99,7 @@ def test_a_candidate_that_is_nowhere_finer_cannot_win() -> None:
 )  # fmt: skip
 def test_finer_types(fine: str, coarse: str, expected: bool) -> None:
     a, b = candidate("a", 1, 0, fine), candidate("b", 1, 0, coarse)
-    assert is_finer(a.plan, b.plan) is expected
+    assert is_finer(a.plan, b.plan, GGUF().finer) is expected
 
 
 @pytest.mark.parametrize(("shift", "taken"), [(0.001, "large"), (0.0, "small")])
@@ -177,18 +182,24 @@ def test_goals() -> None:
 def test_limits() -> None:
     phone = PROFILES["phone-4gb"]
     big = candidate("big", 900, 0.001, speed=5)
-    assert why_not(big, Budget(), phone) == ""
-    assert why_not(big, Budget(max_size_bytes=10**8), phone) == "larger than 100.0 MB"
-    assert why_not(big, Budget(max_size_bytes=100), phone) == "larger than 100 bytes"
-    assert why_not(big, Budget(max_ram_bytes=10**9), phone) == "needs 1.80 GB of memory, more than 1.00 GB"
-    assert why_not(big, Budget(device="phone-4gb"), phone) == "needs 1.80 GB of memory, more than 1.60 GB"
-    assert why_not(big, Budget(min_speed_tok_s=20), phone) == "predicted 5 tokens/s, slower than 20"
-    assert why_not(big, Budget(min_speed_tok_s=20), phone, speed_scale=10.0) == ""
+    assert why_not(big, Budget(), phone, margin=0.5) == ""
+    assert why_not(big, Budget(max_size_bytes=10**8), phone, margin=0.5) == "larger than 100.0 MB"
+    assert why_not(big, Budget(max_size_bytes=100), phone, margin=0.5) == "larger than 100 bytes"
+    assert why_not(big, Budget(max_ram_bytes=10**9), phone, margin=0.5) == "needs 1.80 GB of memory, more than 1.00 GB"
+    assert why_not(big, Budget(device="phone-4gb"), phone, margin=0.5) == "needs 1.80 GB of memory, more than 1.60 GB"
+    assert why_not(big, Budget(min_speed_tok_s=20), phone, margin=0.5) == "predicted 5 tokens/s, slower than 20"
+    assert why_not(big, Budget(min_speed_tok_s=20), phone, margin=0.5, speed_scale=10.0) == ""
+    assert why_not(big, Budget(min_speed_tok_s=20), phone, margin=0.0) == ""
 
 
 def test_an_impossible_budget_says_what_is_possible() -> None:
     with pytest.raises(BudgetError, match=r"smallest possible is a with 90\.0 MB \(90000000 bytes\).*Allow more"):
-        affordable([candidate("a", 90, 1), candidate("b", 95, 1)], Budget(max_size_bytes=10**6), PROFILES["browser"])
+        affordable(
+            [candidate("a", 90, 1), candidate("b", 95, 1)],
+            Budget(max_size_bytes=10**6),
+            PROFILES["browser"],
+            margin=0.5,
+        )
 
 
 @pytest.mark.parametrize("field", ["max_size_bytes", "max_ram_bytes", "min_speed_tok_s", "max_kld"])

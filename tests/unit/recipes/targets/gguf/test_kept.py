@@ -8,6 +8,7 @@ from kvant.formats.open import open_model
 from kvant.model import Model
 from kvant.quant.presets import plan_preset
 from kvant.recipes import cache
+from kvant.recipes.output import place
 from kvant.recipes.targets.gguf import kept
 from kvant.recipes.targets.gguf.write import quantize
 from tiny_models import write_tiny_model
@@ -65,8 +66,8 @@ def test_delivery_shares_the_bytes_and_an_edit_is_noticed(tiny: Model, tmp_path:
     path = kept.encoded(tiny, plan)
     content = path.read_bytes()
     out = tmp_path / "out.gguf"
-    kept.deliver(path, out)
-    kept.deliver(path, out)
+    place(path, out)
+    place(path, out)
     assert out.read_bytes() == content
     assert [p.name for p in tmp_path.iterdir()] == ["out.gguf"]
     with out.open("r+b") as file:
@@ -80,7 +81,7 @@ def test_delivery_copies_where_it_cannot_link(tiny: Model, tmp_path: Path, monke
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     path = kept.encoded(tiny, plan_preset(tiny, "Q8_0"))
-    kept.deliver(path, tmp_path / "out.gguf")
+    place(path, tmp_path / "out.gguf")
     assert (tmp_path / "out.gguf").read_bytes() == path.read_bytes()
     assert (tmp_path / "out.gguf").stat().st_ino != path.stat().st_ino
 

@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kvant.allocate.options import Option, picked
-from kvant.dtypes import BLOCK_TYPES
 from kvant.errors import PlanError, ValueRangeError
 from kvant.quant.roles import Role, role_of
 
@@ -157,7 +156,7 @@ def correct(
 def _prior_spread(group: str) -> float:
     if group == SCALE:
         return SCALE_SPREAD
-    return TYPE_SPREAD if group in BLOCK_TYPES else ROLE_SPREAD
+    return ROLE_SPREAD if group in _GROUPS.values() else TYPE_SPREAD
 
 
 _Table = list[tuple[tuple[int, int, int], float]]

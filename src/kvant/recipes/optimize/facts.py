@@ -55,6 +55,7 @@ def make_report(outcome: Outcome, request: Request, delivered: Sequence[Delivere
     return Report(
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
         asked=asked,
+        format=first.target.name,
         pick=chosen.preset,
         reason=explain(first.taken, first.keeping, outcome.goal, len(first.fitting), asked),
         file=out.name,
@@ -130,7 +131,7 @@ def measured_variant(variant: Variant, search: Search) -> MeasuredVariant:
     """Describe a variant for the report."""
     made = variant.candidate
     return MeasuredVariant(
-        preset=made.name, format=search.target.name, aliases=made.aliases, size_bytes=made.size_bytes, bpw=made.bpw,
+        preset=made.name, format=search.target.name, format_title=search.target.title, aliases=made.aliases, size_bytes=made.size_bytes, bpw=made.bpw,
         ram=made.ram, memory_bytes=variant.memory_bytes, predicted_tok_s=made.speed_tok_s, distortion=made.distortion,
         is_pick=variant is search.taken, score=variant.score,
         cost=cost_in_words(variant.score) if is_degraded(variant.kld) else "",
@@ -173,8 +174,11 @@ def why_beaten(candidate: Candidate, search: Search) -> str:
 
 def tensor_types(search: Search) -> tuple[TensorType, ...]:
     """List how the weight matrices of a pick are stored, in file order."""
-    stored = search.workshop.tensors(search.taken.candidate.plan)
-    return tuple(TensorType(name=name[:120], type=kind, size_bytes=size) for name, kind, size in stored)
+    stored = search.workshop.matrices(search.taken.candidate.plan)
+    return tuple(
+        TensorType(name=one.name[:120], type=one.type, size_bytes=one.n_bytes, bpw=8 * one.n_bytes / one.n_weights)
+        for one in stored
+    )
 
 
 def fallbacks_in_words(candidate: Candidate) -> str:

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from kvant.units import megabytes
 WIDE = Frame(width=860, height=440)
 NARROW = Frame(width=380, height=400, left=62, right=14)
 SHADES = 5
-FORMAT_NAMES = {"gguf": "GGUF in llama.cpp", "mlx": "MLX", "onnx": "ONNX in ONNX Runtime"}
+FORMAT_TONES = 6
 
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +52,8 @@ class MeasuredVariant(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         preset: Its preset; of other formats than GGUF the format and its type.
-        format: `gguf`, `mlx` or `onnx`.
+        format: Name of its format.
+        format_title: That with its engine.
         memory_bytes: Predicted at the context asked for; of other formats than GGUF not less than was measured.
         ram: What the prediction consists of; None of other formats, like the two after it.
         on_front: No other variant of any format beats it in both size and divergence.
@@ -62,6 +63,7 @@ class MeasuredVariant(msgspec.Struct, frozen=True, kw_only=True):
 
     preset: str
     format: str = "gguf"
+    format_title: str = ""
     aliases: tuple[str, ...] = ()
     size_bytes: int
     bpw: float
@@ -112,6 +114,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         asked: The limits in words; empty if none.
+        format: Format of the pick.
         pick: Preset taken.
         reason: Why, in one sentence.
         file: Name of the file written, beside the report.
@@ -135,6 +138,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     created: str
     asked: str
+    format: str = "gguf"
     pick: str
     reason: str
     file: str
@@ -223,7 +227,7 @@ def _tip_rules(count: int) -> str:
 
 def _points(variants: Sequence[MeasuredVariant]) -> tuple[list[Point], Legend]:
     """Points of the plot and what their colours mean: formats if there are several, else speeds, slow to fast."""
-    formats = sorted({v.format for v in variants})
+    formats = dict(sorted({v.format: v.format_title or v.format for v in variants}.items()))
     tones, legend = _by_format(formats) if len(formats) > 1 else _by_speed(variants)
     points = [
         Point(
@@ -245,9 +249,11 @@ def _points(variants: Sequence[MeasuredVariant]) -> tuple[list[Point], Legend]:
     return points, legend
 
 
-def _by_format(formats: Sequence[str]) -> tuple[Callable[[MeasuredVariant], str], Legend]:
-    entries = tuple((f"format-{name}", FORMAT_NAMES[name]) for name in formats)
-    return lambda v: f"format-{v.format}", Legend(title="Format", entries=entries)
+def _by_format(formats: Mapping[str, str]) -> tuple[Callable[[MeasuredVariant], str], Legend]:
+    """A tone for each format in the order of their names, and its title."""
+    tones = {name: f"format-{name} tone{i % FORMAT_TONES}" for i, name in enumerate(formats)}
+    entries = tuple((tones[name], title) for name, title in formats.items())
+    return lambda v: tones[v.format], Legend(title="Format", entries=entries)
 
 
 def _by_speed(variants: Sequence[MeasuredVariant]) -> tuple[Callable[[MeasuredVariant], str], Legend]:

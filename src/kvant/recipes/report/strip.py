@@ -5,8 +5,6 @@ from collections.abc import Sequence
 
 import msgspec
 
-from kvant.dtypes import block_type
-
 WIDTH, LEFT, CELL_HEIGHT, GAP, FOOT = 736.0, 118.0, 20.0, 4.0, 22.0
 # Upper ends of the shades in bits per weight, coarse to fine; what lies above the last one has the last shade.
 SHADE_BPW = (2.2, 3.0, 4.0, 4.6, 5.1, 5.8, 7.0, 9.0)
@@ -15,11 +13,12 @@ _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 
 
 class TensorType(msgspec.Struct, frozen=True, kw_only=True):
-    """How a weight matrix is stored."""
+    """How a weight matrix is stored, in `bpw` bits per weight."""
 
     name: str
     type: str
     size_bytes: int
+    bpw: float
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,8 +75,8 @@ def strip(tensors: Sequence[TensorType]) -> Strip:
                 Cell(
                     x=LEFT if layer is None else LEFT + layer * cell,
                     width=WIDTH - LEFT if layer is None else cell,
-                    shade=shade(block_type(tensor.type).bpw),
-                    title=f"{tensor.name}: {tensor.type}, {block_type(tensor.type).bpw:.2f} bits per weight",
+                    shade=shade(tensor.bpw),
+                    title=f"{tensor.name}: {tensor.type}, {tensor.bpw:.2f} bits per weight",
                 )
                 for layer, tensor in members
                 if layer is None or layer < MAX_LAYERS
@@ -90,17 +89,19 @@ def strip(tensors: Sequence[TensorType]) -> Strip:
 
 
 def shade(bpw: float) -> int:
-    """Number of the shade of a block type."""
+    """Number of the shade of so many bits per weight."""
     return sum(bpw > limit for limit in SHADE_BPW)
 
 
 def _legend(tensors: Sequence[TensorType]) -> tuple[LegendItem, ...]:
     total = sum(t.size_bytes for t in tensors) or 1
-    sizes: dict[str, int] = {}
+    kinds: dict[str, list[TensorType]] = {}
     for tensor in tensors:
-        sizes[tensor.type] = sizes.get(tensor.type, 0) + tensor.size_bytes
+        kinds.setdefault(tensor.type, []).append(tensor)
     items = [
-        LegendItem(name=name, bpw=block_type(name).bpw, shade=shade(block_type(name).bpw), share=size / total)
-        for name, size in sizes.items()
-    ]
+        LegendItem(
+            name=name, bpw=same[0].bpw, shade=shade(same[0].bpw), share=sum(t.size_bytes for t in same) / total
+        )
+        for name, same in kinds.items()
+    ]  # fmt: skip
     return tuple(sorted(items, key=lambda item: item.bpw))

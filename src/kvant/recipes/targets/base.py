@@ -26,7 +26,7 @@ from kvant.quant.plan import Plan
 from kvant.recipes.goal import Budget
 from kvant.recipes.measure.base import Floor
 from kvant.recipes.measure.calibration import Calibration
-from kvant.recipes.targets.candidate import Candidate
+from kvant.recipes.targets.candidate import Candidate, Matrix
 from kvant.recipes.targets.limits import Limits
 
 Options = Mapping[str, Sequence[Option]]
@@ -153,8 +153,8 @@ class Workshop(Protocol):
         """Return what decides an artifact's bytes beside model, plan and statistics, by name: an export's hash."""
         ...
 
-    def tensors(self, plan: Plan) -> list[tuple[str, str, int]]:
-        """List how matrices are stored, in file order: name, type, bytes."""
+    def matrices(self, plan: Plan) -> list[Matrix]:
+        """List how matrices are stored, in file order."""
         ...
 
     def remarks(self, candidate: Candidate) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """What could be made of a model."""
 
+from typing import NamedTuple
+
 import msgspec
 
 from kvant.devices.memory import RamPrediction
@@ -37,3 +39,19 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     distortion: float
     is_fitted: bool = False
     predicted_kld: float | None = None
+
+
+class Matrix(NamedTuple):
+    """How a matrix is stored.
+
+    Attributes:
+        name: Canonical name; the first of several that are stored as one.
+        type: Name of its type.
+        n_bytes: Its bytes.
+        n_weights: Its weights.
+    """
+
+    name: str
+    type: str
+    n_bytes: int
+    n_weights: int

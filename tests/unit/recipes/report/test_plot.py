@@ -67,8 +67,8 @@ def test_limits_are_drawn_inside() -> None:
 
 
 def test_the_strip_has_a_row_per_role_and_a_cell_per_layer() -> None:
-    tensors = [TensorType(name="token_embd.weight", type="Q8_0", size_bytes=300)]
-    tensors += [TensorType(name=f"blk.{i}.attn_q.weight", type="Q4_K", size_bytes=50) for i in range(4)]
+    tensors = [TensorType(name="token_embd.weight", type="Q8_0", size_bytes=300, bpw=8.5)]
+    tensors += [TensorType(name=f"blk.{i}.attn_q.weight", type="Q4_K", size_bytes=50, bpw=4.5) for i in range(4)]
     drawn = strip(tensors)
     assert [(row.name, len(row.cells)) for row in drawn.rows] == [("token_embd", 1), ("attn_q", 4)]
     assert [(item.name, item.share) for item in drawn.legend] == [("Q4_K", 0.4), ("Q8_0", 0.6)]
@@ -83,7 +83,7 @@ def test_shades_rise_with_the_bits() -> None:
 
 
 def test_a_hostile_number_of_layers_draws_a_bounded_picture() -> None:
-    drawn = strip([TensorType(name=f"blk.{i}.attn_q.weight", type="F16", size_bytes=2) for i in range(2000)])
+    drawn = strip([TensorType(name=f"blk.{i}.attn_q.weight", type="F16", size_bytes=2, bpw=16) for i in range(2000)])
     assert len(drawn.rows[0].cells) == 512
 
 

@@ -24,14 +24,14 @@ from kvant.recipes.measure.base import Floor
 from kvant.recipes.measure.rounding import predicted_kld
 from kvant.recipes.measure.sample import continuation, kept_continuation
 from kvant.recipes.targets.base import Material, Options
-from kvant.recipes.targets.candidate import FITTED_GAIN, Candidate
+from kvant.recipes.targets.candidate import FITTED_GAIN, Candidate, Matrix
 from kvant.recipes.targets.gguf import kept
 from kvant.recipes.targets.gguf.options import engine_floor, on_device, rounding_options
 from kvant.recipes.targets.gguf.pace import Pace, deadline_of, matrix_types, pace_for, paced
 from kvant.recipes.targets.gguf.presets import make_candidate, make_candidates
 from kvant.recipes.targets.gguf.write import predict_size, quantize, remarks_on
 from kvant.recipes.targets.limits import Limits, limits_of
-from kvant.tensors import n_rows, row_length
+from kvant.tensors import n_rows, n_weights, row_length
 
 FINER_BITS = 0.75
 """Bits per weight that make a type finer than one of another family."""
@@ -182,13 +182,13 @@ class GGUFWorkshop:
         """Nothing else decides a file's bytes."""
         return {}
 
-    def tensors(self, plan: Plan) -> list[tuple[str, str, int]]:
+    def matrices(self, plan: Plan) -> list[Matrix]:
         """List how matrices are stored."""
-        found = self.material.model.tensors
+        found = [(self.material.model.tensors[name], kind) for name, kind in plan.types.items()]
         return [
-            (name, kind, n_rows(found[name]) * block_type(kind).row_bytes(row_length(found[name])))
-            for name, kind in plan.types.items()
-            if len(found[name].shape) > 1
+            Matrix(t.name, kind, n_rows(t) * block_type(kind).row_bytes(row_length(t)), n_weights(t))
+            for t, kind in found
+            if len(t.shape) > 1
         ]
 
     def remarks(self, candidate: Candidate) -> tuple[str, ...]:

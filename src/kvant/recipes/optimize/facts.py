@@ -131,7 +131,8 @@ def measured_variant(variant: Variant, search: Search) -> MeasuredVariant:
     """Describe a variant for the report."""
     made = variant.candidate
     return MeasuredVariant(
-        preset=made.name, format=search.target.name, format_title=search.target.title, aliases=made.aliases, size_bytes=made.size_bytes, bpw=made.bpw,
+        preset=made.name, format=search.target.name, format_title=search.target.title, aliases=made.aliases,
+        size_bytes=made.size_bytes, bpw=made.bpw,
         ram=made.ram, memory_bytes=variant.memory_bytes, predicted_tok_s=made.speed_tok_s, distortion=made.distortion,
         is_pick=variant is search.taken, score=variant.score,
         cost=cost_in_words(variant.score) if is_degraded(variant.kld) else "",

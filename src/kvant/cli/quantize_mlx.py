@@ -1,15 +1,13 @@
 """What `kvant quantize --to mlx` does."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from kvant.cli import console
 from kvant.cli.units import format_bytes, parse_bytes
-
-if TYPE_CHECKING:
-    from kvant.quant.importance import Importance
+from kvant.cli.way import Asked, Way
 
 USUAL = "4bit"
 """What config.json gives for the whole model where a size decides every layer."""
@@ -19,26 +17,22 @@ Dtype = Annotated[
 ]
 
 
-def directory(
-    model: Path, type_: str | None, out: Path | None, *, dtype: str | None, calibrate: str | None, max_size: str | None,
-    max_file_size: str | None, allow_requantize: bool, overwrite: bool, threads: int, json: bool,
-    importance: "Importance | None",
-) -> None:  # fmt: skip
+def directory(asked: Asked) -> None:
     """Write an MLX directory and print what became of the layers."""
     from kvant.devices.limits import cores
     from kvant.recipes.targets.mlx.write import to_mlx
 
-    if type_ is None and not max_size:
-        raise typer.BadParameter("--to mlx needs a type (-t 4bit), or --calibrate and --max-size to choose them.")
-    type_ = type_ or USUAL
-    with console.progress(quiet=json) as progress:
+    kind = asked.preset or USUAL
+    with console.progress(quiet=asked.json) as progress:
         result = to_mlx(
-            model, out or Path(f"{model.resolve().name.removesuffix('.gguf')}-mlx-{type_}"), type=type_, dtype=dtype,
-            calibrate=calibrate, importance=importance, max_size_bytes=parse_bytes(max_size) if max_size else None,
-            max_file_bytes=parse_bytes(max_file_size) if max_file_size else None, allow_requantize=allow_requantize,
-            overwrite=overwrite, threads=threads or cores(), progress=progress,
+            asked.model, asked.out or Path(f"{asked.stem}-mlx-{kind}"), type=kind, dtype=asked.dtype,
+            calibrate=asked.calibrate, importance=asked.importance,
+            max_size_bytes=parse_bytes(asked.max_size) if asked.max_size else None,
+            max_file_bytes=parse_bytes(asked.max_file_size) if asked.max_file_size else None,
+            allow_requantize=asked.allow_requantize, overwrite=asked.overwrite, threads=asked.threads or cores(),
+            progress=progress,
         )  # fmt: skip
-    if json:
+    if asked.json:
         console.print_json(result)
         return
     console.notes(result.remarks)
@@ -51,3 +45,16 @@ def directory(
         f"{result.path}: {types} layers, {format_bytes(result.size_bytes)}, {result.bpw:.2f} bits per weight, "
         f"{result.wall_s:.1f} s"
     )
+
+
+def check(options: typer.Context) -> None:
+    """Refuse a call that says nothing of the types."""
+    if options.params["preset"] is None and not options.params["max_size"]:
+        raise typer.BadParameter("--to mlx needs a type (-t 4bit), or --calibrate and --max-size to choose them.")
+
+
+WAY = Way(
+    name="mlx",
+    takes=frozenset({"max_file_size", "allow_requantize", "calibrate", "max_size", "imatrix", "dtype"}),
+    run=directory, check=check,
+)  # fmt: skip

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvant.cli import console
+from kvant.cli.given import refuse
 from kvant.cli.units import format_bytes, parse_bytes
+from kvant.cli.way import Asked, Way
 from kvant.errors import UnsupportedFormatError
 
 if TYPE_CHECKING:
-    from kvant.quant.importance import Importance
     from kvant.recipes.int8.quantize import Int8Result
     from kvant.recipes.measure.calibration import Calibration
     from kvant.recipes.targets.onnx.plan import Dtype
@@ -58,60 +59,84 @@ def is_onnx(path: Path) -> bool:
     return path.suffix == ".onnx"
 
 
-def int8(
-    model: Path, preset: str | None, out: Path | None, *, data: Path | None, method: str, max_drop: float,
-    metric: str | None, threads: int, overwrite: bool, json: bool, target: str | None,
-) -> None:  # fmt: skip
+def int8(asked: Asked) -> None:
     """Quantize an ONNX file of any kind and print what it costs."""
     from kvant.recipes.int8.quantize import quantize_int8
 
-    kind = preset or "int8"
-    with console.progress(quiet=json) as progress:
+    kind = asked.preset or "int8"
+    with console.progress(quiet=asked.json) as progress:
         result = quantize_int8(
-            model, kind, out or Path(f"{model.stem}-{kind}.onnx"), data=data, method=method, max_drop=max_drop,
-            metric=metric, threads=threads, overwrite=overwrite, target=target, progress=progress,
+            asked.model, kind, asked.out or Path(f"{asked.model.stem}-{kind}.onnx"), data=asked.calibration_data,
+            method=asked.calibration_method, max_drop=asked.max_drop, metric=asked.metric, threads=asked.threads,
+            overwrite=asked.overwrite, target=asked.target, progress=progress,
         )  # fmt: skip
-    if json:
+    if asked.json:
         console.print_json(result)
         return
     _report(result)
 
 
-def decoder(
-    model: Path, preset: str | None, out: Path | None, *, calibrate: str | None, max_size: str | None, threads: int,
-    overwrite: bool, json: bool, target: str | None, layout: LayoutName, dtype: str | None,
-    importance: "Importance | None",
-) -> None:  # fmt: skip
+def check_int8(options: typer.Context) -> None:
+    """Refuse options that an ONNX file makes useless."""
+    if options.params["to"] != WAY.name:
+        refuse(options, ("to",), "is onnx for an ONNX file")
+    if options.params["calibration_data"] is None:
+        refuse(options, ("max_drop", "metric"), "is measured on inputs, which --calibration-data gives")
+    if options.params["preset"] == "int8-dynamic":
+        refuse(options, ("calibration_method",), "finds static ranges, and int8-dynamic has none")
+
+
+def decoder(asked: Asked) -> None:
     """Quantize a decoder's weights and print what was written."""
     from kvant.formats.open import open_model
     from kvant.recipes.measure.calibration import calibrate as measure
     from kvant.recipes.targets.onnx.write import quantize_decoder
 
-    kind = preset or "int4"
-    with console.progress(quiet=json) as progress:
+    kind = asked.preset or "int4"
+    with console.progress(quiet=asked.json) as progress:
 
         def calibration() -> "Calibration":
-            return measure(open_model(model), calibrate or "bundled", threads=threads, progress=progress)
+            return measure(
+                open_model(asked.model), asked.calibrate or "bundled", threads=asked.threads, progress=progress
+            )
 
         result = quantize_decoder(
-            model, kind, out or Path(f"{model.resolve().name.removesuffix('.gguf')}-onnx-{kind}"),
-            calibration=calibration if calibrate else None, importance=importance,
-            max_bytes=parse_bytes(max_size) if max_size else None,
-            target=target, layout=layout.value, dtype=_dtype(dtype), threads=threads, overwrite=overwrite,
-            progress=progress,
+            asked.model, kind, asked.out or Path(f"{asked.stem}-onnx-{kind}"),
+            calibration=calibration if asked.calibrate else None, importance=asked.importance,
+            max_bytes=parse_bytes(asked.max_size) if asked.max_size else None,
+            target=asked.target, layout=LayoutName(asked.layout).value, dtype=_dtype(asked.dtype),
+            threads=asked.threads, overwrite=asked.overwrite, progress=progress,
         )  # fmt: skip
-    if json:
+    if asked.json:
         console.print_json(result)
         return
     console.notes(result.remarks)
     for line in result.rewritten:
         console.say(line)
-    how = "by importance" if importance else "under a Hessian"
+    how = "by importance" if asked.importance else "under a Hessian"
     console.table("", ("blocks", "matrices"), list(result.types.items()))
     console.say(
         f"{result.path}: {result.type}, {format_bytes(result.size_bytes)} ({result.size_bytes} bytes), "
         f"{result.bpw:.2f} bits per weight, {result.n_fitted} matrices {how}, {result.wall_s:.1f} s"
     )
+
+
+def check_decoder(options: typer.Context) -> None:
+    """Refuse a type where a size chooses the types."""
+    if options.params["max_size"] is not None:
+        refuse(options, ("preset",), "gives every matrix its blocks, and --max-size chooses those")
+
+
+WAY = Way(
+    name="onnx",
+    takes=frozenset({"calibrate", "max_size", "imatrix", "dtype", "target", "layout"}),
+    run=decoder, check=check_decoder,
+)  # fmt: skip
+INT8 = Way(
+    name="int8",
+    takes=frozenset({"calibration_data", "calibration_method", "max_drop", "metric", "target"}),
+    run=int8, check=check_int8,
+)  # fmt: skip
 
 
 def _dtype(name: str | None) -> "Dtype":

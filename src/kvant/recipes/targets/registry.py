@@ -11,10 +11,13 @@ where `Mine()` is a `Target`; the entry's name is the format's.
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
 from kvant.errors import KvantError, PlanError, ValueRangeError
-from kvant.model import Model
-from kvant.recipes.targets.base import Target
+
+if TYPE_CHECKING:
+    from kvant.model import Model
+    from kvant.recipes.targets.base import Target
 
 GROUP = "kvant.targets"
 
@@ -24,7 +27,7 @@ def names() -> tuple[str, ...]:
     return tuple(_entries())
 
 
-def find_target(name: str) -> Target:
+def find_target(name: str) -> "Target":
     """Return a format by its name.
 
     Raises:
@@ -37,7 +40,7 @@ def find_target(name: str) -> Target:
     return _loaded(entry)
 
 
-def targets_of(formats: Sequence[str], model: Model, presets: Sequence[str] = ()) -> tuple[Target, ...]:
+def targets_of(formats: Sequence[str], model: "Model", presets: Sequence[str] = ()) -> "tuple[Target, ...]":
     """Return the formats asked for of a model, each checked before hours of work.
 
     Args:
@@ -72,7 +75,7 @@ def _entries() -> dict[str, EntryPoint]:
 
 
 @cache
-def _loaded(entry: EntryPoint) -> Target:
+def _loaded(entry: EntryPoint) -> "Target":
     try:
         made: Target = entry.load()()
     except Exception as error:

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from kvant.cli.main import app
 from kvant.errors import BudgetError, KvantError, PlanError, ValueRangeError
 from kvant.formats.open import open_model
 from kvant.recipes.goal import Budget
@@ -112,3 +114,20 @@ def test_one_format_that_cannot_keep_the_budget_is_left_out_alone(tiny: Path, tm
     small = Request(source=tiny, out=tmp_path / "out", formats=("twin",), budget=Budget(max_size_bytes=10_000))
     with pytest.raises(BudgetError, match="no variant of this model keeps it"):
         optimize(small)
+
+
+@pytest.mark.usefixtures("twin")
+def test_quantize_writes_a_preset_of_another_distributions_format(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["quantize", str(tiny), "--to", "twin", "-t", "Q4_0", "--threads", "1"]
+    run = CliRunner().invoke(app, words)
+    assert run.exit_code == 0, run.output
+    assert (tmp_path / "little-llama-twin-Q4_0.gguf").is_file()
+    for more, said in (([], "exists already"), (["--resume"], "--resume is for gguf")):
+        run = CliRunner().invoke(app, [*words, *more])
+        assert run.exit_code > 0
+        assert said in " ".join(run.output.split())
+    run = CliRunner().invoke(app, ["quantize", str(tiny), "--to", "tflite", "-t", "Q4_0"])
+    assert run.exit_code == 2

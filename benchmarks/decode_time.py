@@ -15,11 +15,11 @@ from typing import Any
 
 from kvant.devices.detect import detect
 from kvant.devices.profiles import profile_of
-from kvant.evaluate.score import SPEED_GENERATE, SPEED_PROMPT
 from kvant.formats.open import open_model
 from kvant.quant.presets import plan_preset
 from kvant.recipes.targets.gguf import kept
 from kvant.recipes.targets.gguf.pace import matrix_types, pace_for
+from kvant.runtime.engines.base import SPEED
 from kvant.runtime.process import EngineProcess
 
 PRESETS = ("Q8_0", "Q6_K", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "IQ4_NL", "Q4_0", "Q3_K_M", "Q2_K", "F16")
@@ -36,8 +36,8 @@ def measure(model_path: Path, threads: int, turns: int) -> dict[str, object]:
     for _ in range(turns):
         for name in PRESETS:
             with EngineProcess() as engine:
-                engine.open(files[name], n_ctx=2 * SPEED_PROMPT, n_threads=threads)
-                found = engine.speed(n_prompt=SPEED_PROMPT, n_generate=SPEED_GENERATE, repeats=3)
+                engine.open(files[name], n_ctx=2 * SPEED.n_prompt, n_threads=threads)
+                found = engine.speed(n_prompt=SPEED.n_prompt, n_generate=SPEED.n_generate, repeats=3)
             fastest[name] = min(fastest[name], found.fastest_s)
             medians[name].append(found.tg_tok_s)
     for plan in plans.values():

@@ -11,7 +11,7 @@ import math
 import statistics
 from pathlib import Path
 
-from kvant.evaluate.score import SPEED_GENERATE, SPEED_PROMPT
+from kvant.runtime.engines.base import SPEED
 from kvant.runtime.process import EngineProcess
 
 
@@ -28,8 +28,8 @@ def main() -> None:
     for _ in range(options.turns):
         for file in options.files:
             with EngineProcess() as engine:
-                engine.open(file, n_ctx=2 * SPEED_PROMPT, n_threads=options.threads)
-                found = engine.speed(n_prompt=SPEED_PROMPT, n_generate=SPEED_GENERATE, repeats=3)
+                engine.open(file, n_ctx=2 * SPEED.n_prompt, n_threads=options.threads)
+                found = engine.speed(n_prompt=SPEED.n_prompt, n_generate=SPEED.n_generate, repeats=3)
             fastest[file] = min(fastest[file], found.fastest_s)
             medians[file].append(found.tg_tok_s)
     rows = [

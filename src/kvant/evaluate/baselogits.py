@@ -93,8 +93,9 @@ def cache_key(identity: str, windows: Windows) -> str:
 
 
 def base_logits(
-    base: Path, identity: str, windows: Windows, text: Corpus, *, threads: int, progress: Progress = SILENT
-) -> BaseLogits:
+    base: Path, identity: str, windows: Windows, text: Corpus, *, engine: EngineProcess, threads: int,
+    progress: Progress = SILENT,
+) -> BaseLogits:  # fmt: skip
     """Return the base's logits, from the cache if they are there.
 
     Args:
@@ -102,6 +103,7 @@ def base_logits(
         identity: Hash that stands for its weights.
         windows: The tokens to run.
         text: Where they come from.
+        engine: The process that runs them, unless they are in the cache; what it has open is replaced then.
         threads: Threads of the engine.
         progress: Told of the tokens run.
 
@@ -115,9 +117,8 @@ def base_logits(
         if found is not None:
             path.touch()
             return found
-    with EngineProcess() as engine:
-        opened = engine.open(base, n_ctx=windows.context, n_threads=threads, all_logits=True)
-        rows = tuple(_compute(engine, windows, progress))
+    opened = engine.open(base, n_ctx=windows.context, n_threads=threads, all_logits=True)
+    rows = tuple(_compute(engine, windows, progress))
     header = Header(
         base=identity, text=text.label, text_sha256=text.sha256, engine=engine_name(), domains=windows.domains,
         top=rows[0].top, n_vocab=opened.n_vocab,

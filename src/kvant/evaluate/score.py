@@ -1,6 +1,5 @@
 """Measure one variant: quality against the base's logits, then speed, memory and size."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,10 @@ from kvant.errors import ValueRangeError
 from kvant.evaluate.baselogits import BaseLogits
 from kvant.evaluate.metrics import RowScores, Summary, score_rows, summarize
 from kvant.progress import SILENT, Progress
+from kvant.runtime.artifacts import open_artifact
 from kvant.runtime.engine import Engine, Opened
+from kvant.runtime.engines.base import Artifact
 from kvant.runtime.messages import Measured
-from kvant.runtime.process import EngineProcess
-
-SPEED_PROMPT = 256
-SPEED_GENERATE = 32
-SPEED_REPEATS = 3
 
 
 class DomainScore(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,43 +84,41 @@ class VariantScore(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def score(
-    variant: Path,
+    variant: Artifact | Path,
     base: BaseLogits,
     *,
-    files: tuple[Path, ...] = (),
     threads: int = 0,
     speed: bool = True,
-    engine: Callable[[], Engine] = EngineProcess,
     progress: Progress = SILENT,
 ) -> VariantScore:
     """Run a variant in a process of its own and measure it.
 
     Args:
-        variant: A GGUF file, the first one if it is split; or a directory, for ONNX Runtime or mlx-lm.
+        variant: Files of any format that an engine runs.
         base: What to compare with.
-        files: All files of a split variant.
         threads: Threads of the engine; 0 for one per core.
         speed: Measure tokens per second and memory, too.
-        engine: Starts what runs it.
         progress: Told of the tokens run.
 
     Raises:
         EngineError: The engine fails on the file.
+        FormatError: It is damaged.
         ValueRangeError: Its tokenizer is not the base's.
     """
     threads = threads or cores()
+    artifact = open_artifact(variant)
     measured: Measured | None = None
     context = base.windows.context
-    with engine() as process:
+    with artifact.engine.process() as process:
         if speed:
-            process.open(variant, n_ctx=context, n_threads=threads)
-            n_prompt = min(SPEED_PROMPT, context // 2)
-            measured = process.speed(
-                n_prompt=n_prompt, n_generate=min(SPEED_GENERATE, context - n_prompt), repeats=SPEED_REPEATS
-            )
-        opened = process.open(variant, n_ctx=context, n_threads=threads, all_logits=True)
+            process.open(artifact.entry, n_ctx=context, n_threads=threads)
+            runs = artifact.engine.speed
+            n_prompt = min(runs.n_prompt, context // 2)
+            n_generate = min(runs.n_generate, context - n_prompt)
+            measured = process.speed(n_prompt=n_prompt, n_generate=n_generate, repeats=runs.repeats)
+        opened = process.open(artifact.entry, n_ctx=context, n_threads=threads, all_logits=True)
         windows = score_windows(process, base, progress=progress)
-    return _assemble(variant, files or (variant,), base, opened, windows, measured, threads)
+    return _assemble(artifact, base, opened, windows, measured, threads)
 
 
 def score_windows(engine: Engine, base: BaseLogits, *, progress: Progress = SILENT) -> list[RowScores]:
@@ -150,14 +144,14 @@ def score_windows(engine: Engine, base: BaseLogits, *, progress: Progress = SILE
 
 
 def _assemble(
-    variant: Path, files: tuple[Path, ...], base: BaseLogits, opened: Opened, windows: list[RowScores],
-    measured: Measured | None, threads: int,
+    artifact: Artifact, base: BaseLogits, opened: Opened, windows: list[RowScores], measured: Measured | None,
+    threads: int,
 ) -> VariantScore:  # fmt: skip
     domains = base.windows.domains
     summary = summarize(windows, domains)
     return VariantScore(
-        name=variant.name if variant.is_dir() else variant.stem, path=str(variant),
-        size_bytes=sum(file.stat().st_size for file in files),
+        name=artifact.name, path=str(artifact.entry),
+        size_bytes=sum(file.stat().st_size for file in artifact.files),
         bpw=8 * opened.tensor_bytes / opened.n_params,
         **_quality(summary),
         **speed_fields(measured),

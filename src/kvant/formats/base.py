@@ -14,6 +14,14 @@ _GIVE = "Give a GGUF file or a Hugging Face directory."
 _ADDRESS = re.compile(r"(?:https?|s3|gs|oci):/|(?:hf|ollama|store):|(?:hf\.co|huggingface\.co)/")
 
 
+def is_gguf(path: Path) -> bool:
+    """Say whether a path is a file that begins as GGUF does."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
+
+
 def sniff(path: Path) -> FormatName:
     """Tell a model's format.
 
@@ -30,10 +38,10 @@ def sniff(path: Path) -> FormatName:
         raise UnsupportedFormatError(f"{path}: {what_is(path) or f'holds no config.json. {_GIVE}'}")
     if not path.is_file():
         raise FormatError(_nothing_at(path))
+    if is_gguf(path):
+        return "gguf"
     with path.open("rb") as file:
         start = file.read(len(_GGUF_MAGIC))
-    if start == _GGUF_MAGIC:
-        return "gguf"
     kind = UnsupportedFormatError if start else FormatError
     raise kind(f"{path}: {what_is(path) or f'starts with {start!r}, no format read here. {_GIVE}'}")
 

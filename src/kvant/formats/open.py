@@ -1,12 +1,17 @@
 """Open a model of any format read here."""
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from kvant.formats.base import sniff
+from kvant.formats.base import FormatName, sniff
 from kvant.formats.tied import HEAD, head_once
 from kvant.model import Model
+
+
+def opened(source: Model | Path | str) -> Model:
+    """Return a model, which is opened where a path is given; see `open_model`."""
+    return source if isinstance(source, Model) else open_model(source)
 
 
 def open_model(path: Path | str, *, known_as: str = "", kinds: Collection[str] = ("model",)) -> Model:
@@ -26,16 +31,7 @@ def open_model(path: Path | str, *, known_as: str = "", kinds: Collection[str] =
         UnsupportedModelError: A Hugging Face model of an architecture that is not known.
     """
     path = Path(path)
-    if sniff(path) == "gguf":
-        from kvant.formats.gguf.kinds import check_kind
-        from kvant.formats.gguf.reader import read_gguf
-
-        model = dataclasses.replace(read_gguf(path), known_as=known_as or path.name)
-        check_kind(model, kinds)
-        return _head_once(_floats_narrowed(model))
-    from kvant.formats.huggingface.reader import read_huggingface
-
-    return read_huggingface(path, known_as=known_as)
+    return _OPENERS[sniff(path)](path, known_as, kinds)
 
 
 def open_as_stored(path: Path | str) -> Model:
@@ -45,11 +41,39 @@ def open_as_stored(path: Path | str) -> Model:
         FormatError, UnsupportedModelError: As for `open_model`.
     """
     path = Path(path)
-    if sniff(path) != "gguf":
-        return open_model(path)
+    return _OPENERS_AS_STORED.get(sniff(path), open_model)(path)
+
+
+def format_name(model: Model) -> str:
+    """Return the format that an open model was read from: `gguf`, `huggingface`, or `mlx` if it is quantized so."""
+    return "mlx" if model.stored else sniff(model.path)
+
+
+def _open_gguf(path: Path, known_as: str, kinds: Collection[str]) -> Model:
+    from kvant.formats.gguf.kinds import check_kind
+
+    model = dataclasses.replace(_gguf_as_stored(path), known_as=known_as or path.name)
+    check_kind(model, kinds)
+    return _head_once(_floats_narrowed(model))
+
+
+def _gguf_as_stored(path: Path) -> Model:
     from kvant.formats.gguf.reader import read_gguf
 
     return dataclasses.replace(read_gguf(path), known_as=path.name)
+
+
+def _open_huggingface(path: Path, known_as: str, _: Collection[str]) -> Model:
+    from kvant.formats.huggingface.reader import read_huggingface
+
+    return read_huggingface(path, known_as=known_as)
+
+
+_OPENERS: dict[FormatName, Callable[[Path, str, Collection[str]], Model]] = {
+    "gguf": _open_gguf,
+    "huggingface": _open_huggingface,
+}
+_OPENERS_AS_STORED: dict[FormatName, Callable[[Path], Model]] = {"gguf": _gguf_as_stored}
 
 
 def _floats_narrowed(model: Model) -> Model:

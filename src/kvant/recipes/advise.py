@@ -13,7 +13,7 @@ from kvant.devices.memory import RamPrediction
 from kvant.devices.profiles import THIS, Profile, device_for
 from kvant.dtypes import PrecisionClass
 from kvant.errors import BudgetError, ValueRangeError
-from kvant.formats.open import open_model
+from kvant.formats.open import opened
 from kvant.model import Model
 from kvant.recipes.goal import Budget
 from kvant.recipes.measure.distortion import expected_kld, quality_band
@@ -103,11 +103,13 @@ def advise_machine() -> Machine:
     return detect()
 
 
-def advise(source: Path | str, *, use_case: str = "desktop", device: str | None = None, context: int = 4096) -> Advice:
+def advise(
+    source: Model | Path | str, *, use_case: str = "desktop", device: str | None = None, context: int = 4096
+) -> Advice:
     """Recommend a level of compression for a use.
 
     Args:
-        source: Hugging Face directory or GGUF of the full-precision model.
+        source: The full-precision model, or its Hugging Face directory or GGUF.
         use_case: One of `USE_CASES`.
         device: Profile to fit instead of the use's own; `this` for the machine at hand.
         context: Tokens of context.
@@ -121,7 +123,7 @@ def advise(source: Path | str, *, use_case: str = "desktop", device: str | None 
         raise ValueRangeError(f"use case: {use_case!r} is not known. Use one of {', '.join(USE_CASES)}.")
     name = device or use.device
     profile = device_for(name, detect(measure=name == THIS))
-    model = open_model(source)
+    model = opened(source)
     candidates = make_candidates(model, profile, context=context)
     budget = Budget(device=profile.name)
     rows = tuple(_row(c, model, why_not(c, budget, profile, margin=GGUF.speed_margin)) for c in candidates)

@@ -124,7 +124,7 @@ class ConvertResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def convert(
-    source: Path | str,
+    source: Model | Path | str,
     out: Path | str,
     *,
     to: Target,
@@ -137,7 +137,7 @@ def convert(
     """Convert a model; weights pass through memory a few megabytes at a time.
 
     Args:
-        source: A Hugging Face directory or a GGUF file; quantized GGUFs are decoded.
+        source: A model, or its Hugging Face directory or GGUF file; what is quantized is decoded.
         out: The GGUF file or the directory to write.
         to: Format to write.
         type: Type of the matrices: F32, F16, BF16, and for GGUF Q8_0. Vectors stay F32 in GGUF. `keep` between GGUF
@@ -159,7 +159,7 @@ def convert(
     target = conversion_type(DECODED if keeps else type, to)
     if to == "gguf":  # refuse before reading anything
         check_output(out, overwrite=overwrite)
-    model = open_model(source, kinds=(MODEL, PROJECTOR))
+    model = source if isinstance(source, Model) else open_model(source, kinds=(MODEL, PROJECTOR))
     check_apart(out, (model.path, *model.files))
     if keeps:
         _check_keeps(model, to)
@@ -185,7 +185,7 @@ def convert(
             progress=progress, threads=threads or cores(),
         )  # fmt: skip
     return ConvertResult(
-        source=str(source), output=str(files[0] if to == "gguf" else out), files=tuple(map(str, files)),
+        source=str(model.path), output=str(files[0] if to == "gguf" else out), files=tuple(map(str, files)),
         architecture=model.architecture, type=KEEP if keeps else target.name, n_tensors=len(model.tensors),
         n_weights=model.n_weights, size_bytes=sum(path.stat().st_size for path in files), fallbacks=fallbacks,
         remarks=model.remarks,

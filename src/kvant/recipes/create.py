@@ -7,7 +7,6 @@ from pathlib import Path
 import msgspec
 
 from kvant.errors import LimitError, ModelfileError, ModelNameError, ModelNotFoundError
-from kvant.formats.base import sniff
 from kvant.formats.imatrix import read_imatrix
 from kvant.hub.gotemplate import MAX_CHARACTERS, is_go_template, jinja_of
 from kvant.hub.manifest import ModelSettings
@@ -19,6 +18,7 @@ from kvant.progress import SILENT, Progress
 from kvant.quant.presets import find_preset
 from kvant.recipes.convert import ConvertResult, convert
 from kvant.recipes.targets.gguf.write import QuantizeResult, quantize
+from kvant.runtime.artifacts import engine_of
 from kvant.runtime.template import render
 
 
@@ -96,7 +96,7 @@ def create(
     source = base.path if isinstance(base, StoredModel) else base
     if settings.source is None:
         settings = msgspec.structs.replace(settings, source=origin or str(source.resolve()))
-    if making.quantize is None and sniff(source) == "gguf":
+    if making.quantize is None and engine_of(source).is_served:
         on_step("importing")
         return store.import_file(source, name, settings, progress=progress)
     settings = msgspec.structs.replace(settings, passport=None)

@@ -1,52 +1,36 @@
-"""Artifacts: files of a model and the engine that runs them."""
+"""Artifacts: files of a model and the engine that runs them. What runs what is decided here and nowhere else."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from kvant.formats.onnx.decoder import is_decoder, read_decoder
-from kvant.formats.open import open_model
-from kvant.metadata import Value, ValueType
-from kvant.runtime.engine import Engine
-from kvant.runtime.mlx import MLXProcess
-from kvant.runtime.ort_process import OrtProcess
-from kvant.runtime.process import EngineProcess
+from kvant.errors import UnsupportedFormatError
+from kvant.files import check_path_name
+from kvant.formats.base import sniff
+from kvant.plugins import Registry
+from kvant.runtime.engines.base import Artifact, EngineSpec
+
+ENGINES: Registry[EngineSpec] = Registry("kvant.engines", "engines")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenedVariant:
-    """A variant whose files were checked.
-
-    Attributes:
-        path: As it was given.
-        entry: What its engine opens.
-        files: Files that hold its weights.
-        metadata: Of these, for what it was calibrated on.
-        engine: Starts what runs it.
-    """
-
-    path: Path
-    entry: Path
-    files: tuple[Path, ...]
-    metadata: Mapping[str, Value]
-    engine: Callable[[], Engine]
-
-
-def open_variant(path: Path) -> OpenedVariant:
-    """Check a variant of any format and say what runs it.
+def engine_of(path: Path) -> EngineSpec:
+    """Return what runs the files at a path, told quickly; they may be damaged.
 
     Raises:
-        FormatError: It is damaged, or no format that is run here.
+        FormatError: There is nothing, or nothing that an engine runs; the message says what it is instead.
+        KvantError: Its name is not text, or kvant is not installed whole.
     """
     path = Path(path)
-    if is_decoder(path):
-        found = read_decoder(path)
-        texts = {key: Value(ValueType.STRING, text) for key, text in found.notes.items()}
-        return OpenedVariant(path=path, entry=path, files=found.files, metadata=texts, engine=OrtProcess)
-    model = open_model(path)
-    files = tuple(file for file in model.files if file.suffix in (".gguf", ".safetensors"))
-    is_directory = model.path.is_dir()
-    return OpenedVariant(
-        path=model.path, entry=model.path if is_directory else model.files[0], files=files, metadata=model.metadata,
-        engine=MLXProcess if is_directory else EngineProcess,
-    )  # fmt: skip
+    check_path_name(path)
+    for engine in sorted(ENGINES, key=lambda engine: engine.order):
+        if engine.finds(path):
+            return engine
+    found = sniff(path)  # says what it is instead
+    raise UnsupportedFormatError(f"{path}: no engine here runs the format {found}. Convert it with: kvant convert")
+
+
+def open_artifact(path: Path | Artifact) -> Artifact:
+    """Check files of any format that an engine runs; what is open already is returned as it is.
+
+    Raises:
+        FormatError: They are damaged, or no format that is run here.
+    """
+    return path if isinstance(path, Artifact) else engine_of(path).open(Path(path))

@@ -30,8 +30,22 @@ class Engine(Protocol):
     def path(self) -> str: ...  # noqa: D102
     @property
     def opened(self) -> Opened | None: ...  # noqa: D102
-    def open(self, path: Path, *, n_ctx: int, n_threads: int, all_logits: bool = False) -> Opened:
-        """Load a model in place of the one that was open."""
+    def open(
+        self, path: Path, *, n_ctx: int, n_threads: int, all_logits: bool = False, spinning: bool | None = None
+    ) -> Opened:
+        """Load a model in place of the one that was open.
+
+        Args:
+            path: An artifact's entry.
+            n_ctx: Tokens of context.
+            n_threads: Threads, for engines that take them.
+            all_logits: Whether `logits` will be asked for more than a last position.
+            spinning: Whether idle threads wait by spinning, for engines that can; None for what the files say.
+
+        Raises:
+            EngineError: The engine cannot load it, or crashed over it.
+            MissingDependencyError: The engine is not installed.
+        """
         ...
 
     def logits(self, windows: Iterable[np.ndarray], *, first: int) -> Iterator[np.ndarray]:

@@ -74,7 +74,10 @@ class MLXProcess:
         self.path = ""
         self.opened: Loaded | None = None
 
-    def open(self, path: Path, *, n_ctx: int = 0, n_threads: int = 0, all_logits: bool = False) -> Loaded:  # noqa: ARG002
+    def open(
+        self, path: Path, *, n_ctx: int = 0, n_threads: int = 0, all_logits: bool = False,  # noqa: ARG002
+        spinning: bool | None = None,  # noqa: ARG002
+    ) -> Loaded:  # fmt: skip
         """Load a model in place of the one that was open; MLX sizes contexts and chooses threads itself.
 
         Raises:

@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,23 +45,29 @@ class Spoken(msgspec.Struct, frozen=True, kw_only=True):
     prompt_ids: list[list[int] | None]
 
 
-def by_llama(
-    path: Path, template: str | None, names: Mapping[str, str], texts: Sequence[str],
-    conversations: Sequence[Conversation],
-) -> Spoken:  # fmt: skip
-    """Ask llama.cpp; prompts are rendered as `kvant run` does.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Questions:
+    """What tokenizers are asked.
 
-    Args:
-        path: A GGUF file.
-        template: Its chat template.
-        names: Texts of the tokens `bos` and `eos`.
+    Attributes:
         texts: What to tokenize.
-        conversations: What to render.
+        conversations: What to render, for engines that do it themselves.
+        prompts: Gives the conversations as `kvant run` renders them by the model's own template; None for each that
+            the template refuses.
+    """
+
+    texts: Sequence[str]
+    conversations: Sequence[Conversation]
+    prompts: Callable[[], Sequence[str | None]]
+
+
+def by_llama(path: Path, questions: Questions) -> Spoken:
+    """Ask llama.cpp what it makes of texts and of prompts that `kvant run` rendered.
 
     Raises:
-        EngineError: The engine cannot load the file.
+        EngineError: The engine cannot load the GGUF file.
     """
-    prompts = [rendered(template, names, messages) for messages in conversations]
+    prompts = list(questions.prompts())
     with EngineProcess() as engine:
         engine.open(path, n_ctx=16, n_threads=1, vocab_only=True)
 
@@ -68,23 +75,19 @@ def by_llama(
             return [int(i) for i in engine.tokenize(text, add_special=add_special, parse_special=True)]
 
         return Spoken(
-            engine="llama.cpp", ids=[tokenize(text) for text in texts], around=tokenize(AROUND, add_special=True),
-            prompts=prompts, prompt_ids=[None if prompt is None else tokenize(prompt) for prompt in prompts],
+            engine="llama.cpp", ids=[tokenize(text) for text in questions.texts],
+            around=tokenize(AROUND, add_special=True), prompts=prompts,
+            prompt_ids=[None if prompt is None else tokenize(prompt) for prompt in prompts],
         )  # fmt: skip
 
 
-def by_tokenizer_json(
-    directory: Path, template: str | None, names: Mapping[str, str], texts: Sequence[str],
-    conversations: Sequence[Conversation],
-) -> Spoken:  # fmt: skip
+def by_tokenizer_json(directory: Path, questions: Questions) -> Spoken:
     """Ask the `tokenizers` library, which transformers uses, for what a directory's tokenizer.json says.
-
-    Prompts are rendered as `kvant run` does, from the directory's own template.
 
     Raises:
         EngineError: The library cannot load the file.
     """
-    prompts = [rendered(template, names, messages) for messages in conversations]
+    texts, prompts = questions.texts, list(questions.prompts())
     given = [prompt for prompt in prompts if prompt is not None]
     found = by_worker("tokenizers", directory, [*texts, *given], ())
     ids = iter(found.ids[len(texts) :])

@@ -13,6 +13,7 @@ import msgspec
 
 from kvant.documents import JSON_ERRORS
 from kvant.errors import FormatError, LimitError, UnsupportedModelError
+from kvant.files import atomic_write
 from kvant.formats.base import member
 from kvant.formats.onnx.reader import data_files, read_onnx
 from kvant.formats.onnx.spec import ELEMENT_BITS
@@ -91,6 +92,20 @@ def read_config(directory: Path) -> dict[str, Any]:
     except JSON_ERRORS as error:
         raise FormatError(f"{path}: {error}. Export the model again.") from error
     return found
+
+
+def keep_session_options(directory: Path, threads: int, spinning: bool) -> None:
+    """Write threads, and whether idle ones spin, where onnxruntime-genai reads them.
+
+    Raises:
+        FormatError: genai_config.json is damaged.
+    """
+    config = read_config(directory)
+    options = config["model"]["decoder"].setdefault("session_options", {})
+    options["intra_op_num_threads"] = threads
+    options[SPINNING] = str(int(spinning))
+    with atomic_write(directory / CONFIG) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(config), indent=4) + b"\n")
 
 
 def read_decoder(directory: Path) -> Decoder:

@@ -8,9 +8,8 @@ import msgspec
 import numpy as np
 
 from kvant.dtypes import Family, precision_class
-from kvant.formats.base import sniff
 from kvant.formats.gguf.kinds import MODEL, kind_of
-from kvant.formats.open import open_as_stored
+from kvant.formats.open import format_name, open_as_stored
 from kvant.metadata import StringArray, Value, ValueType
 from kvant.model import Model, Stored
 from kvant.quant.presets import PRESETS
@@ -120,22 +119,21 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
 ROLES = ("embedding", "output", "attention", "ffn", "norm", "other")
 
 
-def inspect(path: Path) -> Inspection:
-    """Inspect a GGUF file (or any shard of one) or a Hugging Face directory.
+def inspect(source: Model | Path) -> Inspection:
+    """Inspect a GGUF file (or any shard of one), a Hugging Face directory, or a model that is open.
 
     Raises:
         FormatError: It is damaged, or no format read here.
         UnsupportedModelError: A Hugging Face model of an architecture that is not known.
     """
-    path = Path(path)
-    model = open_as_stored(path)
+    model = source if isinstance(source, Model) else open_as_stored(source)
     reports = tuple(_report(tensor, model.stored.get(tensor.name)) for tensor in model.tensors.values())
     bpw = 8 * model.tensor_bytes / max(1, model.n_weights)
     preset = _preset(model)
     return Inspection(
-        path=str(path),
+        path=str(model.path),
         files=tuple(map(str, model.files)),
-        format="mlx" if model.stored else sniff(path),
+        format=format_name(model),
         architecture=model.architecture,
         name=model.name,
         preset=preset,

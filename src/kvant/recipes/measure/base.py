@@ -14,7 +14,10 @@ from kvant.evaluate.metrics import summarize
 from kvant.evaluate.score import score_windows
 from kvant.evaluate.windows import cut
 from kvant.files import atomic_write, cache_dir
-from kvant.formats.open import open_model
+from kvant.formats.base import is_gguf
+from kvant.formats.gguf.reader import files_of
+from kvant.formats.open import opened
+from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes.convert import convert
 from kvant.runtime.process import EngineProcess
@@ -48,17 +51,18 @@ def measured_text(text: Path | None, name: str = "default") -> Corpus:
 
 
 def prepare_base(
-    against: Path, *, text: Corpus, context: int, chunks: int, threads: int, progress: Progress = SILENT
+    against: Model | Path, *, text: Corpus, context: int, chunks: int, threads: int, progress: Progress = SILENT
 ) -> tuple[Path, BaseLogits]:
     """Return the F32 file that stands for a model, and its logits on a text; both come from the cache if they can."""
     base_file, base_identity = f32_file(against, progress=progress)
     with EngineProcess() as engine:
         engine.open(base_file, n_ctx=context, n_threads=1, vocab_only=True)
         windows = cut(engine, text, context=context, chunks=chunks)
-    return base_file, base_logits(base_file, base_identity, windows, text, threads=threads, progress=progress)
+        base = base_logits(base_file, base_identity, windows, text, engine=engine, threads=threads, progress=progress)
+    return base_file, base
 
 
-def f32_file(against: Path, *, progress: Progress = SILENT) -> tuple[Path, str]:
+def f32_file(against: Model | Path, *, progress: Progress = SILENT) -> tuple[Path, str]:
     """Return a GGUF of a model's weights as F32, made in the cache if it is not one already, and the model's identity.
 
     The engine rounds activations to the type of the weights they meet: run from a BF16 file a model is .0001 nats away
@@ -67,24 +71,23 @@ def f32_file(against: Path, *, progress: Progress = SILENT) -> tuple[Path, str]:
     Raises:
         FormatError: `against` is quantized.
     """
-    against = Path(against)
-    model = open_model(against)
+    model = opened(against)
     if model.quantized_types:
         raise FormatError(
-            f"{against}: holds {', '.join(model.quantized_types)} tensors, so it is no full-precision base. "
+            f"{model.path}: holds {', '.join(model.quantized_types)} tensors, so it is no full-precision base. "
             "Give the Hugging Face directory or a GGUF of F32, BF16 or F16."
         )
     name = identity(model.files)
-    if model.files[0].suffix == ".gguf" and all(_is_f32(t) for t in model.tensors.values()):
+    if is_gguf(model.files[0]) and all(_is_f32(t) for t in model.tensors.values()):
         return model.files[0], name
     for remark in model.remarks:
-        progress.say(f"{against}: {remark}")
+        progress.say(f"{model.path}: {remark}")
     path = cache_dir("base") / f"{name[:32]}-{CONVERSION}.gguf"
     if path.is_file():
         path.touch()
     else:
-        progress.say(f"Writing {against.name} as F32 to {path.parent}, once.")
-        convert(against, path, to="gguf", type="F32", overwrite=True, progress=progress)
+        progress.say(f"Writing {model.path.name} as F32 to {path.parent}, once.")
+        convert(model, path, to="gguf", type="F32", overwrite=True, progress=progress)
         trim(path.parent, MAX_BASE_BYTES, keep=path)
     return path, name
 
@@ -104,10 +107,11 @@ def measure_floors(base_file: Path, base: BaseLogits, *, threads: int, progress:
     copy = cache_dir("base") / f"{base.key[:32]}.Q8_0.gguf"
     try:
         convert(base_file, copy, to="gguf", type="Q8_0", overwrite=True, progress=progress)
-        floors = [
-            _floor(name, file, base.head(FLOOR_WINDOWS[name]), threads, progress)
-            for name, file in (("F32", base_file), ("Q8_0", copy))
-        ]
+        with EngineProcess(reads=(*files_of(base_file), copy)) as engine:
+            floors = [
+                _floor(name, file, engine, base.head(FLOOR_WINDOWS[name]), threads, progress)
+                for name, file in (("F32", base_file), ("Q8_0", copy))
+            ]
     finally:
         copy.unlink(missing_ok=True)
     with atomic_write(path) as file:
@@ -115,10 +119,9 @@ def measure_floors(base_file: Path, base: BaseLogits, *, threads: int, progress:
     return floors
 
 
-def _floor(name: str, path: Path, base: BaseLogits, threads: int, progress: Progress) -> Floor:
-    with EngineProcess() as engine:
-        engine.open(path, n_ctx=base.windows.context, n_threads=threads, all_logits=True)
-        summary = summarize(score_windows(engine, base, progress=progress), base.windows.domains)
+def _floor(name: str, path: Path, engine: EngineProcess, base: BaseLogits, threads: int, progress: Progress) -> Floor:
+    engine.open(path, n_ctx=base.windows.context, n_threads=threads, all_logits=True)
+    summary = summarize(score_windows(engine, base, progress=progress), base.windows.domains)
     return Floor(
         name=name, kld_mean=summary.kld_mean, kld_se=summary.kld_se, top1=summary.top1, n_positions=summary.n_positions
     )

@@ -8,26 +8,18 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
 from kvant.devices.limits import cores
 from kvant.errors import UnsupportedFormatError, ValueRangeError
-from kvant.files import atomic_write
-from kvant.formats.base import sniff
-from kvant.formats.onnx.decoder import CONFIG, SPINNING, is_decoder, read_config, read_decoder
-from kvant.formats.open import open_model
 from kvant.progress import SILENT, Progress
+from kvant.runtime.artifacts import open_artifact
+from kvant.runtime.engines.base import Artifact, EngineSpec
 from kvant.runtime.messages import Measured
-from kvant.runtime.mlx import MLXProcess
-from kvant.runtime.ort_process import OrtProcess
-from kvant.runtime.process import EngineProcess
 
 TIE = 0.97
 """Speeds this close to the fastest are as good; the setting with fewer threads, and without spinning, is taken then."""
-
-Kind = Literal["gguf", "mlx", "onnx"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +51,22 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Benched(msgspec.Struct, frozen=True, kw_only=True):
-    """A model's timings; `saved` if the best went into its directory."""
+    """A model's timings; `format` is its engine's name, and `saved` says that the best went into its directory."""
 
     path: str
-    format: Kind
+    format: str
     timings: tuple[Timing, ...]
     saved: bool = False
 
 
 def bench(
-    models: Sequence[Path], *, threads: Sequence[int] = (), n_prompt: int = 256, n_generate: int = 32, rounds: int = 3,
-    save: bool = False, progress: Progress = SILENT,
+    models: Sequence[Artifact | Path], *, threads: Sequence[int] = (), n_prompt: int = 256, n_generate: int = 32,
+    rounds: int = 3, save: bool = False, progress: Progress = SILENT,
 ) -> list[Benched]:  # fmt: skip
     """Time models of any format under several settings.
 
     Args:
-        models: GGUF files, MLX directories, directories of onnxruntime-genai.
+        models: GGUF files, MLX directories, directories of onnxruntime-genai, and what other engines run.
         threads: Thread counts to try; by default powers of two up to the cores, and the cores.
         n_prompt: Tokens of the prompt.
         n_generate: Tokens to make after it.
@@ -90,32 +82,20 @@ def bench(
     """
     if min((*threads, n_prompt, n_generate, rounds)) < 1:
         raise ValueRangeError("threads, prompt, tokens and rounds: one is below 1. Give at least 1.")
-    kinds = [kind_of(Path(model)) for model in models]
-    if save and set(kinds) != {"onnx"}:
+    artifacts = [open_artifact(model) for model in models]
+    if save and not all(artifact.engine.keep_setting for artifact in artifacts):
         raise UnsupportedFormatError(
             "--save: only ONNX directories keep session options (genai_config.json). Pass --threads to kvant run."
         )
-    if threads and set(kinds) == {"mlx"}:
+    if threads and not any(artifact.engine.takes_threads for artifact in artifacts):
         raise UnsupportedFormatError(
-            "--threads: MLX chooses its threads itself, so it would not be used. Leave it out."
+            f"--threads: {artifacts[0].engine.format} chooses its threads itself, so it would not be used. "
+            "Leave it out."
         )
     return [
-        _benched(Path(model), kind, threads or default_threads(), n_prompt, n_generate, rounds, save, progress)
-        for model, kind in zip(models, kinds, strict=True)
+        _benched(artifact, threads or default_threads(), n_prompt, n_generate, rounds, save, progress)
+        for artifact in artifacts
     ]
-
-
-def kind_of(path: Path) -> Kind:
-    """Return a checked model's format.
-
-    Raises:
-        FormatError: It is damaged, or no format that is run here.
-    """
-    if is_decoder(path):
-        read_decoder(path)
-        return "onnx"
-    open_model(path)
-    return "gguf" if sniff(path) == "gguf" else "mlx"
 
 
 def default_threads() -> tuple[int, ...]:
@@ -124,21 +104,23 @@ def default_threads() -> tuple[int, ...]:
     return tuple(sorted({*(1 << i for i in range(most.bit_length()) if 1 << i <= most), most}))
 
 
+def settings_of(engine: EngineSpec, threads: Sequence[int]) -> list[Setting]:
+    """Return the settings that an engine can be run with."""
+    waits = (True, False) if engine.spins else (None,)
+    return [Setting(n, spinning) for n in (threads if engine.takes_threads else (0,)) for spinning in waits]
+
+
 def _benched(
-    path: Path, kind: Kind, threads: Sequence[int], n_prompt: int, n_generate: int, rounds: int, save: bool,
+    artifact: Artifact, threads: Sequence[int], n_prompt: int, n_generate: int, rounds: int, save: bool,
     progress: Progress,
 ) -> Benched:  # fmt: skip
-    settings = {
-        "gguf": [Setting(n) for n in threads],
-        "mlx": [Setting(0)],
-        "onnx": [Setting(n, spinning) for n in threads for spinning in (True, False)],
-    }[kind]
+    settings = settings_of(artifact.engine, threads)
     found: dict[Setting, list[Measured]] = {setting: [] for setting in settings}
-    task = f"bench {path.name}"
+    task = f"bench {artifact.path.name}"
     progress.start(task, rounds * len(settings), "runs")
     for _ in range(rounds):
         for setting in settings:
-            found[setting].append(_run(path, kind, setting, n_prompt, n_generate))
+            found[setting].append(_run(artifact, setting, n_prompt, n_generate))
             progress.advance(task, 1)
     progress.finish(task)
     timings = [
@@ -153,32 +135,13 @@ def _benched(
     best = min(
         (t for t in timings if t.tg_tok_s >= TIE * fastest), key=lambda t: (t.threads, bool(t.spinning), -t.tg_tok_s)
     )
-    if save:
-        _save(path, best)
+    if save and artifact.engine.keep_setting:
+        artifact.engine.keep_setting(artifact.path, best.threads, bool(best.spinning))
     marked = tuple(msgspec.structs.replace(t, is_best=t is best) for t in timings)
-    return Benched(path=str(path), format=kind, timings=marked, saved=save)
+    return Benched(path=str(artifact.path), format=artifact.engine.name, timings=marked, saved=save)
 
 
-def _run(path: Path, kind: Kind, setting: Setting, n_prompt: int, n_generate: int) -> Measured:
-    n_ctx = n_prompt + n_generate
-    if kind == "onnx":
-        with OrtProcess() as session:
-            session.open(path, n_ctx=n_ctx, n_threads=setting.threads, spinning=setting.spinning)
-            return session.speed(n_prompt=n_prompt, n_generate=n_generate, repeats=1)
-    if kind == "mlx":
-        with MLXProcess() as process:
-            process.open(path)
-            return process.speed(n_prompt=n_prompt, n_generate=n_generate, repeats=1)
-    with EngineProcess() as engine:
-        engine.open(open_model(path).files[0], n_ctx=n_ctx, n_threads=setting.threads)
-        return engine.speed(n_prompt=n_prompt, n_generate=n_generate, repeats=1)
-
-
-def _save(path: Path, best: Timing) -> None:
-    """Write a setting where onnxruntime-genai reads it."""
-    config = read_config(path)
-    options = config["model"]["decoder"].setdefault("session_options", {})
-    options["intra_op_num_threads"] = best.threads
-    options[SPINNING] = str(int(bool(best.spinning)))
-    with atomic_write(path / CONFIG) as file:
-        file.write(msgspec.json.format(msgspec.json.encode(config), indent=4) + b"\n")
+def _run(artifact: Artifact, setting: Setting, n_prompt: int, n_generate: int) -> Measured:
+    with artifact.engine.process() as process:
+        process.open(artifact.entry, n_ctx=n_prompt + n_generate, n_threads=setting.threads, spinning=setting.spinning)
+        return process.speed(n_prompt=n_prompt, n_generate=n_generate, repeats=1)

@@ -116,14 +116,14 @@ def read_text(
 ) -> tuple[str, Corpus, Windows]:  # fmt: skip
     """Return a model's identity, a calibration text and its first windows; see `calibrate`."""
     if source == SELF:
-        base_file, base = f32_file(model.path, progress=progress)
+        base_file, base = f32_file(model, progress=progress)
         return base, *self_windows(
             model, base_file, base, context=WINDOW_TOKENS, count=windows, seed=seed, threads=threads or cores(),
             progress=progress,
         )  # fmt: skip
     is_text = isinstance(source, str) and not source.endswith(TOKENS_SUFFIX)
     text = calibration_text(source) if isinstance(source, str) and is_text else source
-    base_file, base = f32_file(model.path, progress=progress)
+    base_file, base = f32_file(model, progress=progress)
     with EngineProcess() as engine:
         engine.open(base_file, n_ctx=WINDOW_TOKENS, n_threads=1, vocab_only=True)
         if not isinstance(text, Corpus):

@@ -18,12 +18,15 @@ from kvant.devices.limits import cores
 from kvant.evaluate.baselogits import BaseLogits, engine_name
 from kvant.evaluate.corpora import check_unseen
 from kvant.evaluate.score import VariantScore, score
+from kvant.formats.open import opened
+from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes.measure.base import Floor, measure_floors, measured_text, prepare_base
 from kvant.recipes.measure.parity import Parity, Truth
 from kvant.recipes.measure.sample import PROMPT, TOKENS, Sample, Samples, continuation, generate
 from kvant.recipes.measure.words import is_degraded
-from kvant.runtime.artifacts import open_variant
+from kvant.runtime.artifacts import open_artifact
+from kvant.runtime.engines.base import Artifact
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,9 +68,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def evaluate(
-    variants: Sequence[Path],
+    variants: Sequence[Artifact | Path],
     *,
-    against: Path,
+    against: Model | Path,
     text: Path | None = None,
     corpus: str = "default",
     context: int = 512,
@@ -80,8 +83,9 @@ def evaluate(
     """Measure variants against the model they were made from.
 
     Args:
-        variants: GGUF files, MLX directories, or directories of ONNX models as onnxruntime-genai reads them.
-        against: The full-precision model: a Hugging Face directory or a GGUF of F32, BF16 or F16.
+        variants: Files of any format that an engine runs: GGUF files, MLX directories, directories of ONNX models as
+            onnxruntime-genai reads them, and what other distributions bring.
+        against: The full-precision model, or its Hugging Face directory or GGUF of F32, BF16 or F16.
         text: A UTF-8 file to measure on; a bundled corpus if None.
         corpus: Name of the bundled corpus; its held-out half is used.
         context: Tokens per window.
@@ -98,30 +102,27 @@ def evaluate(
     """
     threads = threads or cores()
     used = measured_text(text, corpus)
-    opened = [open_variant(variant) for variant in variants]
-    for variant in opened:
-        check_unseen(used, variant.path, variant.metadata)
-    base_file, base = prepare_base(
-        against, text=used, context=context, chunks=chunks, threads=threads, progress=progress
-    )
+    artifacts = [open_artifact(variant) for variant in variants]
+    for artifact in artifacts:
+        check_unseen(used, artifact.path, artifact.metadata)
+    model = opened(against)
+    base_file, base = prepare_base(model, text=used, context=context, chunks=chunks, threads=threads, progress=progress)
     found_floors = measure_floors(base_file, base, threads=threads, progress=progress) if floors else []
-    scores = [
-        score(v.entry, base, files=v.files, threads=threads, speed=speed, engine=v.engine, progress=progress)
-        for v in opened
-    ]
-    samples = degraded_samples(base_file, base, scores, threads=threads)
-    truth = Truth(Path(against), used)
+    scores = [score(artifact, base, threads=threads, speed=speed, progress=progress) for artifact in artifacts]
+    served = [found for artifact, found in zip(artifacts, scores, strict=True) if artifact.engine.is_served]
+    samples = degraded_samples(base_file, base, served, threads=threads)
+    truth = Truth(model, used)
     return msgspec.structs.replace(
-        compare(against, base, scores, floors=found_floors, threads=threads), samples=samples,
-        tokenizers=[truth.try_compare(variant.path) for variant in opened],
+        compare(model.path, base, scores, floors=found_floors, threads=threads), samples=samples,
+        tokenizers=[truth.try_compare(artifact) for artifact in artifacts],
     )  # fmt: skip
 
 
 def degraded_samples(
     base_file: Path, base: BaseLogits, scores: Sequence[VariantScore], *, threads: int
 ) -> Samples | None:
-    """Let the original and every degraded GGUF continue a prompt; None if none is degraded."""
-    degraded = [s for s in scores if is_degraded(s.kld_mean) and not Path(s.path).is_dir()]
+    """Let the original and every degraded variant continue a prompt in llama.cpp; None if none is degraded."""
+    degraded = [s for s in scores if is_degraded(s.kld_mean)]
     if not degraded:
         return None
     return Samples(

@@ -10,7 +10,8 @@ import msgspec
 from kvant._version import __version__
 from kvant.files import cache_dir, check_apart, check_output
 from kvant.formats.imatrix import write_imatrix
-from kvant.formats.open import open_model
+from kvant.formats.open import opened
+from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes import cache
 from kvant.recipes.measure.calibration import BUNDLED, SEED, WINDOWS, read_text
@@ -37,13 +38,13 @@ class Calibrated(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def calibrate_file(
-    source: Path | str, out: Path | str, *, text: str = BUNDLED, windows: int = WINDOWS, seed: int = SEED,
+    source: Model | Path | str, out: Path | str, *, text: str = BUNDLED, windows: int = WINDOWS, seed: int = SEED,
     overwrite: bool = False, progress: Progress = SILENT,
 ) -> Calibrated:  # fmt: skip
     """Write a model's importance file.
 
     Args:
-        source: Hugging Face directory, or GGUF of F32, BF16 or F16.
+        source: The model, or its Hugging Face directory or GGUF of F32, BF16 or F16.
         out: The file; `.dat` gives llama.cpp's old layout, any other ending its GGUF layout.
         text: `bundled` for kvant's own calibration text, `self` for text that the model writes, or a UTF-8 file.
         windows: Most windows of 512 tokens.
@@ -60,9 +61,9 @@ def calibrate_file(
     """
     from kvant.calibrate.importance import measure  # needs torch, which a base install does without
 
-    source, out = Path(source), Path(out)
+    out = Path(out)
     check_output(out, overwrite=overwrite)
-    model = open_model(source)
+    model = opened(source)
     check_apart(out, (model.path, *model.files))
     base, used, cuts = read_text(model, text, windows=windows, seed=seed, progress=progress)
     directory = cache_dir("importance") / cache.digest("importance", __version__, base, cuts.tokens.tobytes())[:32]

@@ -15,17 +15,16 @@ import numpy as np
 from kvant.errors import EngineError, LimitError, MissingDependencyError, UnsupportedModelError
 from kvant.evaluate.corpora import Corpus, corpus, text_file
 from kvant.evaluate.odd_texts import TEXTS
-from kvant.formats.base import sniff
-from kvant.formats.gguf.kinds import check_kind
 from kvant.formats.gguf.writer import write_gguf
 from kvant.formats.huggingface.pretokenizers import by_name
-from kvant.formats.onnx.decoder import is_decoder, read_decoder
-from kvant.formats.open import open_model
+from kvant.formats.open import opened
 from kvant.metadata import Value
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes.chat import special_text
-from kvant.runtime.tokenizers import Conversation, Spoken, by_llama, by_tokenizer_json, by_worker
+from kvant.runtime.artifacts import engine_of, open_artifact
+from kvant.runtime.engines.base import Artifact
+from kvant.runtime.tokenizers import Conversation, Questions, Spoken, by_llama, by_tokenizer_json, rendered
 
 PIECE_CHARACTERS = 1200
 MAX_PIECES = 256
@@ -110,13 +109,13 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parity(
-    variants: Sequence[Path], *, against: Path, text: Path | None = None, progress: Progress = SILENT
+    variants: Sequence[Artifact | Path], *, against: Model | Path, text: Path | None = None, progress: Progress = SILENT
 ) -> list[Parity]:
     """Compare variants of any format with the model they were made from.
 
     Args:
-        variants: GGUF files, MLX directories, directories of onnxruntime-genai.
-        against: The full-precision model.
+        variants: GGUF files, MLX directories, directories of onnxruntime-genai, and what other engines run.
+        against: The full-precision model, or where it is.
         text: A UTF-8 file to tokenize beside the odd texts; the bundled held-out half if None.
         progress: Told of variants.
 
@@ -125,11 +124,11 @@ def parity(
         EngineError: An engine cannot load a tokenizer.
         FormatError: A file is damaged.
     """
-    base = Truth(Path(against), corpus("default", "held-out") if text is None else text_file(text))
+    base = Truth(against, corpus("default", "held-out") if text is None else text_file(text))
     progress.start("parity", len(variants), "variants")
     found = []
     for variant in variants:
-        found.append(base.compare(Path(variant)))
+        found.append(base.compare(variant))
         progress.advance("parity", 1)
     progress.finish("parity")
     return found
@@ -139,7 +138,7 @@ class Truth:
     """A model's own tokens and prompts, which variants are compared with.
 
     Args:
-        against: The model: a Hugging Face directory or a GGUF file.
+        against: The model, or its Hugging Face directory or GGUF file.
         text: What to tokenize beside the odd texts and the added tokens.
 
     Raises:
@@ -147,12 +146,13 @@ class Truth:
         FormatError: A file is damaged.
     """
 
-    def __init__(self, against: Path, text: Corpus) -> None:
-        self._model = open_model(against)
+    def __init__(self, against: Model | Path, text: Corpus) -> None:
+        self._model = opened(against)
         self._texts = [*TEXTS.values(), *_added_texts(self._model), *_pieces(text)]
-        self._spoken = _own(self._model, self._texts)
+        self._prompts: dict[tuple[str | None, ...], list[str | None]] = {}
+        self._spoken = _own(self._model, self._questions(self._model))
 
-    def compare(self, variant: Path) -> Parity:
+    def compare(self, variant: Artifact | Path) -> Parity:
         """Compare a variant of any format, by its own engine.
 
         Raises:
@@ -161,41 +161,48 @@ class Truth:
             FormatError: A file is damaged.
             LimitError: Its chat template takes more time, memory or text than one can need.
         """
-        facts = _facts(self._model, variant)
-        return _compared(variant, self._texts, self._spoken, _spoken(variant, self._texts), facts)
+        artifact = open_artifact(variant)
+        if artifact.engine.speaks is None:
+            raise EngineError(
+                f"{artifact.path}: {artifact.engine.title} reads tokens, not texts: there is no tokenizer to compare. "
+                "Compare the one that is used with it."
+            )
+        spoken = artifact.engine.speaks(artifact, self._questions(artifact.model))
+        return _compared(artifact.path, self._texts, self._spoken, spoken, _facts(self._model, artifact.model))
 
-    def try_compare(self, variant: Path) -> Parity:
+    def try_compare(self, variant: Artifact | Path) -> Parity:
         """Compare a variant; where its engine cannot be asked, say why instead."""
+        path = variant.path if isinstance(variant, Artifact) else variant
         try:
             return self.compare(variant)
         except (EngineError, LimitError, MissingDependencyError) as error:
-            return Parity(path=str(variant), engine="", truth=self._spoken.engine, not_compared=str(error))
+            return Parity(path=str(path), engine="", truth=self._spoken.engine, not_compared=str(error))
+
+    def _questions(self, model: Model | None) -> Questions:
+        """Return what the engine of a model is asked; one that kvant does not read renders its prompts itself."""
+        return Questions(texts=self._texts, conversations=CONVERSATIONS, prompts=lambda: self._rendered(model))
+
+    def _rendered(self, model: Model | None) -> list[str | None]:
+        """Return the conversations by a model's template, rendered once: a variant's is its original's as a rule."""
+        template, names = _template(model) if model else (None, {"bos": "", "eos": ""})
+        key = (template, *names.values())
+        if key not in self._prompts:
+            self._prompts[key] = [rendered(template, names, messages) for messages in CONVERSATIONS]
+        return self._prompts[key]
 
 
-def _own(model: Model, texts: Sequence[str]) -> Spoken:
+def _own(model: Model, questions: Questions) -> Spoken:
     """Ask what is nearest to a model's source: its tokenizer.json, or the engine for its GGUF file."""
-    template, names = _template(model)
     if (model.path / "tokenizer.json").is_file():
-        return by_tokenizer_json(model.path, template, names, texts, CONVERSATIONS)
-    if not model.path.is_dir():
-        return by_llama(model.files[0], template, names, texts, CONVERSATIONS)
+        return by_tokenizer_json(model.path, questions)
+    if engine_of(model.path).is_served:
+        return by_llama(model.files[0], questions)
     with tempfile.TemporaryDirectory(
         prefix="kvant-"
     ) as scratch:  # tokenizer.model alone: its scores go over as they are
         file = Path(scratch) / "vocabulary.gguf"
         write_gguf(file, model.metadata, ())
-        return by_llama(file, template, names, texts, CONVERSATIONS)
-
-
-def _spoken(path: Path, texts: Sequence[str]) -> Spoken:
-    if is_decoder(path):
-        read_decoder(path)
-        return by_worker("genai", path, texts, CONVERSATIONS)
-    model = open_model(path)
-    if sniff(path) != "gguf":
-        return by_worker("mlx", path, texts, CONVERSATIONS)
-    check_kind(model)
-    return by_llama(model.files[0], *_template(model), texts, CONVERSATIONS)
+        return by_llama(file, questions)
 
 
 def _template(model: Model) -> tuple[str | None, dict[str, str]]:
@@ -205,11 +212,9 @@ def _template(model: Model) -> tuple[str | None, dict[str, str]]:
     return template if isinstance(template, str) else None, names
 
 
-def _facts(base: Model, variant: Path) -> list[Difference]:
-    """Compare what the files say of their tokenizers; ONNX directories say nothing in these words."""
-    if is_decoder(variant):
-        return []
-    return facts_differ(base.metadata, open_model(variant).metadata)
+def _facts(base: Model, ours: Model | None) -> list[Difference]:
+    """Compare what the files say of their tokenizers; those that kvant does not read say nothing in these words."""
+    return [] if ours is None else facts_differ(base.metadata, ours.metadata)
 
 
 def facts_differ(base: Mapping[str, Value], ours: Mapping[str, Value]) -> list[Difference]:

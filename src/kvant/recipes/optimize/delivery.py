@@ -74,7 +74,7 @@ def lock_beside(search: Search, out: Path, artifact: Path, outcome: Outcome) -> 
 
 def read_alike(outcome: Outcome, request: Request, files: Sequence[Path]) -> tuple[Parity, ...]:
     """Compare how the engine of every file reads and prompts with the source's own tokenizer."""
-    truth = Truth(outcome.material.model.path, measured_text(request.text, request.corpus))
+    truth = Truth(outcome.material.model, measured_text(request.text, request.corpus))
     return tuple(msgspec.structs.replace(truth.try_compare(file), path=file.name) for file in files)
 
 

@@ -87,7 +87,7 @@ class Yardstick:
         for dataset in known.importance.datasets if known.importance else ():
             check_unseen(text, asked.imatrix or known.model.path, {CALIBRATION_NAME_KEY: string(dataset)})
         return prepare_base(
-            known.model.path, text=text, context=WINDOW_TOKENS, chunks=asked.chunks, threads=self._all_threads,
+            known.model, text=text, context=WINDOW_TOKENS, chunks=asked.chunks, threads=self._all_threads,
             progress=known.progress,
         )  # fmt: skip
 

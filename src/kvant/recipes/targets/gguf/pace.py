@@ -23,7 +23,6 @@ from kvant.devices.speed import weight_seconds
 from kvant.documents import JSON_ERRORS
 from kvant.dtypes import BLOCK_TYPES, block_type
 from kvant.evaluate.baselogits import engine_name
-from kvant.evaluate.score import SPEED_GENERATE, SPEED_PROMPT
 from kvant.files import atomic_write, cache_dir
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
@@ -34,6 +33,7 @@ from kvant.recipes.goal import Budget
 from kvant.recipes.targets.candidate import Candidate
 from kvant.recipes.targets.gguf import kept
 from kvant.runtime.decodetime import Effort, measure_weight_seconds
+from kvant.runtime.engines.base import SPEED
 from kvant.runtime.process import EngineProcess
 from kvant.tensors import n_weights
 
@@ -184,10 +184,10 @@ def _reference_seconds(model: Model, plan: Plan, machine: Machine, threads: int,
     file = kept.encoded(model, plan, threads=threads, progress=progress)
     took = math.inf
     with EngineProcess() as engine:
-        engine.open(file, n_ctx=2 * SPEED_PROMPT, n_threads=threads)
+        engine.open(file, n_ctx=2 * SPEED.n_prompt, n_threads=threads)
         start = time.perf_counter()
         while took == math.inf or time.perf_counter() - start < REFERENCE_S:
-            once = engine.speed(n_prompt=SPEED_PROMPT, n_generate=SPEED_GENERATE, repeats=1)
+            once = engine.speed(n_prompt=SPEED.n_prompt, n_generate=SPEED.n_generate, repeats=1)
             took = min(took, once.fastest_s)
     kept.forget(model, plan)
     with atomic_write(path) as stored:

@@ -7,7 +7,7 @@ import typer
 
 from kvant.cli import console
 from kvant.cli.given import refuse
-from kvant.cli.units import format_bytes
+from kvant.units import format_bytes, format_speed, format_weights
 
 if TYPE_CHECKING:
     from kvant.devices.detect import Machine
@@ -71,7 +71,7 @@ def show_machine(machine: "Machine") -> None:
         ("available now", format_bytes(memory.available_bytes) if memory else "not told"),
         (
             "memory bandwidth",
-            f"{machine.bandwidth_bytes_s / 1e9:.1f} GB/s read, measured"
+            f"{format_bytes(machine.bandwidth_bytes_s)}/s read, measured"
             if machine.bandwidth_bytes_s
             else "not measured",
         ),
@@ -84,7 +84,7 @@ def show_machine(machine: "Machine") -> None:
 def show_advice(advice: "Advice") -> None:
     """Print the recommendation and what it rests on."""
     console.table(
-        f"{advice.model} ({advice.architecture}, {advice.weights / 1e6:.0f} M weights) on {advice.device.title}, "
+        f"{advice.model} ({advice.architecture}, {format_weights(advice.weights)} weights) on {advice.device.title}, "
         f"context {advice.context}",
         COLUMNS,
         [_row(row, is_pick=row.preset == advice.pick) for row in advice.rows],
@@ -101,6 +101,6 @@ def show_advice(advice: "Advice") -> None:
 def _row(row: "AdviceRow", *, is_pick: bool) -> tuple[str, ...]:
     return (
         row.preset, format_bytes(row.size_bytes), f"{row.bpw:.2f}", row.precision_class,
-        format_bytes(row.ram.total_bytes), f"{row.speed_tok_s:.0f}", row.quality,
+        format_bytes(row.ram.total_bytes), format_speed(row.speed_tok_s), row.quality,
         "<- pick" if is_pick else row.obstacle or "yes",
     )  # fmt: skip

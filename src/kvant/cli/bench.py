@@ -7,7 +7,7 @@ import typer
 
 from kvant.cli import console
 from kvant.cli.stored import complete_model, model_path
-from kvant.cli.units import format_bytes
+from kvant.units import format_bytes, format_speed
 
 
 def bench(
@@ -57,8 +57,8 @@ def bench(
     waits = {None: "", True: "spin", False: "sleep"}
     rows = [
         (
-            Path(b.path).name, str(t.threads or "its own"), waits[t.spinning], f"{t.pp_tok_s:.0f}", f"{t.tg_tok_s:.1f}",
-            format_bytes(t.rss_bytes), "<- best" if t.is_best and len(b.timings) > 1 else "",
+            Path(b.path).name, str(t.threads or "its own"), waits[t.spinning], format_speed(t.pp_tok_s),
+            format_speed(t.tg_tok_s), format_bytes(t.rss_bytes), "<- best" if t.is_best and len(b.timings) > 1 else "",
         )
         for b in found
         for t in b.timings

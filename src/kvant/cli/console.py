@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from kvant.files import is_text, printable
 from kvant.progress import Progress
+from kvant.units import format_bytes
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -169,7 +170,7 @@ class _Bars:
 def _rate(speed: float | None, unit: str) -> str:
     if not speed:
         return ""
-    return f"{speed / 1e6:.0f} MB/s" if unit == "B" else f"{speed:.0f} {unit}/s" if speed >= 10 else ""
+    return f"{format_bytes(speed)}/s" if unit == "B" else f"{speed:.0f} {unit}/s" if speed >= 10 else ""
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import typer
 
 from kvant.cli import console, convert_onnx
 from kvant.cli.given import refuse
-from kvant.cli.units import format_bytes, parse_bytes
+from kvant.units import format_bytes, format_weights, parse_bytes
 
 if TYPE_CHECKING:
     from kvant.recipes.convert import Target
@@ -91,6 +91,7 @@ def convert(
         console.say(f"{part.source} -> {part.stored}: {part.n_tensors} tensors, {part.n_exact} bit-exact, {same}")
     files = "" if len(result.files) == 1 else f" in {len(result.files)} files"
     console.say(
-        f"{result.output}: {result.architecture}, {result.n_tensors} tensors, {result.n_weights / 1e6:.1f} M weights, "
-        f"{result.type}, {format_bytes(result.size_bytes)}{files}, {result.seconds:.1f} s"
+        f"{result.output}: {result.architecture}, {result.n_tensors} tensors, "
+        f"{format_weights(result.n_weights)} weights, {result.type}, {format_bytes(result.size_bytes)}{files}, "
+        f"{result.seconds:.1f} s"
     )

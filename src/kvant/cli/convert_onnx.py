@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from kvant.cli import console
-from kvant.cli.units import format_bytes
+from kvant.units import format_bytes
 
 
 def decoder(model: Path, out: Path | None, *, overwrite: bool, json: bool) -> None:

@@ -8,8 +8,8 @@ import typer
 
 from kvant.cli import console
 from kvant.cli.given import refuse
-from kvant.cli.units import format_bytes
 from kvant.errors import ModelfileError
+from kvant.units import format_bytes
 
 # fmt: off
 Name = Annotated[str, typer.Argument(help="Name for it in the store.", show_default=False)]

@@ -8,7 +8,7 @@ import typer
 from kvant.cli import console
 from kvant.cli.given import refuse
 from kvant.cli.stored import complete_model, model_path
-from kvant.cli.units import counted, format_bytes
+from kvant.units import counted, format_bytes
 
 if TYPE_CHECKING:
     from kvant.evaluate.score import VariantScore

@@ -7,7 +7,7 @@ import typer
 
 from kvant.cli import console
 from kvant.cli.stored import complete_name
-from kvant.cli.units import counted, format_bytes
+from kvant.units import counted, format_bytes
 
 
 def export(

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from kvant.cli import console
-from kvant.cli.units import counted, format_bytes
+from kvant.units import counted, format_bytes
 
 
 def fsck(

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from kvant.cli import console
-from kvant.cli.units import format_bytes, parse_bytes
+from kvant.units import format_bytes, parse_bytes
 
 
 def gc(

@@ -7,7 +7,7 @@ import typer
 
 from kvant.cli import console
 from kvant.cli.stored import complete_model, model_path
-from kvant.cli.units import format_bytes
+from kvant.units import format_bytes
 
 if TYPE_CHECKING:
     from kvant.recipes.inspect.inspect import Entry, Inspection, Share, TokenizerReport

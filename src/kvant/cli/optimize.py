@@ -7,7 +7,7 @@ import typer
 
 from kvant.cli import console
 from kvant.cli.given import refuse
-from kvant.cli.units import format_bytes, parse_bytes
+from kvant.units import format_bytes, format_speed, parse_bytes
 
 if TYPE_CHECKING:
     from kvant.recipes.optimize.request import Request
@@ -204,7 +204,7 @@ def _row(v: "MeasuredVariant") -> tuple[str, ...]:
     return (
         v.preset, format_bytes(v.size_bytes), f"{v.bpw:.2f}",
         f"{s.kld_mean:.4f}", f"{s.kld_se:.4f}", f"{s.kld_p99:.3f}",
-        f"{100 * s.top1:.1f}", f"{s.ppl_ratio:.4f}", "–" if s.tg_tok_s is None else f"{s.tg_tok_s:.0f}",
+        f"{100 * s.top1:.1f}", f"{s.ppl_ratio:.4f}", format_speed(s.tg_tok_s),
         format_bytes(v.memory_bytes),
         "<- pick" if v.is_pick else "front" if v.on_front else "",
     )  # fmt: skip

@@ -6,7 +6,7 @@ import typer
 
 from kvant.cli import console
 from kvant.cli.given import refuse
-from kvant.cli.units import format_bytes
+from kvant.units import format_bytes
 
 # fmt: off
 Source = Annotated[str, typer.Argument(help="hf:org/name, a short name, an https address with a hash, or a file.", show_default=False)]  # noqa: E501

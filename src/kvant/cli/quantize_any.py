@@ -3,8 +3,8 @@
 import typer
 
 from kvant.cli import console
-from kvant.cli.units import format_bytes
 from kvant.cli.way import Asked, Way
+from kvant.units import format_bytes
 
 
 def run(asked: Asked) -> None:

@@ -8,9 +8,9 @@ import typer
 
 from kvant.cli import console
 from kvant.cli.given import refuse
-from kvant.cli.units import format_bytes, parse_bytes
 from kvant.cli.way import Asked, Way
 from kvant.files import check_apart
+from kvant.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from kvant.model import Model

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from kvant.cli import console
-from kvant.cli.units import format_bytes, parse_bytes
 from kvant.cli.way import Asked, Way
+from kvant.units import format_bytes, parse_bytes
 
 USUAL = "4bit"
 """What config.json gives for the whole model where a size decides every layer."""

@@ -8,9 +8,9 @@ import typer
 
 from kvant.cli import console
 from kvant.cli.given import refuse
-from kvant.cli.units import format_bytes, parse_bytes
 from kvant.cli.way import Asked, Way
 from kvant.errors import UnsupportedFormatError
+from kvant.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from kvant.recipes.int8.quantize import Int8Result

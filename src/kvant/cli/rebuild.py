@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from kvant.cli import console
-from kvant.cli.units import format_bytes
+from kvant.units import format_bytes
 
 # fmt: off
 LockFile = Annotated[Path, typer.Argument(help="The .lock.json that was written beside a file.", show_default=False)]

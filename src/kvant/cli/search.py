@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvant.cli import console
-from kvant.cli.units import format_bytes
+from kvant.units import format_bytes
 
 if TYPE_CHECKING:
     from kvant.hub.sources.search import Found

@@ -8,8 +8,8 @@ import typer
 
 from kvant.cli import console
 from kvant.cli.given import refuse
-from kvant.cli.units import parse_bytes
 from kvant.errors import MissingDependencyError, ValueRangeError
+from kvant.units import parse_bytes
 
 SPECULATIONS = ("none", "ngram", "draft")
 

@@ -9,7 +9,7 @@ import typer
 from kvant.cli import console
 from kvant.cli.given import refuse
 from kvant.cli.stored import complete_name
-from kvant.cli.units import format_bytes
+from kvant.units import format_bytes
 
 _SHOWN = 400
 

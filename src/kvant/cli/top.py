@@ -9,8 +9,8 @@ import typer
 
 from kvant.cli import console
 from kvant.cli.given import refuse
-from kvant.cli.units import format_bytes
 from kvant.errors import KvantError, ValueRangeError
+from kvant.units import format_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -21,7 +21,7 @@ from kvant.recipes.optimize.budget import why_not
 from kvant.recipes.targets.candidate import Candidate
 from kvant.recipes.targets.gguf.presets import make_candidates
 from kvant.recipes.targets.gguf.target import GGUF
-from kvant.units import megabytes
+from kvant.units import format_bytes, format_speed
 
 CLASS_LIMITS = ((3.0, PrecisionClass.ULTRA_LOW), (5.0, PrecisionClass.LOW), (9.0, PrecisionClass.MID))
 # Slower than this is slower than people read.
@@ -180,7 +180,7 @@ def _row(candidate: Candidate, model: Model, obstacle: str) -> AdviceRow:
 
 
 def _reason(taken: AdviceRow, use: UseCase, profile: Profile) -> str:
-    needed, usable = megabytes(taken.ram.total_bytes), megabytes(profile.usable_bytes)
+    needed, usable = format_bytes(taken.ram.total_bytes), format_bytes(profile.usable_bytes)
     memory = f"{needed} of the {usable} that a model may take on: {profile.title}"
     if taken.expected_kld <= use.max_kld:
         return f"{taken.preset} is the smallest variant expected to be {taken.quality}; {use.why}. It needs {memory}."
@@ -199,11 +199,11 @@ def _warnings(rows: Sequence[AdviceRow], taken: AdviceRow, candidates: Sequence[
         found.append(
             f"Rows of {first.row_length} weights do not divide into blocks of 256: {len(worst.plan.fallbacks)} of "
             f"{len(model.tensors)} tensors fall back to larger types, and no preset gets below "
-            f"{megabytes(rows[0].size_bytes)} ({rows[0].preset}, {rows[0].bpw:.2f} bits per weight)."
+            f"{format_bytes(rows[0].size_bytes)} ({rows[0].preset}, {rows[0].bpw:.2f} bits per weight)."
         )
     if taken.speed_tok_s < READING_TOK_S:
         found.append(
-            f"{taken.preset} is predicted at {taken.speed_tok_s:.1f} tokens/s there, slower than people read "
+            f"{taken.preset} is predicted at {format_speed(taken.speed_tok_s)} tokens/s there, slower than people read "
             f"({READING_TOK_S:g}). A model with fewer weights would be more pleasant."
         )
     return found

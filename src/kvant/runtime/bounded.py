@@ -18,6 +18,7 @@ from kvant.errors import EngineError, LimitError
 from kvant.runtime import messages
 from kvant.runtime.sandbox import spawn
 from kvant.runtime.sandbox.policy import Policy
+from kvant.units import format_bytes
 
 CPU_SECONDS = 2
 WALL_SECONDS = 30
@@ -101,7 +102,7 @@ class Bounded:
             if self._closed:
                 raise _ending()
             raise LimitError(
-                f"{subject}: takes over {self._cpu_s} s, {self._memory_bytes >> 20} MiB or the depth of the stack. "
+                f"{subject}: takes over {self._cpu_s} s, {format_bytes(self._memory_bytes)} or the depth of the stack. "
                 "Send a simpler one."
             )
         return reply

@@ -14,6 +14,7 @@ from kvant.errors import LimitError, UnsupportedModelError
 from kvant.runtime.child import Child, ask_once
 from kvant.runtime.sandbox import spawn
 from kvant.runtime.sandbox.policy import Policy
+from kvant.units import format_bytes
 
 CPU_SECONDS = 5
 WALL_SECONDS = 20
@@ -64,8 +65,8 @@ def render(
         raise UnsupportedModelError(f"chat template: {said}. Use another one, or --raw.")
     if done.status != 0 or done.answer is None:
         raise LimitError(
-            f"chat template: took over {CPU_SECONDS} s, {MEMORY_BYTES >> 20} MiB or {MAX_TEXT_BYTES >> 20} MiB of text."
-            " Use another one, or --raw."
+            f"chat template: took over {CPU_SECONDS} s, {format_bytes(MEMORY_BYTES)} or {format_bytes(MAX_TEXT_BYTES)} "
+            "of text. Use another one, or --raw."
         )
     return done.answer.decode("utf-8", "replace")
 

@@ -17,6 +17,7 @@ from kvant.runtime.child import Child, ask_once
 from kvant.runtime.process import EngineProcess
 from kvant.runtime.sandbox import spawn
 from kvant.runtime.template import render
+from kvant.units import format_bytes
 
 GENAI_PYTHON = "KVANT_ONNX_PYTHON"
 TIMEOUT_S = 600.0
@@ -139,7 +140,7 @@ def by_worker(
     except TimeoutError as error:
         raise EngineError(f"{path}: its tokenizer gave no answer within {TIMEOUT_S:g} s. Check the model.") from error
     if done.answer is None:
-        raise EngineError(f"{path}: its tokenizer answers over {MAX_ANSWER_BYTES >> 20} MiB. Check the model.")
+        raise EngineError(f"{path}: its tokenizer answers over {format_bytes(MAX_ANSWER_BYTES)}. Check the model.")
     if done.status:
         said = (done.said or ["it said nothing"])[-1]
         if "No module named" in said:

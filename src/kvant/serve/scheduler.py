@@ -27,6 +27,7 @@ from kvant.serve.memory import limit_bytes, prediction, start_message
 from kvant.serve.queue import FairQueue, Ticket
 from kvant.serve.settings import Settings
 from kvant.serve.sizing import Predict, Size, rounded, size_for
+from kvant.units import format_bytes
 
 BACKOFF_S, BACKOFF_MOST_S = 0.5, 30.0
 HEALTH_EVERY_S = 15.0
@@ -254,8 +255,8 @@ class Scheduler:
             at_once = f", read {wanted.batch} at once" if wanted.batch else ""
             less = "Send shorter texts" if wanted.batch else "Ask for a smaller context"
             raise ModelTooLargeError(
-                f"model {file.name!r}: needs {need / 1e6:,.0f} MB at {wanted.context} tokens of context{at_once}, "
-                f"above the limit of {self.limit_bytes / 1e6:,.0f} MB. {less}, start the gateway with more --max-ram, "
+                f"model {file.name!r}: needs {format_bytes(need)} at {wanted.context} tokens of context{at_once}, "
+                f"above the limit of {format_bytes(self.limit_bytes)}. {less}, start the gateway with more --max-ram, "
                 "or take a smaller variant.",
                 need_bytes=need, limit_bytes=self.limit_bytes,
             )  # fmt: skip

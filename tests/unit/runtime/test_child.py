@@ -133,7 +133,7 @@ def test_what_mlx_answers(package: Path, line: bytes, words: str, monkeypatch: p
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (WHOLE + "while True: write(bytes(1 << 16))", "answers over 0 MiB"),
+        (WHOLE + "while True: write(bytes(1 << 16))", "answers over 262.1 kB"),
         (WHOLE + "write(b'{}')", "is no answer"),
         (WHOLE + "write(b'\\xff')", "is no answer"),
         (WHOLE + "sys.exit('said')", r"cannot load the tokenizer \(said\)"),

@@ -161,7 +161,7 @@ def test_a_model_in_use_is_never_evicted_and_what_waits_for_its_memory_comes_bef
 def test_a_model_too_large_even_alone_is_refused_with_figures() -> None:
     async def test(engines: FakeEngines) -> None:
         plan = scheduler(engines, max_ram_bytes=50 * MB)
-        with pytest.raises(ModelTooLargeError, match=r"'a': needs 100 MB .* limit of 50 MB") as caught:
+        with pytest.raises(ModelTooLargeError, match=r"'a': needs 100.0 MB .* limit of 50.0 MB") as caught:
             async with plan.lease(A, caller="me"):
                 pass
         assert caught.value.limit_bytes == 50 * MB

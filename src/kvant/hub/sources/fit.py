@@ -19,6 +19,7 @@ from kvant.hub.sources.huggingface import HuggingFace, Repository
 from kvant.hub.sources.variants import RemoteVariant
 from kvant.hub.transfer import Remote, read_range
 from kvant.model import Model
+from kvant.units import format_bytes
 
 if TYPE_CHECKING:
     import httpx2
@@ -95,8 +96,9 @@ def fit_variant(
         least = min(least or ram.total_bytes, ram.total_bytes)
     smallest = min((v.size_bytes for v in small), default=0)
     raise BudgetError(
-        f"hf:{repository.id}: no variant fits {device.title}: {_mb(usable)} are usable and the smallest takes "
-        f"{_mb(least or smallest)}{f' at a context of {context}' if least else ''}. Use a smaller model or --context."
+        f"hf:{repository.id}: no variant fits {device.title}: {format_bytes(usable)} are usable and the smallest "
+        f"takes {format_bytes(least or smallest)}{f' at a context of {context}' if least else ''}. "
+        "Use a smaller model or --context."
     )
 
 
@@ -175,11 +177,7 @@ def read_passports(
 def _reason(
     variant: RemoteVariant, ram: RamPrediction, usable: int, known: dict[str, float], device: Profile, n: int
 ) -> str:
-    memory = f"{_mb(ram.total_bytes)} of {_mb(usable)} usable memory at a context of {ram.context}"
+    memory = f"{format_bytes(ram.total_bytes)} of {format_bytes(usable)} usable memory at a context of {ram.context}"
     if variant.name in known:
         return f"{variant.name} has the least measured KL divergence, {known[variant.name]:.4f}, and takes {memory}."
     return f"{variant.name} is the largest of {n} variants that fits {device.title}: {memory}."
-
-
-def _mb(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"

@@ -9,6 +9,7 @@ import numpy as np
 
 from kvant.errors import FormatError, LimitError, ValueRangeError
 from kvant.runtime.ort_messages import Port
+from kvant.units import format_bytes
 
 HELD_OUT_EVERY = 4
 """Every fourth run is kept for measuring and not calibrated on."""
@@ -59,7 +60,7 @@ def read_feeds(path: Path, inputs: Sequence[Port]) -> Feeds:
             found.append(feed)
             if size > MAX_FEED_BYTES or len(found) > MAX_FEEDS:
                 raise LimitError(
-                    f"{path}: more than {MAX_FEED_BYTES >> 20} MiB or {MAX_FEEDS} runs of inputs. A few hundred "
+                    f"{path}: more than {format_bytes(MAX_FEED_BYTES)} or {MAX_FEEDS} runs of inputs. A few hundred "
                     "typical ones are enough."
                 )
     if len(found) < 2:
@@ -92,7 +93,9 @@ def _check_size(file: Path) -> None:
     with zipfile.ZipFile(file) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
     if size > MAX_FEED_BYTES + (1 << 20):
-        raise LimitError(f"{file}: unpacks to {size} bytes, above {MAX_FEED_BYTES}. Save fewer runs.")
+        raise LimitError(
+            f"{file}: unpacks to {format_bytes(size)}, above {format_bytes(MAX_FEED_BYTES)}. Save fewer runs."
+        )
 
 
 def _split(arrays: dict[str, np.ndarray], inputs: Sequence[Port], file: Path) -> list[Feed]:

@@ -7,7 +7,7 @@ from kvant.errors import BudgetError
 from kvant.recipes.goal import Budget
 from kvant.recipes.measure.words import rounded_down
 from kvant.recipes.targets.candidate import Candidate
-from kvant.units import megabytes
+from kvant.units import format_bytes, format_speed
 
 # Share of the limit below which a speed that measurements corrected rules a candidate out.
 MEASURED_SPEED_MARGIN = 0.9
@@ -31,14 +31,14 @@ def why_not(
         limit for limit in (budget.max_size_bytes, profile.max_file_bytes if budget.device else None) if limit
     ]
     if limits_size and candidate.size_bytes > min(limits_size):
-        return f"larger than {megabytes(min(limits_size))}"
+        return f"larger than {format_bytes(min(limits_size))}"
     if limits_ram and ram > min(limits_ram):
-        return f"needs {megabytes(ram)} of memory, more than {megabytes(min(limits_ram))}"
+        return f"needs {format_bytes(ram)} of memory, more than {format_bytes(min(limits_ram))}"
     if budget.min_speed_tok_s:
         share = margin if speed_scale is None else MEASURED_SPEED_MARGIN
         speed = candidate.speed_tok_s * (speed_scale or 1.0)
         if speed < budget.min_speed_tok_s * share:
-            return f"predicted {speed:.0f} tokens/s, slower than {budget.min_speed_tok_s:g}"
+            return f"predicted {format_speed(speed)} tokens/s, slower than {budget.min_speed_tok_s:g}"
     return ""
 
 
@@ -68,8 +68,8 @@ def _impossible(candidates: Sequence[Candidate], budget: Budget, profile: Profil
     broken = next(filter(None, reasons), "")
     return (
         f"budget: no variant of this model keeps it; the smallest possible is {smallest.name} with "
-        f"{megabytes(smallest.size_bytes)} ({smallest.size_bytes} bytes), the least memory is "
-        f"{megabytes(least.ram.total_bytes)} ({least.ram.total_bytes} bytes, {least.name}) at a context of "
+        f"{format_bytes(smallest.size_bytes)} ({smallest.size_bytes} bytes), the least memory is "
+        f"{format_bytes(least.ram.total_bytes)} ({least.ram.total_bytes} bytes, {least.name}) at a context of "
         f"{least.ram.context}, the fastest is predicted at {rounded_down(fastest.speed_tok_s)} tokens/s "
         f"({fastest.name}); {smallest.name}: {broken}. "
         f"Allow more, ask for a shorter --context, or start from a model with fewer weights."

@@ -22,7 +22,7 @@ from kvant.recipes.measure.distortion import expected_kld
 from kvant.recipes.optimize.variant import Variant
 from kvant.recipes.report.pareto import front
 from kvant.recipes.targets.candidate import Candidate
-from kvant.units import megabytes
+from kvant.units import format_bytes
 
 # Within one model the ratio of KLD to distortion varies by 1.8 between presets of 3 to 5 bits
 # (SmolLM2-135M, nine presets).
@@ -152,7 +152,7 @@ def _next_below(taken: Variant, measured: Sequence[Variant]) -> str:
     smaller = [v for v in line if v.candidate.size_bytes < taken.candidate.size_bytes and v.kld > taken.kld > 0]
     if not smaller:
         return ""
-    saved = megabytes(taken.candidate.size_bytes - smaller[-1].candidate.size_bytes)
+    saved = format_bytes(taken.candidate.size_bytes - smaller[-1].candidate.size_bytes)
     return f"; {smaller[-1].candidate.name} would save {saved} at {smaller[-1].kld / taken.kld:.1f} times the KLD"
 
 

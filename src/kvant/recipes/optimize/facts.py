@@ -29,7 +29,7 @@ from kvant.recipes.report.report import (
 )
 from kvant.recipes.report.strip import TensorType
 from kvant.recipes.targets.candidate import Candidate
-from kvant.units import megabytes
+from kvant.units import format_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +188,7 @@ def fallbacks_in_words(candidate: Candidate) -> str:
     if not fallbacks:
         return ""
     extra = sum(f.extra_bytes for f in fallbacks)
-    cost = f"{megabytes(abs(extra))} {'more' if extra >= 0 else 'less'} than asked"
+    cost = f"{format_bytes(abs(extra))} {'more' if extra >= 0 else 'less'} than asked"
     return (
         f"Rows of {len(fallbacks)} of {len(candidate.plan.types)} tensors do not divide into the blocks that "
         f"{candidate.preset} asks for; these are stored in another type ({cost})."

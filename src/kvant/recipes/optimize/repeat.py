@@ -10,7 +10,7 @@ from kvant.recipes.optimize.outcome import Outcome
 from kvant.recipes.optimize.request import Request
 from kvant.recipes.output import beside
 from kvant.recipes.rebuild.lock import LOCK_SUFFIX
-from kvant.units import megabytes
+from kvant.units import format_bytes
 
 
 def other_commands(request: Request, outcome: Outcome, places: Sequence[Path]) -> list[str]:
@@ -32,9 +32,9 @@ def limits_in_words(budget: Budget, context: int) -> str:
     """Write the limits as a person would; empty if there are none."""
     words = []
     if budget.max_size_bytes:
-        words.append(f"at most {megabytes(budget.max_size_bytes)}")
+        words.append(f"at most {format_bytes(budget.max_size_bytes)}")
     if budget.max_ram_bytes:
-        words.append(f"at most {megabytes(budget.max_ram_bytes)} of memory at {context} tokens of context")
+        words.append(f"at most {format_bytes(budget.max_ram_bytes)} of memory at {context} tokens of context")
     if budget.min_speed_tok_s:
         words.append(f"at least {budget.min_speed_tok_s:g} tokens/s")
     if budget.device:

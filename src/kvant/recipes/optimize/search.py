@@ -29,7 +29,7 @@ from kvant.recipes.optimize.variant import Variant
 from kvant.recipes.targets.base import Material, Target, Workshop
 from kvant.recipes.targets.candidate import Candidate
 from kvant.recipes.targets.limits import Limits
-from kvant.units import megabytes
+from kvant.units import format_bytes
 
 WINDOW_TOKENS = 512
 
@@ -235,7 +235,9 @@ def make_and_measure(candidate: Candidate, bench: Bench) -> Variant:
         if is_degraded(found.kld_mean):
             workshop.continuation(candidate, artifact, threads=yardstick.threads)  # now that it is there
         cache.write_score(key, found)
-    say.say(f"{candidate.name}: {megabytes(candidate.size_bytes)}, mean KLD {found.kld_mean:.4f} ± {found.kld_se:.4f}")
+    say.say(
+        f"{candidate.name}: {format_bytes(candidate.size_bytes)}, mean KLD {found.kld_mean:.4f} ± {found.kld_se:.4f}"
+    )
     return Variant(candidate=candidate, score=found, memory_bytes=workshop.memory_bytes(candidate, found))
 
 
@@ -273,9 +275,8 @@ def why_left(variant: Variant, bench: Bench) -> str:
     speed, least = variant.score.tg_tok_s, budget.min_speed_tok_s
     memory = [limit for limit in (budget.max_ram_bytes, device.usable_bytes if budget.device else None) if limit]
     if memory and variant.memory_bytes > min(memory):
-        return (
-            f"max-ram: {variant.candidate.name} takes {megabytes(variant.memory_bytes)}, above {megabytes(min(memory))}"
-        )
+        needed, limit = format_bytes(variant.memory_bytes), format_bytes(min(memory))
+        return f"max-ram: {variant.candidate.name} takes {needed}, above {limit}"
     if least and device.is_here and speed is not None and speed < least:
         return f"min-speed: {variant.candidate.name} reaches {rounded_down(speed)} tokens/s, below {least:g}"
     return ""

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from kvant.units import axis_bytes
+
 CHARACTER_WIDTH = 7.0
 LINE_HEIGHT = 15.0
 LINE_STEP = 6.0
@@ -109,7 +111,7 @@ def layout(
     return Plot(
         frame=frame,
         points=tuple(_placed(places, front, frame)),
-        size_ticks=tuple(Tick(at=x_of(v), text=_size_text(v, high)) for v in _linear_ticks(low, high, frame)),
+        size_ticks=tuple(Tick(at=x_of(v), text=axis_bytes(v, high)) for v in _linear_ticks(low, high, frame)),
         loss_ticks=tuple(Tick(at=y_of(v), text=f"{v:g}") for v in _log_ticks(bottom, top)),
         front_path=_path(front),
         curve_path=_path(
@@ -228,7 +230,3 @@ def _log_ticks(bottom: float, top: float) -> list[float]:
     decades = range(math.floor(bottom), math.ceil(top) + 1)
     values = [round(factor * 10.0**d, 12) for d in decades for factor in factors]
     return [v for v in values if bottom <= math.log10(v) <= top]
-
-
-def _size_text(size: float, largest: float) -> str:
-    return f"{size / 1e9:.3g} GB" if largest >= 2e9 else f"{size / 1e6:.4g} MB"

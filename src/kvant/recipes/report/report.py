@@ -20,7 +20,7 @@ from kvant.recipes.measure.parity import Parity
 from kvant.recipes.measure.sample import Samples
 from kvant.recipes.report.plot import Frame, Point, layout
 from kvant.recipes.report.strip import TensorType, strip
-from kvant.units import megabytes
+from kvant.units import format_bytes, format_speed
 
 WIDE = Frame(width=860, height=440)
 NARROW = Frame(width=380, height=400, left=62, right=14)
@@ -188,7 +188,7 @@ def render(report: Report) -> str:
     from markupsafe import Markup
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters.update(megabytes=megabytes, speed=speed_text)
+    environment.filters.update(format_bytes=format_bytes, format_speed=format_speed)
     files = resources.files("kvant.recipes.report")
     style = files.joinpath("report.css").read_text(encoding="utf-8") + _tip_rules(len(report.variants))
     page = environment.from_string(files.joinpath("report.html.j2").read_text(encoding="utf-8"))
@@ -212,13 +212,6 @@ def render(report: Report) -> str:
     )
 
 
-def speed_text(value: float | None) -> str:
-    """Tokens per second for people; a dash if they were not measured."""
-    if value is None:
-        return "–"
-    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
-
-
 def _tip_rules(count: int) -> str:
     """Style rules that show a point's tooltip while the point is pointed at or has the focus; tooltips lie on top."""
     rules = (f"svg .p{i}:hover ~ .t{i}, svg .p{i}:focus ~ .t{i} {{ visibility: visible; }}" for i in range(count))
@@ -238,10 +231,10 @@ def _points(variants: Sequence[MeasuredVariant]) -> tuple[list[Point], Legend]:
             is_pick=v.is_pick,
             on_front=v.on_front,
             notes=(
-                f"{megabytes(v.size_bytes)}, {v.bpw:.2f} bpw",
+                f"{format_bytes(v.size_bytes)}, {v.bpw:.2f} bpw",
                 f"KLD {v.score.kld_mean:.4f} ± {v.score.kld_se:.4f}",
                 f"same top choice {100 * v.score.top1:.1f} %",
-                f"{speed_text(v.score.tg_tok_s)} tokens/s",
+                f"{format_speed(v.score.tg_tok_s)} tokens/s",
             ),
         )
         for v in variants
@@ -267,6 +260,6 @@ def _by_speed(variants: Sequence[MeasuredVariant]) -> tuple[Callable[[MeasuredVa
         return f"s{shade}"
 
     edges = [slowest + span * i / SHADES for i in range(SHADES + 1)]
-    texts = [f"{speed_text(a)} to {speed_text(b)}" for a, b in itertools.pairwise(edges)] if span else []
+    texts = [f"{format_speed(a)} to {format_speed(b)}" for a, b in itertools.pairwise(edges)] if span else []
     entries = tuple((f"s{i}", text) for i, text in enumerate(texts))
     return tone, Legend(title="Generated tokens/s" if texts else "", entries=entries)

@@ -15,6 +15,7 @@ from kvant.serve.api.wire import as_json, served_size
 from kvant.serve.gateway import gateway
 from kvant.serve.library import ModelFile
 from kvant.serve.passports import Measured, measured
+from kvant.units import format_bytes, format_speed
 
 WIDE = Frame(width=860, height=380)
 NARROW = Frame(width=380, height=340, left=62, right=14)
@@ -164,11 +165,11 @@ def _label(item: Card) -> str:
 def _notes(item: Card) -> tuple[str, ...]:
     passport = item.passport
     assert passport is not None
-    notes = [f"{item.size_bytes / 1e6:.1f} MB", f"KLD {passport.kld_mean:.4f} ± {passport.kld_se or 0:.4f}"]
+    notes = [format_bytes(item.size_bytes), f"KLD {passport.kld_mean:.4f} ± {passport.kld_se or 0:.4f}"]
     if passport.top1 is not None:
         notes.append(f"same top choice {100 * passport.top1:.1f} %")
     if passport.tg_tok_s is not None:
-        notes.append(f"{passport.tg_tok_s:.0f} tokens/s")
+        notes.append(f"{format_speed(passport.tg_tok_s)} tokens/s")
     return tuple(notes)
 
 

@@ -1,7 +1,8 @@
 // What every model is, and what was measured of it.
 
 import { problemBox } from "./api.js";
-import { button, byId, bytes, count, digits, el } from "./dom.js";
+import { button, byId, el } from "./dom.js";
+import { bytes, digits, weights } from "./units.js";
 import { refreshCards } from "./models.js";
 import { plotFigure } from "./plot.js";
 
@@ -29,7 +30,7 @@ function cardNode(card, chatWith) {
     typesBar(card),
     facts([
       ["Architecture", card.architecture],
-      ["Parameters", count(card.parameters)],
+      ["Parameters", weights(card.parameters)],
       ["Context", card.context_length ? `${card.context_length.toLocaleString("en")} tokens` : "not told"],
       ["Chat template", card.has_template ? "yes" : "no"],
       ["Memory", card.ram_bytes ? `${bytes(card.ram_bytes)}, predicted` : null],

@@ -53,23 +53,6 @@ export function copyButton(text, label = "Copy") {
   return node;
 }
 
-/** Bytes for people: 105 MB. */
-export function bytes(n) {
-  if (n === null || n === undefined) return "–";
-  if (n >= 1e9) return `${(n / 1e9).toFixed(n >= 1e10 ? 1 : 2)} GB`;
-  if (n >= 1e6) return `${(n / 1e6).toFixed(n >= 1e8 ? 0 : 1)} MB`;
-  return `${(n / 1e3).toFixed(n >= 1e4 ? 0 : 1)} kB`;
-}
-
-/** A count for people: 134.5 M. */
-export function count(n) {
-  for (const [size, unit] of [[1e9, "B"], [1e6, "M"]]) if (n >= size) return `${(n / size).toPrecision(4)} ${unit}`;
-  return n.toLocaleString("en");
-}
-
-/** A speed or time with as many digits as mean something. */
-export const digits = (n) => (n >= 100 ? n.toFixed(0) : n >= 10 ? n.toFixed(1) : n.toFixed(2));
-
 /** A time in the future for people. */
 export function until(time) {
   if (!time) return "never";

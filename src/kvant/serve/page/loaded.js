@@ -1,7 +1,8 @@
 // What is in memory now, asked for every two seconds while it is looked at.
 
 import { json, problemBox } from "./api.js";
-import { announce, button, byId, bytes, el, plain, until } from "./dom.js";
+import { announce, button, byId, el, plain, until } from "./dom.js";
+import { bytes } from "./units.js";
 import { facts } from "./cards.js";
 
 const EVERY_MS = 2000;

@@ -1,7 +1,8 @@
 // Which models there are, for every part of the page.
 
 import { json } from "./api.js";
-import { bytes, el, plain } from "./dom.js";
+import { el, plain } from "./dom.js";
+import { bytes } from "./units.js";
 
 let known = [];
 let asked = false;

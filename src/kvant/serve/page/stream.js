@@ -1,7 +1,7 @@
 // One answer of a model as it comes, with its speed.
 
 import { lines } from "./api.js";
-import { digits } from "./dom.js";
+import { digits } from "./units.js";
 
 /** Read the options of a form's fields; what is empty or no number is left to the model. */
 export function optionsFrom(fields) {

@@ -187,7 +187,7 @@ def test_limits() -> None:
     assert why_not(big, Budget(max_size_bytes=100), phone, margin=0.5) == "larger than 100 bytes"
     assert why_not(big, Budget(max_ram_bytes=10**9), phone, margin=0.5) == "needs 1.80 GB of memory, more than 1.00 GB"
     assert why_not(big, Budget(device="phone-4gb"), phone, margin=0.5) == "needs 1.80 GB of memory, more than 1.60 GB"
-    assert why_not(big, Budget(min_speed_tok_s=20), phone, margin=0.5) == "predicted 5 tokens/s, slower than 20"
+    assert why_not(big, Budget(min_speed_tok_s=20), phone, margin=0.5) == "predicted 5.00 tokens/s, slower than 20"
     assert why_not(big, Budget(min_speed_tok_s=20), phone, margin=0.5, speed_scale=10.0) == ""
     assert why_not(big, Budget(min_speed_tok_s=20), phone, margin=0.0) == ""
 

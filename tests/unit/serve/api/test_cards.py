@@ -75,7 +75,7 @@ def test_variants_of_one_base_on_one_text_share_a_plot(client: TestClient, root:
     assert points["tiny"]["y"] > points["other"]["y"]  # less divergence is lower
     assert points["tiny"]["point"]["on_front"]
     assert not points["other"]["point"]["on_front"]
-    assert "12 tokens/s" in points["tiny"]["point"]["notes"]
+    assert "12.0 tokens/s" in points["tiny"]["point"]["notes"]
     assert answer["cards"][1]["passport"]["kld_mean"] == 0.04
 
 

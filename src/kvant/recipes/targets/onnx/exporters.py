@@ -19,6 +19,7 @@ from kvant.runtime.child import Child, ask_once
 from kvant.runtime.sandbox import spawn
 from kvant.runtime.sandbox.policy import Policy
 from kvant.runtime.tokenizers import GENAI_PYTHON
+from kvant.units import format_bytes
 
 PYTHON = GENAI_PYTHON
 TIMEOUT_S = 4 * 3600
@@ -67,7 +68,9 @@ class Exporter:
                 f"{source}: {self.name} took longer than {TIMEOUT_S} s. Export a smaller model."
             ) from error
         if done.answer is None:
-            raise EngineError(f"{source}: {self.name} writes over {MAX_SAID_BYTES >> 20} MiB. Export another model.")
+            raise EngineError(
+                f"{source}: {self.name} writes over {format_bytes(MAX_SAID_BYTES)}. Export another model."
+            )
         if done.status:
             printed = done.answer.decode("utf-8", "replace").splitlines()
             lines = done.said or [line.strip() for line in printed if line.strip()]

@@ -18,8 +18,8 @@ from kvant import errors
 from kvant.cli.main import app
 from kvant.devices.providers import PROVIDERS
 from kvant.dtypes import BLOCK_TYPES, block_type
+from kvant.generate.sampling import PARAMETERS
 from kvant.quant.presets import PRESETS
-from kvant.serve.api.sampling import PARAMETERS
 from kvant.serve.endpoints import PUBLIC, Endpoint
 from kvant.serve.openapi import NO_EFFECT, REFUSED, described, path_of
 from kvant.serve.routes import ROUTES

@@ -19,6 +19,9 @@ A message reads `<subject>: <value found> <breaks which limit>. <What to do>.`
     ├── EngineError (RuntimeError)        the inference engine failed or is not the version expected
     │   ├── WorkerError                   the engine's process crashed, or could not load the model
     │   └── EngineReplyError              the engine refused a request
+    ├── ApiError                          a request to a model that cannot be answered
+    │   ├── TemplateRefusedError          its chat template does not take the conversation
+    │   └── ContextExceededError          it does not fit the context
     ├── ModelfileError (ValueError)       a Modelfile or template of one that cannot be followed
     ├── SourceError (ValueError)          a source of models that is not understood or does not hold what is asked
     ├── TransferError (ConnectionError)   a download that failed, or whose bytes are not what they should be
@@ -178,3 +181,51 @@ class StoreReadOnlyError(StoreError):
 
 class OutputExistsError(KvantError, FileExistsError):
     """An output that would be overwritten."""
+
+
+class ApiError(KvantError):
+    """A request that cannot be answered, with what its sender is told.
+
+    Args:
+        message: What is wrong and what to do.
+        status: HTTP status, for a gateway's clients.
+        code: Machine-readable reason.
+        param: Field that is wrong, if one is.
+    """
+
+    def __init__(self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+
+
+class TemplateRefusedError(ApiError):
+    """A conversation that the model's template does not take as it is."""
+
+
+class ContextExceededError(ApiError):
+    """A prompt longer than the context; each API has a sentence for it that clients look for.
+
+    Attributes:
+        n_tokens: Tokens of the prompt.
+        n_context: Tokens that fit.
+        n_trained: Tokens that the model can at most; 0 where that is not known.
+    """
+
+    def __init__(self, n_tokens: int, n_context: int, n_trained: int = 0) -> None:
+        super().__init__(
+            f"prompt: {n_tokens} tokens exceed the context of {n_context}. Shorten it, or ask for more context.",
+            code="context_length_exceeded",
+        )
+        self.n_tokens = n_tokens
+        self.n_context = n_context
+        self.n_trained = n_trained
+
+    def larger(self) -> int | None:
+        """Return a context that would do, with room for an answer; None where the model has none."""
+        step = 4096 if self.n_tokens >= 4096 else 256
+        wanted = -(-(self.n_tokens + step // 4) // step) * step
+        if self.n_trained and self.n_tokens >= self.n_trained:
+            return None
+        return min(wanted, self.n_trained) if self.n_trained else wanted

@@ -191,7 +191,8 @@ def _controls(gateway: Served, model: str, body: dict[str, Any], vocabulary: Voc
     """Return the control tokens of what the engine is sent."""
     import msgspec
 
-    from kvant.serve.api import chat as asked
+    from kvant.generate import engine as asked
+    from kvant.generate.prompt import Chat as Conversation
     from kvant.serve.api.guard import guarded
     from kvant.serve.api.openai.chat import chat_prompt
     from kvant.serve.api.openai.types import ChatRequest
@@ -203,7 +204,7 @@ def _controls(gateway: Served, model: str, body: dict[str, Any], vocabulary: Voc
     async def ask() -> list[int]:
         async with here.scheduler.lease(file, caller="test") as lease:
             prompt = await guarded(chat_prompt(msgspec.convert(body, ChatRequest), file), file, lease.worker, here)
-            assert isinstance(prompt, asked.Chat)
+            assert isinstance(prompt, Conversation)
             _, made = await prompt.request(lease.worker, Share(here.bounded, "test"))
             if "prompt" in made:
                 return list(made["prompt"])

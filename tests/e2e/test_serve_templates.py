@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from kvant.serve.api.chat import apply_template
-from kvant.serve.api.templates import render
+from kvant.generate.engine import apply_template
+from kvant.generate.templates import render
 from served import Served, served, write_gguf
 
 GOLDEN = json.loads((Path(__file__).resolve().parent.parent / "golden" / "chat_templates.json").read_text("utf-8"))

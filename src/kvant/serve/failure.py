@@ -4,55 +4,7 @@ import math
 from dataclasses import dataclass
 
 from kvant import errors
-from kvant.errors import KvantError
-
-
-class ApiError(KvantError):
-    """A request that cannot be answered, with what its sender is told.
-
-    Args:
-        message: What is wrong and what to do.
-        status: HTTP status.
-        code: Machine-readable reason.
-        param: Field that is wrong, if one is.
-    """
-
-    def __init__(self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.param = param
-
-
-class TemplateRefusedError(ApiError):
-    """A conversation that the model's template does not take as it is."""
-
-
-class ContextExceededError(ApiError):
-    """A prompt longer than the context; each API has a sentence for it that clients look for, see `overflow`.
-
-    Attributes:
-        n_tokens: Tokens of the prompt.
-        n_context: Tokens that fit.
-        n_trained: Tokens that the model can at most; 0 where that is not known.
-    """
-
-    def __init__(self, n_tokens: int, n_context: int, n_trained: int = 0) -> None:
-        super().__init__(
-            f"prompt: {n_tokens} tokens exceed the context of {n_context}. Shorten it, or ask for more context.",
-            code="context_length_exceeded",
-        )
-        self.n_tokens = n_tokens
-        self.n_context = n_context
-        self.n_trained = n_trained
-
-    def larger(self) -> int | None:
-        """Return a context that would do, with room for an answer; None where the model has none."""
-        step = 4096 if self.n_tokens >= 4096 else 256
-        wanted = -(-(self.n_tokens + step // 4) // step) * step
-        if self.n_trained and self.n_tokens >= self.n_trained:
-            return None
-        return min(wanted, self.n_trained) if self.n_trained else wanted
+from kvant.errors import ApiError, ContextExceededError, KvantError
 
 
 def overflow(error: ContextExceededError, sentence: str, *, option: str = "") -> str:

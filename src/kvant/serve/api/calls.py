@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+from kvant.errors import ApiError
 from kvant.serve.api.wire import check
-from kvant.serve.failure import ApiError
 
 Tool = dict[str, Any]
 _MODES = {"auto": "auto", "none": "none", "required": "required", "any": "required", "validated": "auto"}

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from kvant.devices.memory import BATCH_TOKENS
+from kvant.errors import ApiError, ContextExceededError
+from kvant.generate.engine import asked, tokenize
 from kvant.runtime.server.workers import Worker
-from kvant.serve.api.chat import asked, tokenize
 from kvant.serve.api.wire import caller
-from kvant.serve.failure import ApiError, ContextExceededError
 from kvant.serve.gateway import gateway
 from kvant.serve.lease import Lease
 from kvant.serve.library import ModelFile

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from kvant.documents import JSON_ERRORS
-from kvant.serve.api.chunks import FunctionDelta, Piece, ToolDelta
+from kvant.generate.chunks import FunctionDelta, Piece, ToolDelta
 
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*(?P<name>"(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*')
 """How such a text begins: the engine's grammar keeps the order of a schema's properties."""

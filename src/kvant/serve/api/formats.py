@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from kvant.errors import LimitError
+from kvant.errors import ApiError, LimitError
+from kvant.generate.grammars import LLGUIDANCE, lark
+from kvant.generate.prompt import Chat, Text
 from kvant.runtime.bounded import Bounded, Tried, Try
-from kvant.serve.api.chat import Chat, Text
-from kvant.serve.api.grammars import LLGUIDANCE, depth_of, lark, without_tokens
+from kvant.serve.api.grammars import depth_of, without_tokens
 from kvant.serve.api.schemas import Budget, Schema, bound, check_tools, loosely
 from kvant.serve.api.wire import note_ignored, share
-from kvant.serve.failure import ApiError
 
 PromptT = TypeVar("PromptT", bound=Chat | Text)
 MAX_GRAMMAR_CHARACTERS = 1 << 16

@@ -1,29 +1,14 @@
-"""Grammars as text: of a JSON schema for the engine, and how deep those of clients are.
+"""Grammars of clients as text: how deep they are.
 
-Source: llguidance's docs/syntax.md; llama.cpp's grammars/README.md (GBNF).
+Source: llama.cpp's grammars/README.md (GBNF).
 """
 
 import re
-from typing import Any
 
-import msgspec
-
-LLGUIDANCE = "%llguidance"
 # A token's text is bounded: every one of many `<` that nothing closes would be read on to the end.
 _PART = re.compile(
     r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|\[[^\]\\]*+(?:\\.[^\]\\]*+)*+\]?|#[^\n]*+|<[^>\s]{1,128}+>|[()]', re.DOTALL
 )  # fmt: skip
-
-
-def lark(schema: dict[str, Any], before: str = "") -> str:
-    """Return the grammar of a JSON text under a schema, in llguidance's language.
-
-    Args:
-        schema: JSON schema.
-        before: Rules of what comes before it, of which one is named `before`; empty for nothing.
-    """
-    start = "start: before answer\n" if before else "start: answer\n"
-    return f"{LLGUIDANCE} {{}}\n{start}{before}answer: %json {msgspec.json.encode(schema).decode()}"
 
 
 def depth_of(grammar: str) -> int:

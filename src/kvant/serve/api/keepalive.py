@@ -3,7 +3,7 @@
 import math
 import re
 
-from kvant.serve.failure import ApiError
+from kvant.errors import ApiError
 
 KeepAlive = int | float | str
 

@@ -9,17 +9,15 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-import msgspec
 from starlette.requests import Request
 
-from kvant.errors import EngineReplyError
+from kvant.generate.asking import Begun, ask
+from kvant.generate.chunks import Piece, Usage, chat_piece, is_progress, text_piece
+from kvant.generate.prompt import Prompt
 from kvant.serve.api.answer import Output
-from kvant.serve.api.chat import CHAT, MAX_TRIES, Chat, Prompt, Text
-from kvant.serve.api.chunks import Piece, Usage, chat_piece, is_progress, refusal, text_piece
 from kvant.serve.api.forced import forced_call
 from kvant.serve.api.guard import guarded
 from kvant.serve.api.wire import caller, share
-from kvant.serve.failure import ApiError, ContextExceededError, TemplateRefusedError
 from kvant.serve.gateway import gateway
 from kvant.serve.lease import Lease
 from kvant.serve.library import ModelFile
@@ -61,20 +59,27 @@ class Answering:
 
     Attributes:
         lease: The hold on the worker.
-        chat: Whether events are those of a chat, to be passed on as they are.
-        truncated: Whether the prompt was shortened.
-        tokens: The prompt, where it was sent as tokens.
+        begun: The answer.
     """
 
     lease: Lease
-    chat: bool
-    truncated: bool
-    tokens: list[int] | None
-    _first: bytes
-    _rest: AsyncIterator[bytes]
+    begun: Begun[Prompt]
     _meter: "Meter"
-    _forced: list[str]
-    _joiner: bytes
+
+    @property
+    def chat(self) -> bool:
+        """Whether events are those of a chat, to be passed on as they are."""
+        return self.begun.is_chat
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the prompt was shortened."""
+        return self.begun.truncated
+
+    @property
+    def tokens(self) -> list[int] | None:
+        """The prompt, where it was sent as tokens."""
+        return self.begun.tokens
 
     async def payloads(self) -> AsyncIterator[bytes]:
         """Yield the engine's events.
@@ -82,24 +87,19 @@ class Answering:
         Raises:
             ApiError: The engine failed in the middle.
         """
-        self._meter.see(self._first)
-        yield self._without_joiner(self._first)
-        async for payload in self._rest:
-            self._meter.see(_sound(payload))
-            yield self._without_joiner(payload)
+        async for payload in self.begun.payloads():
+            self._meter.see(payload)
+            yield self.begun.without_joiner(payload)
         self._meter.end()
-
-    def _without_joiner(self, payload: bytes) -> bytes:
-        return payload.replace(self._joiner, b"") if self._joiner else payload
 
     def pieces(self) -> AsyncIterator[Piece]:
         """Yield what the events add."""
-        return forced_call(self._read(), self._forced) if self._forced else self._read()
+        forced = self.begun.prompt.forced
+        return forced_call(self._read(), forced) if forced else self._read()
 
     async def _read(self) -> AsyncIterator[Piece]:
-        read = chat_piece if self.chat else text_piece
         async for payload in self.payloads():
-            yield read(payload)
+            yield self.begun.read(payload)
 
 
 @contextlib.asynccontextmanager
@@ -117,50 +117,13 @@ async def answering(job: Job) -> AsyncIterator[Answering]:
         lease = await stack.enter_async_context(
             scheduler.lease(job.file, caller=caller(job.request), context=job.context, keep_alive=job.keep_alive)
         )
-        prompt, truncated = await guarded(job.prompt, job.file, lease.worker, here), False
-        for _ in range(MAX_TRIES):
-            events = None
-            try:
-                path, body = await prompt.request(lease.worker, share(job.request))
-                if job.stream:
-                    body["return_progress"] = True
-                events = lease.worker.stream(path, body)
-                first = _sound(await anext(events))
-                break
-            except EngineReplyError as error:
-                reason = refusal(error.status, error.body)
-            except ApiError as error:
-                reason = _of_grammar(error, prompt)
-            except StopAsyncIteration:
-                reason = refusal(500, {"error": "ended without an answer"})
-            if events is not None:
-                await events.aclose()  # type: ignore[attr-defined]
-            other = None
-            if isinstance(reason, ContextExceededError):
-                reason.n_trained = job.file.facts.context_length
-                other = await prompt.shorter(reason, lease.worker) if job.truncate else None
-                truncated = True
-            elif isinstance(reason, TemplateRefusedError):
-                other = prompt.plainer()
-            if other is None:
-                raise reason
-            prompt = other
-        else:
-            raise reason
-        stack.push_async_callback(events.aclose)  # type: ignore[attr-defined]
-        joiner = prompt.joiner.encode() if isinstance(prompt, Chat) else b""
-        tokens = body["prompt"] if isinstance(body.get("prompt"), list) else None
-        yield Answering(
-            lease,
-            path == CHAT,
-            truncated,
-            tokens,
-            first,
-            events,
-            Meter(timer, chat=path == CHAT),
-            prompt.forced,
-            joiner,
-        )
+        begun = await ask(
+            await guarded(job.prompt, job.file, lease.worker, here), lease.worker, share(job.request),
+            shorten=job.truncate, n_trained=job.file.facts.context_length,
+            **({"return_progress": True} if job.stream else {}),
+        )  # fmt: skip
+        stack.push_async_callback(begun.aclose)
+        yield Answering(lease, begun, Meter(timer, chat=begun.is_chat))
 
 
 @contextlib.asynccontextmanager
@@ -235,22 +198,3 @@ class Meter:
         self._timer.finish(
             self._reason, prompt_tokens=usage.prompt_tokens, generated_tokens=usage.completion_tokens or None
         )
-
-
-def _of_grammar(error: ApiError, prompt: Prompt) -> ApiError:
-    """Return an error of the engine's as one of the client's grammar, where that leads nowhere."""
-    is_by_grammar = isinstance(prompt, Chat | Text) and prompt.format.grammar is not None
-    if is_by_grammar and "empty grammar stack" in str(error):
-        return ApiError(
-            "grammar: comes to where no token of the model fits it, such as a class [z-a] or a token that is not "
-            "there. Correct it.",
-            code="invalid_grammar", param="grammar",
-        )  # fmt: skip
-    return error
-
-
-def _sound(payload: bytes) -> bytes:
-    """Return an event that is no error."""
-    if payload.startswith(b'{"error"'):
-        raise refusal(500, msgspec.json.decode(payload))
-    return payload

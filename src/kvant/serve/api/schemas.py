@@ -14,8 +14,8 @@ from urllib.parse import unquote
 
 import msgspec
 
+from kvant.errors import ApiError
 from kvant.serve.api.patterns import translated
-from kvant.serve.failure import ApiError
 
 MAX_TOOLS = 512
 MAX_BYTES = 1 << 19

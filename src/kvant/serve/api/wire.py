@@ -16,11 +16,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kvant.errors import KvantError
+from kvant.errors import ApiError, KvantError
+from kvant.generate.sampling import context_wanted
 from kvant.serve.api.answer import failed
-from kvant.serve.api.sampling import context_wanted
 from kvant.serve.endpoints import Handler
-from kvant.serve.failure import ApiError
 from kvant.serve.gateway import gateway
 from kvant.serve.library import ModelFile
 from kvant.serve.share import Share

@@ -2,8 +2,8 @@
 
 import pytest
 
+from kvant.errors import ApiError
 from kvant.serve.api.calls import Choice, allowed, arguments_text, choice_of, offered
-from kvant.serve.failure import ApiError
 
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("f", "g")]
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from kvant.serve.api.chunks import Piece, Whole, gather
+from kvant.generate.chunks import Piece, Whole, gather
 from kvant.serve.api.forced import forced_call
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from kvant.errors import ApiError
 from kvant.serve.api.keepalive import seconds
-from kvant.serve.failure import ApiError
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
+from kvant.errors import ApiError
+from kvant.generate.grammars import lark
 from kvant.runtime.grammar import Matcher, gbnf_error, lark_error
-from kvant.serve.api.grammars import depth_of, lark, without_tokens
+from kvant.serve.api.grammars import depth_of, without_tokens
 from kvant.serve.api.patterns import translated
 from kvant.serve.api.schemas import (
     ENFORCED,
@@ -21,7 +23,6 @@ from kvant.serve.api.schemas import (
     bound,
     loosely,
 )  # fmt: skip
-from kvant.serve.failure import ApiError
 
 
 def takes(schema: Any, value: Any) -> bool:

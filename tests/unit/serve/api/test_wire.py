@@ -2,12 +2,13 @@
 
 import pytest
 
+from kvant.errors import ApiError
 from kvant.serve.api.anthropic.types import CountRequest, MessagesRequest
 from kvant.serve.api.ollama.types import ChatRequest as OllamaChat
 from kvant.serve.api.openai.responses_types import ResponsesRequest
 from kvant.serve.api.openai.types import ChatRequest, EmbeddingRequest
 from kvant.serve.api.wire import decode, unknown_fields
-from kvant.serve.failure import ApiError, describe
+from kvant.serve.failure import describe
 
 
 def test_a_wrong_type_names_the_field() -> None:

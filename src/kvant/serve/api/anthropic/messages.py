@@ -11,6 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kvant.documents import JSON_ERRORS
+from kvant.errors import ApiError, TemplateRefusedError
+from kvant.generate.chunks import Piece, PromptDetails, ToolDelta, Usage, Whole, gather
+from kvant.generate.engine import apply_template, tokenize
+from kvant.generate.prompt import Chat, Format, opened
+from kvant.generate.sampling import OPENAI_DEFAULTS, context_wanted, engine_options
 from kvant.runtime.server.workers import Worker
 from kvant.serve.api.answer import Answer, Output
 from kvant.serve.api.anthropic.types import (
@@ -23,18 +28,15 @@ from kvant.serve.api.anthropic.types import (
     Tool,
 )
 from kvant.serve.api.calls import Choice, arguments_text, choice_of, offered
-from kvant.serve.api.chat import Chat, Format, apply_template, opened, require, tokenize
-from kvant.serve.api.chunks import Piece, PromptDetails, ToolDelta, Usage, Whole, gather
 from kvant.serve.api.formats import settled
 from kvant.serve.api.guard import guarded
 from kvant.serve.api.ids import new_id
 from kvant.serve.api.run import Job, answering, streaming
-from kvant.serve.api.sampling import OPENAI_DEFAULTS, context_wanted, engine_options
 from kvant.serve.api.wire import caller, check, model_file, note_ignored, read, share
 from kvant.serve.endpoints import SSE
-from kvant.serve.failure import ApiError, TemplateRefusedError
 from kvant.serve.gateway import gateway
 from kvant.serve.library import ModelFile
+from kvant.serve.require import require
 from kvant.serve.share import Share
 from kvant.serve.wording import ANTHROPIC
 
@@ -133,7 +135,7 @@ def _prompt(body: CountRequest, file: ModelFile, sampling: dict[str, Any]) -> Ch
     output = body.output_config
     once = body.tool_choice is not None and body.tool_choice.disable_parallel_tool_use
     return Chat(
-        messages=opened(converted, file, system), sampling=sampling, tools=tools, tool_choice=mode,
+        messages=opened(converted, file.settings, system), sampling=sampling, tools=tools, tool_choice=mode,
         parallel_tool_calls=False if once else None, think=thinks(body), template=file.settings.template,
         format=_format(output),
         effort=output.effort if output else None,

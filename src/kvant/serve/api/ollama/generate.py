@@ -14,9 +14,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kvant.documents import JSON_ERRORS
+from kvant.errors import ApiError
+from kvant.generate.chunks import Piece, ToolDelta, Whole
+from kvant.generate.engine import tokenize
+from kvant.generate.prompt import Chat, Format, Text, opened
+from kvant.generate.sampling import OLLAMA_DEFAULTS, context_wanted, engine_options, unknown
 from kvant.serve.api.answer import Answer, Output
-from kvant.serve.api.chat import Chat, Format, Text, opened, require, tokenize
-from kvant.serve.api.chunks import Piece, ToolDelta, Whole
 from kvant.serve.api.formats import settled
 from kvant.serve.api.keepalive import seconds
 from kvant.serve.api.ollama.library import find
@@ -30,12 +33,11 @@ from kvant.serve.api.ollama.types import (
     ToolCall,
 )
 from kvant.serve.api.run import Answering, Job, answering, streaming
-from kvant.serve.api.sampling import OLLAMA_DEFAULTS, context_wanted, engine_options, unknown
 from kvant.serve.api.wire import caller, check, note_ignored, read
 from kvant.serve.endpoints import NDJSON
-from kvant.serve.failure import ApiError
 from kvant.serve.gateway import gateway
 from kvant.serve.library import ModelFile
+from kvant.serve.require import require
 from kvant.serve.wording import OLLAMA
 
 MAX_TOP_LOGPROBS = 20
@@ -107,7 +109,7 @@ def _generate_prompt(body: GenerateRequest, file: ModelFile) -> Chat | Text:
     if body.raw:
         return Text(text=body.prompt, sampling=sampling, format=wanted, top_logprobs=top)
     return Chat(
-        messages=opened([{"role": "user", "content": body.prompt}], file, body.system),
+        messages=opened([{"role": "user", "content": body.prompt}], file.settings, body.system),
         sampling=sampling, format=wanted, top_logprobs=top, verbose=True, context=body.context or [],
         template=body.template or file.settings.template, **_thinking(body.think),
     )  # fmt: skip
@@ -125,7 +127,7 @@ async def chat(request: Request) -> Response:
     _check_common(request, file, body)
     messages = [_engine_message(message, file) for message in body.messages]
     prompt = Chat(
-        messages=opened(messages, file),
+        messages=opened(messages, file.settings),
         sampling=engine_options(OLLAMA_DEFAULTS, file.settings.parameters, body.options or {}),
         tools=[msgspec.to_builtins(tool) for tool in body.tools or []],
         format=_format(body.format), top_logprobs=body.top_logprobs if body.logprobs else None,

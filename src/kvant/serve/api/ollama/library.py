@@ -2,9 +2,8 @@
 
 from starlette.requests import Request
 
-from kvant.errors import ModelNotFoundError
+from kvant.errors import ApiError, ModelNotFoundError
 from kvant.serve.api.wire import check, model_file
-from kvant.serve.failure import ApiError
 from kvant.serve.library import ModelFile
 
 

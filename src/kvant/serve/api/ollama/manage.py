@@ -14,7 +14,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kvant.errors import KvantError, ModelfileError, ModelNameError, ModelNotFoundError, ValueRangeError
+from kvant.errors import ApiError, KvantError, ModelfileError, ModelNameError, ModelNotFoundError, ValueRangeError
 from kvant.hub.modelfile import ROLES, Modelfile, check_parameters
 from kvant.hub.names import ModelName
 from kvant.hub.pull import make_downloads, pull
@@ -25,7 +25,7 @@ from kvant.serve.api.ollama.manage_types import CopyRequest, CreateRequest, Dele
 from kvant.serve.api.ollama.progress import Telling, Work, answer, ending_of
 from kvant.serve.api.wire import caller, read
 from kvant.serve.endpoints import Handler
-from kvant.serve.failure import ApiError, describe
+from kvant.serve.failure import describe
 from kvant.serve.gate import Gate
 from kvant.serve.gateway import gateway
 from kvant.serve.storelibrary import StoreLibrary

@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from kvant._version import __version__
 from kvant.errors import ModelfileError
+from kvant.generate.sampling import context_wanted, unknown
 from kvant.hub.modelfile import modelfile_of, write_modelfile
 from kvant.serve import page
 from kvant.serve.api.answer import Answer, Output
@@ -33,7 +34,6 @@ from kvant.serve.api.ollama.types import (
     Tags,
     Version,
 )
-from kvant.serve.api.sampling import context_wanted, unknown
 from kvant.serve.api.wire import as_json, note_ignored, read
 from kvant.serve.gateway import gateway
 from kvant.serve.library import Facts, ModelFile

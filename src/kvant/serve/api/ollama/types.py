@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from kvant.serve.api.chunks import TokenLogprob
+from kvant.generate.chunks import TokenLogprob
 from kvant.serve.api.keepalive import KeepAlive
 
 Think = bool | Literal["low", "medium", "high", "max"]

@@ -12,10 +12,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from kvant.generate.chunks import Piece, ToolDelta, Usage, Whole, gather, is_progress
+from kvant.generate.prompt import Chat, Format, opened
+from kvant.generate.sampling import unknown
 from kvant.serve.api.answer import Answer, Output
 from kvant.serve.api.calls import Choice, allowed, arguments_text, choice_of, offered
-from kvant.serve.api.chat import Chat, Format, opened, require
-from kvant.serve.api.chunks import Piece, ToolDelta, Usage, Whole, gather, is_progress
 from kvant.serve.api.formats import settled
 from kvant.serve.api.ids import new_id
 from kvant.serve.api.keepalive import seconds
@@ -38,10 +39,10 @@ from kvant.serve.api.openai.types import (
     out_usage,
 )
 from kvant.serve.api.run import Answering, Job, answering, streaming
-from kvant.serve.api.sampling import unknown
 from kvant.serve.api.wire import check, model_file, note_ignored, read
 from kvant.serve.endpoints import SSE
 from kvant.serve.library import ModelFile
+from kvant.serve.require import require
 from kvant.serve.wording import OPENAI
 
 MAX_TOP_LOGPROBS = 20
@@ -95,7 +96,7 @@ def chat_prompt(body: ChatRequest, file: ModelFile) -> Chat:
     limits = (body.max_completion_tokens, body.max_tokens, body.n_predict)
     sampling = common_sampling(body, file, next((limit for limit in limits if limit is not None), None))
     return Chat(
-        messages=opened(engine_messages(body.messages, file), file),
+        messages=opened(engine_messages(body.messages, file), file.settings),
         sampling=sampling, tools=tools, tool_choice=mode,
         parallel_tool_calls=False if body.functions else body.parallel_tool_calls,
         format=_format(body.response_format, body.grammar), template=file.settings.template,

@@ -10,9 +10,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from kvant.generate.chunks import TokenLogprob, Usage, Whole, gather
+from kvant.generate.prompt import Format, Text
+from kvant.generate.sampling import unknown
 from kvant.serve.api.answer import Answer, Output
-from kvant.serve.api.chat import Format, Text, require
-from kvant.serve.api.chunks import TokenLogprob, Usage, Whole, gather
 from kvant.serve.api.formats import settled
 from kvant.serve.api.ids import new_id
 from kvant.serve.api.keepalive import seconds
@@ -20,9 +21,9 @@ from kvant.serve.api.openai.prompts import many
 from kvant.serve.api.openai.sampling import common_sampling, context_of
 from kvant.serve.api.openai.types import DONE, CompletionRequest, out_usage
 from kvant.serve.api.run import Job, answering, streaming
-from kvant.serve.api.sampling import unknown
 from kvant.serve.api.wire import check, model_file, note_ignored, read
 from kvant.serve.endpoints import SSE
+from kvant.serve.require import require
 from kvant.serve.wording import OPENAI
 
 MAX_PROMPTS = 128

@@ -1,9 +1,9 @@
 """The content of a message: a text, or parts of which only those that are text can be taken."""
 
+from kvant.errors import ApiError
 from kvant.serve.api.openai.types import (
     Part,
 )
-from kvant.serve.failure import ApiError
 from kvant.serve.library import ModelFile
 
 

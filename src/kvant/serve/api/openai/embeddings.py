@@ -6,13 +6,13 @@ import struct
 from starlette.requests import Request
 from starlette.responses import Response
 
+from kvant.generate.sampling import unknown
 from kvant.serve.api.answer import Answer, Output
 from kvant.serve.api.embeddings import embed
 from kvant.serve.api.keepalive import seconds
 from kvant.serve.api.openai.prompts import many
 from kvant.serve.api.openai.sampling import context_of
 from kvant.serve.api.openai.types import EmbeddingRequest
-from kvant.serve.api.sampling import unknown
 from kvant.serve.api.wire import model_file, note_ignored, read
 from kvant.serve.wording import OPENAI
 

@@ -6,10 +6,9 @@ from datetime import UTC
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kvant.errors import KvantError
+from kvant.errors import ApiError, KvantError
 from kvant.serve.api.openai.types import ListedModel, Models
 from kvant.serve.api.wire import as_json, model_file, served_size
-from kvant.serve.failure import ApiError
 from kvant.serve.gateway import gateway
 from kvant.serve.library import ModelFile
 

@@ -9,10 +9,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from kvant.generate.chunks import Usage, gather
+from kvant.generate.prompt import Chat, Format, opened
+from kvant.generate.sampling import OPENAI_DEFAULTS, context_wanted, engine_options
 from kvant.serve.api.answer import Answer, Output
 from kvant.serve.api.calls import Choice, allowed, choice_of, offered
-from kvant.serve.api.chat import Chat, Format, opened, require
-from kvant.serve.api.chunks import Usage, gather
 from kvant.serve.api.formats import settled
 from kvant.serve.api.ids import new_id
 from kvant.serve.api.openai.responses_input import messages_of
@@ -20,11 +21,11 @@ from kvant.serve.api.openai.responses_stream import ResponseEvents, message_item
 from kvant.serve.api.openai.responses_tools import Item, Offers
 from kvant.serve.api.openai.responses_types import ResponsesRequest, TextOptions, ToolChoice
 from kvant.serve.api.run import Job, answering, streaming
-from kvant.serve.api.sampling import OPENAI_DEFAULTS, context_wanted, engine_options
 from kvant.serve.api.wire import check, model_file, note_ignored, read
 from kvant.serve.endpoints import SSE
 from kvant.serve.failure import Failure
 from kvant.serve.library import ModelFile
+from kvant.serve.require import require
 from kvant.serve.wording import OPENAI
 
 
@@ -66,7 +67,7 @@ def _prompt(body: ResponsesRequest, file: ModelFile, messages: list[dict[str, An
     given = {name: value for name, value in given.items() if value is not None}
     effort = body.reasoning.effort if body.reasoning else None
     return Chat(
-        messages=opened(messages, file, body.instructions),
+        messages=opened(messages, file.settings, body.instructions),
         sampling=engine_options(OPENAI_DEFAULTS, file.settings.parameters, given), tools=tools, tool_choice=mode,
         parallel_tool_calls=body.parallel_tool_calls, format=_format(body.text),
         think=False if effort == "none" else None, effort=None if effort == "none" else effort,

@@ -10,13 +10,13 @@ from typing import Any
 
 import msgspec
 
+from kvant.errors import ApiError
 from kvant.serve.api.calls import arguments_text
 from kvant.serve.api.openai.content import plain_text
 from kvant.serve.api.openai.responses_tools import INPUT, Offers
 from kvant.serve.api.openai.responses_types import InputItem
 from kvant.serve.api.openai.types import Part
 from kvant.serve.api.wire import check
-from kvant.serve.failure import ApiError
 from kvant.serve.library import ModelFile
 
 LOST = frozenset({"item_reference", "compaction"})

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from kvant.serve.api.chunks import Piece, ToolDelta, Whole, add_call
+from kvant.generate.chunks import Piece, ToolDelta, Whole, add_call
 from kvant.serve.api.ids import new_id
 from kvant.serve.api.openai.responses_tools import Item, Offers, custom_input
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from kvant.documents import JSON_ERRORS
-from kvant.serve.api.chunks import ToolDelta
+from kvant.generate.chunks import ToolDelta
 from kvant.serve.api.ids import new_id
 from kvant.serve.api.openai.responses_types import Tool
 from kvant.serve.api.schemas import check_tools

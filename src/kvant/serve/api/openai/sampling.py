@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from kvant.generate.sampling import OPENAI_DEFAULTS, context_wanted, engine_options
 from kvant.serve.api.openai.types import (
     EmbeddingRequest,
     Sampling,
 )
-from kvant.serve.api.sampling import OPENAI_DEFAULTS, context_wanted, engine_options
 from kvant.serve.api.wire import check
 from kvant.serve.library import ModelFile
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from kvant.serve.api.chunks import TokenLogprob, Usage
+from kvant.generate.chunks import TokenLogprob, Usage
 
 DONE = b"data: [DONE]\n\n"
 """What ends a stream."""

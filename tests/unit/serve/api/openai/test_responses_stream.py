@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from kvant.serve.api.chunks import Piece
+from kvant.generate.chunks import Piece
 from kvant.serve.api.openai.responses_stream import ResponseEvents
 from kvant.serve.api.openai.responses_tools import Offers
 

@@ -2,10 +2,10 @@
 
 import pytest
 
+from kvant.errors import ApiError
 from kvant.serve.api.openai.responses_tools import Offers
 from kvant.serve.api.openai.responses_types import Tool
 from kvant.serve.api.schemas import MAX_TOOLS
-from kvant.serve.failure import ApiError
 
 
 def _tool(name: str) -> Tool:

@@ -5,11 +5,11 @@ from functools import partial
 
 import pytest
 
+from kvant.errors import ApiError
+from kvant.generate import templates
+from kvant.generate.templates import MAX_TEMPLATE_CHARACTERS
 from kvant.runtime.bounded import Bounded
 from kvant.runtime.template import render as jinja_render
-from kvant.serve.api import templates
-from kvant.serve.api.templates import MAX_TEMPLATE_CHARACTERS
-from kvant.serve.failure import ApiError
 from served import TOOLS_TEMPLATE
 
 Render = partial[str]

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from kvant.errors import EngineError
-from kvant.serve.api.chunks import (
+from kvant.errors import ContextExceededError, EngineError
+from kvant.generate.chunks import (
     FunctionDelta,
     Piece,
     ToolDelta,
@@ -16,7 +16,7 @@ from kvant.serve.api.chunks import (
     refusal,
     text_piece,
 )
-from kvant.serve.failure import ContextExceededError, describe
+from kvant.serve.failure import describe
 
 CHAT = b'{"choices":[{"finish_reason":null,"index":0,"delta":{"content":"Hello"}}],"created":1,"model":"m"}'
 END = (

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kvant.serve.api.turns import plainer
+from kvant.generate.turns import plainer
 
 
 def of(*turns: tuple[str, str]) -> list[dict[str, Any]]:

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
+from kvant.generate.grammars import lark
+from kvant.generate.thoughts import rules
 from kvant.runtime.grammar import Matcher
-from kvant.serve.api.grammars import lark
-from kvant.serve.api.thoughts import rules
 
 TEMPLATE = "{% if x %}<think>{% endif %}</think>"
 SCHEMA = {"enum": ["yes"]}

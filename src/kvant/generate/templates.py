@@ -7,10 +7,9 @@ process with limits, for its parser recurses and a template can make as much tex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kvant.errors import LimitError, ModelfileError
+from kvant.errors import ApiError, LimitError, ModelfileError, TemplateRefusedError
 from kvant.hub.gotemplate import MAX_CHARACTERS, is_go_template, jinja_of
 from kvant.runtime.bounded import Bounded, Refused, Render, Text
-from kvant.serve.failure import ApiError, TemplateRefusedError
 
 MAX_TEMPLATE_CHARACTERS = MAX_CHARACTERS
 

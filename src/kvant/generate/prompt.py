@@ -8,23 +8,31 @@ the engine writes the call under a JSON schema, since a model that is only told 
 import asyncio
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
-import msgspec
-
+from kvant.errors import ApiError, ContextExceededError
+from kvant.generate import templates, thoughts, turns
+from kvant.generate.engine import apply_template, properties, special_token, tokenize
+from kvant.generate.grammars import lark
+from kvant.hub.manifest import ModelSettings
 from kvant.runtime import plaintext
+from kvant.runtime.bounded import Bounded
 from kvant.runtime.plaintext import Disguise, Trusted
 from kvant.runtime.server.workers import Worker
-from kvant.serve.api import templates, thoughts, turns
-from kvant.serve.api.chunks import refusal
-from kvant.serve.api.grammars import lark
-from kvant.serve.failure import ApiError, ContextExceededError
-from kvant.serve.library import ModelFile
-from kvant.serve.share import Share
 
 CHAT, TEXT, INFILL = "/v1/chat/completions", "/completion", "/infill"
-MAX_TRIES = 32
+P = ParamSpec("P")
+ResultT = TypeVar("ResultT")
+
+
+class Turns(Protocol):
+    """Has bounded work done when it is the caller's turn."""
+
+    async def run(self, work: Callable[Concatenate[Bounded, P], ResultT], *args: P.args, **more: P.kwargs) -> ResultT:
+        """Call something that asks what it is given as its first argument, in a thread."""
+        ...
 
 
 class Prompt(Protocol):
@@ -35,7 +43,7 @@ class Prompt(Protocol):
         """The tools of which one must be called: the answer is the call, as JSON; empty where it is text."""
         ...
 
-    async def request(self, worker: Worker, bounded: Share) -> tuple[str, dict[str, Any]]:
+    async def request(self, worker: Worker, bounded: Turns) -> tuple[str, dict[str, Any]]:
         """Return the engine's route and the body to send there; `bounded` does what a client's bytes could prolong."""
         ...
 
@@ -50,7 +58,7 @@ class Prompt(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """What an answer must look like; `formats.settled` makes what the engine can follow of what a client asked for.
+    """What an answer must look like; the gateway makes what the engine can follow of what a client asks for.
 
     Attributes:
         schema: JSON schema; None for none.
@@ -115,7 +123,7 @@ class Chat:
         """See `Prompt`."""
         return [tool["function"]["name"] for tool in self.tools] if self.tool_choice == "required" else []
 
-    async def request(self, worker: Worker, bounded: Share) -> tuple[str, dict[str, Any]]:
+    async def request(self, worker: Worker, bounded: Turns) -> tuple[str, dict[str, Any]]:
         """See `Prompt`."""
         if not self.by_engine(worker) or self.context or self.forced or self.disguise:
             return await self._as_text(worker, bounded)
@@ -167,7 +175,7 @@ class Chat:
             body["chat_template_kwargs"] = arguments
         return body
 
-    async def _as_text(self, worker: Worker, bounded: Share) -> tuple[str, dict[str, Any]]:
+    async def _as_text(self, worker: Worker, bounded: Turns) -> tuple[str, dict[str, Any]]:
         """Return the request with the messages rendered already."""
         if self.tools and not self.forced:
             raise ApiError(
@@ -198,7 +206,7 @@ class Chat:
             body["n_probs"] = max(1, self.top_logprobs)
         return TEXT, body
 
-    async def _rendered(self, worker: Worker, bounded: Share, arguments: dict[str, Any]) -> str:
+    async def _rendered(self, worker: Worker, bounded: Turns, arguments: dict[str, Any]) -> str:
         messages, tools, effort = self.written
         if self.disguise:
             messages, tools, effort = await asyncio.to_thread(self.disguise.hidden, self.written)
@@ -259,7 +267,7 @@ class Text:
         """See `Prompt`."""
         return []
 
-    async def request(self, worker: Worker, bounded: Share) -> tuple[str, dict[str, Any]]:  # noqa: ARG002
+    async def request(self, worker: Worker, bounded: Turns) -> tuple[str, dict[str, Any]]:  # noqa: ARG002
         """See `Prompt`."""
         body: dict[str, Any] = {"cache_prompt": True, "stream": True} | self.sampling
         if self.format.schema is not None:
@@ -286,19 +294,6 @@ class Text:
         return dataclasses.replace(self, text=tokens[cut:])
 
 
-async def tokenize(worker: Worker, text: str, *, special: bool, parse: bool = True) -> list[int]:
-    """Return a text's token ids.
-
-    Args:
-        worker: The model.
-        text: The text.
-        special: Put the start token first where the model has one.
-        parse: Make control tokens of what spells them.
-    """
-    body = {"content": text, "add_special": special, "parse_special": parse}
-    return [int(token) for token in (await asked(worker, "/tokenize", body))["tokens"]]
-
-
 async def _as_tokens(worker: Worker, asking: plaintext.Asking) -> list[int]:
     """Return what asking for tokens comes to; see `plaintext.drive`. Texts are cut in a thread: they may be long."""
     step = await asyncio.to_thread(plaintext.advance, asking)
@@ -308,48 +303,14 @@ async def _as_tokens(worker: Worker, asking: plaintext.Asking) -> list[int]:
     return step
 
 
-async def special_token(worker: Worker, text: str) -> int | None:
-    """Return the id of a text that is one special token; None for one that is written as text."""
-    special = await tokenize(worker, text, special=False)
-    plain = await tokenize(worker, text, special=False, parse=False)
-    return special[0] if len(special) == 1 and special != plain else None
-
-
-async def apply_template(worker: Worker, messages: list[dict[str, Any]], **more: Any) -> str:
-    """Return the prompt that the model's own template makes of messages."""
-    return str((await asked(worker, "/apply-template", {"messages": messages} | more))["prompt"])
-
-
-async def properties(worker: Worker) -> dict[str, Any]:
-    """Return what the engine tells of itself."""
-    status, body = await worker.get("/props")
-    answer = msgspec.json.decode(body)
-    if status != 200 or not isinstance(answer, dict):
-        raise refusal(status, answer)
-    return answer
-
-
-async def asked(worker: Worker, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Return the engine's answer.
-
-    Raises:
-        ApiError: It refused.
-    """
-    status, answer = await worker.post(path, body)
-    if status != 200:
-        raise refusal(status, answer)
-    return answer
-
-
-def opened(messages: list[dict[str, Any]], file: ModelFile, system: str | None = None) -> list[dict[str, Any]]:
+def opened(messages: list[dict[str, Any]], settings: ModelSettings, system: str | None = None) -> list[dict[str, Any]]:
     """Return messages with what a model's settings put before them, where the request is silent.
 
     Args:
         messages: The request's.
-        file: The model.
+        settings: The model's.
         system: The request's own instructions outside its messages; an empty text is a wish for none.
     """
-    settings = file.settings
     before: list[dict[str, Any]] = [
         Trusted(role=message.role, content=message.content) for message in settings.messages
     ]
@@ -359,21 +320,3 @@ def opened(messages: list[dict[str, Any]], file: ModelFile, system: str | None =
     if system is None and settings.system and not (messages and messages[0]["role"] == "system"):
         return [Trusted(role="system", content=settings.system), *messages]
     return messages
-
-
-def require(file: ModelFile, *, tools: bool = False) -> None:
-    """Refuse what a model cannot do.
-
-    Raises:
-        ApiError: In the words of Ollama.
-    """
-    capabilities = file.capabilities
-    if "completion" not in capabilities:
-        raise ApiError(f'"{file.name}" does not support generate: it makes embeddings. Use another model.')
-    if tools and "tools" not in capabilities:
-        raise ApiError(
-            f"{file.name} does not support tools: its chat template has no place for them. Use another model, or leave "
-            "tools out.",
-            code="tools_not_supported",
-            param="tools",
-        )

@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 
 from kvant.documents import JSON_ERRORS
-from kvant.errors import EngineError
-from kvant.serve.failure import ApiError, ContextExceededError, TemplateRefusedError
+from kvant.errors import ApiError, ContextExceededError, EngineError, TemplateRefusedError
 
 
 class TopLogprob(msgspec.Struct):

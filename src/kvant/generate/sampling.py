@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kvant.serve.failure import ApiError
+from kvant.errors import ApiError
 
 Kind = Literal["integer", "number", "boolean", "array"]
 MAX_STOPS = 64

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from kvant.serve.api.sampling import MAX_STOPS, OLLAMA_DEFAULTS, PARAMETERS, context_wanted, engine_options
-from kvant.serve.failure import ApiError
+from kvant.errors import ApiError
+from kvant.generate.sampling import MAX_STOPS, OLLAMA_DEFAULTS, PARAMETERS, context_wanted, engine_options
 
 
 def test_the_last_layer_decides_and_names_are_the_engines() -> None:

@@ -30,7 +30,7 @@ def rm(
     store = Store.open()
     parsed = list(dict.fromkeys(ModelName.parse(name.removeprefix("store:")) for name in names))
     for name in parsed:
-        store.row(name)
+        store.ledger.row(name)
     before = store.usage()
     removed = [store.remove(name) for name in parsed]
     freed = before - store.usage()

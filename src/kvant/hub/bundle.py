@@ -15,7 +15,7 @@ import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import msgspec
 
@@ -23,6 +23,7 @@ from kvant.documents import JSON_ERRORS
 from kvant.errors import FormatError, ModelNameError, OutputExistsError, StoreError
 from kvant.files import CHUNK_BYTES, atomic_write, disk_errors
 from kvant.hub.disk import LAYOUT
+from kvant.hub.ledger import Ledger, StoredModel
 from kvant.hub.manifest import (
     MANIFEST_TYPE,
     MAX_CONFIG_BYTES,
@@ -38,9 +39,6 @@ from kvant.hub.names import ModelName
 from kvant.hub.pieces import read_range, scan
 from kvant.hub.tar import Entry, entries
 from kvant.progress import SILENT, Progress
-
-if TYPE_CHECKING:
-    from kvant.hub.store import Store, StoredModel
 
 REFERENCE = "org.opencontainers.image.ref.name"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
@@ -65,7 +63,7 @@ def is_bundle(path: Path) -> bool:
 
 
 def export(
-    store: "Store",
+    ledger: Ledger,
     names: Sequence[str | ModelName],
     path: Path,
     progress: Progress = SILENT,
@@ -79,10 +77,10 @@ def export(
         OutputExistsError: The file exists, and `overwrite` is false.
         StoreError: An object is missing or damaged.
     """
-    with store.disk.still(f"export {path.name}"):  # nothing goes away meanwhile
-        rows = {row.name: row for row in (store.row(name) for name in names)}
-        manifests = {row.manifest: store.objects.manifest(row.manifest) for row in rows.values()}
-        sizes = {digest: store.disk.blob(digest).stat().st_size for digest in manifests}
+    with ledger.disk.still(f"export {path.name}"):  # nothing goes away meanwhile
+        rows = {row.name: row for row in (ledger.row(name) for name in names)}
+        manifests = {row.manifest: ledger.objects.manifest(row.manifest) for row in rows.values()}
+        sizes = {digest: ledger.disk.blob(digest).stat().st_size for digest in manifests}
         index = ImageIndex(
             manifests=[
                 Descriptor(
@@ -105,15 +103,15 @@ def export(
             _add(tar, "index.json", len(raw), [raw])
             for digest, size in itertools.chain(sizes.items(), configs.items(), objects.items()):
                 if size or digest in objects:
-                    _add(tar, _BLOBS + digest, size, _checked(store, digest, size))
+                    _add(tar, _BLOBS + digest, size, _checked(ledger, digest, size))
                 progress.advance(task, size if digest in objects else 0)
         progress.finish(task)
 
 
-def _checked(store: "Store", digest: str, size: int) -> Iterator[bytes]:
+def _checked(ledger: Ledger, digest: str, size: int) -> Iterator[bytes]:
     """Give an object's bytes, and refuse to end if they are not the object's."""
     found = hashlib.sha256()
-    for chunk in read_range(*store.objects.place(digest), size):
+    for chunk in read_range(*ledger.objects.place(digest), size):
         found.update(chunk)
         yield chunk
     if found.hexdigest() != digest:
@@ -152,12 +150,12 @@ def _add(tar: tarfile.TarFile, name: str, size: int, chunks: Sequence[bytes] | I
 
 
 def import_bundle(
-    store: "Store", path: Path, progress: Progress = SILENT, *, name: str | None = None, overwrite: bool = False
-) -> "list[StoredModel]":
+    ledger: Ledger, path: Path, progress: Progress = SILENT, *, name: str | None = None, overwrite: bool = False
+) -> list[StoredModel]:
     """Take the models of a bundle in; they appear when every byte of all of them has been checked.
 
     Args:
-        store: The store.
+        ledger: The store's.
         path: The bundle.
         progress: Told the bytes.
         name: What to call its only model, instead of the name it has there.
@@ -171,22 +169,22 @@ def import_bundle(
     task = f"Importing {path.name}"
     progress.start(task, path.stat().st_size, "B")
     with path.open("rb") as file, contextlib.ExitStack() as stack:
-        reader = _Reader(store, file, name, lambda n: progress.advance(task, n), overwrite=overwrite)
+        reader = _Reader(ledger, file, name, lambda n: progress.advance(task, n), overwrite=overwrite)
         partials = reader.read(stack)
-        with store.changing(f"import {path.name}"):
-            found = [_admit(store, reader, model, digest, partials) for model, digest in reader.names.items()]
+        with ledger.changing(f"import {path.name}"):
+            found = [_admit(ledger, reader, model, digest, partials) for model, digest in reader.names.items()]
     progress.finish(task)
     return found
 
 
-def _admit(store: "Store", reader: "_Reader", name: ModelName, digest: str, partials: dict[str, Path]) -> "StoredModel":
+def _admit(ledger: Ledger, reader: "_Reader", name: ModelName, digest: str, partials: dict[str, Path]) -> StoredModel:
     """Give a name what was read for it."""
     manifest = reader.manifests[digest]
-    store.config(reader.configs[manifest.config.digest.removeprefix("sha256:")])
+    ledger.config(reader.configs[manifest.config.digest.removeprefix("sha256:")])
     for layout in file_layouts(manifest):
         if layout.sha256 in partials:
-            store.keep_file(name, layout, partials[layout.sha256])
-    return store.set_name(name, manifest)
+            ledger.keep_file(name, layout, partials[layout.sha256])
+    return ledger.set_name(name, manifest)
 
 
 class _Reader:
@@ -199,9 +197,9 @@ class _Reader:
     """
 
     def __init__(
-        self, store: "Store", file: BinaryIO, name: str | None, on_bytes: Callable[[int], object], *, overwrite: bool
+        self, ledger: Ledger, file: BinaryIO, name: str | None, on_bytes: Callable[[int], object], *, overwrite: bool
     ) -> None:
-        self._store, self._name, self._on_bytes, self._overwrite = store, name, on_bytes, overwrite
+        self._ledger, self._name, self._on_bytes, self._overwrite = ledger, name, on_bytes, overwrite
         self._entries = entries(file)
         self.names: dict[ModelName, str] = {}
         self.manifests: dict[str, Manifest] = {}
@@ -233,9 +231,9 @@ class _Reader:
             raise ModelNameError(f"{self._name}: the bundle holds {len(index.manifests)} models. Leave the name out.")
         for descriptor in index.manifests:
             text = self._name or descriptor.annotations.get(REFERENCE, "")
-            name = self._store.checked_name(text)
+            name = self._ledger.checked_name(text)
             digest = ModelName(model="m", digest=descriptor.digest.removeprefix("sha256:")).digest
-            rows = self._store.index.rows(name.key)
+            rows = self._ledger.index.rows(name.key)
             if rows and rows[0].manifest != digest and not self._overwrite:
                 raise OutputExistsError(f"{name}: is another model in the store. Give another name or --overwrite.")
             if name.key in {other.key for other in self.names}:
@@ -249,7 +247,7 @@ class _Reader:
             layout.sha256: layout for manifest in self.manifests.values() for layout in file_layouts(manifest)
         }  # fmt: skip
         self._check_space(list(layouts.values()))
-        partials = {sha256: stack.enter_context(self._store.disk.temporary()) for sha256 in layouts}
+        partials = {sha256: stack.enter_context(self._ledger.disk.temporary()) for sha256 in layouts}
         wanted: dict[str, list[tuple[Path, int]]] = {}
         sizes: dict[str, int] = {}
         for sha256, layout in layouts.items():
@@ -273,7 +271,7 @@ class _Reader:
 
     def _check_space(self, layouts: Sequence[Layout]) -> None:
         needed = sum(layout.size for layout in layouts)
-        free = shutil.disk_usage(self._store.disk.root).free
+        free = shutil.disk_usage(self._ledger.disk.root).free
         if needed > free:
             raise FormatError(f"bundle: its files of {needed} bytes do not fit the {free} that are free. Free some.")
 
@@ -286,7 +284,7 @@ class _Reader:
                 file = stack.enter_context(path.open("r+b"))
                 file.seek(offset)
                 files.append(file)
-            stack.enter_context(disk_errors(self._store.disk.root))
+            stack.enter_context(disk_errors(self._ledger.disk.root))
             for chunk in entry.chunks():
                 found.update(chunk)
                 for file in files:

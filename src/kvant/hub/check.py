@@ -9,22 +9,19 @@ import hashlib
 import secrets
 import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
 from kvant.errors import KvantError
 from kvant.files import sha256_file, sync_directory
-from kvant.hub.collect import garbage
 from kvant.hub.disk import make_directories, unlink
 from kvant.hub.index import fingerprint
+from kvant.hub.ledger import Ledger
 from kvant.hub.manifest import Layout, Piece, read_settings
 from kvant.hub.names import is_digest
 from kvant.hub.objects import check_file
 from kvant.progress import SILENT, Progress
-
-if TYPE_CHECKING:
-    from kvant.hub.store import Store
 
 Kind = Literal["object", "name", "settings", "link", "index", "incomplete"]
 
@@ -76,7 +73,7 @@ class Check(msgspec.Struct, kw_only=True):
         return all(finding.repaired for finding in self.findings)
 
 
-def fsck(store: "Store", *, repair: bool = False, progress: Progress = SILENT) -> Check:
+def fsck(ledger: Ledger, *, repair: bool = False, progress: Progress = SILENT) -> Check:
     """Hash every object and check every name.
 
     A change that was cut off by a crash is put right first, as any next change would; a store that cannot be written to
@@ -85,28 +82,28 @@ def fsck(store: "Store", *, repair: bool = False, progress: Progress = SILENT) -
     Raises:
         StoreReadOnlyError: It is to be repaired, and cannot be written to.
     """
-    check = Check(is_read_only=not repair and not store.disk.is_writable())
-    journal = store.disk.journal
+    check = Check(is_read_only=not repair and not ledger.disk.is_writable())
+    journal = ledger.disk.journal
     check.interrupted = journal.read_text(errors="replace") if journal.exists() else None
     if check.is_read_only:
-        store.index.detach()
+        ledger.index.detach()
     else:
-        _check_index(store, check)
-    with contextlib.nullcontext() if check.is_read_only else store.changing("fsck"):
-        for path, detail in store.rebuild():
-            check.lost.append(path.relative_to(store.disk.names).as_posix().removesuffix(".json"))
+        _check_index(ledger, check)
+    with contextlib.nullcontext() if check.is_read_only else ledger.changing("fsck"):
+        for path, detail in ledger.rebuild():
+            check.lost.append(path.relative_to(ledger.disk.names).as_posix().removesuffix(".json"))
             _note(check, "name", path, detail, repaired=repair)
             if repair:
-                _quarantine(store, path)
-        rotten = _check_objects(store, check, repair, progress)
+                _quarantine(ledger, path)
+        rotten = _check_objects(ledger, check, repair, progress)
         if repair:
-            store.rebuild()
-        _check_models(store, check, repair, rotten)
-        for path in store.relink() if repair else _wrong_links(store):
+            ledger.rebuild()
+        _check_models(ledger, check, repair, rotten)
+        for path in ledger.relink() if repair else _wrong_links(ledger):
             if not any(finding.what == str(path) for finding in check.findings):
                 _note(check, "link", path, "is not the file that its name means", repaired=repair)
-        check.models = len(store.index.rows()) - len([f for f in check.findings if f.kind == "incomplete"])
-        check.garbage_bytes = sum(store.disk.blob(d).stat().st_size for d in garbage(store))
+        check.models = len(ledger.index.rows()) - len([f for f in check.findings if f.kind == "incomplete"])
+        check.garbage_bytes = sum(ledger.disk.blob(d).stat().st_size for d in ledger.garbage())
     return check
 
 
@@ -114,27 +111,27 @@ def _note(check: Check, kind: Kind, what: object, detail: str, *, repaired: bool
     check.findings.append(Finding(kind=kind, what=str(what), detail=detail, repaired=repaired))
 
 
-def _check_index(store: "Store", check: Check) -> None:
+def _check_index(ledger: Ledger, check: Check) -> None:
     """Compare the tables with what they are made from, and make them again if they differ."""
-    with store.disk.locked("fsck"):
-        if store.disk.journal.exists() or store.index.mark() != fingerprint(store.disk.names):
+    with ledger.disk.locked("fsck"):
+        if ledger.disk.journal.exists() or ledger.index.mark() != fingerprint(ledger.disk.names):
             return  # the next change makes them again
         try:
-            before = (store.index.rows(), store.index.all_places())
-            store.rebuild()
-            same = before == (store.index.rows(), store.index.all_places())
+            before = (ledger.index.rows(), ledger.index.all_places())
+            ledger.rebuild()
+            same = before == (ledger.index.rows(), ledger.index.all_places())
         except sqlite3.DatabaseError:
             same = False
         if not same:
-            store.index.remove()
-            store.rebuild()
-            _note(check, "index", store.disk.index, "differed from the names", repaired=True)
+            ledger.index.remove()
+            ledger.rebuild()
+            _note(check, "index", ledger.disk.index, "differed from the names", repaired=True)
 
 
-def _check_objects(store: "Store", check: Check, repair: bool, progress: Progress) -> set[str]:
+def _check_objects(ledger: Ledger, check: Check, repair: bool, progress: Progress) -> set[str]:
     """Hash what is in `blobs`; return the names there that are not what they say."""
-    layouts = {layout.sha256: layout for row in store.index.rows() for layout in store.objects.layouts(row.manifest)}
-    paths = sorted(store.disk.blobs.iterdir())
+    layouts = {layout.sha256: layout for row in ledger.index.rows() for layout in ledger.objects.layouts(row.manifest)}
+    paths = sorted(ledger.disk.blobs.iterdir())
     progress.start("Hashing", sum(path.stat().st_size for path in paths), "B")
     rotten = set()
     for path in paths:
@@ -151,28 +148,28 @@ def _check_objects(store: "Store", check: Check, repair: bool, progress: Progres
         detail = "is not what its name says" if is_digest(path.name) else "has no digest for a name"
         _note(check, "object", path, detail, repaired=repair)
         if repair:
-            _salvage(store, path, layout, good)
+            _salvage(ledger, path, layout, good)
     progress.finish("Hashing")
     return rotten
 
 
-def _salvage(store: "Store", path: Path, layout: Layout | None, good: list[Piece]) -> None:
+def _salvage(ledger: Ledger, path: Path, layout: Layout | None, good: list[Piece]) -> None:
     """Keep the good objects of a broken file, and put the file itself away."""
-    kept = [p for p in good if store.objects.locate(p.digest, without={path.name}) is None]
-    store.objects.extract((piece, (path, piece.offset)) for piece in kept)
+    kept = [p for p in good if ledger.objects.locate(p.digest, without={path.name}) is None]
+    ledger.objects.extract((piece, (path, piece.offset)) for piece in kept)
     if layout is not None:
-        for row in store.index.rows():
-            for (file, _), link in zip(store.index.files(row.manifest), store.paths(row), strict=True):
+        for row in ledger.index.rows():
+            for (file, _), link in zip(ledger.index.files(row.manifest), ledger.paths(row), strict=True):
                 if file == layout.sha256:
-                    unlink(link, store.disk.models)
-    _quarantine(store, path)
+                    unlink(link, ledger.disk.models)
+    _quarantine(ledger, path)
 
 
-def _check_models(store: "Store", check: Check, repair: bool, rotten: set[str]) -> None:
+def _check_models(ledger: Ledger, check: Check, repair: bool, rotten: set[str]) -> None:
     """Check that every name has all it needs."""
-    for name in [row.name for row in store.index.rows()]:
-        row = store.row(name)
-        config = store.disk.blob(row.config)
+    for name in [row.name for row in ledger.index.rows()]:
+        row = ledger.row(name)
+        config = ledger.disk.blob(row.config)
         try:
             if row.config in rotten:
                 raise OSError("its digest is wrong")
@@ -180,12 +177,12 @@ def _check_models(store: "Store", check: Check, repair: bool, rotten: set[str]) 
         except (KvantError, OSError) as error:
             _note(check, "settings", name, f"settings are lost ({error}), the weights are there", repaired=repair)
             if repair:
-                _reset_settings(store, name)
-                row = store.row(name)
+                _reset_settings(ledger, name)
+                row = ledger.row(name)
         gone = [
             piece
-            for layout in store.objects.layouts(row.manifest)
-            for piece in store.objects.missing(layout, without=rotten)
+            for layout in ledger.objects.layouts(row.manifest)
+            for piece in ledger.objects.missing(layout, without=rotten)
         ]
         if gone:
             size = sum(piece.size for piece in gone)
@@ -194,28 +191,28 @@ def _check_models(store: "Store", check: Check, repair: bool, rotten: set[str]) 
             check.lost.append(name)
 
 
-def _reset_settings(store: "Store", name: str) -> None:
+def _reset_settings(ledger: Ledger, name: str) -> None:
     from kvant.hub.names import ModelName
 
-    row = store.row(name)
-    config = store.config(b"{}")
-    manifest = msgspec.structs.replace(store.objects.manifest(row.manifest), config=config)
-    store.set_name(ModelName.parse(name), manifest)
+    row = ledger.row(name)
+    config = ledger.config(b"{}")
+    manifest = msgspec.structs.replace(ledger.objects.manifest(row.manifest), config=config)
+    ledger.set_name(ModelName.parse(name), manifest)
 
 
-def _wrong_links(store: "Store") -> list[Path]:
+def _wrong_links(ledger: Ledger) -> list[Path]:
     wrong = []
-    for row in store.index.rows():
-        for (file, _), path in zip(store.index.files(row.manifest), store.paths(row), strict=True):
-            target = store.disk.blob(file)
+    for row in ledger.index.rows():
+        for (file, _), path in zip(ledger.index.files(row.manifest), ledger.paths(row), strict=True):
+            target = ledger.disk.blob(file)
             if target.exists() and not (path.exists() and path.samefile(target)):
                 wrong.append(path)
     return wrong
 
 
-def _quarantine(store: "Store", path: Path) -> None:
+def _quarantine(ledger: Ledger, path: Path) -> None:
     """Put a broken file away under a name that says where it was."""
-    make_directories(store.disk.quarantine, store.disk.root)
+    make_directories(ledger.disk.quarantine, ledger.disk.root)
     where = hashlib.sha256(str(path.parent).encode()).hexdigest()[:8]
-    path.replace(store.disk.quarantine / f"{path.name[:100]}.{where}.{secrets.token_hex(4)}")
+    path.replace(ledger.disk.quarantine / f"{path.name[:100]}.{where}.{secrets.token_hex(4)}")
     sync_directory(path.parent)

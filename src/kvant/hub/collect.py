@@ -1,16 +1,12 @@
 """Garbage collection: remove what no name needs, and whole files whose parts others hold."""
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from kvant.errors import StoreError
 from kvant.hub.disk import unlink
 from kvant.hub.index import Row
+from kvant.hub.ledger import Ledger
 from kvant.hub.manifest import Layout
-
-if TYPE_CHECKING:
-    from kvant.hub.store import Store
 
 
 class Collected(msgspec.Struct, kw_only=True):
@@ -31,64 +27,50 @@ class Collected(msgspec.Struct, kw_only=True):
     usage_bytes: int = 0
 
 
-def gc(store: "Store", *, pack: bool = False) -> Collected:
+def gc(ledger: Ledger, *, pack: bool = False) -> Collected:
     """Remove what no name needs.
 
     Args:
-        store: The store.
+        ledger: The store's.
         pack: Take the readable files apart, too, whose parts other files hold to a tenth or more.
 
     Raises:
         StoreError: A name cannot be read, so what it needs is not known; nothing is removed.
     """
-    with store.changing("gc"):
-        broken = store.rebuild()
+    with ledger.changing("gc"):
+        broken = ledger.rebuild()
         if broken:
             raise StoreError(f"{broken[0][0]}: cannot be read, so nothing is removed. Run: kvant fsck --repair")
-        before = store.usage()
-        done = Collected(swept=store.disk.sweep())
+        before = ledger.usage()
+        done = Collected(swept=ledger.disk.sweep())
         if pack:
-            rows = sorted(store.index.rows(), key=lambda row: row.modified)
-            done.packed = [row.name for row in rows if _pack(store, row)]
-        for digest in garbage(store):
-            store.disk.blob(digest).unlink()
+            rows = sorted(ledger.index.rows(), key=lambda row: row.modified)
+            done.packed = [row.name for row in rows if _pack(ledger, row)]
+        for digest in ledger.garbage():
+            ledger.disk.blob(digest).unlink()
             done.objects += 1
-        store.relink()
-        done.usage_bytes = store.usage()
+        ledger.relink()
+        done.usage_bytes = ledger.usage()
         done.freed_bytes = before - done.usage_bytes
         return done
 
 
-def garbage(store: "Store") -> list[str]:
-    """Return the objects that no name needs, and those of their own that a whole file holds too."""
-    rows = store.index.rows()
-    kept = {digest for row in rows for digest in (row.manifest, row.config)}
-    kept |= {file for row in rows for file, _ in store.index.files(row.manifest)}
-    there = {path.name for path in store.disk.blobs.iterdir()}
-    places = store.index.all_places()
-    return sorted(
-        digest
-        for digest in there - kept
-        if digest not in places or any(file in there and file != digest for file, _ in places[digest])
-    )
-
-
-def _pack(store: "Store", row: Row) -> bool:
+def _pack(ledger: Ledger, row: Row) -> bool:
     """Take the whole files of a model apart that share enough with others."""
     packed = False
-    for layout in store.objects.layouts(row.manifest):
-        path = store.disk.blob(layout.sha256)
-        if path.exists() and store.keep_parts(layout, set()):
-            _take_apart(store, layout)
+    for layout in ledger.objects.layouts(row.manifest):
+        path = ledger.disk.blob(layout.sha256)
+        if path.exists() and ledger.keep_parts(layout, set()):
+            _take_apart(ledger, layout)
             packed = True
     if packed:
-        for path in store.paths(row):
-            unlink(path, store.disk.models)
+        for path in ledger.paths(row):
+            unlink(path, ledger.disk.models)
     return packed
 
 
-def _take_apart(store: "Store", layout: Layout) -> None:
-    path = store.disk.blob(layout.sha256)
-    own = [p for p in layout.pieces if store.objects.locate(p.digest, without={layout.sha256}) is None]
-    store.objects.extract((piece, (path, piece.offset)) for piece in own)
+def _take_apart(ledger: Ledger, layout: Layout) -> None:
+    path = ledger.disk.blob(layout.sha256)
+    own = [p for p in layout.pieces if ledger.objects.locate(p.digest, without={layout.sha256}) is None]
+    ledger.objects.extract((piece, (path, piece.offset)) for piece in own)
     path.unlink()

@@ -217,7 +217,7 @@ def _pull_hub(source: HubSource, wish: Wish, store: Store, progress: Progress, o
     found = _find_source(store, name, origin)
     if found is not None:
         return _stored(found, store, licence, variant=variant.name, reason=reason, was_here=True)
-    store.check_possible(sum(file.size_bytes for file in variant.files), origin)
+    store.ledger.check_possible(sum(file.size_bytes for file in variant.files), origin)
     place = _place(origin)
     on_files({file.path.rpartition("/")[2]: file.sha256 for file in variant.files if file.sha256})
     with http_client() as client:

@@ -361,7 +361,7 @@ def test_exporting_makes_the_index_again_under_its_own_lock(store: Store, tmp_pa
 
 
 def test_a_change_within_a_change_is_a_defect_and_not_a_wait(store: Store) -> None:
-    with store.changing("one thing"), pytest.raises(AssertionError, match="part of another"):  # noqa: SIM117
-        with store.changing("another"):
+    with store.ledger.changing("one thing"), pytest.raises(AssertionError, match="part of another"):  # noqa: SIM117
+        with store.ledger.changing("another"):
             pass
     assert not store.disk.journal.exists()

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import fuzzing
 from kvant.errors import KvantError
 from kvant.formats.huggingface import config
-from kvant.formats.mlx import layers, schemes
+from kvant.formats.huggingface.mlx import layers, schemes
 from kvant.formats.safetensors import header, reader
 from kvant.kernels import mlx, mlx_blocks
 from kvant.tensors import n_rows

@@ -8,15 +8,7 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import fuzzing
-from kvant.formats.huggingface import (
-    pretokenizers,
-    tokenizer,
-    tokenizer_bpe,
-    tokenizer_files,
-    tokenizer_special,
-    tokenizer_spm,
-    tokenizer_vocab,
-)
+from kvant.formats.huggingface.tokenizer import bpe, files, pretokenizers, reader, special, spm, vocabulary
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 SPLIT = {"type": "Split", "pattern": {"Regex": "\\p{N}{1,3}"}, "behavior": "Isolated", "invert": False}
@@ -58,12 +50,10 @@ def exercise(path: Path) -> None:
     directory.mkdir(exist_ok=True)
     (directory / "tokenizer.json").write_bytes(first)
     (directory / "tokenizer_config.json").write_bytes(second or b"{}")
-    keys = tokenizer.tokenizer_metadata(directory, MODEL)
+    keys = reader.tokenizer_metadata(directory, MODEL)
     assert len(keys["tokenizer.ggml.tokens"].value) == len(keys["tokenizer.ggml.token_type"].value)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
-    fuzzing.instrument(
-        pretokenizers, tokenizer, tokenizer_bpe, tokenizer_files, tokenizer_special, tokenizer_spm, tokenizer_vocab
-    )
+    fuzzing.instrument(bpe, files, pretokenizers, reader, special, spm, vocabulary)
     fuzzing.run(exercise, seeds, is_json=True)

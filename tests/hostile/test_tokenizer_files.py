@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from kvant.errors import FormatError, KvantError, LimitError, UnsupportedModelError
-from kvant.formats.huggingface import tokenizer_files, tokenizer_vocab
-from kvant.formats.huggingface.pretokenizers import identify
-from kvant.formats.huggingface.tokenizer import tokenizer_metadata
+from kvant.formats.huggingface.tokenizer import files, vocabulary
+from kvant.formats.huggingface.tokenizer.pretokenizers import identify
+from kvant.formats.huggingface.tokenizer.reader import tokenizer_metadata
 from tiny_tokenizers import write_tokenizer
 
 Document = dict[str, Any]
@@ -98,14 +98,14 @@ def test_not_a_tokenizer(data: bytes, directory: Path) -> None:
 
 
 def test_too_large_a_file_is_not_read(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizer_files, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 1000)
 
     with pytest.raises(LimitError, match="more than the limit of 1000"):
         tokenizer_metadata(directory, {})
 
 
 def test_too_many_tokens(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizer_vocab, "MAX_TOKENS", 500)
+    monkeypatch.setattr(vocabulary, "MAX_TOKENS", 500)
 
     with pytest.raises(KvantError, match=r"500|499"):
         tokenizer_metadata(directory, {})

@@ -17,7 +17,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from kvant.evaluate.odd_texts import TEXTS
-from kvant.formats.huggingface.tokenizer import tokenizer_metadata
+from kvant.formats.huggingface.tokenizer.reader import tokenizer_metadata
 from kvant.metadata import Value, ValueType
 from kvant.runtime.llamacpp import LlamaCpp
 from tiny_tokenizers import KINDS, TEXT, write_tokenizer

@@ -21,10 +21,10 @@ from kvant.errors import UnsupportedFormatError
 from kvant.files import check_apart, check_output
 from kvant.formats.gguf.kinds import MODEL, PROJECTOR
 from kvant.formats.gguf.writer import write_gguf
+from kvant.formats.huggingface.mlx.writer import write_mlx
 from kvant.formats.huggingface.naming import directory_identifier
 from kvant.formats.huggingface.reader import FILE_TYPES as FLOAT_FILE_TYPES
 from kvant.formats.huggingface.writer import write_huggingface
-from kvant.formats.mlx.writer import write_mlx
 from kvant.formats.open import open_model
 from kvant.formats.recode import recoded
 from kvant.kernels import decode

@@ -16,11 +16,11 @@ from kvant.formats.huggingface.checkpoint import check_adapter, plain_weights
 from kvant.formats.huggingface.config import Config, architecture_name, read_config, read_optional_json, shown
 from kvant.formats.huggingface.general import general_metadata
 from kvant.formats.huggingface.lazy import as_float32, renamed
+from kvant.formats.huggingface.mlx.layers import WEIGHT, dequantized, layer_bytes, layers_of, same_blocks
+from kvant.formats.huggingface.mlx.schemes import Scheme, grouping_name, read_scheme
 from kvant.formats.huggingface.naming import directory_identifier
 from kvant.formats.huggingface.remarks import model_remarks
-from kvant.formats.huggingface.tokenizer import tokenizer_metadata
-from kvant.formats.mlx.layers import WEIGHT, dequantized, layer_bytes, layers_of, same_blocks
-from kvant.formats.mlx.schemes import Scheme, grouping_name, read_scheme
+from kvant.formats.huggingface.tokenizer.reader import tokenizer_metadata
 from kvant.formats.safetensors.reader import left_over, read_sharded, weight_files
 from kvant.formats.tied import HEAD, head_once
 from kvant.metadata import Value, string, u32

@@ -24,7 +24,7 @@ from kvant.formats.huggingface.directory import (
     write_weights,
 )
 from kvant.formats.huggingface.lazy import renamed
-from kvant.formats.huggingface.tokenizer_write import write_tokenizer
+from kvant.formats.huggingface.tokenizer.writer import write_tokenizer
 from kvant.formats.recode import recoded
 from kvant.model import Model
 from kvant.progress import SILENT, Progress

@@ -16,7 +16,7 @@ from kvant.errors import EngineError, LimitError, MissingDependencyError, Unsupp
 from kvant.evaluate.corpora import Corpus, corpus, text_file
 from kvant.evaluate.odd_texts import TEXTS
 from kvant.formats.gguf.writer import write_gguf
-from kvant.formats.huggingface.pretokenizers import by_name
+from kvant.formats.huggingface.tokenizer.pretokenizers import by_name
 from kvant.formats.open import opened
 from kvant.metadata import Value
 from kvant.model import Model

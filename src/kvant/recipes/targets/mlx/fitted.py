@@ -13,8 +13,8 @@ from kvant.allocate.options import Option
 from kvant.allocate.solver import solve
 from kvant.errors import BudgetError
 from kvant.formats.huggingface.architectures.registry import family_of_architecture
-from kvant.formats.mlx.layers import WEIGHT, Encoder
-from kvant.formats.mlx.schemes import Scheme, named_grouping
+from kvant.formats.huggingface.mlx.layers import WEIGHT, Encoder
+from kvant.formats.huggingface.mlx.schemes import Scheme, named_grouping
 from kvant.kernels import mlx as kernels
 from kvant.kernels.fitting import GROUP_BITS, GROUP_SIZES, SWEEPS, Curvature, fit_groups
 from kvant.kernels.mlx import Grouping, Quantized

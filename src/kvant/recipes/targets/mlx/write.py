@@ -11,10 +11,10 @@ from kvant.errors import PlanError, UnsupportedFormatError
 from kvant.files import check_apart
 from kvant.formats.huggingface.config import read_config
 from kvant.formats.huggingface.directory import check_directory
+from kvant.formats.huggingface.mlx.layers import WEIGHT
+from kvant.formats.huggingface.mlx.schemes import Scheme, grouping_name, scheme
+from kvant.formats.huggingface.mlx.writer import layer_shapes, mlx_tensors, write_mlx
 from kvant.formats.huggingface.writer import TORCH_DTYPES
-from kvant.formats.mlx.layers import WEIGHT
-from kvant.formats.mlx.schemes import Scheme, grouping_name, scheme
-from kvant.formats.mlx.writer import layer_shapes, mlx_tensors, write_mlx
 from kvant.formats.open import open_model
 from kvant.model import Model
 from kvant.progress import SILENT, Progress

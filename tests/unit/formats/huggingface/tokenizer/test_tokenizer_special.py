@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from kvant.formats.huggingface.tokenizer_files import TokenizerFiles
-from kvant.formats.huggingface.tokenizer_special import SpecialTokens, read_special_tokens, unnamed_roles
-from kvant.formats.huggingface.tokenizer_vocab import AddedToken, TokenType, Vocabulary
+from kvant.formats.huggingface.tokenizer.files import TokenizerFiles
+from kvant.formats.huggingface.tokenizer.special import SpecialTokens, read_special_tokens, unnamed_roles
+from kvant.formats.huggingface.tokenizer.vocabulary import AddedToken, TokenType, Vocabulary
 
 ADDED = {i: AddedToken(i, text, True) for i, text in enumerate(["<s>", "</s>", "<end>", "<sep>"])}
 

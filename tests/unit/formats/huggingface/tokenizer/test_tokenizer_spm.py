@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from kvant.errors import UnsupportedModelError
-from kvant.formats.huggingface.tokenizer import tokenizer_metadata
-from kvant.formats.huggingface.tokenizer_spm import space_scheme
+from kvant.formats.huggingface.tokenizer.reader import tokenizer_metadata
+from kvant.formats.huggingface.tokenizer.spm import space_scheme
 from tiny_tokenizers import write_tokenizer
 
 MARK = "\u2581"

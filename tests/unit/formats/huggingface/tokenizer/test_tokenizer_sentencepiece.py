@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from kvant.errors import FormatError, KvantError, UnsupportedModelError
-from kvant.formats.huggingface.tokenizer import tokenizer_metadata
-from kvant.formats.huggingface.tokenizer_sentencepiece import Piece, read_sentencepiece
+from kvant.formats.huggingface.tokenizer.reader import tokenizer_metadata
+from kvant.formats.huggingface.tokenizer.sentencepiece import Piece, read_sentencepiece
 from tiny_tokenizers import write_tokenizer
 
 

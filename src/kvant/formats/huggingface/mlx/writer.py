@@ -21,10 +21,10 @@ from kvant.formats.huggingface.directory import (
     write_json,
     write_weights,
 )
-from kvant.formats.huggingface.tokenizer_write import write_tokenizer
+from kvant.formats.huggingface.mlx.layers import WEIGHT, Encoder, QuantizedLayer
+from kvant.formats.huggingface.mlx.schemes import Scheme
+from kvant.formats.huggingface.tokenizer.writer import write_tokenizer
 from kvant.formats.huggingface.writer import SPECIAL_IDS, TORCH_DTYPES, config_json, transformers_tensors
-from kvant.formats.mlx.layers import WEIGHT, Encoder, QuantizedLayer
-from kvant.formats.mlx.schemes import Scheme
 from kvant.kernels.mlx import Grouping
 from kvant.kernels.mlx_blocks import SAME_VALUES
 from kvant.model import Model

@@ -8,8 +8,8 @@ from tokenizers import Tokenizer
 
 from kvant.errors import FormatError, KvantError, UnsupportedModelError
 from kvant.evaluate.odd_texts import TEXTS
-from kvant.formats.huggingface.tokenizer import tokenizer_metadata
-from kvant.formats.huggingface.tokenizer import write_tokenizer as write_back
+from kvant.formats.huggingface.tokenizer.reader import tokenizer_metadata
+from kvant.formats.huggingface.tokenizer.reader import write_tokenizer as write_back
 from kvant.metadata import Value, ValueType, array, string
 from kvant.model import Model
 from tiny_tokenizers import KINDS, write_tokenizer

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvant.errors import FormatError, LimitError, UnsupportedModelError
-from kvant.formats.huggingface.tokenizer_files import MAX_FILE_BYTES
-from kvant.formats.huggingface.tokenizer_vocab import MAX_TOKENS, check_text
+from kvant.formats.huggingface.tokenizer.files import MAX_FILE_BYTES
+from kvant.formats.huggingface.tokenizer.vocabulary import MAX_TOKENS, check_text
 from kvant.formats.lookalikes import check_pointer
 
 BPE = 2

@@ -13,11 +13,11 @@ import numpy as np
 
 from kvant.errors import FormatError, LimitError, UnsupportedModelError
 from kvant.files import atomic_write
-from kvant.formats.huggingface.pretokenizers import DIGIT, GPT2, PreTokenizer, by_name
-from kvant.formats.huggingface.tokenizer_bpe import MAX_MERGES
-from kvant.formats.huggingface.tokenizer_limits import PHI3_EXEMPT, is_phi3
-from kvant.formats.huggingface.tokenizer_special import ROLE_KEYS
-from kvant.formats.huggingface.tokenizer_vocab import MAX_TOKENS, META, TokenType, check_text, splits
+from kvant.formats.huggingface.tokenizer.bpe import MAX_MERGES
+from kvant.formats.huggingface.tokenizer.limits import PHI3_EXEMPT, is_phi3
+from kvant.formats.huggingface.tokenizer.pretokenizers import DIGIT, GPT2, PreTokenizer, by_name
+from kvant.formats.huggingface.tokenizer.special import ROLE_KEYS
+from kvant.formats.huggingface.tokenizer.vocabulary import MAX_TOKENS, META, TokenType, check_text, splits
 from kvant.metadata import ValueType
 from kvant.model import Model
 

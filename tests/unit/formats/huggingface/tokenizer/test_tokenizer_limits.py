@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from kvant.errors import UnsupportedModelError
-from kvant.formats.huggingface.pretokenizers import by_name
-from kvant.formats.huggingface.tokenizer import tokenizer_metadata
-from kvant.formats.huggingface.tokenizer_limits import (
+from kvant.formats.huggingface.tokenizer.limits import (
     added_around,
     byte_level_remarks,
     engine_name,
     sentencepiece_remarks,
 )
-from kvant.formats.huggingface.tokenizer_vocab import AddedToken
+from kvant.formats.huggingface.tokenizer.pretokenizers import by_name
+from kvant.formats.huggingface.tokenizer.reader import tokenizer_metadata
+from kvant.formats.huggingface.tokenizer.vocabulary import AddedToken
 from tiny_tokenizers import KINDS, write_tokenizer
 
 PHI3 = ["<unk>", "<s>", "</s>", "<|endoftext|>", "<|user|>", "<|end|>", "word"]

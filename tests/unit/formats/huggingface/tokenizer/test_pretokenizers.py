@@ -4,8 +4,14 @@ from typing import Any
 import pytest
 
 from kvant.errors import FormatError, UnsupportedModelError
-from kvant.formats.huggingface import pretokenizers
-from kvant.formats.huggingface.pretokenizers import PRE_TOKENIZERS, by_name, canonical, identify, split_patterns
+from kvant.formats.huggingface.tokenizer import pretokenizers
+from kvant.formats.huggingface.tokenizer.pretokenizers import (
+    PRE_TOKENIZERS,
+    by_name,
+    canonical,
+    identify,
+    split_patterns,
+)
 from tiny_tokenizers import LLAMA3_PATTERN, QWEN2_PATTERN
 
 BYTES_ONLY = {"type": "ByteLevel", "use_regex": False}

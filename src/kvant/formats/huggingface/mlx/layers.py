@@ -9,7 +9,7 @@ import numpy as np
 
 from kvant.dtypes import BF16, BLOCK_TYPES, F16, F32, BlockType
 from kvant.errors import FormatError, ValueRangeError
-from kvant.formats.mlx.schemes import Scheme
+from kvant.formats.huggingface.mlx.schemes import Scheme
 from kvant.formats.safetensors.spec import DTYPES
 from kvant.kernels import decode
 from kvant.kernels import mlx as kernels

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvant.errors import FormatError, LimitError
-from kvant.formats.huggingface.tokenizer_vocab import (
+from kvant.formats.huggingface.tokenizer.vocabulary import (
     META,
     AddedToken,
     TokenType,

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kvant.formats.huggingface.config import shown
-from kvant.formats.huggingface.tokenizer_files import TokenizerFiles, read_object
-from kvant.formats.huggingface.tokenizer_vocab import AddedToken, TokenType, Vocabulary, is_id
+from kvant.formats.huggingface.tokenizer.files import TokenizerFiles, read_object
+from kvant.formats.huggingface.tokenizer.vocabulary import AddedToken, TokenType, Vocabulary, is_id
 from kvant.metadata import Value, boolean, u32
 
 ROLE_KEYS: Mapping[str, str] = {

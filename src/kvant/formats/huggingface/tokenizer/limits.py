@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from kvant.errors import UnsupportedModelError
-from kvant.formats.huggingface.pretokenizers import PreTokenizer
-from kvant.formats.huggingface.tokenizer_vocab import META, AddedToken, TokenType
+from kvant.formats.huggingface.tokenizer.pretokenizers import PreTokenizer
+from kvant.formats.huggingface.tokenizer.vocabulary import META, AddedToken, TokenType
 
 PHI3_EXEMPT = ("<unk>", "<s>", "<|endoftext|>")
 """Tokens of a model named Phi-3 after which the engine leaves white space."""

@@ -6,7 +6,7 @@ from enum import IntEnum
 from typing import Any, TypeGuard
 
 from kvant.errors import FormatError, LimitError
-from kvant.formats.huggingface.tokenizer_files import TokenizerFiles, read_object
+from kvant.formats.huggingface.tokenizer.files import TokenizerFiles, read_object
 
 MAX_TOKENS = 1 << 20
 MAX_TOKEN_CHARACTERS = 1 << 16

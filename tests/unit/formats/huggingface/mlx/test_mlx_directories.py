@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from kvant.cli.main import app
 from kvant.dtypes import F16, block_type
 from kvant.errors import FormatError, KvantError, OutputExistsError, PlanError, UnsupportedFormatError, ValueRangeError
-from kvant.formats.mlx.schemes import Scheme, named_grouping, read_scheme, scheme
+from kvant.formats.huggingface.mlx.schemes import Scheme, named_grouping, read_scheme, scheme
 from kvant.formats.open import open_model
 from kvant.kernels import decode, encode
 from kvant.kernels.mlx import Grouping, dequantize, quantize

@@ -1,11 +1,12 @@
 """A tokenizer's two forms: the files of a Hugging Face directory and the `tokenizer.*` keys of GGUF.
 
-tokenizer_files     the files, read with limits
-tokenizer_vocab     tokens, types, scores; added tokens
-tokenizer_bpe       byte-level BPE (`gpt2` in GGUF)     + pretokenizers: how text is cut into words
-tokenizer_spm       SentencePiece-style BPE (`llama`)   + tokenizer_sentencepiece: tokenizer.model
-tokenizer_special   roles of special tokens
-tokenizer_write     the way back
+files        the files, read with limits
+vocabulary   tokens, types, scores; added tokens
+bpe          byte-level BPE (`gpt2` in GGUF)     + pretokenizers: how text is cut into words
+spm          SentencePiece-style BPE (`llama`)   + sentencepiece: tokenizer.model
+special      roles of special tokens
+limits       where the two ways of reading a text differ
+writer       the way back
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,20 +17,20 @@ import numpy as np
 
 from kvant.errors import UnsupportedModelError
 from kvant.formats.huggingface.entries import tokenizer_remarks
-from kvant.formats.huggingface.pretokenizers import identify
-from kvant.formats.huggingface.tokenizer_bpe import byte_level_vocabulary, is_byte_level, merge_strings, read_merges
-from kvant.formats.huggingface.tokenizer_files import TokenizerFiles, read_templates, read_tokenizer_files
-from kvant.formats.huggingface.tokenizer_limits import (
+from kvant.formats.huggingface.tokenizer.bpe import byte_level_vocabulary, is_byte_level, merge_strings, read_merges
+from kvant.formats.huggingface.tokenizer.files import TokenizerFiles, read_templates, read_tokenizer_files
+from kvant.formats.huggingface.tokenizer.limits import (
     added_around,
     byte_level_remarks,
     engine_name,
     flag_remarks,
     space_remarks,
 )
-from kvant.formats.huggingface.tokenizer_special import SpecialTokens, read_special_tokens, unnamed_roles
-from kvant.formats.huggingface.tokenizer_spm import is_sentencepiece_style, sentencepiece_vocabulary
-from kvant.formats.huggingface.tokenizer_vocab import Vocabulary, read_added_tokens
-from kvant.formats.huggingface.tokenizer_write import write_tokenizer
+from kvant.formats.huggingface.tokenizer.pretokenizers import identify
+from kvant.formats.huggingface.tokenizer.special import SpecialTokens, read_special_tokens, unnamed_roles
+from kvant.formats.huggingface.tokenizer.spm import is_sentencepiece_style, sentencepiece_vocabulary
+from kvant.formats.huggingface.tokenizer.vocabulary import Vocabulary, read_added_tokens
+from kvant.formats.huggingface.tokenizer.writer import write_tokenizer
 from kvant.metadata import Value, ValueType, array, boolean, string
 
 __all__ = ["tokenizer_metadata", "write_tokenizer"]

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvant.errors import FormatError, UnsupportedModelError
-from kvant.formats.huggingface.tokenizer_bpe import added_text, read_merges
-from kvant.formats.huggingface.tokenizer_files import TokenizerFiles
-from kvant.formats.huggingface.tokenizer_limits import sentencepiece_model_remarks, sentencepiece_remarks
-from kvant.formats.huggingface.tokenizer_sentencepiece import read_sentencepiece
-from kvant.formats.huggingface.tokenizer_vocab import (
+from kvant.formats.huggingface.tokenizer.bpe import added_text, read_merges
+from kvant.formats.huggingface.tokenizer.files import TokenizerFiles
+from kvant.formats.huggingface.tokenizer.limits import sentencepiece_model_remarks, sentencepiece_remarks
+from kvant.formats.huggingface.tokenizer.sentencepiece import read_sentencepiece
+from kvant.formats.huggingface.tokenizer.vocabulary import (
     META,
     AddedToken,
     TokenType,

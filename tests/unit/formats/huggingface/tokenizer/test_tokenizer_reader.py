@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kvant.errors import FormatError, UnsupportedFormatError, UnsupportedModelError
-from kvant.formats.huggingface.tokenizer import tokenizer_metadata
+from kvant.formats.huggingface.tokenizer.reader import tokenizer_metadata
 from kvant.metadata import ValueType
 from tiny_tokenizers import KINDS, write_tokenizer
 

@@ -1,0 +1,1 @@
+"""Tokenizers of Hugging Face directories: read as GGUF has them, and written back."""

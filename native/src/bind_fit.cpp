@@ -16,9 +16,15 @@ using namespace nb::literals;
 
 namespace kvant {
 
-namespace baseline { const FitKernel* find_fit(int ggml_id); }
-namespace avx2 { const FitKernel* find_fit(int ggml_id); }
-namespace avx512 { const FitKernel* find_fit(int ggml_id); }
+namespace baseline {
+const FitKernel* find_fit(int ggml_id);
+}
+namespace avx2 {
+const FitKernel* find_fit(int ggml_id);
+}
+namespace avx512 {
+const FitKernel* find_fit(int ggml_id);
+}
 
 namespace {
 
@@ -82,9 +88,9 @@ void fit(int ggml_id, const std::string& isa, const Matrix<const float>& weights
 
 // As `fit`, for ONNX's MatMulNBits: float32 scales, and zero points where they are not fixed.
 void fit_nbits(int bits, int block, bool symmetric, const std::string& isa, const Matrix<const float>& weights,
-               const Matrix<const float>& hessian, const Matrix<const float>& feedback, const Vector<const float>& curvature,
-               int sweeps, const Matrix<uint8_t>& codes, const Matrix<float>& scales, const Matrix<uint8_t>& zeros,
-               const Vector<float>& loss, int threads) {
+               const Matrix<const float>& hessian, const Matrix<const float>& feedback,
+               const Vector<const float>& curvature, int sweeps, const Matrix<uint8_t>& codes,
+               const Matrix<float>& scales, const Matrix<uint8_t>& zeros, const Vector<float>& loss, int threads) {
     const FitKernel* type = find_level(isa)(nbits_id(bits, block, symmetric));
     if (!type) throw std::invalid_argument("this type cannot be rounded under a Hessian");
     const int64_t rows = weights.shape(0), n = weights.shape(1), blocks = n / block;
@@ -105,9 +111,9 @@ void fit_nbits(int bits, int block, bool symmetric, const std::string& isa, cons
 
 void bind_fit(nb::module_& m) {
     m.def("fit", &kvant::fit, "ggml_id"_a, "isa"_a, "weights"_a.noconvert(), "hessian"_a.noconvert(),
-          "feedback"_a.noconvert(), "curvature"_a.noconvert(), "sweeps"_a, "codes"_a.noconvert(), "scales"_a.noconvert(),
-          "minimums"_a.noconvert(), "d"_a.noconvert(), "dmin"_a.noconvert(), "loss"_a.noconvert(), "threads"_a,
-          "Round rows under a full Hessian; see kvant.kernels.fitting.");
+          "feedback"_a.noconvert(), "curvature"_a.noconvert(), "sweeps"_a, "codes"_a.noconvert(),
+          "scales"_a.noconvert(), "minimums"_a.noconvert(), "d"_a.noconvert(), "dmin"_a.noconvert(),
+          "loss"_a.noconvert(), "threads"_a, "Round rows under a full Hessian; see kvant.kernels.fitting.");
     m.def("fit_nbits", &kvant::fit_nbits, "bits"_a, "block"_a, "symmetric"_a, "isa"_a, "weights"_a.noconvert(),
           "hessian"_a.noconvert(), "feedback"_a.noconvert(), "curvature"_a.noconvert(), "sweeps"_a,
           "codes"_a.noconvert(), "scales"_a.noconvert(), "zeros"_a.noconvert(), "loss"_a.noconvert(), "threads"_a,

@@ -36,14 +36,19 @@ void check(bool fits) {
 void matmul(const std::string& isa, const Stack<const float>& a, bool transpose_a, const Stack<const float>& b,
             bool transpose_b, const Stack<float>& out, int threads) {
     const LinearKernels kernels = find_linear(isa);
-    const int64_t count = a.shape(0), m = a.shape(1 + transpose_a), k = a.shape(2 - transpose_a), n = b.shape(2 - transpose_b);
+    const int64_t count = a.shape(0), m = a.shape(1 + transpose_a), k = a.shape(2 - transpose_a),
+                  n = b.shape(2 - transpose_b);
     check((int64_t)b.shape(1 + transpose_b) == k && (int64_t)out.shape(1) == m && (int64_t)out.shape(2) == n);
     check((int64_t)b.shape(0) == count && (int64_t)out.shape(0) == count);
     nb::gil_scoped_release unlocked;
     const auto one = [&](int64_t i, int workers) {
         Product<float, float> product{.a = {a.data() + i * m * k, transpose_a ? 1 : k, transpose_a ? m : 1},
                                       .b = {b.data() + i * k * n, transpose_b ? k : 1, transpose_b ? 1 : n},
-                                      .m = m, .n = n, .k = k, .c = out.data() + i * m * n, .stride = n};
+                                      .m = m,
+                                      .n = n,
+                                      .k = k,
+                                      .c = out.data() + i * m * n,
+                                      .stride = n};
         product.overwrite = true;
         multiply(kernels.single, product, workers);
     };
@@ -56,15 +61,16 @@ void gram(const std::string& isa, const Matrix<const float>& x, const Matrix<C>&
     const LinearKernels kernels = find_linear(isa);
     const int64_t k = x.shape(0), n = x.shape(1);
     check((int64_t)out.shape(0) == n && (int64_t)out.shape(1) == n);
-    Product<float, C> product{.a = {x.data(), 1, n}, .b = {x.data(), 1, n}, .m = n, .n = n, .k = k, .c = out.data(), .stride = n};
+    Product<float, C> product{
+        .a = {x.data(), 1, n}, .b = {x.data(), 1, n}, .m = n, .n = n, .k = k, .c = out.data(), .stride = n};
     product.lower = product.mirror = true;
     nb::gil_scoped_release unlocked;
     if constexpr (std::is_same_v<C, float>) multiply(kernels.single, product, threads);
     else multiply(kernels.widening, product, threads);
 }
 
-// h = L L^T in place, lower; zero above. Panels of columns: factor the diagonal block, solve the rows below it, take their
-// products out of what is left. Returns the column whose pivot is not positive, or -1.
+// h = L L^T in place, lower; zero above. Panels of columns: factor the diagonal block, solve the rows below it, take
+// their products out of what is left. Returns the column whose pivot is not positive, or -1.
 int64_t factor(const LinearKernels& kernels, double* h, int64_t n, int threads) {
     std::vector<double> columns(factor_width * factor_width);
     for (int64_t first = 0; first < n; first += factor_width) {
@@ -80,8 +86,8 @@ int64_t factor(const LinearKernels& kernels, double* h, int64_t n, int threads) 
             kernels.factors.solve(columns.data(), width, block + (width + row) * n, n, std::min(piece, below - row));
         });
         const Operand<double> solved{block + width * n, n, 1};
-        Product<double, double> product{.a = solved, .b = solved, .m = below, .n = below, .k = width,
-                                        .c = h + next * n + next, .stride = n};
+        Product<double, double> product{
+            .a = solved, .b = solved, .m = below, .n = below, .k = width, .c = h + next * n + next, .stride = n};
         product.subtract = product.lower = true;
         multiply(kernels.wide, product, threads);
     }
@@ -89,21 +95,22 @@ int64_t factor(const LinearKernels& kernels, double* h, int64_t n, int threads) 
     return -1;
 }
 
-// L becomes its inverse in place. Rows in blocks: of row block r what is stored left of the diagonal is the sum over block
-// columns c done so far of L[r][c] X[c]; when all are in, X[r] is -X[r][r] times it.
+// L becomes its inverse in place. Rows in blocks: of row block r what is stored left of the diagonal is the sum over
+// block columns c done so far of L[r][c] X[c]; when all are in, X[r] is -X[r][r] times it.
 void invert(const LinearKernels& kernels, double* l, int64_t n, int threads) {
     for (int64_t first = 0; first < n; first += factor_width) {
         const int64_t width = std::min(factor_width, n - first), next = first + width, below = n - next;
         double *row = l + first * n, *block = row + first;
         kernels.factors.invert(block, width, n);
-        Product<double, double> product{.a = {block, n, 1}, .b = {row, 1, n}, .m = width, .n = first, .k = width,
-                                        .c = row, .stride = n};
+        Product<double, double> product{
+            .a = {block, n, 1}, .b = {row, 1, n}, .m = width, .n = first, .k = width, .c = row, .stride = n};
         product.subtract = product.overwrite = true;
         multiply(kernels.wide, product, threads);
         const Operand<double> column{block + width * n, n, 1};
         product = {.a = column, .b = {row, 1, n}, .m = below, .n = first, .k = width, .c = l + next * n, .stride = n};
         multiply(kernels.wide, product, threads);
-        product = {.a = column, .b = {block, 1, n}, .m = below, .n = width, .k = width, .c = block + width * n, .stride = n};
+        product = {
+            .a = column, .b = {block, 1, n}, .m = below, .n = width, .k = width, .c = block + width * n, .stride = n};
         product.overwrite = true;
         multiply(kernels.wide, product, threads);
     }

@@ -31,8 +31,8 @@ void check(bool fits) {
     if (!fits) throw std::invalid_argument("arrays do not fit one another");
 }
 
-void row_dot(const std::string& isa, const Matrix<const float>& a, const Matrix<const float>& b, const Vector<double>& out,
-             int threads) {
+void row_dot(const std::string& isa, const Matrix<const float>& a, const Matrix<const float>& b,
+             const Vector<double>& out, int threads) {
     const RowwiseKernels kernels = find_rowwise(isa);
     const int64_t rows = a.shape(0), n = a.shape(1);
     check((int64_t)b.shape(0) == rows && (int64_t)b.shape(1) == n && (int64_t)out.shape(0) == rows);

@@ -99,7 +99,8 @@ KVANT_DECODER(decode_iq3_xxs) {
             const uint32_t packed = word(b + 66 + 4 * (i / 4));
             const float scale = d * (0.5f + (float)(packed >> 28)) * 0.5f;
             const uint32_t signs = codebooks::even_signs.at[packed >> (7 * (i % 4)) & 127];
-            put(scale, codebooks::iq3xxs.at + 4 * b[2 + 2 * i], codebooks::iq3xxs.at + 4 * b[3 + 2 * i], signs, y + 8 * i);
+            put(scale, codebooks::iq3xxs.at + 4 * b[2 + 2 * i], codebooks::iq3xxs.at + 4 * b[3 + 2 * i], signs,
+                y + 8 * i);
         }
     });
 }
@@ -131,9 +132,10 @@ KVANT_DECODER(decode_iq1_m) {
     for_each_block<56>(data, n, rows, out, [](const uint8_t* b, float* y) {
         uint32_t packed[4];
         for (int i = 0; i < 4; ++i) packed[i] = half_word(b + 48 + 2 * i);
-        const float d = half_value((uint16_t)(packed[0] >> 12 | (packed[1] >> 8 & 0xf0) | (packed[2] >> 4 & 0xf00) |
-                                              (packed[3] & 0xf000)));
-        for (int i = 0; i < 32; ++i) {  // scales of 3 bits cover two groups; index bits and sign of a group are a nibble
+        const float d = half_value(
+            (uint16_t)(packed[0] >> 12 | (packed[1] >> 8 & 0xf0) | (packed[2] >> 4 & 0xf00) | (packed[3] & 0xf000)));
+        for (int i = 0; i < 32;
+             ++i) {  // scales of 3 bits cover two groups; index bits and sign of a group are a nibble
             const uint32_t scale = packed[i / 8] >> (3 * (i % 8 / 2)) & 7, nibble = b[32 + i / 2] >> (4 * (i % 2)) & 15;
             put_shifted(d * (float)(2 * scale + 1), b[i] | (nibble & 7) << 8, nibble >> 3, y + 8 * i);
         }

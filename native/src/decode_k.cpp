@@ -20,7 +20,9 @@ KVANT_INLINE void for_each_block(const uint8_t* data, int64_t n, int64_t rows, f
 }
 
 // Six-bit scale and minimum of sub-block j from the twelve bytes of Q4_K and Q5_K.
-struct Pair { float scale, minimum; };
+struct Pair {
+    float scale, minimum;
+};
 KVANT_INLINE Pair six_bit_pair(const uint8_t* packed, int j) {
     if (j < 4) return {(float)(packed[j] & 63), (float)(packed[j + 4] & 63)};
     const uint8_t low = packed[j + 4];

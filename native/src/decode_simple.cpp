@@ -1,5 +1,5 @@
-// Decoders of the types whose codes need no codebook: legacy, ternary, microscaled, binary and IQ4. The compiler turns the
-// inner loops into vectors. Byte offsets and formulas: src/kvant/kernels/reference, block by block the same.
+// Decoders of the types whose codes need no codebook: legacy, ternary, microscaled, binary and IQ4. The compiler turns
+// the inner loops into vectors. Byte offsets and formulas: src/kvant/kernels/reference, block by block the same.
 #include "kvant/codebooks.h"
 #include "kvant/convert.h"
 #include "kvant/groups.h"
@@ -21,7 +21,8 @@ KVANT_INLINE void for_each_block(const uint8_t* data, int64_t n, int64_t rows, f
     for (int64_t i = 0; i < count; ++i) f(data + i * bytes, out + i * length);
 }
 
-// Sixteen bytes of codes, low halves first, with fifth bits unless `fifth` is null: f(codes of weights at .. at + G - 1, at).
+// Sixteen bytes of codes, low halves first, with fifth bits unless `fifth` is null: f(codes of weights at .. at + G -
+// 1, at).
 template <class F>
 KVANT_INLINE void for_each_group(const uint8_t* packed, const uint8_t* fifth, F f) {
     for (int at = 0; at < 32; at += G) {

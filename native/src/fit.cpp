@@ -2,8 +2,8 @@
 //
 // The error of a row is e H e^T, e = v - w. First each run is rounded with the errors of the columns before it already
 // answered by the columns to come (GPTQ, Frantar et al. 2022, in blocks); then runs are improved one at a time, all
-// others held: new scales are tried, for each the codes descend column by column, and the best is kept. A run never gets
-// worse, so neither does the row.
+// others held: new scales are tried, for each the codes descend column by column, and the best is kept. A run never
+// gets worse, so neither does the row.
 #include "kvant/fit_rows.h"
 
 namespace kvant::KVANT_NS {
@@ -36,7 +36,8 @@ struct Uneven {
 
 // weight = scale * level + offset. Blocks of one run store both as halves; others store d, dmin and integers; with a
 // float32 scale (`wide`) the offset is minus the scale times an integer zero point.
-template <class Levels_, int run_, int runs_, bool has_offset_, int scale_low_ = 0, int scale_high_ = 0, int minimum_high_ = 0, bool wide_ = false>
+template <class Levels_, int run_, int runs_, bool has_offset_, int scale_low_ = 0, int scale_high_ = 0,
+          int minimum_high_ = 0, bool wide_ = false>
 struct Type {
     using Levels = Levels_;
     static constexpr int run = run_, runs = runs_, scale_low = scale_low_, scale_high = scale_high_;
@@ -58,7 +59,8 @@ using IQ4_XS = Type<Uneven, 32, 8, false, -32, 31>;
 template <int bits, int group>
 using Affine = Type<Even<0, (1 << bits) - 1>, group, 1, true>;  // MLX's
 // ONNX Runtime's MatMulNBits. Source: ContribOperators.md `com.microsoft.MatMulNBits`.
-template <int bits, int block> using Symmetric = Type<Even<-(1 << (bits - 1)), (1 << (bits - 1)) - 1>, block, 1, false, 0, 0, 0, true>;
+template <int bits, int block> using Symmetric =
+    Type<Even<-(1 << (bits - 1)), (1 << (bits - 1)) - 1>, block, 1, false, 0, 0, 0, true>;
 template <int bits, int block> using Asymmetric = Type<Even<0, (1 << bits) - 1>, block, 1, true, 0, 0, 0, true>;
 
 // What a run is stored with: `scale` and `offset` as a decoder has them, and the integers they come from.
@@ -67,14 +69,16 @@ struct Grid {
 };
 
 KVANT_INLINE Grid choose(vi mask, const Grid& a, const Grid& b) {
-    return {select(mask, a.scale, b.scale), select(mask, a.offset, b.offset), select(mask, a.sc, b.sc), select(mask, a.mn, b.mn)};
+    return {select(mask, a.scale, b.scale), select(mask, a.offset, b.offset), select(mask, a.sc, b.sc),
+            select(mask, a.mn, b.mn)};
 }
 
 // The grid nearest to a scale and an offset that a block with super-scales d and dmin can store.
 template <class T>
 KVANT_INLINE Grid stored(vf scale, vf offset, vf d, vf dmin) {
     if constexpr (T::wide) {
-        const vf zero = T::has_offset ? nearest_clamped(-offset * inverse(scale), T::Levels::low, T::Levels::high) : vf{};
+        const vf zero =
+            T::has_offset ? nearest_clamped(-offset * inverse(scale), T::Levels::low, T::Levels::high) : vf{};
         return {scale, T::has_offset ? -(scale * zero) : vf{}, vf{}, zero};
     }
     if constexpr (T::direct) return {half_of(scale), T::has_offset ? half_of(offset) : vf{}, vf{}, vf{}};
@@ -206,7 +210,8 @@ struct Rows {
     };
 
     // Change of the error when a run goes over to another grid and its codes then descend, `passes` times.
-    KVANT_MEMBER void descend(const vf* t0, const vf* v0, const vf* g0, const Grid& to, int64_t at, int passes, State& s) const {
+    KVANT_MEMBER void descend(const vf* t0, const vf* v0, const vf* g0, const Grid& to, int64_t at, int passes,
+                              State& s) const {
         vf e[R];
         s.grid = to;
         s.change = vf{};
@@ -311,7 +316,8 @@ struct Rows {
                     const vf wider = old.scale * (float)(1 + 0.35 * sign * i * L::step / (L::high - L::low));
                     attempt(stored<T>(wider, old.offset - (wider - old.scale) * mean, db, mb));
                 } else {
-                    const vf sc = vmin(vmax(old.sc + (float)(sign * i), splat((float)T::scale_low)), splat((float)T::scale_high));
+                    const vf sc =
+                        vmin(vmax(old.sc + (float)(sign * i), splat((float)T::scale_low)), splat((float)T::scale_high));
                     const vf wider = db * sc;
                     if constexpr (T::has_offset) {
                         attempt(stored<T>(wider, vmin(old.offset - (wider - old.scale) * mean, vf{}), db, mb));
@@ -408,12 +414,25 @@ void fit(const FitProblem& p, int64_t first, int64_t end, float* scratch, const 
     constexpr int R = T::run;
     const int64_t runs = p.n / R, blocks = p.n / T::length;
     vf* next = (vf*)scratch;
-    const auto take = [&](int64_t count) { vf* at = next; next += count; return at; };
+    const auto take = [&](int64_t count) {
+        vf* at = next;
+        next += count;
+        return at;
+    };
     Rows<T> rows[tiles];
     int sets = 0;
     for (int64_t row = first; row < end; row += W) {
         Rows<T>& r = rows[sets++];
-        r = {p, take(p.n), take(p.n), take(p.n), take(p.n), take(p.n), take(chunk), (Grid*)take(4 * runs), take(blocks), take(blocks)};
+        r = {p,
+             take(p.n),
+             take(p.n),
+             take(p.n),
+             take(p.n),
+             take(p.n),
+             take(chunk),
+             (Grid*)take(4 * runs),
+             take(blocks),
+             take(blocks)};
         load_rows(p, row, end, r);
     }
     round_and_improve(p, rows, sets);
@@ -433,7 +452,8 @@ void fit(const FitProblem& p, int64_t first, int64_t end, float* scratch, const 
             }
             for (int64_t b = 0; !T::wide && b < blocks; ++b) {
                 out.d[at * blocks + b] = (uint16_t)to_half(T::direct ? r.grid[b].scale : r.d[b])[k];
-                if (T::has_offset) out.dmin[at * blocks + b] = (uint16_t)to_half(T::direct ? r.grid[b].offset : r.dmin[b])[k];
+                if (T::has_offset)
+                    out.dmin[at * blocks + b] = (uint16_t)to_half(T::direct ? r.grid[b].offset : r.dmin[b])[k];
             }
             if (T::direct) continue;
             for (int64_t i = 0; i < runs; ++i) {
@@ -445,20 +465,57 @@ void fit(const FitProblem& p, int64_t first, int64_t end, float* scratch, const 
 }
 
 template <class T>
-constexpr FitKernel kernel(int id) { return {id, T::run, T::length, T::has_offset, fit<T>}; }
+constexpr FitKernel kernel(int id) {
+    return {id, T::run, T::length, T::has_offset, fit<T>};
+}
 template <int bits, int group>
-constexpr FitKernel affine() { return kernel<Affine<bits, group>>(affine_id(bits, group)); }
+constexpr FitKernel affine() {
+    return kernel<Affine<bits, group>>(affine_id(bits, group));
+}
 template <int bits, int block>
-constexpr FitKernel symmetric() { return kernel<Symmetric<bits, block>>(nbits_id(bits, block, true)); }
+constexpr FitKernel symmetric() {
+    return kernel<Symmetric<bits, block>>(nbits_id(bits, block, true));
+}
 template <int bits, int block>
-constexpr FitKernel asymmetric() { return kernel<Asymmetric<bits, block>>(nbits_id(bits, block, false)); }
+constexpr FitKernel asymmetric() {
+    return kernel<Asymmetric<bits, block>>(nbits_id(bits, block, false));
+}
 constexpr FitKernel kernels[] = {
-    symmetric<4, 32>(), symmetric<4, 64>(), symmetric<4, 128>(), asymmetric<4, 32>(), asymmetric<4, 64>(), asymmetric<4, 128>(),
-    asymmetric<2, 32>(), asymmetric<2, 64>(), asymmetric<8, 32>(), asymmetric<8, 64>(), asymmetric<8, 128>(),
-    kernel<Q4_0>(2), kernel<Q4_1>(3), kernel<Q5_0>(6), kernel<Q5_1>(7), kernel<Q8_0>(8), kernel<Q2_K>(10),
-    kernel<Q3_K>(11), kernel<Q4_K>(12), kernel<Q5_K>(13), kernel<Q6_K>(14), kernel<IQ4_NL>(20), kernel<IQ4_XS>(23),
-    affine<2, 32>(), affine<3, 32>(), kernel<Q4_1>(affine_id(4, 32)), kernel<Q5_1>(affine_id(5, 32)), affine<6, 32>(),
-    affine<8, 32>(), affine<2, 64>(), affine<3, 64>(), affine<4, 64>(), affine<5, 64>(), affine<6, 64>(), affine<8, 64>(),
+    symmetric<4, 32>(),
+    symmetric<4, 64>(),
+    symmetric<4, 128>(),
+    asymmetric<4, 32>(),
+    asymmetric<4, 64>(),
+    asymmetric<4, 128>(),
+    asymmetric<2, 32>(),
+    asymmetric<2, 64>(),
+    asymmetric<8, 32>(),
+    asymmetric<8, 64>(),
+    asymmetric<8, 128>(),
+    kernel<Q4_0>(2),
+    kernel<Q4_1>(3),
+    kernel<Q5_0>(6),
+    kernel<Q5_1>(7),
+    kernel<Q8_0>(8),
+    kernel<Q2_K>(10),
+    kernel<Q3_K>(11),
+    kernel<Q4_K>(12),
+    kernel<Q5_K>(13),
+    kernel<Q6_K>(14),
+    kernel<IQ4_NL>(20),
+    kernel<IQ4_XS>(23),
+    affine<2, 32>(),
+    affine<3, 32>(),
+    kernel<Q4_1>(affine_id(4, 32)),
+    kernel<Q5_1>(affine_id(5, 32)),
+    affine<6, 32>(),
+    affine<8, 32>(),
+    affine<2, 64>(),
+    affine<3, 64>(),
+    affine<4, 64>(),
+    affine<5, 64>(),
+    affine<6, 64>(),
+    affine<8, 64>(),
 };
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Rounding under a full Hessian for codebook types, whose groups of weights are points of a grid with signs: lane = row.
+// Rounding under a full Hessian for codebook types, whose groups of weights are points of a grid with signs: lane =
+// row.
 //
 // As in fit.cpp: a first rounding with error feedback, then descent over runs with everything else held, never for the
 // worse. Where that takes weights one by one, this takes groups: of all points of the codebook, the nearest to what the
@@ -58,7 +59,8 @@ struct Rows {
         for (int64_t at = 0; at < p.n; at += U) cost_of(at, U, unit_cost + at * U);
     }
 
-    // Columns of a unit as they would be if each could answer the errors of those before it. e: errors of the first few.
+    // Columns of a unit as they would be if each could answer the errors of those before it. e: errors of the first
+    // few.
     KVANT_MEMBER void targets(int64_t at, const vf* from, int first, const vf* known, vf* z) const {
         vf e[U];
         for (int k = 0; k < U; ++k) {
@@ -245,7 +247,8 @@ struct Rows {
         const vf old = sc[at / R];
         State best, next;
         descend(at, old, best);
-        const vf guesses[3] = {nearest_odd(refit(at), d[at / 256]), vmax(old - 2.f, splat(1.f)), vmin(old + 2.f, splat(31.f))};
+        const vf guesses[3] = {nearest_odd(refit(at), d[at / 256]), vmax(old - 2.f, splat(1.f)),
+                               vmin(old + 2.f, splat(31.f))};
         for (const vf& odd : guesses) {
             if (!any(odd != old)) continue;
             descend(at, odd, next);
@@ -320,16 +323,22 @@ template <class T>
 void fit(const FitProblem& p, int64_t first, int64_t end, float* scratch, const FitResult& out) {
     const int64_t runs = p.n / T::run, blocks = p.n / 256;
     vf* next = (vf*)scratch;
-    const auto take = [&](int64_t count) { vf* at = next; next += count; return at; };
+    const auto take = [&](int64_t count) {
+        vf* at = next;
+        next += count;
+        return at;
+    };
     Rows<T> rows[tiles];
     int sets = 0;
     for (int64_t row = first; row < end; row += W) {
         Rows<T>& r = rows[sets++];
-        r = {p, take(p.n), take(p.n), take(p.n), take(p.n), take(p.n), take(chunk), take(runs), take(blocks), {}, {}, {}};
+        r = {p,           take(p.n),  take(p.n),    take(p.n), take(p.n), take(p.n),
+             take(chunk), take(runs), take(blocks), {},        {},        {}};
         load_rows(p, row, end, r);
     }
     float* cost = (float*)next;
-    for (Rows<T>& r : rows) r.cost = cost, r.unit_cost = cost + T::group * p.n, r.inverted = r.unit_cost + T::unit * p.n;
+    for (Rows<T>& r : rows)
+        r.cost = cost, r.unit_cost = cost + T::group * p.n, r.inverted = r.unit_cost + T::unit * p.n;
     rows[0].prepare();
     round_and_improve(p, rows, sets);
     for (int64_t row = first; row < end; row += W) {
@@ -349,7 +358,9 @@ void fit(const FitProblem& p, int64_t first, int64_t end, float* scratch, const 
 }
 
 template <class T>
-constexpr FitKernel kernel(int ggml_id) { return {ggml_id, T::run, 256, false, fit<T>}; }
+constexpr FitKernel kernel(int ggml_id) {
+    return {ggml_id, T::run, 256, false, fit<T>};
+}
 constexpr FitKernel kernels[] = {
     kernel<IQ2_XXS>(16), kernel<IQ2_XS>(17), kernel<IQ3_XXS>(18), kernel<IQ3_S>(21), kernel<IQ2_S>(22),
 };

@@ -1,4 +1,5 @@
-// F32, F16 and BF16: rows of single values. Source: ggml-impl.h `ggml_compute_fp32_to_fp16`, `ggml_compute_fp32_to_bf16`.
+// F32, F16 and BF16: rows of single values. Source: ggml-impl.h `ggml_compute_fp32_to_fp16`,
+// `ggml_compute_fp32_to_bf16`.
 #include "kvant/convert.h"
 #include "kvant/kernels.h"
 

@@ -45,8 +45,8 @@ KVANT_INLINE vi code_of(vf x) { return (vi)nearest_code((__m512)x); }
 
 KVANT_INLINE vf value_of(vf x) {
     const __m512 values =
-        _mm512_setr_ps(value(0), value(1), value(2), value(3), value(4), value(5), value(6), value(7), value(8), value(9),
-                       value(10), value(11), value(12), value(13), value(14), value(15));
+        _mm512_setr_ps(value(0), value(1), value(2), value(3), value(4), value(5), value(6), value(7), value(8),
+                       value(9), value(10), value(11), value(12), value(13), value(14), value(15));
     return (vf)_mm512_permutexvar_ps(nearest_code((__m512)x), values);
 }
 
@@ -78,8 +78,10 @@ KVANT_INLINE vi code_of(vf x) {
 }
 
 KVANT_INLINE vf value_of(vf x) {
-    const __m256 even = _mm256_setr_ps(value(0), value(14), value(12), value(10), value(8), value(6), value(4), value(2));
-    const __m256 odd = _mm256_setr_ps(value(1), value(15), value(13), value(11), value(9), value(7), value(5), value(3));
+    const __m256 even =
+        _mm256_setr_ps(value(0), value(14), value(12), value(10), value(8), value(6), value(4), value(2));
+    const __m256 odd =
+        _mm256_setr_ps(value(1), value(15), value(13), value(11), value(9), value(7), value(5), value(3));
     const Found found = nearest_code((__m256)x);
     const __m256 low = _mm256_permutevar8x32_ps(even, found.pair), high = _mm256_permutevar8x32_ps(odd, found.pair);
     return (vf)_mm256_blendv_ps(low, high, found.upper);
@@ -248,7 +250,9 @@ void encode_iq4_nl(const float* x, int64_t n, int64_t rows, const float*, uint8_
 void encode_iq4_nl_weighted(const float* x, int64_t n, int64_t rows, const float* importance, uint8_t* out) {
     encode_nl(x, n, rows, importance, out);
 }
-void encode_iq4_xs(const float* x, int64_t n, int64_t rows, const float*, uint8_t* out) { encode_xs(x, n, rows, nullptr, out); }
+void encode_iq4_xs(const float* x, int64_t n, int64_t rows, const float*, uint8_t* out) {
+    encode_xs(x, n, rows, nullptr, out);
+}
 void encode_iq4_xs_weighted(const float* x, int64_t n, int64_t rows, const float* importance, uint8_t* out) {
     encode_xs(x, n, rows, importance, out);
 }

@@ -1,9 +1,10 @@
 // Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0 without importance: scales from extremes, codes by rounding.
 // Source: ggml-quants.c `quantize_row_q4_0_ref` and its siblings.
 //
-// Sixteen blocks at a time: a block is a few vectors, their extremes are reduced together, and the scales of all sixteen
-// are one computation. Extremes are found as integers, whose order is that of the magnitudes and which no NaN can hide
-// from. A group with a NaN, an infinity, or a scale so small that its inverse overflows takes the scalar `*_ref` code.
+// Sixteen blocks at a time: a block is a few vectors, their extremes are reduced together, and the scales of all
+// sixteen are one computation. Extremes are found as integers, whose order is that of the magnitudes and which no NaN
+// can hide from. A group with a NaN, an infinity, or a scale so small that its inverse overflows takes the scalar
+// `*_ref` code.
 #include "kvant/blocks.h"
 #include "kvant/convert.h"
 #include "kvant/kernels.h"
@@ -35,7 +36,8 @@ struct Scales {
     alignas(64) int32_t d[group], m[group];  // halves
 };
 
-// --- scalar reference -------------------------------------------------------------------------------------------------
+// --- scalar reference
+// -------------------------------------------------------------------------------------------------
 
 float first_largest_ref(const float* x) {
     float amax = 0.f, max = 0.f;
@@ -99,7 +101,8 @@ void q8_0_ref(const float* x, uint8_t* out) {
     for (int j = 0; j < 32; ++j) out[2 + j] = (uint8_t)rounded_away(x[j] * id);
 }
 
-// --- scales of sixteen blocks -----------------------------------------------------------------------------------------
+// --- scales of sixteen blocks
+// -----------------------------------------------------------------------------------------
 
 // d = the value of largest magnitude / -levels. The first of two that differ only in sign counts.
 template <int levels>
@@ -171,7 +174,8 @@ KVANT_INLINE bool affine_scales(const float* x, Scales& scales) {
     return true;
 }
 
-// --- codes ------------------------------------------------------------------------------------------------------------
+// --- codes
+// ------------------------------------------------------------------------------------------------------------
 
 KVANT_INLINE void put_half(uint8_t* p, int32_t bits) {
     const uint16_t half = (uint16_t)bits;

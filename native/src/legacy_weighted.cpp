@@ -18,8 +18,8 @@ struct Block {
 // Lane = row: the variance that the weights need is the whole row's. Calls f(pair of blocks); a last odd block comes
 // twice.
 template <class F>
-KVANT_INLINE void for_each_pair(
-    const float* x, int64_t n, int64_t rows, const float* importance, uint8_t* out, int block_bytes, F f) {
+KVANT_INLINE void for_each_pair(const float* x, int64_t n, int64_t rows, const float* importance, uint8_t* out,
+                                int block_bytes, F f) {
     for_each_tile(x, n, out, n / 32 * block_bytes, rows, [&](const Tile& row) {
         vf columns[32], sum = vf{};
         for (int64_t i = 0; i < n; i += 32) {
@@ -74,8 +74,8 @@ template <int levels, int block_bytes>
 KVANT_INLINE void encode_affine(const float* x, int64_t n, int64_t rows, const float* importance, uint8_t* out) {
     for_each_pair(x, n, rows, importance, out, block_bytes, [](const Block* pair) {
         Affine found[2];
-        search_affine_pair<32, levels, false, true>(
-            pair[0].x, pair[0].w, pair[1].x, pair[1].w, -0.9f, 0.05f, 36, found);
+        search_affine_pair<32, levels, false, true>(pair[0].x, pair[0].w, pair[1].x, pair[1].w, -0.9f, 0.05f, 36,
+                                                    found);
         for (int k = 0; k < 2; ++k) {
             vi codes[32], words[6];
             for (int i = 0; i < 32; ++i) codes[i] = affine_code<levels, true>(found[k], pair[k].x[i]);

@@ -12,7 +12,9 @@ constexpr int MR = 8, VECTORS = 3;
 constexpr int MR = 6, VECTORS = 2;
 #endif
 
-template <class T> struct Lanes { typedef T vector __attribute__((vector_size(W * 4))); };
+template <class T> struct Lanes {
+    typedef T vector __attribute__((vector_size(W * 4)));
+};
 template <class T> using vec = typename Lanes<T>::vector;
 template <class T> constexpr int lanes = W * 4 / sizeof(T);
 template <class T> constexpr int NR = VECTORS * lanes<T>;

@@ -35,12 +35,13 @@ void check(const TypeKernels& type, int64_t rows, int64_t n, int64_t data_rows, 
         throw std::invalid_argument("the array of blocks does not fit the array of weights");
 }
 
-void encode(int ggml_id, const std::string& isa, const Rows<const float>& x, const std::optional<Importance>& importance,
-            const Rows<uint8_t>& out, int threads) {
+void encode(int ggml_id, const std::string& isa, const Rows<const float>& x,
+            const std::optional<Importance>& importance, const Rows<uint8_t>& out, int threads) {
     const TypeKernels& type = find(isa, ggml_id);
     const int64_t rows = x.shape(0), n = x.shape(1), row_bytes = out.shape(1);
     check(type, rows, n, out.shape(0), row_bytes);
-    if (importance && (int64_t)importance->shape(0) != n) throw std::invalid_argument("importance does not fit the rows");
+    if (importance && (int64_t)importance->shape(0) != n)
+        throw std::invalid_argument("importance does not fit the rows");
     const bool weighted = importance && type.encode_weighted;
     const EncodeFn kernel = weighted ? type.encode_weighted : type.encode;
     if (!kernel) throw std::invalid_argument("no native encoder for this type");

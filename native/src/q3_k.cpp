@@ -99,7 +99,8 @@ void encode_q3_k(const float* x, int64_t n, int64_t rows, const float*, uint8_t*
         const vi some = extreme != 0.f;
         const vf iscale = -32.f / extreme;
         for (int j = 0; j < 16; ++j) {
-            const vi wrapped = (nearest(iscale * scales[j]) << 24) >> 24;  // the reference keeps 8 bits before it clamps
+            const vi wrapped =
+                (nearest(iscale * scales[j]) << 24) >> 24;  // the reference keeps 8 bits before it clamps
             ls[j] = some & (imax(splat(-32), imin(splat(31), wrapped)) + 32);
         }
         finish(tile, columns, codes, ls, to_half(select(some, 1.f / iscale, vf{})));

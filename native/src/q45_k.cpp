@@ -8,8 +8,8 @@
 namespace kvant::KVANT_NS {
 namespace {
 
-// Codes of the eight sub-blocks, laid out: in each run of 64, low nibbles from the first half, high ones from the second.
-// Q5_K's fifth bits come before the nibbles, two bits per run.
+// Codes of the eight sub-blocks, laid out: in each run of 64, low nibbles from the first half, high ones from the
+// second. Q5_K's fifth bits come before the nibbles, two bits per run.
 template <int levels, bool weighted>
 KVANT_INLINE void finish(const Tile& tile, const vf* x, const Affine* found, const KScales& scales) {
     constexpr bool fifth = levels > 15;

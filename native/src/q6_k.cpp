@@ -8,7 +8,8 @@
 namespace kvant::KVANT_NS {
 namespace {
 
-// Codes 0 .. 63 of 256 weights, laid out: per half, 64 bytes of low nibbles; after both halves, 32 bytes each of high pairs.
+// Codes 0 .. 63 of 256 weights, laid out: per half, 64 bytes of low nibbles; after both halves, 32 bytes each of high
+// pairs.
 KVANT_INLINE void pack(const vi* codes, vi* words) {
     for (int half = 0; half < 2; ++half) {
         const vi* q = codes + 128 * half;
@@ -41,7 +42,8 @@ KVANT_INLINE void finish(const Tile& tile, const vf* x, const Symmetric* found) 
         for (int i = 16 * j; i < 16 * j + 16; ++i) codes[i] = symmetric_recode<32>(x[i], scale);
         const vi keep = scale == 0.f;
         if (!any(keep)) continue;
-        for (int i = 16 * j; i < 16 * j + 16; ++i) codes[i] = select(keep, symmetric_code<32>(found[j], x[i]), codes[i]);
+        for (int i = 16 * j; i < 16 * j + 16; ++i)
+            codes[i] = select(keep, symmetric_code<32>(found[j], x[i]), codes[i]);
     }
     pack(codes, words);
     pack_bytes(scales, 16, words + 48);

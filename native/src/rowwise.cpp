@@ -11,8 +11,8 @@ typedef double vd __attribute__((vector_size(W * 8)));
 
 KVANT_INLINE vd widen(vf a) { return __builtin_convertvector(a, vd); }
 
-// exp(x) for x <= 0: x = n ln 2 + r, |r| <= ln(2) / 2, and Taylor's polynomial of degree 7 for exp(r), 5e-9 off at most.
-// Zero where the result would be subnormal.
+// exp(x) for x <= 0: x = n ln 2 + r, |r| <= ln(2) / 2, and Taylor's polynomial of degree 7 for exp(r), 5e-9 off at
+// most. Zero where the result would be subnormal.
 KVANT_INLINE vf exp_negative(vf x) {
     constexpr float log2e = 1.44269504f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f, least = -87.3365448f;
     const vf shifted = x * log2e + magic, n = shifted - magic;
@@ -45,7 +45,8 @@ void dot(const float* a, const float* b, int64_t rows, int64_t n, double* out) {
     for (int64_t row = 0; row < rows; ++row, a += n, b += n) {
         Sum sum;
         const auto add = [&](const float* u, const float* v) {
-            KVANT_UNROLL(4) for (int p = 0; p < parts; ++p) sum.lane[p] += widen(load(u + p * W)) * widen(load(v + p * W));
+            KVANT_UNROLL(4)
+            for (int p = 0; p < parts; ++p) sum.lane[p] += widen(load(u + p * W)) * widen(load(v + p * W));
         };
         const int64_t whole = n / lanes * lanes;
         for (int64_t i = 0; i < whole; i += lanes) add(a + i, b + i);

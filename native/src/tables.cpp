@@ -40,5 +40,7 @@ nb::dict codebooks() {
 }  // namespace
 
 void bind_tables(nb::module_& m) {
-    m.def("codebooks", &codebooks, "Points of the codebooks and values of the 4-bit levels, one byte per weight; `..._codes`: points as 16-bit codes.");
+    m.def("codebooks", &codebooks,
+          "Points of the codebooks and values of the 4-bit levels, one byte per weight; `..._codes`: points as 16-bit "
+          "codes.");
 }

@@ -22,13 +22,15 @@ KVANT_INLINE vi trits(const vf* x, vi* codes) {
     return to_half(largest);
 }
 
-// A byte of `digits` base-3 digits, the first most significant: ceil(number * 256 / 243), so that decoders need no division.
+// A byte of `digits` base-3 digits, the first most significant: ceil(number * 256 / 243), so that decoders need no
+// division.
 template <int digits>
 KVANT_INLINE vi packed(const vi* codes, int stride) {
     vi number = {};
     for (int i = 0; i < 5; ++i) number = number * 3 + (i < digits ? codes[i * stride] : vi{});
     number &= 255;
-    // (256 number + 242) / 243 = number + (13 number + 242) / 243; the quotient of what is below 4096 by a multiplication.
+    // (256 number + 242) / 243 = number + (13 number + 242) / 243; the quotient of what is below 4096 by a
+    // multiplication.
     return (number + ((number * 13 + 242) * 4316 >> 20)) & 255;
 }
 

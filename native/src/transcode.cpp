@@ -1,6 +1,6 @@
-// From one block type to another in one pass: decode a tile of weights that stays in the cache, refuse NaN and infinity,
-// encode it. The float32 rows are never in memory as a whole. A finite weight can still be too large for the float16 it is
-// scaled by: a tile with one above 65504 is decoded again and refused if that gives no finite weights.
+// From one block type to another in one pass: decode a tile of weights that stays in the cache, refuse NaN and
+// infinity, encode it. The float32 rows are never in memory as a whole. A finite weight can still be too large for the
+// float16 it is scaled by: a tile with one above 65504 is decoded again and refused if that gives no finite weights.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -39,7 +39,8 @@ struct Job {
 
 void lower_to(std::atomic<int64_t>& least, int64_t value) {
     int64_t seen = least.load();
-    while (value < seen && !least.compare_exchange_weak(seen, value)) {}
+    while (value < seen && !least.compare_exchange_weak(seen, value)) {
+    }
 }
 
 // Index of the first weight that cannot be encoded: not finite, or (after encoding) too large for the target.
@@ -55,7 +56,8 @@ int64_t first_refused(const Job& job, int64_t n, int64_t rows, float* tile, uint
     return job.first_beyond(tile, n * rows, infinity_bits);
 }
 
-// Transcode `rows` rows of `n` weights (importance: of each column) from weight `first` on; false after a refused weight.
+// Transcode `rows` rows of `n` weights (importance: of each column) from weight `first` on; false after a refused
+// weight.
 bool transcode_tile(const Job& job, int64_t first, int64_t n, int64_t rows, float* tile, std::atomic<int64_t>& bad) {
     job.source.decode(job.source_at(first), n, rows, tile);
     const int64_t at = first_refused(job, n, rows, tile, job.target_at(first));
@@ -97,7 +99,8 @@ int64_t transcode(int source_id, int target_id, const std::string& isa, const Ro
         (int64_t)out.shape(1) != n / target.block_length * target.block_bytes) {
         throw std::invalid_argument("the arrays of blocks do not fit the row length");
     }
-    if (importance && (int64_t)importance->shape(0) != n) throw std::invalid_argument("importance does not fit the rows");
+    if (importance && (int64_t)importance->shape(0) != n)
+        throw std::invalid_argument("importance does not fit the rows");
     const bool weighted = importance && target.encode_weighted;
     const EncodeFn encode = weighted ? target.encode_weighted : target.encode;
     if (!source.decode || !encode) throw std::invalid_argument("no native decoder or encoder for these types");
@@ -117,7 +120,7 @@ int64_t transcode(int source_id, int target_id, const std::string& isa, const Ro
 }  // namespace kvant
 
 void bind_transcode(nb::module_& m) {
-    m.def("transcode", &kvant::transcode, "source_id"_a, "target_id"_a, "isa"_a, "data"_a.noconvert(), "importance"_a.none(),
-          "out"_a.noconvert(), "n"_a, "threads"_a,
+    m.def("transcode", &kvant::transcode, "source_id"_a, "target_id"_a, "isa"_a, "data"_a.noconvert(),
+          "importance"_a.none(), "out"_a.noconvert(), "n"_a, "threads"_a,
           "Encode rows of one type as another into `out`; the index of the first weight refused, or -1.");
 }

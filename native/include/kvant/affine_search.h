@@ -146,8 +146,8 @@ private:
 // Search two blocks side by side, so that one's arithmetic fills the other's waits for divisions: steps + 1 trials, of
 // width first + step * t + levels.
 template <int n, int levels, bool absolute, bool weighted>
-static inline void search_affine_pair(
-    const vf* x0, const vf* w0, const vf* x1, const vf* w1, float first, float step, int steps, Affine* found) {
+static inline void search_affine_pair(const vf* x0, const vf* w0, const vf* x1, const vf* w1, float first, float step,
+                                      int steps, Affine* found) {
     AffineSearch<n, levels, absolute, weighted> a, b;
     a.start(x0, w0);
     b.start(x1, w1);

@@ -6,6 +6,8 @@ namespace kvant {
 
 using half_bits = uint16_t;
 
+// clang-format off: one row per block type
+
 // Legacy types: 32 weights, one scale (and minimum).
 struct block_q4_0 { half_bits d; uint8_t qs[16]; };                                    // 4.5 bpw: w = (q - 8) d
 struct block_q4_1 { half_bits d, m; uint8_t qs[16]; };                                 // 5.0 bpw: w = q d + m
@@ -25,5 +27,6 @@ struct block_q6_K { uint8_t ql[128]; uint8_t qh[64]; int8_t scales[16]; half_bit
 static_assert(sizeof(block_q2_K) == 84 && sizeof(block_q3_K) == 110);
 static_assert(sizeof(block_q4_K) == 144 && sizeof(block_q5_K) == 176);
 static_assert(sizeof(block_q6_K) == 210);
+// clang-format on
 
 }  // namespace kvant

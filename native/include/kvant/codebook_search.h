@@ -29,7 +29,7 @@ using IQ2_XXS = Type<codebooks::iq2xxs_codes, codebooks::iq2_levels, 3, 8, 32, 8
 template <class T>
 struct Book {
     struct Point {
-        uint16_t low;             // lower half of the code
+        uint16_t low;                // lower half of the code
         uint16_t residual[T::half];  // for its weights: weight * levels + level
     };
     Point point[T::points];

@@ -1,9 +1,9 @@
 // Codebooks of the block types that store points of a grid, and the level tables of the 4-bit ones.
 //
 // The points are constants of the format: ggml-common.h `iq2xxs_grid` ... `iq1s_grid`, `kvalues_iq4nl`, `kvalues_fp4`
-// (ggml 0.26). Each point is kept as one 16-bit code, 2 bits per weight (3 for the IQ3 types), lowest weight first; a code
-// is an index into the levels of its grid. `expand` turns a table into the bytes that decoders read. Python reads the same
-// tables through `_ext`.
+// (ggml 0.26). Each point is kept as one 16-bit code, 2 bits per weight (3 for the IQ3 types), lowest weight first; a
+// code is an index into the levels of its grid. `expand` turns a table into the bytes that decoders read. Python reads
+// the same tables through `_ext`.
 #pragma once
 
 #include <cstddef>
@@ -397,7 +397,8 @@ constexpr Constants<std::uint8_t, N * Width> expand(const std::uint16_t (&codes)
     constexpr unsigned bits = Levels == 8 ? 3 : 2;
     Constants<std::uint8_t, N * Width> points{};
     for (std::size_t i = 0; i < N; ++i)
-        for (std::size_t j = 0; j < Width; ++j) points.at[i * Width + j] = levels.at[(codes[i] >> (bits * j)) & (Levels - 1)];
+        for (std::size_t j = 0; j < Width; ++j)
+            points.at[i * Width + j] = levels.at[(codes[i] >> (bits * j)) & (Levels - 1)];
     return points;
 }
 

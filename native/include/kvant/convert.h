@@ -41,7 +41,8 @@ KVANT_INLINE void store_low_halves(uint8_t* p, vi a) {
     const __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
     memcpy(p, &packed, 16);
 #elif defined(__SSE2__)
-    const __m128i words = _mm_srai_epi32(_mm_slli_epi32((__m128i)a, 16), 16);  // so that signed saturation keeps the bits
+    const __m128i words =
+        _mm_srai_epi32(_mm_slli_epi32((__m128i)a, 16), 16);  // so that signed saturation keeps the bits
     _mm_storel_epi64((__m128i*)p, _mm_packs_epi32(words, words));
 #else
     for (int k = 0; k < W; ++k) {

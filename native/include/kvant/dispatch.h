@@ -49,7 +49,8 @@ inline int64_t whole_vectors(int64_t rows) { return (rows + 15) / 16 * 16; }
 // Run work(first_row, end_row) over all rows, `piece` at a time, on up to `threads` threads (0: one per core).
 template <class F>
 void over_pieces(int64_t rows, int64_t piece, int threads, F work) {
-    over_items((rows + piece - 1) / piece, threads, [&](int64_t i) { work(i * piece, std::min(rows, (i + 1) * piece)); });
+    over_items((rows + piece - 1) / piece, threads,
+               [&](int64_t i) { work(i * piece, std::min(rows, (i + 1) * piece)); });
 }
 
 // The same in pieces of whole vectors of rows that keep a thread busy for a while.

@@ -13,7 +13,8 @@ KVANT_INLINE vf half_of(vf a) { return from_half(to_half(vmax(vmin(a, splat(6550
 KVANT_INLINE vf inverse(vf a) { return select(vabs(a) > 1e-30f, 1.f / a, vf{}); }
 
 // out[k] += sum over j of matrix[k][at + j] e[j], for k from `first` on.
-KVANT_INLINE void answer(const float* matrix, int64_t n, int64_t first, int64_t end, int64_t at, const vf* e, int count, vf* out) {
+KVANT_INLINE void answer(const float* matrix, int64_t n, int64_t first, int64_t end, int64_t at, const vf* e, int count,
+                         vf* out) {
     int64_t k = first;
     for (; k + 4 <= end; k += 4) {
         const float* m = matrix + k * n + at;
@@ -25,7 +26,10 @@ KVANT_INLINE void answer(const float* matrix, int64_t n, int64_t first, int64_t 
             a2 += m[2 * n + j] * ej;
             a3 += m[3 * n + j] * ej;
         }
-        out[k] = a0; out[k + 1] = a1; out[k + 2] = a2; out[k + 3] = a3;
+        out[k] = a0;
+        out[k + 1] = a1;
+        out[k + 2] = a2;
+        out[k + 3] = a3;
     }
     for (; k < end; ++k)
         for (int j = 0; j < count; ++j) out[k] += matrix[k * n + at + j] * e[j];
@@ -46,7 +50,7 @@ KVANT_INLINE Columns chunk_of(int64_t at, int64_t n) {
 
 // As `answer`, for `Count` sets of rows and K columns of the matrix's at once.
 template <int K, int Count, class Rows>
-KVANT_INLINE void answer_some(const float* m, int64_t n, int64_t k, int count, const Rows* rows, vf* Rows::*out) {
+KVANT_INLINE void answer_some(const float* m, int64_t n, int64_t k, int count, const Rows* rows, vf* Rows::* out) {
     vf sum[K][Count];
     for (int i = 0; i < K; ++i)
         for (int s = 0; s < Count; ++s) sum[i][s] = (rows[s].*out)[k + i];
@@ -59,7 +63,8 @@ KVANT_INLINE void answer_some(const float* m, int64_t n, int64_t k, int count, c
 
 // As `answer`, for all sets of rows; e is what they did in the chunk from `at` on.
 template <class Rows>
-void answer_all(const float* matrix, int64_t n, int64_t first, int64_t end, Columns at, const Rows* rows, int sets, vf* Rows::*out) {
+void answer_all(const float* matrix, int64_t n, int64_t first, int64_t end, Columns at, const Rows* rows, int sets,
+                vf* Rows::* out) {
     const int count = (int)(at.end - at.first);
     int64_t k = first;
     for (; k + 4 <= end; k += 4) {
@@ -72,8 +77,8 @@ void answer_all(const float* matrix, int64_t n, int64_t first, int64_t end, Colu
         for (int s = 0; s < sets; ++s) answer_some<1, 1>(matrix + k * n + at.first, n, k, count, rows + s, out);
 }
 
-// Round, then improve. Rows has vectors w, x, v, g and, for a chunk, e; round(columns) leaves w - v of the chunk in e, and
-// improve(columns) what it added to v.
+// Round, then improve. Rows has vectors w, x, v, g and, for a chunk, e; round(columns) leaves w - v of the chunk in e,
+// and improve(columns) what it added to v.
 template <class Rows>
 void round_and_improve(const FitProblem& p, Rows* rows, int sets) {
     for (int s = 0; s < sets; ++s)

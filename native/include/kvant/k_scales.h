@@ -1,7 +1,7 @@
 // The 6-bit scales and minima of Q4_K and Q5_K: eight of each in 12 bytes.
 #pragma once
-#include "kvant/half.h"
 #include "kvant/affine_search.h"
+#include "kvant/half.h"
 
 namespace kvant::KVANT_NS {
 
@@ -10,7 +10,7 @@ struct SubScale {
 };
 
 struct KScales {
-    vi d, dmin;       // halves
+    vi d, dmin;  // halves
     vi bytes[12];
 
     // Words 0-3 of the block: d, dmin and the 12 bytes.

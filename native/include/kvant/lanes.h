@@ -40,7 +40,8 @@ KVANT_INLINE void store_bytes(uint8_t* p, const vi* a) {
     const __m128i low = _mm256_castsi256_si128(words), high = _mm256_extracti128_si256(words, 1);
     _mm_storeu_si128((__m128i*)p, is_signed ? _mm_packs_epi16(low, high) : _mm_packus_epi16(low, high));
 #elif defined(__SSE2__)
-    const __m128i low = _mm_packs_epi32((__m128i)a[0], (__m128i)a[1]), high = _mm_packs_epi32((__m128i)a[2], (__m128i)a[3]);
+    const __m128i low = _mm_packs_epi32((__m128i)a[0], (__m128i)a[1]),
+                  high = _mm_packs_epi32((__m128i)a[2], (__m128i)a[3]);
     _mm_storeu_si128((__m128i*)p, is_signed ? _mm_packs_epi16(low, high) : _mm_packus_epi16(low, high));
 #else
     for (int i = 0; i < 16; ++i) p[i] = (uint8_t)a[i / W][i % W];

@@ -1,4 +1,5 @@
-// Matrix products and Cholesky factors whose bytes depend on shapes alone: the kernels that native/src/products.h joins.
+// Matrix products and Cholesky factors whose bytes depend on shapes alone: the kernels that native/src/products.h
+// joins.
 //
 // An element of a product is reduced over k in panels of 256: a panel is a sum from zero in the order of k, one rounded
 // product and one rounded sum at a time, and panels are added in their order. Lanes are output columns, so neither the
@@ -8,9 +9,9 @@
 
 namespace kvant {
 
-constexpr int64_t panel_steps = 256;  // of the sum over k
-constexpr int64_t tile_size = 192;    // rows and columns of a tile of the output; whole micro-tiles at every level
-constexpr int64_t factor_width = 192; // columns of a panel of a Cholesky factor; one panel of the sum
+constexpr int64_t panel_steps = 256;   // of the sum over k
+constexpr int64_t tile_size = 192;     // rows and columns of a tile of the output; whole micro-tiles at every level
+constexpr int64_t factor_width = 192;  // columns of a panel of a Cholesky factor; one panel of the sum
 
 // Rows to be multiplied: element (i, k) is data[i * row_stride + k * step_stride].
 template <class T> struct Operand {
@@ -19,13 +20,14 @@ template <class T> struct Operand {
 };
 
 // Micro-tiles are mr x nr. `pack_a` and `pack_b` lay `count` <= mr or nr rows out as [k][mr] or [k][nr], zeros beyond
-// `count`, every element negated if asked. `multiply` takes packed micro-panels one behind another and adds their product to
-// rows x cols of c, or overwrites them.
+// `count`, every element negated if asked. `multiply` takes packed micro-panels one behind another and adds their
+// product to rows x cols of c, or overwrites them.
 template <class T, class C> struct ProductKernels {
     int mr, nr;
     void (*pack_a)(const Operand<T>& rows, int64_t count, int64_t k, bool negate, T* out);
     void (*pack_b)(const Operand<T>& rows, int64_t count, int64_t k, bool negate, T* out);
-    void (*multiply)(const T* a, const T* b, int64_t k, int64_t rows, int64_t cols, C* c, int64_t stride, bool overwrite);
+    void (*multiply)(const T* a, const T* b, int64_t k, int64_t rows, int64_t cols, C* c, int64_t stride,
+                     bool overwrite);
 };
 
 // Factors of one diagonal block, n <= factor_width, lower and in place; rows are `stride` apart.
@@ -45,8 +47,14 @@ struct LinearKernels {
     FactorKernels factors;
 };
 
-namespace baseline { LinearKernels linear_kernels(); }
-namespace avx2 { LinearKernels linear_kernels(); }
-namespace avx512 { LinearKernels linear_kernels(); }
+namespace baseline {
+LinearKernels linear_kernels();
+}
+namespace avx2 {
+LinearKernels linear_kernels();
+}
+namespace avx512 {
+LinearKernels linear_kernels();
+}
 
 }  // namespace kvant

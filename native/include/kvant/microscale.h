@@ -1,5 +1,6 @@
-// Shared scales of MXFP4 (a power of two, E8M0) and NVFP4 (unsigned E4M3). Both tables of values are doubled, so decoders
-// multiply by half the scale. Source: ggml-impl.h `ggml_e8m0_to_fp32_half`, `ggml_ue4m3_to_fp32`, `ggml_fp32_to_ue4m3`.
+// Shared scales of MXFP4 (a power of two, E8M0) and NVFP4 (unsigned E4M3). Both tables of values are doubled, so
+// decoders multiply by half the scale. Source: ggml-impl.h `ggml_e8m0_to_fp32_half`, `ggml_ue4m3_to_fp32`,
+// `ggml_fp32_to_ue4m3`.
 #pragma once
 #include "kvant/simd.h"
 
@@ -13,7 +14,8 @@ KVANT_INLINE float half_power(uint8_t e) {
     return value;
 }
 
-// Half the value of an E4M3 code; 0x7f counts as 0. Eight significand steps per binade, the first binade without a leading 1.
+// Half the value of an E4M3 code; 0x7f counts as 0. Eight significand steps per binade, the first binade without a
+// leading 1.
 KVANT_INLINE float half_e4m3(uint8_t code) {
     const int exponent = code >> 3 & 15, mantissa = code & 7;
     if (code == 0x7f) return 0.f;
@@ -24,7 +26,8 @@ KVANT_INLINE float half_e4m3(uint8_t code) {
     return (float)(8 + mantissa) * step;
 }
 
-// Unsigned E4M3 code of each lane, halves upward; 448 and more saturate at 0x7e, what is not above 0 (NaN too) becomes 0.
+// Unsigned E4M3 code of each lane, halves upward; 448 and more saturate at 0x7e, what is not above 0 (NaN too) becomes
+// 0.
 KVANT_INLINE vi to_e4m3(vf x) {
     const vi positive = x > 0.f;
     x = select(positive, x, vf{});

@@ -1,5 +1,5 @@
-// Work over threads. What a piece of work throws, most likely for want of memory, reaches the caller: a thread that let it
-// out would end the process.
+// Work over threads. What a piece of work throws, most likely for want of memory, reaches the caller: a thread that let
+// it out would end the process.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -13,7 +13,9 @@
 
 namespace kvant {
 
-inline int64_t thread_count(int threads) { return threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency()); }
+inline int64_t thread_count(int threads) {
+    return threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
+}
 
 // Run work(i) for i < count on up to `threads` threads (0: one per core).
 template <class F>

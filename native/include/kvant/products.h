@@ -30,8 +30,8 @@ template <class T, class C> struct Product {
     int64_t stride;
     bool overwrite = false;  // instead of adding to c
     bool subtract = false;
-    bool lower = false;      // only tiles that touch the diagonal or lie below it; m = n
-    bool mirror = false;     // and copy them above the diagonal
+    bool lower = false;   // only tiles that touch the diagonal or lie below it; m = n
+    bool mirror = false;  // and copy them above the diagonal
 };
 
 namespace detail {
@@ -40,7 +40,8 @@ constexpr int64_t chunk_rows = 20 * tile_size, chunk_steps = 8 * panel_steps;  /
 
 inline int64_t round_up(int64_t size, int64_t unit) { return (size + unit - 1) / unit * unit; }
 
-// Rows of an operand as panels of k, each of them micro-panels of `width` rows: panel p begins at p * panel_steps * padded.
+// Rows of an operand as panels of k, each of them micro-panels of `width` rows: panel p begins at p * panel_steps *
+// padded.
 template <class T>
 void pack_rows(void (*pack)(const Operand<T>&, int64_t, int64_t, bool, T*), int64_t width, const Operand<T>& rows,
                int64_t count, int64_t k, bool negate, int threads, T* out) {
@@ -49,7 +50,8 @@ void pack_rows(void (*pack)(const Operand<T>&, int64_t, int64_t, bool, T*), int6
         const int64_t row = item * width;
         for (int64_t s = 0; s < k; s += panel_steps) {
             const int64_t steps = std::min(panel_steps, k - s);
-            const Operand<T> at{rows.data + row * rows.row_stride + s * rows.step_stride, rows.row_stride, rows.step_stride};
+            const Operand<T> at{rows.data + row * rows.row_stride + s * rows.step_stride, rows.row_stride,
+                                rows.step_stride};
             pack(at, std::min(width, count - row), steps, negate, out + s * padded + row * steps);
         }
     });
@@ -92,8 +94,9 @@ void multiply(const ProductKernels<T, C>& kernels, const Product<T, C>& x, int t
                     C* c = x.c + (i + row) * x.stride + j + column;
                     for (int64_t p = 0; p < k; p += panel_steps) {
                         const int64_t panel = std::min(panel_steps, k - p);
-                        kernels.multiply(packed_a.get() + p * padded_m + row * panel, packed_b.get() + p * padded_n + column * panel,
-                                         panel, rows, cols, c, x.stride, x.overwrite && s + p == 0);
+                        kernels.multiply(packed_a.get() + p * padded_m + row * panel,
+                                         packed_b.get() + p * padded_n + column * panel, panel, rows, cols, c, x.stride,
+                                         x.overwrite && s + p == 0);
                     }
                     if (x.mirror && s + k == x.k) mirror_tile(x.c, x.stride, i + row, j + column, rows, cols);
                 });

@@ -37,7 +37,11 @@ KVANT_INLINE vi as_int(vf a) { return (vi)a; }
 KVANT_INLINE vf as_float(vi a) { return (vf)a; }
 KVANT_INLINE vf to_float(vi a) { return __builtin_convertvector(a, vf); }
 KVANT_INLINE vi to_int(vf a) { return __builtin_convertvector(a, vi); }  // toward zero; |a| < 2^31
-KVANT_INLINE vf load(const float* p) { vf a; memcpy(&a, p, sizeof a); return a; }
+KVANT_INLINE vf load(const float* p) {
+    vf a;
+    memcpy(&a, p, sizeof a);
+    return a;
+}
 KVANT_INLINE void store(float* p, vf a) { memcpy(p, &a, sizeof a); }
 KVANT_INLINE vf vabs(vf a) { return as_float(as_int(a) & 0x7fffffff); }
 
@@ -68,9 +72,20 @@ KVANT_INLINE bool all(vi mask) { return _mm_movemask_ps((__m128)mask) == 0xf; }
 #else
 KVANT_INLINE vf vmin(vf a, vf b) { return a < b ? a : b; }
 KVANT_INLINE vf vmax(vf a, vf b) { return a > b ? a : b; }
-KVANT_INLINE vf vsqrt(vf a) { for (int i = 0; i < W; ++i) a[i] = __builtin_sqrtf(a[i]); return a; }
-KVANT_INLINE bool any(vi mask) { int r = 0; for (int i = 0; i < W; ++i) r |= mask[i]; return r != 0; }
-KVANT_INLINE bool all(vi mask) { int r = -1; for (int i = 0; i < W; ++i) r &= mask[i]; return r != 0; }
+KVANT_INLINE vf vsqrt(vf a) {
+    for (int i = 0; i < W; ++i) a[i] = __builtin_sqrtf(a[i]);
+    return a;
+}
+KVANT_INLINE bool any(vi mask) {
+    int r = 0;
+    for (int i = 0; i < W; ++i) r |= mask[i];
+    return r != 0;
+}
+KVANT_INLINE bool all(vi mask) {
+    int r = -1;
+    for (int i = 0; i < W; ++i) r &= mask[i];
+    return r != 0;
+}
 #endif
 
 // Round to the nearest integer, ties to even, as ggml's nearest_int does: exact for |a| <= 4194303, and outside

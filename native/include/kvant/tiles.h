@@ -24,7 +24,8 @@ struct Tile {
 // Call f(tile) for blocks 0 .. count-1 that lie x_stride floats and out_stride bytes apart. The last tile repeats the
 // last block in its free lanes and lets these write to a spare buffer. f writes at most 512 bytes per lane.
 template <class F>
-KVANT_INLINE void for_each_tile(const float* x, int64_t x_stride, uint8_t* out, int64_t out_stride, int64_t count, F f) {
+KVANT_INLINE void for_each_tile(const float* x, int64_t x_stride, uint8_t* out, int64_t out_stride, int64_t count,
+                                F f) {
     alignas(64) uint8_t spare[512];
     for (int64_t first = 0; first < count; first += W) {
         Tile tile;
@@ -39,8 +40,8 @@ KVANT_INLINE void for_each_tile(const float* x, int64_t x_stride, uint8_t* out, 
 
 // The same with lane = row, for what depends on the column: call f(tile, block) for each block of W rows.
 template <class F>
-KVANT_INLINE void for_each_row_tile(
-    const float* x, int64_t n, int64_t rows, uint8_t* out, int block_length, int block_bytes, F f) {
+KVANT_INLINE void for_each_row_tile(const float* x, int64_t n, int64_t rows, uint8_t* out, int block_length,
+                                    int block_bytes, F f) {
     const int64_t blocks = n / block_length;
     for_each_tile(x, n, out, blocks * block_bytes, rows, [&](const Tile& tile) {
         for (int64_t b = 0; b < blocks; ++b) f(tile.at(b * block_length, b * block_bytes), b);

@@ -4,10 +4,19 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 NATIVE := CMakeLists.txt $(wildcard native/src/* native/include/kvant/*)
 MODEL := models/smollm2-135m
-export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN)
+JAVASCRIPT := build/javascript
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+# One more than there are cores: many tests wait for processes.
+WORKERS ?= $(shell expr $(CORES) + 1)
+QUICK := "not slow and not model and not browser and not heavy"
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(CORES)
+# Where there is ccache, kernels are compiled once per content, whichever checkout they stand in.
+export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
+export CCACHE_BASEDIR ?= $(CURDIR)
+export CCACHE_NOHASHDIR ?= 1
 INSTALL = $(PIP) install --no-build-isolation -Ceditable.mode=redirect -Cbuild-dir=build/dev -e
 
-.PHONY: help try test test-all check fmt docs bench fuzz sanitize native clean
+.PHONY: help try test test-fast test-all check check-native check-page fmt docs bench fuzz sanitize native clean
 FUZZ_SECONDS ?= 60
 
 help:  ## show these targets
@@ -17,13 +26,16 @@ try: $(BIN)/.base $(MODEL)/config.json  ## install kvant and run the main job on
 	$(BIN)/kvant optimize $(MODEL) --max-size 100MB --chunks 8 -o try --overwrite
 	@echo "Open try/report.html in a browser; chat with the result: $(BIN)/kvant run try/*.gguf"
 
-test: $(BIN)/.test $(MODEL)/config.json  ## install what the tests need and run them
-	KVANT_REFERENCE_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n 2 -m "not slow" tests
+test-fast: $(BIN)/.test  ## the inner loop: what needs no engine, no model and no process to wait for; a minute
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m $(QUICK) tests/unit tests/properties tests/twins tests/golden tests/meta
 
-test-all: $(BIN)/.test $(MODEL)/config.json  ## the tests that need minutes or environments of their own, too
+test: $(BIN)/.test $(MODEL)/config.json $(JAVASCRIPT)/.installed  ## all that CI runs
+	KVANT_REFERENCE_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m "not slow" tests
+
+test-all: $(BIN)/.test $(MODEL)/config.json $(JAVASCRIPT)/.installed  ## the tests that need minutes or environments of their own, too
 	KVANT_REFERENCE_MODEL=$(MODEL) $(BIN)/python -m pytest -q -m "slow or not slow" tests
 
-check: $(BIN)/.check  ## formatting, lint, types, layers, sizes, generated documents
+check: $(BIN)/.check check-native check-page  ## formatting, lint, types, layers, sizes, generated documents
 	$(BIN)/ruff format --check src tests benchmarks tools
 	$(BIN)/ruff check src tests benchmarks tools
 	$(BIN)/mypy --num-workers 2
@@ -31,7 +43,16 @@ check: $(BIN)/.check  ## formatting, lint, types, layers, sizes, generated docum
 	$(BIN)/python tools/check_size.py
 	$(BIN)/python tools/reference_docs.py --check
 
+check-native: $(BIN)/.check  ## form and faults of native/: clang-format, clang-tidy
+	$(BIN)/python tools/lint_native.py
+
+check-page: $(JAVASCRIPT)/.installed  ## faults of the web page's JavaScript; needs npm
+	@if [ -d $(JAVASCRIPT)/node_modules ]; then \
+	  $(JAVASCRIPT)/node_modules/.bin/biome lint --config-path=tools/javascript --error-on-warnings src/kvant/serve/page/*.js; \
+	else echo "check-page: not run, there is no npm"; fi
+
 fmt: $(BIN)/.check  ## format and mend what can be mended
+	$(BIN)/clang-format -i $(filter native/%,$(NATIVE))
 	$(BIN)/ruff check --fix src tests benchmarks tools
 	$(BIN)/ruff format src tests benchmarks tools
 
@@ -70,8 +91,14 @@ $(BIN)/.test: $(BIN)/.base
 	$(INSTALL) ".[test]"
 	@touch $@
 
-$(BIN)/.check: $(BIN)/.test
+$(BIN)/.check: $(BIN)/.base
 	$(INSTALL) ".[test,check]"
+	@touch $(BIN)/.test $@
+
+# Pinned by their lock. Without npm there is nothing, and what needs it says so.
+$(JAVASCRIPT)/.installed: tools/javascript/package.json tools/javascript/package-lock.json
+	@mkdir -p $(JAVASCRIPT) && cp $^ $(JAVASCRIPT)
+	@if command -v npm >/dev/null; then npm ci --prefix $(JAVASCRIPT) --no-audit --no-fund --silent; fi
 	@touch $@
 
 $(MODEL)/config.json: tools/reference_model.py | $(BIN)/.base

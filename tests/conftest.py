@@ -20,11 +20,33 @@ if WORKER and hasattr(os, "sched_setaffinity"):
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests that share what is dear on one worker of `--dist loadgroup`; the others go where there is room."""
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        if item.get_closest_marker("model"):
+            item.add_marker(pytest.mark.xdist_group("model"))
+        elif folder in {"e2e", "parity"} or item.get_closest_marker("heavy"):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
 @pytest.fixture(autouse=True)
-def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give every test a kvant home of its own, so that no cache is shared by accident."""
+def own_home(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Give every test a kvant home of its own, so that no cache is shared by accident.
+
+    Of the reference model its F32 file and its logits are shared on purpose: they are the engine's, the same for all
+    that is measured, and cost more than most tests.
+    """
     home = tmp_path_factory.mktemp("kvant-home")
     monkeypatch.setenv("KVANT_HOME", str(home))
+    if "reference_model" in request.fixturenames:
+        (home / "cache").mkdir()
+        for name in ("base", "logits"):
+            shared = tmp_path_factory.getbasetemp() / "reference-model" / name
+            shared.mkdir(parents=True, exist_ok=True)
+            (home / "cache" / name).symlink_to(shared, target_is_directory=True)
     return home
 
 

@@ -16,6 +16,8 @@ from kvant.model import Model
 from kvant.progress import Silent
 from tiny_models import N_VOCAB, write_tiny_model
 
+pytestmark = pytest.mark.heavy
+
 TOKENS = np.random.default_rng(5).integers(3, N_VOCAB, (5, 24), dtype=np.int32)
 WEIGHTS = np.array([1.0, 2.0, 0.5, 0.0, 1.5])
 SEED = 7

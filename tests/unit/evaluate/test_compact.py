@@ -4,6 +4,8 @@ import pytest
 from kvant.evaluate.compact import compact, log_sum_exp
 from kvant.evaluate.metrics import exact_kld, score_rows
 
+pytestmark = pytest.mark.heavy
+
 ROWS, VOCABULARY = 200, 20_000
 
 

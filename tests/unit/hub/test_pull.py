@@ -28,7 +28,7 @@ from kvant.formats.open import open_model
 from kvant.hub.pull import Wish, pull
 from kvant.hub.store import Store
 
-pytestmark = pytest.mark.usefixtures("hub")
+pytestmark = [pytest.mark.usefixtures("hub"), pytest.mark.heavy]
 
 REPO = "hf:kv/tiny-GGUF"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

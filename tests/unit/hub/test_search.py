@@ -10,6 +10,8 @@ from kvant.cli.main import app
 from kvant.errors import TransferError, ValueRangeError
 from kvant.hub.sources.search import search
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture
 def many(hub: Hub) -> Hub:

@@ -12,6 +12,8 @@ from kvant.errors import KvantError, TransferError
 from kvant.files import partial_path
 from kvant.hub.transfer import ATTEMPTS, Remote, download, http_client, read_range
 
+pytestmark = pytest.mark.heavy
+
 DATA = bytes(range(256)) * 1024
 SHA256 = hashlib.sha256(DATA).hexdigest()
 

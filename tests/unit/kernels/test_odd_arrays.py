@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.heavy
+
 SCRIPT = Path(__file__).parents[2] / "odd_arrays.py"
 QUICK = ("kernels", "numbers", "F32", "F16", "Q4_0", "Q4_K", "IQ4_XS", "IQ3_XXS")
 

@@ -16,6 +16,8 @@ from kvant.recipes.targets.gguf.write import quantize
 from kvant.runtime.template import render
 from tiny_models import write_tiny_model
 
+pytestmark = pytest.mark.heavy
+
 PIRATE = '''FROM ./model.gguf
 SYSTEM You are a pirate.
 PARAMETER temperature 0.2

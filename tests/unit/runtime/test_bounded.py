@@ -9,6 +9,8 @@ import pytest
 from kvant.errors import EngineError, LimitError
 from kvant.runtime.bounded import Bounded, Render, Text, Tried, Try
 
+pytestmark = pytest.mark.heavy
+
 HI = {"messages": [{"role": "user", "content": "Hi"}]}
 GOOD = Render("{{ messages[0].content }}", HI)
 

@@ -14,6 +14,8 @@ from kvant.runtime.mlx import MLXProcess
 from kvant.runtime.process import EngineProcess
 from kvant.runtime.sandbox.policy import Policy
 
+pytestmark = pytest.mark.heavy
+
 IN_TIME_S = 60.0
 
 WHOLE = "import os, sys, time\nwrite = lambda data: os.write(1, data)\n"

@@ -16,6 +16,8 @@ from kvant.runtime.process import EngineProcess
 from kvant.runtime.shared import SharedRows
 from tiny_models import N_VOCAB, write_tiny_model
 
+pytestmark = pytest.mark.heavy
+
 WINDOWS = np.arange(3, 3 + 5 * 32, dtype=np.int32).reshape(5, 32)
 
 

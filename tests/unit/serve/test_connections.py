@@ -16,6 +16,8 @@ from uvicorn.server import ServerState
 from kvant.serve.connections import HEAD_S, LEAST_BYTES_PER_S, WINDOW_S, Connections, Guarded, Window
 from kvant.serve.listener import GatewayServer
 
+pytestmark = pytest.mark.heavy
+
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 HALF = b"GET / HTTP/1.1\r\nHost: x\r\n"
 BODY = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"

@@ -98,8 +98,11 @@ function block(source, depth) {
   if (kind === "quote") return quote(rows, depth);
   if (kind === "list") return list(rows, depth);
   if (kind === "table") return table(rows);
-  return el("p", {}, inline(source));
+  return el("p", {}, inline(unindented(rows)));
 }
+
+/** A paragraph's text: its rows may be indented, which means nothing. */
+const unindented = (rows) => rows.map((row) => row.trimStart()).join("\n");
 
 /** A heading's text without the marks that may close it. */
 function title(text) {
@@ -117,7 +120,9 @@ function endBefore(text, marks) {
 
 function codeBlock(rows, fence) {
   const closed = rows.length > 1 && closes(rows.at(-1), fence[1]);
-  const code = rows.slice(1, closed ? -1 : undefined).join("\n");
+  const indent = rows[0].length - rows[0].trimStart().length;
+  const kept = rows.slice(1, closed ? -1 : undefined);
+  const code = kept.map((row) => row.slice(Math.min(indent, row.length - row.trimStart().length))).join("\n");
   const language = (fence[2] ?? "").trim().slice(0, 30);
   return el("div", { class: "code" },
     el("div", { class: "code-head" }, el("span", {}, language || "text"), copyButton(() => code, "Copy code")),
@@ -151,7 +156,7 @@ function list(rows, depth) {
 function item(source, depth) {
   const inner = blocks(source);
   if (inner.length && kindOf(inner[0].split("\n"), 0) === "text" && !FENCE.test(inner[0]) && !HEADING.test(inner[0])) {
-    return el("li", {}, inline(inner[0]), inner.slice(1).map((part) => block(part, depth + 1)));
+    return el("li", {}, inline(unindented(inner[0].split("\n"))), inner.slice(1).map((part) => block(part, depth + 1)));
   }
   return el("li", {}, inner.map((part) => block(part, depth + 1)));
 }
@@ -196,6 +201,7 @@ function inline(text, depth = 0) {
 /** Make what begins at a place of a text; null if nothing does. */
 function span(text, i, depth, barren) {
   const c = text[i];
+  if (c === "\\" && text[i + 1] === "\n") return { end: i + 2, node: el("br") };
   if (c === "\\") return /[!-/:-@[-`{-~]/.test(text[i + 1] ?? "") ? { end: i + 2, node: text[i + 1] } : null;
   if (c === "\n") return { end: i + 1, node: text.slice(i - 2, i) === "  " ? el("br") : "\n" };
   if (c === "`") return codeSpan(text, i);
@@ -216,7 +222,7 @@ function codeSpan(text, i) {
   for (let end = text.indexOf(ticks, i + n); end >= 0 && end < i + REACH; end = text.indexOf(ticks, end)) {
     let length = n;
     while (text[end + length] === "`") length += 1;
-    if (length === n) return { end: end + n, node: el("code", {}, unpadded(text.slice(i + n, end))) };
+    if (length === n) return { end: end + n, node: el("code", {}, unpadded(text.slice(i + n, end).replaceAll("\n", " "))) };
     end += length;
   }
   return { end: i + n, node: ticks };

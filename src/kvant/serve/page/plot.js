@@ -15,14 +15,14 @@ function draw(plot, kind) {
   const bottom = frame.height - frame.bottom;
   const right = frame.width - frame.right;
   return svg("svg", { class: kind, viewBox: `0 0 ${frame.width} ${frame.height}`, role: "group", "aria-label": "File size against mean KL divergence; the cards below have the same figures" },
-    plot.loss_ticks.map(({ at, text }) => [
+    plot.loss_ticks.flatMap(({ at, text }) => [
       svg("line", { class: "grid", x1: frame.left, x2: right, y1: at, y2: at }),
       svg("text", { class: "axis", x: frame.left - 8, y: at + 4, "text-anchor": "end" }, text),
-    ]).flat(),
-    plot.size_ticks.map(({ at, text }) => [
+    ]),
+    plot.size_ticks.flatMap(({ at, text }) => [
       svg("line", { class: "grid", x1: at, x2: at, y1: frame.top, y2: bottom }),
       svg("text", { class: "axis", x: at, y: bottom + 18, "text-anchor": "middle" }, text),
-    ]).flat(),
+    ]),
     svg("text", { class: "axis", x: right, y: frame.height - 8, "text-anchor": "end" }, "file size →"),
     svg("text", { class: "axis", x: 11, y: frame.top + 4, "text-anchor": "end", transform: `rotate(-90 11 ${frame.top})` }, "mean KLD (log), lower is better"),
     svg("path", { class: "front", d: plot.front_path }),

@@ -12,6 +12,8 @@ from kvant.formats.imatrix import read_imatrix
 from kvant.recipes.measure.importance import calibrate_file
 from tiny_models import write_tiny_model
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:

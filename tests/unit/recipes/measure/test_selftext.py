@@ -19,6 +19,8 @@ from kvant.recipes.measure.selftext import around_request, openings, self_window
 from kvant.runtime.process import EngineProcess
 from tiny_models import N_VOCAB, write_tiny_model
 
+pytestmark = pytest.mark.heavy
+
 CONTEXT = 64
 START, END = 1, 2  # <|im_start|> and <|im_end|> of the tiny tokenizer
 

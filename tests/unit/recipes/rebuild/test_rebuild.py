@@ -21,6 +21,8 @@ from kvant.recipes.rebuild.rebuild import rebuild
 from kvant.recipes.targets.gguf.write import quantize
 from tiny_models import write_tiny_model
 
+pytestmark = pytest.mark.heavy
+
 TEXT = "A line of a book that is long enough to be cut into windows, whatever its number, {}.\n"
 
 

@@ -14,7 +14,10 @@ import escapes
 from kvant.runtime.sandbox import landlock, spawn
 from kvant.runtime.sandbox.policy import Policy
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems have limits of resources alone")
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(sys.platform != "linux", reason="other systems have limits of resources alone"),
+]
 
 RUNTIME = Path(landlock.__file__).parents[1]
 OPTIONAL = ("landlock", "seccomp", "user-namespace", "capabilities")

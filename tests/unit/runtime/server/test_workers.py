@@ -21,6 +21,8 @@ from kvant.serve.library import DirectoryLibrary
 from kvant.serve.scheduler import Scheduler
 from kvant.serve.settings import Settings
 
+pytestmark = pytest.mark.heavy
+
 COMPLETION = {"prompt": "Hello", "n_predict": 400, "stream": True, "ignore_eos": True}
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="signals")
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc")

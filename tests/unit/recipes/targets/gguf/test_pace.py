@@ -25,6 +25,8 @@ from kvant.runtime.decodetime import Effort
 from kvant.tensors import n_weights
 from tiny_models import write_tiny_model
 
+pytestmark = pytest.mark.heavy
+
 QUICK = Effort(hidden=256, feed_forward=256, layers=1, rounds=1, round_s=0.01)
 PHONE = PROFILES["phone-6gb"]
 

@@ -25,6 +25,8 @@ from kvant.serve.settings import Settings
 from kvant.serve.storelibrary import StoreLibrary
 from kvant.serve.uploads import Uploads
 
+pytestmark = pytest.mark.heavy
+
 MODEL = "hf.co/kv/tiny-GGUF:Q8_0"
 
 

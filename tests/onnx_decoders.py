@@ -56,7 +56,11 @@ class Drawing:
         sums = [f"x{i}"] if len(hidden) == 1 else [f"x{i}", "", "", f"r{i}"]
         self.norm(hidden, f"{own}.input_layernorm.weight", sums, f"{at}/input_layernorm")
         residual = hidden[0] if len(hidden) == 1 else f"r{i}"
-        qkv = np.concatenate([part[f"self_attn.{n}_proj.weight"] for n in "qkv"])
+        fused = "self_attn.qkv_proj.weight" in part  # Phi-3, which the builder splits where it has to
+        if fused:
+            part["mlp.gate_proj.weight"], part["mlp.up_proj.weight"] = np.split(part["mlp.gate_up_proj.weight"], 2)
+        names = ["qkv"] if fused else list("qkv")
+        qkv = np.concatenate([part[f"self_attn.{n}_proj.weight"] for n in names])
         packed = self.product(f"x{i}", f"{at}/attn/qkv_proj/MatMul", qkv)
         past, present = ([f"{p}.{i}.{n}" for n in ("key", "value")] for p in ("past_key_values", "present"))
         self.add(
@@ -76,13 +80,14 @@ class Drawing:
 
 
 def draw(config: dict[str, Any], weights: dict[str, np.ndarray]) -> Drawing:
-    """Draw a llama with a tied embedding."""
+    """Draw a llama; its embedding is tied unless there is a head of its own."""
     from onnx import TensorProto
 
     made = Drawing(config, weights)
     angles = np.outer(np.arange(CONTEXT), config["rope_theta"] ** (-np.arange(0, made.size, 2) / made.size))
+    embedding, head = weights["model.embed_tokens.weight"], weights.get("lm_head.weight")
     made.arrays = {
-        "lm_head.MatMul.weight": weights["model.embed_tokens.weight"].T, "one": np.array([1], np.int64),
+        "lm_head.MatMul.weight": (embedding if head is None else head).T, "one": np.array([1], np.int64),
         "index": np.array(1, np.int64), "cos_cache": np.cos(angles).astype(np.float32),
         "sin_cache": np.sin(angles).astype(np.float32),
     }  # fmt: skip
@@ -92,8 +97,12 @@ def draw(config: dict[str, Any], weights: dict[str, np.ndarray]) -> Drawing:
     made.add("Shape", ["attention_mask"], ["shape"], "/shape")
     made.add("Gather", ["shape", "index"], ["total64"], "/total")
     made.add("Cast", ["total64"], ["total"], "/cast2", to=TensorProto.INT32)
-    made.add("Transpose", ["lm_head.MatMul.weight"], ["table"], "/model/embed_tokens/Transpose", perm=[1, 0])
-    made.add("Gather", ["table", "input_ids"], ["h"], "/model/embed_tokens/Gather")
+    table = "table" if head is None else "model.embed_tokens.weight"
+    if head is None:
+        made.add("Transpose", ["lm_head.MatMul.weight"], [table], "/model/embed_tokens/Transpose", perm=[1, 0])
+    else:
+        made.arrays[table] = embedding
+    made.add("Gather", [table, "input_ids"], ["h"], "/model/embed_tokens/Gather")
     hidden = ["h"]
     for i in range(config["num_hidden_layers"]):
         hidden = made.layer(i, hidden)

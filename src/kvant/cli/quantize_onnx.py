@@ -92,16 +92,14 @@ def decoder(asked: Asked) -> None:
     from kvant.recipes.measure.calibration import calibrate as measure
     from kvant.recipes.targets.onnx.write import quantize_decoder
 
-    kind = asked.preset or "int4"
+    kind, model = asked.preset or "int4", open_model(asked.model)
     with console.progress(quiet=asked.json) as progress:
 
         def calibration() -> "Calibration":
-            return measure(
-                open_model(asked.model), asked.calibrate or "bundled", threads=asked.threads, progress=progress
-            )
+            return measure(model, asked.calibrate or "bundled", threads=asked.threads, progress=progress)
 
         result = quantize_decoder(
-            asked.model, kind, asked.out or Path(f"{asked.stem}-onnx-{kind}"),
+            model, kind, asked.out or Path(f"{asked.stem}-onnx-{kind}"),
             calibration=calibration if asked.calibrate else None, importance=asked.importance,
             max_bytes=parse_bytes(asked.max_size) if asked.max_size else None,
             target=asked.target, layout=LayoutName(asked.layout).value, dtype=_dtype(asked.dtype),

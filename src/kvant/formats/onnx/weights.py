@@ -1,13 +1,17 @@
 """Matrices of a decoder graph, and the operators that take them in few bits."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from kvant.errors import UnsupportedModelError
 from kvant.formats.onnx.spec import MICROSOFT
-from kvant.kernels.nbits import NBits
+from kvant.formats.onnx.writer import blank
+from kvant.kernels.nbits import Blocks, NBits
 
 if TYPE_CHECKING:
     import onnx
@@ -133,6 +137,52 @@ def replace(model: "onnx.ModelProto", weight: Weight, kind: NBits) -> None:
             )
     for node in [n for n in model.graph.node if n.op_type == "Transpose" and n.input[0] == weight.name]:
         model.graph.node.remove(node)
+
+
+def blank_tensors(weight: Weight, kind: NBits, floats: str) -> dict[str, np.ndarray]:
+    """Return what `packed_tensors` makes, in its order, as arrays that take no memory.
+
+    Args:
+        weight: The matrix.
+        kind: Its blocks.
+        floats: Dtype of scales: `float32` or `float16`.
+    """
+    rows, blocks = weight.rows, kind.blocks(weight.columns)
+    code_bytes = kind.code_bytes(weight.columns)
+    codes, scales, zeros = tensor_names(weight)
+    shape = (rows, code_bytes) if weight.product is None else (rows, blocks, code_bytes // blocks)
+    found = {codes: blank(shape, np.uint8), scales: blank((rows, blocks), floats)}
+    if not kind.symmetric:
+        found[zeros] = blank((rows, -(-blocks * kind.bits // 8)), np.uint8)
+    seen = shape_name(weight)
+    return found | ({seen: blank((2,), np.int64)} if seen else {})
+
+
+def packed_tensors(weight: Weight, kind: NBits, encode: Callable[[], Blocks]) -> dict[str, Callable[[], np.ndarray]]:
+    """Return what makes the tensors of a matrix in few bits, in the order in which they are to be made.
+
+    Args:
+        weight: The matrix.
+        kind: Its blocks.
+        encode: Encodes it, once, when the first tensor is made; after the last one its blocks are let go.
+    """
+    made: list[Blocks] = []
+    codes, scales, zeros = tensor_names(weight)
+    shapes = {name: array.shape for name, array in blank_tensors(weight, kind, "float32").items()}
+
+    def first() -> np.ndarray:
+        made.append(encode())
+        return made[0].packed_codes().reshape(shapes[codes])
+
+    found: dict[str, Callable[[], np.ndarray]] = {codes: first}
+    if kind.symmetric:
+        found[scales] = lambda: made.pop().scales
+    else:
+        found |= {scales: lambda: made[0].scales, zeros: lambda: made.pop().packed_zeros()}
+    seen = shape_name(weight)
+    if seen:
+        found[seen] = lambda: np.array([weight.rows, kind.code_bytes(weight.columns)], np.int64)
+    return found
 
 
 def read_embedding(model: "onnx.ModelProto", head: Weight, embedding: Weight) -> None:

@@ -9,6 +9,7 @@ float32: never a silent loss. Every matrix is proved: what is written decodes to
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,15 +20,16 @@ from kvant.errors import FormatError
 from kvant.files import partial_path
 from kvant.formats.huggingface.writer import in_transformers_order
 from kvant.formats.onnx.decoder import read_decoder
-from kvant.formats.onnx.reader import read_onnx
-from kvant.formats.onnx.weights import Weight, find_weights, replace, shape_name, tensor_names
+from kvant.formats.onnx.weights import Weight, packed_tensors
 from kvant.formats.onnx.writer import array_of, write_graph
 from kvant.formats.open import open_model
 from kvant.kernels.nbits import Blocks, NBits
 from kvant.progress import SILENT, Progress
-from kvant.recipes.targets.onnx.export import exported
+from kvant.recipes.output import put_directory
+from kvant.recipes.targets.onnx.encoding import joined
+from kvant.recipes.targets.onnx.origin import GRAPH, open_export
 from kvant.recipes.targets.onnx.rows import CHUNK_ROWS, Part, Rows
-from kvant.recipes.targets.onnx.write import GRAPH, check_directory, copy_rest, joined, place
+from kvant.recipes.targets.onnx.write import check_directory, copy_rest
 from kvant.tensors import Tensor
 
 EXACT = {"Q4_0": NBits(bits=4, block=32, symmetric=True), "Q8_0": NBits(bits=8, block=32, symmetric=True)}
@@ -82,11 +84,9 @@ def convert_decoder(
     out = Path(out)
     check_directory(out, overwrite=overwrite)
     model = open_model(source)
-    origin = read_decoder(exported(model, progress=progress))
+    origin = open_export(model, progress=progress)
     started = time.monotonic()
-    graph = read_onnx(origin.file)
-    weights = find_weights(graph, origin.file)
-    rows = Rows(tensors={t.name: t for t in graph.graph.initializer}, path=origin.file, model=model)
+    rows, weights = origin.rows, origin.weights
     stored = in_transformers_order(model) if model.path.is_file() else {}
     kinds: dict[str, NBits] = {}
     done: list[Transcoded] = []
@@ -104,26 +104,27 @@ def convert_decoder(
             )
         )  # fmt: skip
     arrays: dict[str, Callable[[], np.ndarray]] = {
-        name: (lambda t=tensor: array_of(t, origin.file))  # type: ignore[misc]
+        name: (lambda t=tensor: array_of(t, rows.path))  # type: ignore[misc]
         for name, tensor in rows.tensors.items()
         if name not in kinds
     }
     for weight in weights:
         if weight.name in kinds:
-            replace(graph, weight, kinds[weight.name])
-            arrays |= _tensors(weight, kinds[weight.name], rows, stored)
-    partial = partial_path(out)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+            proved = partial(_proved_rows, weight, rows, stored)
+            arrays |= packed_tensors(weight, kinds[weight.name], proved)
+    graph = origin.graph({name: kind.name for name, kind in kinds.items()}, {}, "F32")
+    fresh = partial_path(out)
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
     try:
         progress.start("transcode", len(arrays), "tensors")
-        write_graph(graph, arrays, partial / GRAPH, on_tensor=lambda _: progress.advance("transcode", 1))
+        write_graph(graph, arrays, fresh / GRAPH, on_tensor=lambda _: progress.advance("transcode", 1))
         progress.finish("transcode")
-        copy_rest(origin.file.parent, partial, origin.files)
-        written = read_decoder(partial)
-        place(partial, out)
+        copy_rest(origin.decoder, fresh)
+        written = read_decoder(fresh)
+        put_directory(fresh, out)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(fresh, ignore_errors=True)
     files = tuple(out / file.name for file in written.files)
     return ConvertedDecoder(
         path=str(out), files=tuple(map(str, files)), size_bytes=sum(file.stat().st_size for file in files),
@@ -149,21 +150,9 @@ def transcode(data: np.ndarray, source: BlockType) -> Blocks:
     )  # fmt: skip
 
 
-def _tensors(weight: Weight, kind: NBits, rows: Rows, stored: dict[str, Tensor]) -> dict[str, Callable[[], np.ndarray]]:
-    """What makes a matrix's tensors; making the codes proves the matrix."""
-    made: list[Blocks] = []
-    codes, scales, _ = tensor_names(weight)
-
-    def first() -> np.ndarray:
-        made.append(joined([_proved(weight, rows, stored[part.name], part) for part in rows.parts(weight)]))
-        packed = made[0].packed_codes()
-        return packed if weight.product is not None else packed.reshape(weight.rows, -1)
-
-    found: dict[str, Callable[[], np.ndarray]] = {codes: first, scales: lambda: made.pop().scales}
-    shape = shape_name(weight)
-    if shape:
-        found[shape] = lambda: np.array([weight.rows, kind.code_bytes(weight.columns)], np.int64)
-    return found
+def _proved_rows(weight: Weight, rows: Rows, stored: dict[str, Tensor]) -> Blocks:
+    """Transcode a matrix and prove it."""
+    return joined([_proved(weight, rows, stored[part.name], part) for part in rows.parts(weight)])
 
 
 def _proved(weight: Weight, rows: Rows, tensor: Tensor, part: Part) -> Blocks:

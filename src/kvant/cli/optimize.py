@@ -110,7 +110,7 @@ def optimize(
     if recipe is not None:
         request = _from_recipe(recipe, model, request, options)
     if keep is not None:
-        check_name(keep, overwrite=overwrite)
+        check_name(keep, request.formats, overwrite=overwrite)
     with console.progress(quiet=json) as progress:
         report = run(request, progress=progress)
         if keep is not None:

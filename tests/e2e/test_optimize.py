@@ -224,7 +224,7 @@ def test_what_cannot_fit_is_never_encoded(tiny: Path, tmp_path: Path) -> None:
     assert report.pick == "Q4_K_M"
     assert (tmp_path / "out" / report.file).stat().st_size <= limit
     assert {s.preset: s.reason for s in report.skipped}["Q8_0"].startswith("larger than")
-    assert said.messages[0] == "4 different variants, 3 keep the budget by prediction."
+    assert said.messages[0] == "GGUF in llama.cpp: 4 different variants, 3 keep the budget by prediction."
 
 
 def test_a_bound_on_kld_takes_the_smallest(tiny: Path, tmp_path: Path) -> None:

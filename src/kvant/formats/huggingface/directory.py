@@ -9,7 +9,7 @@ from typing import Any
 from kvant.errors import KvantError, LimitError, OutputExistsError
 from kvant.files import atomic_write, commit_file, sync_directory
 from kvant.formats.base import member
-from kvant.formats.safetensors.writer import write_safetensors
+from kvant.formats.safetensors.writer import file_bytes, write_safetensors
 from kvant.progress import SILENT, Progress
 from kvant.tensors import LazyTensor, n_bytes
 
@@ -62,12 +62,26 @@ def write_weights(
     Raises:
         LimitError: One tensor is larger than a file may be.
     """
-    groups = shard(tensors, max_file_bytes)
-    count = len(groups)
-    names = [SINGLE] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
-    for name, group in zip(names, groups, strict=True):
+    files = weight_layout(tensors, max_file_bytes)
+    for name, group in files.items():
         write_safetensors(directory / name, group, metadata, overwrite=True, progress=progress)
-    return {t.name: name for name, group in zip(names, groups, strict=True) for t in group}
+    return {t.name: name for name, group in files.items() for t in group}
+
+
+def weights_bytes(
+    tensors: Sequence[LazyTensor], metadata: Mapping[str, str], *, max_file_bytes: int | None = None
+) -> int:
+    """Return the exact size of all files that `write_weights` makes; no tensor is read."""
+    return sum(file_bytes(group, metadata) for group in weight_layout(tensors, max_file_bytes).values())
+
+
+def weight_layout(tensors: Sequence[LazyTensor], limit: int | None) -> dict[str, list[LazyTensor]]:
+    """Return the files of weights and what each holds; see `shard`."""
+    groups = shard(tensors, limit)
+    count = len(groups)
+    if count == 1:
+        return {SINGLE: groups[0]}
+    return {f"model-{i:05d}-of-{count:05d}.safetensors": group for i, group in enumerate(groups, 1)}
 
 
 def commit_directory(partial: Path, directory: Path) -> None:
@@ -83,18 +97,27 @@ def commit_directory(partial: Path, directory: Path) -> None:
 
 
 def copy_companions(source: Path, directory: Path) -> None:
-    """Copy the files of `COMPANIONS` that a model has, and its further chat templates.
+    """Copy the files of `companions`.
 
     Raises:
         FormatError: One is a link that leads out of the source.
     """
-    for name in COMPANIONS:
-        if (source / name).exists():
-            shutil.copyfile(member(source, name), directory / name)
+    for name, path in companions(source).items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, directory / name)
+
+
+def companions(source: Path) -> dict[str, Path]:
+    """Return the files of `COMPANIONS` that a model has and its further chat templates, by their place in it.
+
+    Raises:
+        FormatError: One is a link that leads out of the source.
+    """
+    found = {name: member(source, name) for name in COMPANIONS if (source / name).exists()}
     folder = source / TEMPLATES
     for path in [] if folder.is_symlink() else sorted(folder.glob("*.jinja")):
-        (directory / TEMPLATES).mkdir(exist_ok=True)
-        shutil.copyfile(member(folder, path.name), directory / TEMPLATES / path.name)
+        found[f"{TEMPLATES}/{path.name}"] = member(folder, path.name)
+    return found
 
 
 def check_directory(directory: Path, *, overwrite: bool) -> None:

@@ -53,6 +53,16 @@ def write_safetensors(
     progress.finish(path.name)
 
 
+def file_bytes(tensors: Iterable[Tensor], metadata: Mapping[str, str] | None = None) -> int:
+    """Return the exact size of the file that `write_safetensors` makes of tensors; none is read.
+
+    Raises:
+        UnsupportedFormatError: A block type that safetensors cannot hold.
+    """
+    listed = list(tensors)
+    return len(_header(listed, metadata or {})) + sum(map(n_bytes, listed))
+
+
 def _header(tensors: list[Tensor], metadata: Mapping[str, str]) -> bytes:
     """Length and JSON, padded with spaces so that the weights start at a multiple of 8 bytes."""
     document: dict[str, object] = {spec.KEY_METADATA: dict(metadata)} if metadata else {}

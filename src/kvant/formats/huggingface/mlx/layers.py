@@ -141,6 +141,12 @@ def layer_bytes(weights: Mapping[str, Tensor], path: str) -> int:
     return sum(n_bytes(weights[path + part]) for part in (WEIGHT, SCALES, BIASES) if path + part in weights)
 
 
+def part_path(name: str) -> str:
+    """Return the path of what a tensor is the matrix of, or a part of; empty for others: vectors, added biases."""
+    path, dot, part = name.rpartition(".")
+    return path if dot + part in (WEIGHT, SCALES, BIASES) else ""
+
+
 def layers_of(weights: Mapping[str, Tensor]) -> list[str]:
     """Return the paths of quantized layers: those with scales."""
     paths = (name.removesuffix(SCALES) for name in weights if name.endswith(SCALES))

@@ -64,6 +64,14 @@ def named_grouping(name: str) -> Grouping:
     return found
 
 
+def is_type(name: str) -> bool:
+    """Tell whether a name is one of a type or recipe."""
+    try:
+        return name.lower() in MIXED or bool(named_grouping(name))
+    except UnsupportedFormatError:
+        return False
+
+
 def grouping_name(grouping: Grouping) -> str:
     """Return the name that a grouping is asked for by, its group size included."""
     return f"{grouping.bits}bit-g{grouping.group_size}" if grouping.mode == "affine" else grouping.mode

@@ -18,6 +18,7 @@ from kvant.formats.huggingface.directory import (
     check_directory,
     commit_directory,
     copy_companions,
+    weights_bytes,
     write_json,
     write_weights,
 )
@@ -33,6 +34,12 @@ from kvant.tensors import LazyTensor, n_bytes
 
 SHARD_BYTES = 5 << 30
 """As mlx-lm shares weights out."""
+
+METADATA = {"format": "mlx"}
+"""Of every file of weights."""
+
+LayerEncoder = Callable[[str, Grouping], Encoder | None]
+"""Gives the encoder of a layer, by its path, when its turn has come; None for that of `mx.quantize`."""
 
 _DROPPED = ("_name_or_path", "vision_config", "quantization", "quantization_config")
 
@@ -67,7 +74,7 @@ def write_mlx(
     *,
     dtype: str,
     scheme: Scheme | None = None,
-    encoder: Callable[[str, Grouping], Encoder | None] | None = None,
+    encoder: LayerEncoder | None = None,
     provenance: Mapping[str, str] | None = None,
     keep_blocks: bool = False,
     overwrite: bool = False,
@@ -102,6 +109,39 @@ def write_mlx(
     check_directory(directory, overwrite=overwrite)
     plain = mlx_tensors(model, dtype, keep_blocks=keep_blocks, threads=threads)
     scheme = _kept_scheme(plain) if keep_blocks else scheme
+    tensors = stored_tensors(plain, scheme, dtype, encoder=encoder, keep_blocks=keep_blocks, threads=threads)
+    own = {"kvant": dict(provenance)} if provenance else {}
+    unfinished = partial_path(directory)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    try:
+        placed = write_weights(
+            unfinished, tensors, METADATA, max_file_bytes=max_file_bytes or SHARD_BYTES, progress=progress
+        )
+        total = {"total_size": sum(map(n_bytes, tensors)), "total_parameters": model.n_weights}
+        write_json(unfinished / INDEX, {"metadata": total, "weight_map": dict(sorted(placed.items()))})
+        _write_tokenizer(model, unfinished, dtype)
+        write_json(unfinished / CONFIG, dict(sorted((_config(model, dtype, scheme) | own).items())))
+        commit_directory(unfinished, directory)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return tuple(directory / name for name in dict.fromkeys(placed.values()))
+
+
+def stored_tensors(
+    plain: Sequence[LazyTensor], scheme: Scheme | None, dtype: str, *, encoder: LayerEncoder | None = None,
+    keep_blocks: bool = False, threads: int = 1,
+) -> list[LazyTensor]:  # fmt: skip
+    """Return what files of weights hold, in their order: matrices as they are, or as words, scales and biases.
+
+    Args:
+        plain: The model's tensors, from `mlx_tensors`.
+        scheme: Grouping of the quantized layers; None for none.
+        dtype: Type of affine scales and biases.
+        encoder: See `write_mlx`, as for the others.
+        keep_blocks: Matrices are blocks that are moved.
+        threads: Threads over rows.
+    """
     tensors: list[LazyTensor] = []
     for tensor in plain:
         path = tensor.name.removesuffix(WEIGHT)
@@ -114,22 +154,17 @@ def write_mlx(
             threads=threads, keeps_blocks=keep_blocks,
         )  # fmt: skip
         tensors += layer.parts()
-    own = {"kvant": dict(provenance)} if provenance else {}
-    unfinished = partial_path(directory)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    try:
-        placed = write_weights(
-            unfinished, tensors, {"format": "mlx"}, max_file_bytes=max_file_bytes or SHARD_BYTES, progress=progress
-        )
-        total = {"total_size": sum(map(n_bytes, tensors)), "total_parameters": model.n_weights}
-        write_json(unfinished / INDEX, {"metadata": total, "weight_map": dict(sorted(placed.items()))})
-        _write_tokenizer(model, unfinished, dtype)
-        write_json(unfinished / CONFIG, dict(sorted((_config(model, dtype, scheme) | own).items())))
-        commit_directory(unfinished, directory)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return tuple(directory / name for name in dict.fromkeys(placed.values()))
+    return tensors
+
+
+def stored_bytes(tensors: Sequence[LazyTensor], *, max_file_bytes: int | None = None) -> int:
+    """Return the exact size of the files of weights that `write_mlx` makes of tensors; none is encoded.
+
+    Args:
+        tensors: From `stored_tensors`.
+        max_file_bytes: Size of shards; 5 GiB by default.
+    """
+    return weights_bytes(tensors, METADATA, max_file_bytes=max_file_bytes or SHARD_BYTES)
 
 
 def _kept_scheme(tensors: Sequence[LazyTensor]) -> Scheme | None:

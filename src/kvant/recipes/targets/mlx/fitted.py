@@ -1,4 +1,4 @@
-"""MLX layers under Hessians: the encoders, and the grouping of every layer for a size.
+"""MLX layers under Hessians: the encoders, and what every layer may become.
 
 Files are as mlx-lm writes and reads them; what differs is which codes, scales and biases the groups hold, and which
 grouping a layer has. How: docs/explanation/fitting.md. Scales and biases are float16.
@@ -10,11 +10,9 @@ from functools import partial
 import numpy as np
 
 from kvant.allocate.options import Option
-from kvant.allocate.solver import solve
-from kvant.errors import BudgetError
 from kvant.formats.huggingface.architectures.registry import family_of_architecture
 from kvant.formats.huggingface.mlx.layers import WEIGHT, Encoder
-from kvant.formats.huggingface.mlx.schemes import Scheme, named_grouping
+from kvant.formats.huggingface.mlx.schemes import named_grouping
 from kvant.kernels import mlx as kernels
 from kvant.kernels.fitting import GROUP_BITS, GROUP_SIZES, SWEEPS, Curvature, fit_groups
 from kvant.kernels.mlx import Grouping, Quantized
@@ -24,7 +22,7 @@ from kvant.quant.curvature import Curvatures
 from kvant.recipes.measure.calibration import Calibration
 from kvant.recipes.measure.rounding import SWEEPS as SAMPLE_SWEEPS
 from kvant.recipes.measure.rounding import rounding_costs
-from kvant.tensors import Tensor, n_rows, row_length
+from kvant.tensors import Tensor, n_weights, row_length
 
 KINDS = tuple(f"{bits}bit-g{size}" for bits in GROUP_BITS for size in GROUP_SIZES)
 SCALE_TYPE = "F16"
@@ -69,50 +67,13 @@ def fitted(
     )
 
 
-def fitted_scheme(
-    model: Model,
-    calibration: Calibration,
-    max_bytes: int,
-    *,
-    usual: Grouping,
-    other_bytes: int = 0,
-    threads: int = 0,
-    progress: Progress = SILENT,
-) -> Scheme:
-    """Return the groupings of least predicted KL divergence whose files take at most so many bytes.
-
-    Args:
-        model: The full-precision model.
-        calibration: What was measured of it.
-        max_bytes: Of all files of weights.
-        usual: What config.json gives for the whole model.
-        other_bytes: How many of them are not the measured layers'.
-        threads: Threads; 0 for one per core.
-        progress: Told of tensors.
-
-    Raises:
-        BudgetError: Not even the smallest groupings fit.
-    """
-    options = grouping_options(model, calibration, threads=threads, progress=progress)
-    solution = solve(options, sum(max(option.n_bytes for option in kinds) for kinds in options.values()))
-    if solution.least_bytes > max_bytes - other_bytes:
-        raise BudgetError(
-            f"size: {max_bytes} bytes are below the {solution.least_bytes + other_bytes} of 2 bits for "
-            f"every layer. Allow at least that."
-        )
-    family = family_of_architecture(model.architecture, model.path)
-    layers = {}
-    for name, option in solution.at(max_bytes - other_bytes).items():
-        theirs = family.transformers_name(name)
-        assert theirs is not None, name
-        layers[theirs.removesuffix(WEIGHT)] = named_grouping(option.kind)
-    return Scheme(usual=usual, layers=layers)
-
-
 def grouping_options(
     model: Model, calibration: Calibration, *, threads: int = 0, progress: Progress = SILENT
 ) -> Mapping[str, Sequence[Option]]:
-    """Return what every measured matrix may become, with bytes and predicted KL divergence."""
+    """Return what every measured matrix may become, with bytes and predicted KL divergence.
+
+    Kept beside the statistics: asked again, nothing is encoded. A matrix whose rows no group divides has no option.
+    """
 
     def kinds(tensor: Tensor) -> Sequence[str]:
         return [kind for kind in KINDS if row_length(tensor) % named_grouping(kind).group_size == 0]
@@ -126,9 +87,10 @@ def grouping_options(
     return {
         name: tuple(Option(kind=kind, n_bytes=sized(name, kind), cost=cost) for kind, cost in by_kind.items())
         for name, by_kind in costs.items()
+        if by_kind
     }
 
 
 def _layer_bytes(model: Model, name: str, kind: str) -> int:
     tensor, grouping = model.tensors[name], named_grouping(kind)
-    return round(n_rows(tensor) * row_length(tensor) * grouping.bpw / 8)
+    return round(n_weights(tensor) * grouping.bpw / 8)

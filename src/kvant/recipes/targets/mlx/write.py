@@ -1,34 +1,40 @@
 """Write a model for MLX: unquantized, with the bytes that `mlx_lm.convert` gives, or encoded under Hessians."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from kvant._version import __version__
 from kvant.errors import PlanError, UnsupportedFormatError
 from kvant.files import check_apart
 from kvant.formats.huggingface.config import read_config
 from kvant.formats.huggingface.directory import check_directory
-from kvant.formats.huggingface.mlx.layers import WEIGHT
-from kvant.formats.huggingface.mlx.schemes import Scheme, grouping_name, scheme
+from kvant.formats.huggingface.mlx.schemes import grouping_name
 from kvant.formats.huggingface.mlx.writer import layer_shapes, mlx_tensors, write_mlx
 from kvant.formats.huggingface.writer import TORCH_DTYPES
 from kvant.formats.open import open_model
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
-from kvant.quant.curvature import diagonal
 from kvant.quant.importance import Importance
 from kvant.quant.matching import importance_remarks
+from kvant.quant.plan import Plan
 from kvant.recipes.measure.calibration import WINDOWS, Calibration
 from kvant.recipes.measure.calibration import calibrate as calibration_of
-from kvant.recipes.targets.mlx.fitted import SCALE_TYPE, FittedLayers, fitted_scheme, is_fittable
-from kvant.tensors import LazyTensor, n_bytes
+from kvant.recipes.targets.mlx.encoding import Encoding, by_importance, can_be_fitted, under_hessians
+from kvant.recipes.targets.mlx.fitted import SCALE_TYPE, FittedLayers, grouping_options
+from kvant.recipes.targets.mlx.plan import (
+    choice_plan,
+    plan_scheme,
+    rest_bytes,
+    sized_choice,
+    type_plan,
+    usual_grouping,
+)
+from kvant.tensors import LazyTensor
 
 FALLBACK_DTYPE = "F16"
-HEADER_BYTES = 400
-"""That a layer's three entries take in the header of a file, at most."""
 
 _BY_TORCH_NAME = {theirs: ours for ours, theirs in TORCH_DTYPES.items()}
 
@@ -116,32 +122,61 @@ def to_mlx(
     if type is not None and not allow_requantize:
         check_is_full(model)
     plain = mlx_tensors(model, dtype)
-    chosen = _scheme(type, plain, is_fitted=is_fitted) if type is not None else None
-    encoder, provenance = None, {"version": __version__}
-    if calibrate and chosen is not None:
+    plan = None if type is None else _checked_plan(type, plain, is_fitted=is_fitted)
+    encoding = Encoding(dtype=dtype)
+    if calibrate and plan is not None:
         calibration = calibrate if isinstance(calibrate, Calibration) else calibration_of(
             model, calibrate, windows=calibrate_windows, threads=threads, progress=progress
         )  # fmt: skip
         if max_size_bytes is not None:
-            chosen = fitted_scheme(
-                model, calibration, max_size_bytes, usual=chosen.usual, other_bytes=rest_bytes(plain), threads=threads,
-                progress=progress,
-            )  # fmt: skip
-        encoder = FittedLayers(model, calibration.curvatures, threads=threads)
-        provenance |= {"calibration.name": calibration.text.label, "calibration.sha256": calibration.text.sha256}
-    elif importance and chosen is not None:
-        encoder = FittedLayers(model, diagonal(importance, model.tensors), threads=threads)
-        provenance |= {"calibration.name": "".join(importance.datasets[:1])}
-    files = write_mlx(
-        model, Path(out), dtype=dtype, scheme=chosen, encoder=encoder, provenance=provenance if is_fitted else None,
-        overwrite=overwrite, max_file_bytes=max_file_bytes, progress=progress, threads=threads,
+            options = grouping_options(model, calibration, threads=threads, progress=progress)
+            choice = sized_choice(options, max_size_bytes, rest_bytes(model, plain, options))
+            plan = choice_plan(model, choice, grouping_name(usual_grouping(plan.preset)))
+        encoding = under_hessians(calibration)
+    elif importance and plan is not None:
+        encoding = by_importance(importance, model)
+    files = write_plan(
+        model, plan, Path(out), encoding, overwrite=overwrite, max_file_bytes=max_file_bytes, threads=threads,
+        progress=progress,
     )  # fmt: skip
     size = sum(file.stat().st_size for file in files)
     return MLXResult(
         path=str(out), files=tuple(map(str, files)), type=type or dtype, dtype=dtype, size_bytes=size,
-        source_bytes=model.tensor_bytes, bpw=8 * size / model.n_weights, types=counts(chosen),
-        kept=tuple(path for path in layer_shapes(plain) if chosen and path not in chosen.layers),
+        source_bytes=model.tensor_bytes, bpw=8 * size / model.n_weights, types=counts(plan),
+        kept=tuple(path for path in layer_shapes(plain) if plan and path not in plan.types),
         remarks=importance_remarks(model, importance), wall_s=round(time.monotonic() - started, 3),
+    )  # fmt: skip
+
+
+def write_plan(
+    model: Model, plan: Plan | None, out: Path, encoding: Encoding, *, overwrite: bool = False,
+    max_file_bytes: int | None = None, threads: int = 1, progress: Progress = SILENT,
+) -> tuple[Path, ...]:  # fmt: skip
+    """Write the directory of a plan; the same bytes for the same plan and encoding, whatever the threads.
+
+    Args:
+        model: The full-precision model.
+        plan: Grouping of every layer; None leaves all as floats.
+        out: The directory.
+        encoding: How layers are encoded.
+        overwrite: Replace a model that is there.
+        max_file_bytes: Write shards of at most this size.
+        threads: Threads over rows.
+        progress: Told of the bytes written.
+
+    Returns:
+        The files of weights.
+
+    Raises:
+        PlanError: The plan is another model's.
+        OutputExistsError: There is a model.
+    """
+    chosen = plan_scheme(plan, mlx_tensors(model, encoding.dtype)) if plan else None
+    known = encoding.curvatures
+    return write_mlx(
+        model, out, dtype=encoding.dtype, scheme=chosen,
+        encoder=FittedLayers(model, known, threads=threads) if known else None, provenance=encoding.provenance,
+        overwrite=overwrite, max_file_bytes=max_file_bytes, progress=progress, threads=threads,
     )  # fmt: skip
 
 
@@ -157,26 +192,19 @@ def _source(source: Model | Path | str, out: Path, *, overwrite: bool) -> Model:
     return model
 
 
-def _scheme(type_: str, plain: Sequence[LazyTensor], *, is_fitted: bool) -> Scheme:
-    """Return the groupings of a type; refuse one that what was measured could not be used for.
+def _checked_plan(type_: str, plain: Sequence[LazyTensor], *, is_fitted: bool) -> Plan:
+    """Return the plan of a type; refuse one that what was measured could not be used for.
 
     Raises:
         UnsupportedFormatError: There is no such type, or none of its groupings is encoded by what matters.
     """
-    chosen = scheme(type_, layer_shapes(plain))
-    if is_fitted and not any(is_fittable(grouping) for grouping in chosen.layers.values()):
+    plan = type_plan(type_, layer_shapes(plain))
+    if is_fitted and not can_be_fitted(plan):
         raise UnsupportedFormatError(
             f"type {type_}: no layer of it is encoded by importance or Hessians, so --calibrate or --imatrix "
             f"would not be used. Leave them out, or use a type such as 4bit or 4bit-g32."
         )
-    return chosen
-
-
-def rest_bytes(plain: Sequence[LazyTensor]) -> int:
-    """Bytes of files that are not layers': other tensors, and the headers at most."""
-    layers = layer_shapes(plain)
-    rest = sum(n_bytes(t) for t in plain if t.name.removesuffix(WEIGHT) not in layers)
-    return rest + HEADER_BYTES * len(plain)
+    return plan
 
 
 def check_is_full(model: Model) -> None:
@@ -211,10 +239,6 @@ def float_type(model: Model, wanted: str | None) -> str:
     return kinds.pop() if len(kinds) == 1 and kinds <= {"F16", "BF16"} else FALLBACK_DTYPE
 
 
-def counts(chosen: Scheme | None) -> dict[str, int]:
+def counts(plan: Plan | None) -> dict[str, int]:
     """Return how many layers have each grouping."""
-    found: dict[str, int] = {}
-    for grouping in chosen.layers.values() if chosen else ():
-        name = grouping_name(grouping)
-        found[name] = found.get(name, 0) + 1
-    return dict(sorted(found.items()))
+    return dict(sorted(Counter(plan.types.values() if plan else ()).items()))

@@ -10,7 +10,7 @@ from kvant.errors import UnsupportedFormatError
 
 
 class PrecisionClass(Enum):
-    """A block type's class by its bits per weight (bpw)."""
+    """The class of a block type, or of a mix of them, by its bits per weight (bpw)."""
 
     ULTRA_LOW = "ultra-low"
     LOW = "low"

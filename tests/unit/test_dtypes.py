@@ -1,7 +1,7 @@
 import gguf
 import pytest
 
-from kvant.dtypes import BLOCK_TYPES, BY_GGML_ID, PrecisionClass, block_type
+from kvant.dtypes import BLOCK_TYPES, BY_GGML_ID, PrecisionClass, block_type, precision_class
 from kvant.errors import UnsupportedFormatError
 
 
@@ -24,6 +24,11 @@ def test_no_two_types_share_an_id() -> None:
 )  # fmt: skip
 def test_precision_class_follows_from_bits_per_weight(name: str, expected: PrecisionClass) -> None:
     assert BLOCK_TYPES[name].precision_class is expected
+
+
+def test_precision_class_of_a_mix() -> None:
+    bpws = (2.99, 3.0, 4.99, 5.0, 9.0, 9.01)
+    assert [precision_class(bpw).value for bpw in bpws] == ["ultra-low", "low", "low", "mid", "mid", "full"]
 
 
 def test_row_bytes() -> None:

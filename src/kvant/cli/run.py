@@ -78,9 +78,8 @@ def run(
       kvant run hf:org/name-GGUF:Q4_K_M
       kvant run base-model.gguf "Once upon a time" --raw --max-tokens 100 --seed 1
     """  # noqa: D301 - \b keeps the lines of the examples apart
-    import os
-
     from kvant.cli.preset import Preset, fetched
+    from kvant.devices.limits import cores
     from kvant.recipes.chat import Chat, chat_file
     from kvant.runtime.sampling import Sampling
 
@@ -98,8 +97,7 @@ def run(
         top_p=preset.number("top_p", top_p), min_p=preset.number("min_p", min_p),
         repeat_penalty=preset.number("repeat_penalty", repeat_penalty), seed=preset.seed(seed),
     )  # fmt: skip
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = int(preset.number("threads", threads)) or cores or 1
+    threads = int(preset.number("threads", threads)) or cores()
     with Chat(
         path, system=preset.system(system), sampling=sampling, max_tokens=preset.max_tokens(max_tokens),
         context=preset.context(context), raw=raw, threads=threads, template=preset.template, stop=preset.stop,

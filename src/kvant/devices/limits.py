@@ -4,6 +4,7 @@ Sources: the kernel's cgroup-v2.rst (`memory.max`, `memory.current`, `cpu.max`),
 sched-bwc.rst, proc_meminfo(5).
 """
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -59,8 +60,7 @@ def cores(root: Path = Path("/")) -> int:
     affinity = getattr(os, "sched_getaffinity", None)
     count = len(affinity(0)) if affinity else os.cpu_count() or 1
     if sys.platform.startswith("linux"):
-        for quota in _group_quotas(root):
-            count = min(count, max(1, int(quota)))
+        count = min(count, _cores_of_quotas(root))
     return max(1, count)
 
 
@@ -89,6 +89,11 @@ def _group_memory(root: Path) -> list[tuple[int, int]]:
             used = (_number(directory / "memory.usage_in_bytes") or 0) - _stat(directory, "total_inactive_file")
             found.append((limit, max(0, used)))
     return found
+
+
+@functools.cache  # asked for by every kernel call; a group's quota hardly changes while a process runs
+def _cores_of_quotas(root: Path) -> int:
+    return min((max(1, int(quota)) for quota in _group_quotas(root)), default=sys.maxsize)
 
 
 def _group_quotas(root: Path) -> list[float]:

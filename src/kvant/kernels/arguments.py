@@ -12,6 +12,7 @@ from typing import SupportsIndex
 import numpy as np
 from numpy.typing import DTypeLike
 
+from kvant.devices.limits import cores
 from kvant.dtypes import BlockType
 from kvant.errors import BlockShapeError, LimitError, ValueRangeError
 
@@ -86,7 +87,7 @@ def count(name: str, value: SupportsIndex, *, least: int = 0, most: int = _LARGE
 
 
 def threads(value: SupportsIndex) -> int:
-    """Return a number of threads, 0 for one per core.
+    """Return a number of threads; for 0 it is one for each core that this process may use.
 
     Raises:
         ValueRangeError: It is negative or no whole number.
@@ -94,7 +95,7 @@ def threads(value: SupportsIndex) -> int:
     number = count("threads", value, least=-_LARGEST_COUNT)
     if number < 0:
         raise ValueRangeError(f"threads: {number} is negative. Give a count, or 0 for one per core.")
-    return min(number, MAX_THREADS)
+    return min(number or cores(), MAX_THREADS)
 
 
 def row_length(name: str, n: SupportsIndex, kind: BlockType) -> int:

@@ -1,7 +1,6 @@
 """I-quants with codebooks: encoded by libgguf, a build of ggml's own encoders, until native ones exist."""
 
 import math
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -69,19 +68,18 @@ def encode(x: np.ndarray, target: BlockType, importance: np.ndarray | None, thre
     def piece(rows: slice) -> None:
         out[rows] = np.asarray(library.quantize_rows(x[rows], kind, imatrix=importance)).view(np.uint8)
 
-    n_threads = threads or os.cpu_count() or 1
     if not len(x):
         return out
     with _TABLES:
         if target.name not in _BUILT:
             piece(slice(0, 1))
             _BUILT.add(target.name)
-    step = max(1, -(-len(x) // n_threads))
+    step = max(1, -(-len(x) // threads))
     pieces = [slice(start, start + step) for start in range(0, len(x), step)]
     if len(pieces) == 1:
         piece(pieces[0])
         return out
-    with ThreadPoolExecutor(n_threads) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         list(pool.map(piece, pieces))
     return out
 

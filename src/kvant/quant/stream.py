@@ -5,7 +5,6 @@ Memory stays at a few pieces, whatever the size of a tensor: pages of a mapped s
 
 import contextlib
 import mmap
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from kvant import kernels
+from kvant.devices.limits import cores
 from kvant.dtypes import BlockType
 from kvant.errors import ValueRangeError
 from kvant.kernels.codec import check_finite
@@ -76,7 +76,7 @@ def encode_stream(jobs: Iterable[Job], *, threads: int = 0, piece_weights: int =
     Raises:
         ValueRangeError: A weight is NaN or infinite.
     """
-    workers = threads or os.cpu_count() or 1
+    workers = threads or cores()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="encode")
     waiting: deque[Future[Piece]] = deque()
     try:

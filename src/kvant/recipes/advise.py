@@ -11,7 +11,7 @@ import msgspec
 from kvant.devices.detect import Machine, detect
 from kvant.devices.memory import RamPrediction
 from kvant.devices.profiles import THIS, Profile, device_for
-from kvant.dtypes import PrecisionClass
+from kvant.dtypes import precision_class
 from kvant.errors import BudgetError, ValueRangeError
 from kvant.formats.open import opened
 from kvant.model import Model
@@ -23,7 +23,6 @@ from kvant.recipes.targets.gguf.presets import make_candidates
 from kvant.recipes.targets.gguf.target import GGUF
 from kvant.units import format_bytes, format_speed
 
-CLASS_LIMITS = ((3.0, PrecisionClass.ULTRA_LOW), (5.0, PrecisionClass.LOW), (9.0, PrecisionClass.MID))
 # Slower than this is slower than people read.
 READING_TOK_S = 5.0
 
@@ -155,11 +154,6 @@ def recommend(rows: Sequence[AdviceRow], max_kld: float) -> AdviceRow | None:
     if good:
         return min(good, key=lambda row: row.size_bytes)
     return min(fitting, key=lambda row: row.expected_kld, default=None)
-
-
-def precision_class(bpw: float) -> PrecisionClass:
-    """Class of a mix of block types, by its mean bits per weight."""
-    return next((found for limit, found in CLASS_LIMITS if bpw < limit), PrecisionClass.FULL)
 
 
 def _row(candidate: Candidate, model: Model, obstacle: str) -> AdviceRow:

@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Callable
 
-from kvant.devices.limits import memory
+from kvant.devices.limits import cores, memory
 from kvant.devices.memory import BATCH_TOKENS, predict_ram, repacked_bytes
 from kvant.formats.gguf.reader import read_gguf
 from kvant.model import Model
@@ -70,15 +70,16 @@ def _predicted(model: Model, size_bytes: int) -> Callable[[int, int], int]:
 def start_message(file: ModelFile, size: Size, settings: Settings) -> Start:
     """Return what a worker for a model is told."""
     http_threads = size.parallel + HTTP_THREADS_SPARE
-    threads = http_threads + (settings.threads or 64)
+    threads = settings.threads or cores()
     return Start(
         path=str(file.path), name=file.name, api_key="", context=size.extent.context,
         batch=_batch(file, size.extent), parallel=size.parallel,
-        threads=settings.threads, http_threads=http_threads,
+        threads=threads, http_threads=http_threads,
         embedding=makes_vectors(file),
         template=file.settings.template, speculate=settings.speculate,
         draft=str(settings.draft) if settings.draft else None,
         prompt_cache_bytes=settings.prompt_cache_bytes,
-        address_space_bytes=ADDRESS_SPACE_FACTOR * size.size_bytes + ADDRESS_SPACE_BYTES + threads * THREAD_BYTES,
+        address_space_bytes=ADDRESS_SPACE_FACTOR * size.size_bytes + ADDRESS_SPACE_BYTES
+        + (threads + http_threads) * THREAD_BYTES,
         open_files=FILES_SPARE + 4 * http_threads,
     )  # fmt: skip

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from kvant.devices.limits import cores
 from kvant.serve.extent import Extent
 from kvant.serve.library import DirectoryLibrary
 from kvant.serve.memory import limit_bytes, prediction, start_message
@@ -26,6 +27,7 @@ def test_memory_grows_with_context_slots_and_a_draft_model(models: Path) -> None
     message = start_message(file, Size(extent=Extent(512), parallel=1, size_bytes=one), draft)
     assert (message.draft, message.speculate) == (str(file.path), "draft")
     assert message.address_space_bytes > 2 * one
+    assert message.threads == cores()
 
 
 def test_the_limit_is_what_is_set_or_what_is_free() -> None:

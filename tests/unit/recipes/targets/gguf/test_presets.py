@@ -7,7 +7,7 @@ from kvant.devices.profiles import PROFILES
 from kvant.errors import BudgetError, PlanError, ValueRangeError
 from kvant.formats.open import open_model
 from kvant.model import Model
-from kvant.recipes.advise import USE_CASES, advise, precision_class, recommend
+from kvant.recipes.advise import USE_CASES, advise, recommend
 from kvant.recipes.targets.gguf.presets import DEFAULT_PRESETS, full_precision, make_candidates
 from kvant.recipes.targets.gguf.write import predict_size
 from tiny_models import write_tiny_model
@@ -105,7 +105,3 @@ def test_advice_refuses(tiny: Model) -> None:
         advise(tiny.path, device="microcontroller")
     with pytest.raises(BudgetError, match=r"phone-4gb: the smallest variant, .* shorter --context"):
         advise(tiny.path, device="phone-4gb", context=10_000_000)
-
-
-def test_classes() -> None:
-    assert [precision_class(bpw).value for bpw in (2.6, 4.5, 6.5, 16.0)] == ["ultra-low", "low", "mid", "full"]

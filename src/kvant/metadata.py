@@ -35,6 +35,17 @@ class ValueType(IntEnum):
     FLOAT64 = 12
 
 
+class TokenType(IntEnum):
+    """Kind of a token, by its number in `tokenizer.ggml.token_type` (llama.h `llama_token_type`)."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
 NUMPY_DTYPES: Mapping[ValueType, str] = {
     ValueType.UINT8: "<u1", ValueType.INT8: "<i1", ValueType.UINT16: "<u2", ValueType.INT16: "<i2",
     ValueType.UINT32: "<u4", ValueType.INT32: "<i4", ValueType.FLOAT32: "<f4", ValueType.BOOL: "?",

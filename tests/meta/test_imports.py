@@ -9,7 +9,7 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 FRAMEWORKS: Mapping[str, tuple[str, ...]] = {
-    "filelock": ("hub",), "google": ("formats.onnx",), "h11": ("serve",), "httpx2": ("hub",),
+    "google": ("formats.onnx",), "h11": ("serve",), "httpx2": ("hub",),
     "huggingface_hub": ("hub",), "jinja2": ("recipes.report", "runtime.template"), "libgguf": ("kernels",),
     "markupsafe": ("recipes.report",), "minijinja": ("runtime",), "mlx": ("runtime",), "mlx_lm": ("runtime",),
     "onnx": ("formats.onnx", "recipes.int8", "recipes.targets.onnx", "runtime"),

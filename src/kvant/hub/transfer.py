@@ -19,7 +19,7 @@ import msgspec
 
 from kvant.documents import JSON_ERRORS
 from kvant.errors import KvantError, MissingDependencyError, TransferError
-from kvant.files import CHUNK_BYTES, commit_file, disk_errors, partial_path
+from kvant.files import CHUNK_BYTES, commit_file, disk_errors, lock, partial_path
 from kvant.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -359,17 +359,12 @@ def _verify(remote: Remote, found: Path, path: Path) -> str:
 @contextlib.contextmanager
 def _alone(partial: Path) -> Iterator[None]:
     """Hold the lock of a download."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(partial.with_name(partial.name + ".lock"))
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise KvantError(f"{partial.stem}: another process is downloading it. Wait for it to end.") from None
-    try:
+    with partial.with_name(partial.name + ".lock").open("ab") as file:
+        try:
+            lock(file, wait=False)
+        except BlockingIOError:
+            raise KvantError(f"{partial.stem}: another process is downloading it. Wait for it to end.") from None
         yield
-    finally:
-        lock.release()
 
 
 def _note_path(partial: Path) -> Path:

@@ -30,10 +30,10 @@ from typing import Any
 import numpy as np
 
 from kvant.errors import LimitError
+from kvant.metadata import TokenType
 from kvant.model import Model
 
-CONTROL_TYPES = (2, 3)
-"""Token types of unknown and control tokens. Source: llama.h `llama_token_type`."""
+CONTROL_TYPES = (TokenType.UNKNOWN, TokenType.CONTROL)
 
 MAX_CONTROLS = 1 << 16
 MAX_SPELLINGS, MAX_PLACES = 1024, 4096

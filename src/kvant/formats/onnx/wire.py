@@ -1,7 +1,4 @@
-"""Count what is in a protocol buffer without building it, so that a small file cannot become gigabytes of objects.
-
-Source of the wire format: protobuf.dev/programming-guides/encoding.
-"""
+"""Count what is in a protocol buffer without building it, so that a small file cannot become gigabytes of objects."""
 
 from functools import cache
 from pathlib import Path
@@ -9,8 +6,8 @@ from typing import Any
 
 from kvant.errors import FormatError, LimitError
 from kvant.formats.onnx.spec import MAX_DEPTH, MAX_MESSAGES, MAX_PACKED_BYTES
+from kvant.formats.protobuf import BYTES, VARINT, WireError, fields
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _TEXT_TYPE = 9
 _PACKED_TYPES = frozenset({3, 4, 5, 8, 13, 14, 17, 18})
 """Field types whose elements are of variable length: (u)int32, (u)int64, bool, enum, sint32, sint64."""
@@ -29,6 +26,15 @@ def check_wire(data: memoryview, descriptor: Any, path: Path) -> None:
             which the parser would hand out as bytes.
         LimitError: More messages, packed integers or nesting than the limits in spec.py.
     """
+    try:
+        _walk(data, descriptor, path)
+    except WireError as error:
+        raise FormatError(
+            f"{path}: is no ONNX file or damaged at byte {error.at}. Download or export it again."
+        ) from None
+
+
+def _walk(data: memoryview, descriptor: Any, path: Path) -> None:
     messages = packed = 0
     waiting = [(0, len(data), descriptor, 0)]
     while waiting:
@@ -36,29 +42,16 @@ def check_wire(data: memoryview, descriptor: Any, path: Path) -> None:
         if depth > MAX_DEPTH:
             raise LimitError(f"{path}: messages lie deeper than {MAX_DEPTH} in one another. Export the model again.")
         inner, integers, texts = _fields(kind)
-        while at < end:
-            tag, at = _varint(data, at, end, path)
-            number, wire = tag >> 3, tag & 7
-            if wire == _VARINT:
-                _, at = _varint(data, at, end, path)
+        for number, wire, _, start, stop in fields(data, at, end):
+            if wire == VARINT:
                 packed += 1
-            elif wire == _BYTES:
-                length, at = _varint(data, at, end, path)
-                if length > end - at:
-                    raise _broken(path, at)
+            elif wire == BYTES:
                 if number in inner:
-                    waiting.append((at, at + length, inner[number], depth + 1))
+                    waiting.append((start, stop, inner[number], depth + 1))
                 elif number in texts:
-                    _check_text(data[at : at + length], at, path)
-                packed += length if number in integers else 0
+                    _check_text(data[start:stop], start, path)
+                packed += stop - start if number in integers else 0
                 messages += 1
-                at += length
-            elif wire in (_FIXED32, _FIXED64):
-                at += 4 if wire == _FIXED32 else 8
-            else:
-                raise _broken(path, at)
-            if at > end:
-                raise _broken(path, at)
             if messages > MAX_MESSAGES:
                 raise LimitError(f"{path}: holds more than {MAX_MESSAGES} messages. Export a simpler graph.")
             if packed > MAX_PACKED_BYTES:
@@ -83,19 +76,3 @@ def _check_text(text: memoryview, at: int, path: Path) -> None:
         raise FormatError(
             f"{path}: the text at byte {at} is not UTF-8 ({error.reason}). Download or export the model again."
         ) from None
-
-
-def _varint(data: memoryview, at: int, end: int, path: Path) -> tuple[int, int]:
-    value = shift = 0
-    while at < end and shift < 70:
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-        shift += 7
-    raise _broken(path, at)
-
-
-def _broken(path: Path, at: int) -> FormatError:
-    return FormatError(f"{path}: is no ONNX file or damaged at byte {at}. Download or export it again.")

@@ -18,7 +18,7 @@ from kvant.evaluate.odd_texts import TEXTS
 from kvant.formats.gguf.writer import write_gguf
 from kvant.formats.huggingface.tokenizer.pretokenizers import by_name
 from kvant.formats.open import opened
-from kvant.metadata import Value
+from kvant.metadata import TokenType, Value
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes.chat import special_text
@@ -57,8 +57,6 @@ FACTS: Mapping[str, str] = {
     "tokenizer.chat_template": "chat template",
 }
 """Metadata that is compared beside tokens, and what it is called."""
-
-_CONTROL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -326,7 +324,7 @@ def _added_texts(model: Model) -> Iterator[str]:
     types, tokens = model.get("tokenizer.ggml.token_type"), model.get("tokenizer.ggml.tokens")
     if types is None or tokens is None:
         return
-    added = np.flatnonzero(np.isin(np.asarray(types), (_CONTROL, _USER_DEFINED)))
+    added = np.flatnonzero(np.isin(np.asarray(types), (TokenType.CONTROL, TokenType.USER_DEFINED)))
     for number in added[:: max(1, -(-len(added) // MAX_ADDED))].tolist():
         token = tokens[number]  # type: ignore[index]
         yield f"a{token}b {token} c\n{token}\nd  {token}  {token}{token}e"

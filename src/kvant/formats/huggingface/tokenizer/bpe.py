@@ -7,13 +7,13 @@ from kvant.errors import FormatError, LimitError
 from kvant.formats.huggingface.tokenizer.vocabulary import (
     META,
     AddedToken,
-    TokenType,
     Vocabulary,
     base_tokens,
     check_distinct,
     looks_special,
     vocabulary_size,
 )
+from kvant.metadata import TokenType
 
 MAX_MERGES = 1 << 22
 SPACE = "\u0120"

@@ -10,7 +10,8 @@ from typing import Any
 
 from kvant.errors import UnsupportedModelError
 from kvant.formats.huggingface.tokenizer.pretokenizers import PreTokenizer
-from kvant.formats.huggingface.tokenizer.vocabulary import META, AddedToken, TokenType
+from kvant.formats.huggingface.tokenizer.vocabulary import META, AddedToken
+from kvant.metadata import TokenType
 
 PHI3_EXEMPT = ("<unk>", "<s>", "<|endoftext|>")
 """Tokens of a model named Phi-3 after which the engine leaves white space."""

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvant.errors import FormatError, LimitError, UnsupportedModelError
+from kvant.formats import protobuf
 from kvant.formats.huggingface.tokenizer.files import MAX_FILE_BYTES
 from kvant.formats.huggingface.tokenizer.vocabulary import MAX_TOKENS, check_text
 from kvant.formats.lookalikes import check_pointer
 
 BPE = 2
 MODEL_TYPES = {1: "Unigram", 2: "BPE", 3: "Word", 4: "Char"}
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MAX_VARINT_BYTES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
     check_pointer(path, data)
     try:
         model, kind = _model(data)
-    except (IndexError, ValueError, struct.error) as error:
+    except (ValueError, struct.error) as error:
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"{path}: is not a SentencePiece model: {error}. Download it again.") from error
@@ -109,31 +108,5 @@ def _piece(data: bytes) -> Piece:
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Yield (field number, value) of a message: an int for varints, bytes for everything else."""
-    position = 0
-    while position < len(data):
-        key, position = _varint(data, position)
-        number, wire = key >> 3, key & 7
-        if wire == _VARINT:
-            value, position = _varint(data, position)
-            yield number, value
-            continue
-        if wire == _BYTES:
-            length, position = _varint(data, position)
-        elif wire in (_FIXED32, _FIXED64):
-            length = 4 if wire == _FIXED32 else 8
-        else:
-            raise ValueError(f"wire type {wire} at byte {position}")
-        if length > len(data) - position:
-            raise ValueError(f"a field of {length} bytes at byte {position} of {len(data)}")
-        yield number, data[position : position + length]
-        position += length
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = 0
-    for i in range(_MAX_VARINT_BYTES):
-        byte = data[position + i]
-        value |= (byte & 0x7F) << (7 * i)
-        if byte < 0x80:
-            return value, position + i + 1
-    raise ValueError(f"a number of over {_MAX_VARINT_BYTES} bytes at byte {position}")
+    for number, wire, value, start, stop in protobuf.fields(data, 0, len(data)):
+        yield number, value if wire == protobuf.VARINT else data[start:stop]

@@ -6,8 +6,8 @@ from typing import Any
 
 from kvant.formats.huggingface.config import shown
 from kvant.formats.huggingface.tokenizer.files import TokenizerFiles, read_object
-from kvant.formats.huggingface.tokenizer.vocabulary import AddedToken, TokenType, Vocabulary, is_id
-from kvant.metadata import Value, boolean, u32
+from kvant.formats.huggingface.tokenizer.vocabulary import AddedToken, Vocabulary, is_id
+from kvant.metadata import TokenType, Value, boolean, u32
 
 ROLE_KEYS: Mapping[str, str] = {
     "bos": "tokenizer.ggml.bos_token_id",

@@ -21,13 +21,13 @@ from kvant.formats.huggingface.tokenizer.sentencepiece import read_sentencepiece
 from kvant.formats.huggingface.tokenizer.vocabulary import (
     META,
     AddedToken,
-    TokenType,
     Vocabulary,
     base_tokens,
     check_distinct,
     splits,
     vocabulary_size,
 )
+from kvant.metadata import TokenType
 
 PAD_SCORE = -10000.0
 ADDED_SCORE = -1000.0

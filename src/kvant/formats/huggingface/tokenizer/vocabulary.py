@@ -2,7 +2,6 @@
 
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any, TypeGuard
 
 from kvant.errors import FormatError, LimitError
@@ -15,17 +14,6 @@ MAX_PIECE_CHARACTERS = 512
 
 META = "\u2581"
 """The mark that SentencePiece writes for a space."""
-
-
-class TokenType(IntEnum):
-    """Kind of a token, by its number in `tokenizer.ggml.token_type` (llama.h `llama_token_type`)."""
-
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3
-    USER_DEFINED = 4
-    UNUSED = 5
-    BYTE = 6
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from kvant.formats.huggingface.tokenizer.bpe import MAX_MERGES
 from kvant.formats.huggingface.tokenizer.limits import PHI3_EXEMPT, is_phi3
 from kvant.formats.huggingface.tokenizer.pretokenizers import DIGIT, GPT2, PreTokenizer, by_name
 from kvant.formats.huggingface.tokenizer.special import ROLE_KEYS
-from kvant.formats.huggingface.tokenizer.vocabulary import MAX_TOKENS, META, TokenType, check_text, splits
-from kvant.metadata import ValueType
+from kvant.formats.huggingface.tokenizer.vocabulary import MAX_TOKENS, META, check_text, splits
+from kvant.metadata import TokenType, ValueType
 from kvant.model import Model
 
 _MODEL: Mapping[str, Any] = {

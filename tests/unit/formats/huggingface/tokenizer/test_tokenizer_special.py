@@ -5,7 +5,8 @@ import pytest
 
 from kvant.formats.huggingface.tokenizer.files import TokenizerFiles
 from kvant.formats.huggingface.tokenizer.special import SpecialTokens, read_special_tokens, unnamed_roles
-from kvant.formats.huggingface.tokenizer.vocabulary import AddedToken, TokenType, Vocabulary
+from kvant.formats.huggingface.tokenizer.vocabulary import AddedToken, Vocabulary
+from kvant.metadata import TokenType
 
 ADDED = {i: AddedToken(i, text, True) for i, text in enumerate(["<s>", "</s>", "<end>", "<sep>"])}
 

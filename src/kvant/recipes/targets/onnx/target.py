@@ -15,7 +15,6 @@ from kvant.dtypes import Family
 from kvant.errors import PlanError, UnsupportedFormatError
 from kvant.evaluate.baselogits import BaseLogits
 from kvant.evaluate.score import VariantScore, score
-from kvant.formats.onnx.decoder import read_decoder
 from kvant.formats.onnx.weights import Weight
 from kvant.kernels.nbits import nbits_type
 from kvant.model import Model
@@ -38,7 +37,6 @@ from kvant.recipes.targets.onnx.origin import Origin, open_export
 from kvant.recipes.targets.onnx.plan import SCALE_BYTES, TYPES, Dtype, fitting_plan
 from kvant.recipes.targets.onnx.sizes import exact_size
 from kvant.recipes.targets.onnx.write import checked_plan, write_decoder
-from kvant.runtime.ort_process import OrtProcess
 
 PRESETS = ("MatMulNBits4_b128", "int4", "int8")
 """Types that are worth trying unless others are asked for."""
@@ -179,8 +177,7 @@ class ONNXWorkshop:
         self, artifact: Path, base: BaseLogits, *, threads: int = 0, progress: Progress = SILENT
     ) -> VariantScore:
         """Measure a directory in ONNX Runtime."""
-        files = read_decoder(artifact).files
-        return score(artifact, base, files=files, threads=threads, engine=OrtProcess, progress=progress)
+        return score(artifact, base, threads=threads, progress=progress)
 
     def memory_bytes(self, candidate: Candidate, score: VariantScore) -> int:
         """Return what llama.cpp is predicted to take for as many bytes, or what was measured where that is more.

@@ -13,8 +13,8 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from kvant.recipes.convert import convert
+from kvant.testing.tiny_models import write_safetensors
 from served import TOOLS_TEMPLATE
-from tiny_models import write_safetensors
 
 HIDDEN, GAIN = 256, 0.25
 """The right token's logit is their product, the others' are noise of a sixteenth of it."""

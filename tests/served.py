@@ -17,7 +17,7 @@ from kvant.recipes.convert import convert
 from kvant.serve.library import DirectoryLibrary, Library, ModelFile
 from kvant.serve.loaded import LoadedModel
 from kvant.serve.settings import Settings
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 T = TypeVar("T")
 TOOLS_TEMPLATE = """\

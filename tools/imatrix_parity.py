@@ -9,25 +9,22 @@ once for each domain and adds up; `-b 512` because with windows in one batch it 
 import argparse
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
+from kvant.evaluate.corpora import corpus, text_file
+from kvant.evaluate.windows import Windows, cut
+from kvant.formats.imatrix import read_imatrix
+from kvant.quant.importance import Importance
+from kvant.recipes.convert import convert
+from kvant.recipes.measure.base import f32_file
+from kvant.recipes.measure.importance import calibrate_file
+from kvant.runtime.process import EngineProcess
+from kvant.testing.tiny_models import write_tiny_model
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
-import numpy as np  # noqa: E402
-
-from kvant.evaluate.corpora import corpus, text_file  # noqa: E402
-from kvant.evaluate.windows import Windows, cut  # noqa: E402
-from kvant.formats.imatrix import read_imatrix  # noqa: E402
-from kvant.quant.importance import Importance  # noqa: E402
-from kvant.recipes.convert import convert  # noqa: E402
-from kvant.recipes.measure.base import f32_file  # noqa: E402
-from kvant.recipes.measure.importance import calibrate_file  # noqa: E402
-from kvant.runtime.process import EngineProcess  # noqa: E402
-from tiny_models import write_tiny_model  # noqa: E402
-
 GOLDEN = ROOT / "tests" / "parity" / "data" / "imatrix"
 GOLDEN_CONTEXT = 64
 TEXT = (

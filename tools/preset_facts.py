@@ -8,21 +8,18 @@ import argparse
 import json
 import re
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
+from kvant.formats.gguf.writer import TensorInfo, file_layout
+from kvant.formats.imatrix import write_imatrix
+from kvant.quant.importance import Entry, Importance
+from kvant.quant.presets import PRESETS
+from kvant.testing import model_shapes
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
-import numpy as np  # noqa: E402
-
-import model_shapes  # noqa: E402
-from kvant.formats.gguf.writer import TensorInfo, file_layout  # noqa: E402
-from kvant.formats.imatrix import write_imatrix  # noqa: E402
-from kvant.quant.importance import Entry, Importance  # noqa: E402
-from kvant.quant.presets import PRESETS  # noqa: E402
-
 OUT = ROOT / "tests" / "parity" / "data" / "preset_types.json"
 LINE = re.compile(r"\] +(\S+) +- \[.*?type = +(\w+), size = .*?(?:\((\w+)\))?$")
 

@@ -11,8 +11,8 @@ from kvant.errors import UnsupportedFormatError, ValueRangeError
 from kvant.formats.onnx.decoder import SPINNING, read_decoder
 from kvant.recipes.convert import convert
 from kvant.recipes.measure.bench import TIE, bench, default_threads
-from onnx_decoders import export_tiny
-from tiny_models import write_tiny_model
+from kvant.testing.onnx_decoders import export_tiny
+from kvant.testing.tiny_models import write_tiny_model
 
 
 @pytest.fixture(scope="module")

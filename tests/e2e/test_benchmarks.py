@@ -13,7 +13,7 @@ import pytest
 from kvant.formats.imatrix import write_imatrix
 from kvant.recipes.convert import convert
 from kvant.recipes.targets.gguf.write import quantize
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 pytestmark = pytest.mark.slow
 

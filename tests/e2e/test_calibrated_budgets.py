@@ -13,7 +13,7 @@ from kvant.recipes.optimize.pipeline import optimize
 from kvant.recipes.optimize.request import Request
 from kvant.recipes.report.report import Report
 from kvant.runtime import decodetime
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 
 @pytest.fixture(scope="module")

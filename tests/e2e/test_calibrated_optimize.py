@@ -21,7 +21,7 @@ from kvant.recipes.optimize.request import Request
 from kvant.recipes.targets.gguf.options import rounding_options
 from kvant.recipes.targets.gguf.write import predict_size, quantize
 from kvant.recipes.targets.mlx.write import to_mlx
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 
 @pytest.fixture(scope="module")

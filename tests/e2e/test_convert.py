@@ -15,7 +15,7 @@ from kvant.formats.safetensors.reader import read_sharded
 from kvant.recipes.convert import Target, convert, default_output
 from kvant.runtime.llamacpp import LlamaCpp
 from kvant.tensors import LazyTensor, n_rows
-from tiny_models import FAMILIES, write_safetensors, write_tiny_model
+from kvant.testing.tiny_models import FAMILIES, write_safetensors, write_tiny_model
 
 TOKENS = np.random.default_rng(5).integers(4, 500, 24).astype(np.int32)
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from kvant.cli.main import app
 from kvant.recipes.convert import convert
 from kvant.runtime.artifacts import ENGINES, engine_of
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 PLUGIN = '''
 """Files that begin with FOURTH and hold a GGUF behind it, run by unpacking them."""

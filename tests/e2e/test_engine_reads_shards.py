@@ -10,7 +10,7 @@ from kvant.formats.gguf.writer import write_gguf
 from kvant.metadata import u32
 from kvant.recipes.convert import convert
 from kvant.runtime.llamacpp import LlamaCpp
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 TOKENS = np.arange(5, 25, dtype=np.int32)
 

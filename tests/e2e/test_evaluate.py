@@ -22,7 +22,7 @@ from kvant.quant.presets import plan_preset
 from kvant.recipes.convert import convert
 from kvant.recipes.measure.evaluate import Comparison, evaluate
 from kvant.recipes.targets.gguf.write import quantize
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 runner = CliRunner()
 KEYS = (

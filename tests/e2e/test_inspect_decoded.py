@@ -9,7 +9,7 @@ from kvant.quant.presets import plan_preset
 from kvant.recipes.convert import convert
 from kvant.recipes.inspect.inspect import inspect
 from kvant.recipes.targets.gguf.write import quantize
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32"])

@@ -31,8 +31,8 @@ from kvant.progress import Silent
 from kvant.quant.importance import Entry, Importance
 from kvant.recipes.targets.onnx.rows import Rows
 from kvant.tensors import Tensor
-from onnx_decoders import export_tiny
-from tiny_models import N_VOCAB, write_tiny_model
+from kvant.testing.onnx_decoders import export_tiny
+from kvant.testing.tiny_models import N_VOCAB, write_tiny_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

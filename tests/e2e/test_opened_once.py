@@ -17,7 +17,7 @@ from kvant.recipes.measure.evaluate import evaluate
 from kvant.recipes.optimize import pipeline
 from kvant.recipes.optimize.request import Request
 from kvant.runtime import child
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 ENGINE, TEMPLATE, TOKENIZER = "kvant.runtime.worker", "kvant.runtime.template", "tokenizer_worker.py"
 

@@ -24,7 +24,7 @@ from kvant.recipes.measure.sample import Sample, Samples
 from kvant.recipes.optimize.pipeline import optimize
 from kvant.recipes.optimize.request import Request
 from kvant.recipes.report.report import Report, render
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 runner = CliRunner()
 

@@ -25,8 +25,8 @@ from kvant.recipes.optimize.pipeline import optimize
 from kvant.recipes.optimize.request import Request
 from kvant.recipes.optimize.schema import read_recipe
 from kvant.recipes.report.report import Report
-from onnx_decoders import export_tiny
-from tiny_models import write_tiny_model
+from kvant.testing.onnx_decoders import export_tiny
+from kvant.testing.tiny_models import write_tiny_model
 
 pytest.importorskip("mlx_lm", reason="there is no wheel of mlx for this system")
 onnx = pytest.importorskip("onnx")

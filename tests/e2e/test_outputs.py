@@ -10,9 +10,9 @@ from kvant.evaluate.base import identity
 from kvant.files import cache_dir
 from kvant.formats.open import open_model
 from kvant.recipes.convert import convert
-from onnx_decoders import export_tiny
+from kvant.testing.onnx_decoders import export_tiny
+from kvant.testing.tiny_models import write_tiny_model
 from onnx_files import two_layers
-from tiny_models import write_tiny_model
 
 FILES = (
     "convert m.gguf -t F16 -o", "convert src -o", "convert mlx --to gguf -o", "quantize m.gguf -t Q8_0 -o",

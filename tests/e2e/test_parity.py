@@ -12,8 +12,8 @@ from kvant.errors import EngineError, MissingDependencyError
 from kvant.recipes.convert import convert
 from kvant.recipes.measure.parity import parity
 from kvant.recipes.targets.mlx.write import to_mlx
-from onnx_decoders import export_tiny
-from tiny_models import write_tiny_model
+from kvant.testing.onnx_decoders import export_tiny
+from kvant.testing.tiny_models import write_tiny_model
 
 pytest.importorskip("mlx_lm", reason="there is no wheel of mlx for this system")
 

@@ -26,7 +26,7 @@ from kvant.quant.plan import read_plan
 from kvant.quant.presets import plan_preset
 from kvant.recipes.targets.gguf.write import predict_size, quantize
 from kvant.tensors import array_tensor, n_rows, row_length
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from kvant.recipes.optimize.schema import read_recipe
 from kvant.recipes.rebuild.lock import read_lock
 from kvant.recipes.rebuild.rebuild import rebuild
 from kvant.recipes.targets.gguf.write import predict_size
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 MACHINES: dict[str, tuple[int, dict[str, str]]] = {
     "one thread": (1, {}),

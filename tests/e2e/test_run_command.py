@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 pty = pytest.importorskip("pty", reason="terminals of this kind are Unix's")
 KVANT = [sys.executable, "-m", "kvant.cli.main", "run"]

@@ -12,7 +12,7 @@ from hub_server import Hub, Repo, serving
 from kvant.hub.manifest import Message, ModelSettings
 from kvant.hub.store import Store
 from kvant.recipes.targets.gguf.write import quantize
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 KVANT = [sys.executable, "-m", "kvant.cli.main", "run"]
 

@@ -20,8 +20,8 @@ import pytest
 
 from commands import run, serving
 from kvant.recipes.convert import convert
+from kvant.testing.tiny_models import write_tiny_model
 from served import write_gguf
-from tiny_models import write_tiny_model
 
 ASK = [{"role": "user", "content": "Hello"}]
 LONG = 100_000

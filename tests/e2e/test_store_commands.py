@@ -13,8 +13,8 @@ from kvant.hub.manifest import ModelSettings
 from kvant.hub.store import Store
 from kvant.serve.passports import measured
 from kvant.serve.storelibrary import StoreLibrary
+from kvant.testing.tiny_models import write_tiny_model
 from store_files import family, write_gguf
-from tiny_models import write_tiny_model
 
 KVANT = [sys.executable, "-m", "kvant.cli.main"]
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -16,7 +16,7 @@ from kvant.metadata import string, u32
 from kvant.recipes.convert import convert
 from kvant.recipes.measure.evaluate import evaluate
 from kvant.recipes.measure.parity import Parity, parity
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 FAST: Any = {"context": 64, "chunks": 2, "threads": 1, "speed": False, "floors": False}
 Change = Callable[[dict[str, Any]], None]

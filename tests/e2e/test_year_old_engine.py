@@ -25,7 +25,7 @@ from kvant.recipes.measure.calibration import calibrate
 from kvant.recipes.targets.gguf.write import quantize
 from kvant.runtime.process import EngineProcess
 from kvant.tensors import array_tensor
-from tiny_models import N_VOCAB, write_tiny_model
+from kvant.testing.tiny_models import N_VOCAB, write_tiny_model
 
 OLD = "xllamacpp==0.2.5"
 TOLERANCE = 0.05

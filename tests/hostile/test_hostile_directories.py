@@ -12,7 +12,7 @@ import hostile_cases as cases
 import raw_files as raw
 from kvant.errors import KvantError
 from kvant.formats.open import open_model
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 HUGE_INTEGERS: list[Any] = [0, -1, 1 << 31, 1 << 64, 1e300, "4", None, [], {}, True, 2.5]
 NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kvant.errors import FormatError, KvantError
 from kvant.formats.huggingface.reader import read_huggingface
-from tiny_models import FAMILIES, write_tiny_model
+from kvant.testing.tiny_models import FAMILIES, write_tiny_model
 
 KEYS = sorted(
     {key for config in FAMILIES.values() for key in config}

@@ -11,7 +11,7 @@ from kvant.errors import FormatError, KvantError, LimitError, UnsupportedModelEr
 from kvant.formats.huggingface.tokenizer import files, vocabulary
 from kvant.formats.huggingface.tokenizer.pretokenizers import identify
 from kvant.formats.huggingface.tokenizer.reader import tokenizer_metadata
-from tiny_tokenizers import write_tokenizer
+from kvant.testing.tiny_tokenizers import write_tokenizer
 
 Document = dict[str, Any]
 

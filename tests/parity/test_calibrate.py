@@ -14,7 +14,7 @@ from kvant.calibrate.decoder import Decoder
 from kvant.formats.open import open_model
 from kvant.recipes.convert import convert
 from kvant.runtime.process import EngineProcess
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 LINEAR_ROPE = {"rope_type": "linear", "factor": 4.0}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -12,7 +12,7 @@ import numpy as np
 from kvant.calibrate.importance import measure
 from kvant.formats.imatrix import read_imatrix, write_imatrix
 from kvant.formats.open import open_model
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 DATA = Path(__file__).resolve().parent / "data" / "imatrix"
 TOLERANCE = 0.002

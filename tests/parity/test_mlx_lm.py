@@ -16,7 +16,7 @@ from kvant.recipes.measure.evaluate import evaluate
 from kvant.recipes.targets.mlx.write import to_mlx
 from kvant.runtime.mlx import MLXProcess
 from kvant.tensors import n_rows
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 pytest.importorskip("mlx.core", reason="there is no wheel of mlx for this system")
 

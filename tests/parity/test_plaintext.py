@@ -10,7 +10,7 @@ from kvant.formats.gguf.reader import read_gguf
 from kvant.recipes.convert import convert
 from kvant.runtime.plaintext import Ask, Controls, Disguise, drive, tokens
 from kvant.runtime.process import EngineProcess
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 FAMILIES = ("llama", "llama3", "tinyllama", "qwen2", "gemma3", "phi3")
 TURNS = (

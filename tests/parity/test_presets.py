@@ -12,7 +12,7 @@ import pytest
 from kvant.errors import PlanError
 from kvant.quant.plan import needs_importance
 from kvant.quant.presets import PRESETS, plan_preset
-from model_shapes import SHAPES, packed, shape_model
+from kvant.testing.model_shapes import SHAPES, packed, shape_model
 
 FACTS = json.loads((Path(__file__).parent / "data" / "preset_types.json").read_text())["shapes"]
 

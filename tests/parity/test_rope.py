@@ -10,7 +10,7 @@ import pytest
 
 from kvant.recipes.convert import convert
 from kvant.runtime.llamacpp import LlamaCpp
-from tiny_models import weights, write_safetensors, write_tiny_model
+from kvant.testing.tiny_models import weights, write_safetensors, write_tiny_model
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
 LENGTHENING = 1 + 0.1 * math.log(4)

@@ -20,7 +20,7 @@ from kvant.evaluate.odd_texts import TEXTS
 from kvant.formats.huggingface.tokenizer.reader import tokenizer_metadata
 from kvant.metadata import Value, ValueType
 from kvant.runtime.llamacpp import LlamaCpp
-from tiny_tokenizers import KINDS, TEXT, write_tokenizer
+from kvant.testing.tiny_tokenizers import KINDS, TEXT, write_tokenizer
 
 N_VOCAB = 1200
 

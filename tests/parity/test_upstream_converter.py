@@ -19,7 +19,7 @@ from kvant.formats.huggingface.architectures import llama
 from kvant.recipes.convert import convert
 from kvant.runtime import capi
 from kvant.runtime.llamacpp import LlamaCpp
-from tiny_models import FAMILIES, TOKENIZERS, weights, write_safetensors, write_tiny_model
+from kvant.testing.tiny_models import FAMILIES, TOKENIZERS, weights, write_safetensors, write_tiny_model
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from kvant.quant.presets import PRESETS, plan_preset
 from kvant.recipes.convert import convert
 from kvant.recipes.targets.gguf.write import quantize
 from kvant.tensors import n_rows
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 pytestmark = pytest.mark.slow
 

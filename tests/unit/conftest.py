@@ -8,7 +8,7 @@ import pytest
 from hub_server import Hub, Repo, serving
 from kvant.recipes.convert import convert
 from kvant.recipes.targets.gguf.write import quantize
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from kvant.errors import PlanError
 from kvant.quant.presets import PRESETS
 from kvant.quant.roles import file_order
 from kvant.recipes.targets.gguf.write import predict_size
-from model_shapes import SHAPES, shape_model
+from kvant.testing.model_shapes import SHAPES, shape_model
 
 MODEL = shape_model(SHAPES["smollm2-135m"])
 MATRICES = [name for name, tensor in MODEL.tensors.items() if allowed_types(name, tensor.shape, ("Q4_1",))]

@@ -12,7 +12,7 @@ from kvant.formats.open import open_model
 from kvant.model import Model
 from kvant.progress import Silent
 from kvant.quant.importance import Importance
-from tiny_models import N_VOCAB, write_tiny_model
+from kvant.testing.tiny_models import N_VOCAB, write_tiny_model
 
 TOKENS = np.random.default_rng(5).integers(3, N_VOCAB, (5, 24), dtype=np.int32)
 

@@ -6,7 +6,7 @@ import pytest
 
 from kvant.calibrate.rotary import cos_sin, rotary_rates
 from kvant.formats.open import open_model
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 
 def test_cosines_and_sines_are_rounded_from_float64() -> None:

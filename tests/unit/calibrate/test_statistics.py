@@ -14,7 +14,7 @@ from kvant.errors import ValueRangeError
 from kvant.formats.open import open_model
 from kvant.model import Model
 from kvant.progress import Silent
-from tiny_models import N_VOCAB, write_tiny_model
+from kvant.testing.tiny_models import N_VOCAB, write_tiny_model
 
 pytestmark = pytest.mark.heavy
 

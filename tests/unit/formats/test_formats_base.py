@@ -8,7 +8,7 @@ import raw_files as raw
 from kvant.errors import FormatError, UnsupportedFormatError
 from kvant.formats.base import sniff
 from kvant.formats.open import open_model
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 
 def test_a_gguf_is_known_by_its_magic_not_its_name(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from kvant.recipes.convert import convert
 from kvant.recipes.targets.gguf.write import predict_size, quantize
 from kvant.recipes.targets.mlx.write import to_mlx
 from kvant.tensors import LazyTensor, array_tensor, n_rows
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 HEAD, EMBEDDING = "output.weight", "token_embd.weight"
 

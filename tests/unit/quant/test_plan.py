@@ -17,7 +17,7 @@ from kvant.quant.plan import (
     write_plan,
 )
 from kvant.quant.presets import plan_preset
-from model_shapes import SHAPES, shape_model
+from kvant.testing.model_shapes import SHAPES, shape_model
 
 MODEL = shape_model(SHAPES["two-layers"])
 PLAN = plan_preset(MODEL, "Q4_K_M")

@@ -9,7 +9,7 @@ from kvant.errors import PlanError, UnsupportedFormatError
 from kvant.metadata import Value, ValueType, array
 from kvant.quant.plan import Fallback
 from kvant.quant.presets import ALIASES, PRESETS, find_preset, model_facts, plan_preset, plan_with_matches
-from model_shapes import SHAPES, shape_model
+from kvant.testing.model_shapes import SHAPES, shape_model
 
 UNTIED = shape_model(SHAPES["two-layers"])
 TIED = shape_model(dataclasses.replace(SHAPES["two-layers"], tied=True))

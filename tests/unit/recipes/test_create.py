@@ -14,7 +14,7 @@ from kvant.hub.store import Store, StoredModel
 from kvant.recipes.create import Making, create, find_base
 from kvant.recipes.targets.gguf.write import quantize
 from kvant.runtime.template import render
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 pytestmark = pytest.mark.heavy
 

@@ -8,7 +8,7 @@ import pytest
 from kvant.errors import PlanError, UnsupportedFormatError
 from kvant.quant.importance import Entry, Importance
 from kvant.recipes.targets.mlx.write import to_mlx
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 
 def importance(*names: str) -> Importance:

@@ -9,7 +9,7 @@ from kvant.formats.gguf.reader import read_gguf
 from kvant.recipes.convert import convert
 from kvant.recipes.targets.gguf.write import quantize
 from kvant.runtime.artifacts import ENGINES, engine_of, open_artifact
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 
 @pytest.fixture(scope="module")

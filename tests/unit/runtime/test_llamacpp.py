@@ -7,7 +7,7 @@ import pytest
 from kvant.errors import EngineError, ValueRangeError
 from kvant.recipes.convert import convert
 from kvant.runtime.llamacpp import LlamaCpp
-from tiny_models import N_VOCAB, write_tiny_model
+from kvant.testing.tiny_models import N_VOCAB, write_tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from kvant.runtime import messages
 from kvant.runtime.llamacpp import LlamaCpp
 from kvant.runtime.process import EngineProcess
 from kvant.runtime.shared import SharedRows
-from tiny_models import N_VOCAB, write_tiny_model
+from kvant.testing.tiny_models import N_VOCAB, write_tiny_model
 
 pytestmark = pytest.mark.heavy
 

@@ -25,8 +25,8 @@ from kvant.formats.huggingface.writer import config_json
 from kvant.metadata import Value, ValueType, array, f32, string, u32
 from kvant.model import Model
 from kvant.tensors import array_tensor
-from tiny_models import FAMILIES as TINY
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import FAMILIES as TINY
+from kvant.testing.tiny_models import write_tiny_model
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.classes[0])

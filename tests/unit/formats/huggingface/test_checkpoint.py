@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from kvant.errors import KvantError, UnsupportedFormatError, UnsupportedModelError, ValueRangeError
 from kvant.formats.huggingface.reader import read_huggingface
 from kvant.tensors import n_rows
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 PROJECTION = "model.layers.0.mlp.down_proj"

@@ -12,7 +12,7 @@ from kvant.formats.huggingface.architectures.registry import family_of_class
 from kvant.formats.huggingface.config import Config
 from kvant.formats.huggingface.entries import COMMON, HARMLESS, HARMLESS_AT, config_remarks, generation_remarks
 from kvant.formats.huggingface.reader import complete_config, read_huggingface
-from tiny_models import FAMILIES, weights, write_safetensors, write_tiny_model
+from kvant.testing.tiny_models import FAMILIES, weights, write_safetensors, write_tiny_model
 
 
 class Recorder(dict[str, Any]):

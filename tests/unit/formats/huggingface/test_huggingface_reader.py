@@ -17,7 +17,7 @@ from kvant.formats.huggingface.reader import read_huggingface
 from kvant.kernels import decode
 from kvant.model import Model
 from kvant.tensors import n_rows, row_length
-from tiny_models import FAMILIES, weights, write_safetensors, write_tiny_model
+from kvant.testing.tiny_models import FAMILIES, weights, write_safetensors, write_tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from kvant.formats.huggingface.writer import write_huggingface
 from kvant.metadata import string
 from kvant.model import Model
 from kvant.tensors import LazyTensor
-from tiny_models import FAMILIES, write_tiny_model
+from kvant.testing.tiny_models import FAMILIES, write_tiny_model
 
 UNWRITTEN = {"no_rope_layers", "attention_bias", "sliding_window_pattern"}
 """Entries that say what transformers assumes anyway."""

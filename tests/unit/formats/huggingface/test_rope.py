@@ -13,7 +13,7 @@ from kvant.formats.huggingface.config import ORIGINAL_LENGTH
 from kvant.formats.huggingface.reader import read_huggingface
 from kvant.formats.huggingface.writer import config_json
 from kvant.model import Model
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
 DEFAULT = {"rope_type": "default", "rope_theta": 10000.0}

@@ -14,7 +14,7 @@ from kvant.kernels import decode, encode
 from kvant.metadata import Value, ValueType, array, string, u32
 from kvant.recipes.inspect.inspect import inspect, role_name
 from kvant.tensors import LazyTensor, array_tensor
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 TOKENIZER: dict[str, Value] = {
     "tokenizer.ggml.model": string("gpt2"), "tokenizer.ggml.pre": string("qwen2"),

@@ -10,7 +10,7 @@ from kvant.errors import FormatError, OutputExistsError
 from kvant.evaluate.corpora import corpus
 from kvant.formats.imatrix import read_imatrix
 from kvant.recipes.measure.importance import calibrate_file
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 pytestmark = pytest.mark.heavy
 

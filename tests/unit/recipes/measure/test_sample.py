@@ -13,7 +13,7 @@ from kvant.recipes.measure.sample import (
     kept_continuation,
     plain_text,
 )
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from kvant.recipes.convert import convert
 from kvant.recipes.measure import selftext
 from kvant.recipes.measure.selftext import around_request, openings, self_windows, text_of, write_rows
 from kvant.runtime.process import EngineProcess
-from tiny_models import N_VOCAB, write_tiny_model
+from kvant.testing.tiny_models import N_VOCAB, write_tiny_model
 
 pytestmark = pytest.mark.heavy
 

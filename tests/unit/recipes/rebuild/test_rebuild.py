@@ -19,7 +19,7 @@ from kvant.recipes.measure.calibration import Calibration, calibrate
 from kvant.recipes.rebuild.lock import Lock, LockedOutput, make_lock, write_lock
 from kvant.recipes.rebuild.rebuild import rebuild
 from kvant.recipes.targets.gguf.write import quantize
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 pytestmark = pytest.mark.heavy
 

@@ -17,7 +17,7 @@ from kvant.recipes.optimize.request import Request
 from kvant.recipes.rebuild.rebuild import rebuild
 from kvant.recipes.targets import registry
 from kvant.recipes.targets.registry import find_target, targets_of
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 TWIN = """
 import msgspec

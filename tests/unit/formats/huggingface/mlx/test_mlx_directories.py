@@ -24,7 +24,7 @@ from kvant.recipes.measure.base import f32_file
 from kvant.recipes.targets.gguf.write import quantize as to_gguf
 from kvant.recipes.targets.mlx.write import to_mlx
 from kvant.tensors import Tensor, n_rows, row_length
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 SHAPES = {"model.embed_tokens": (64, 256), "lm_head": (64, 256)} | {
     f"model.layers.{i}.{part}": (64, 256)

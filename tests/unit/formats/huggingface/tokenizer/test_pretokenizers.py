@@ -12,7 +12,7 @@ from kvant.formats.huggingface.tokenizer.pretokenizers import (
     identify,
     split_patterns,
 )
-from tiny_tokenizers import LLAMA3_PATTERN, QWEN2_PATTERN
+from kvant.testing.tiny_tokenizers import LLAMA3_PATTERN, QWEN2_PATTERN
 
 BYTES_ONLY = {"type": "ByteLevel", "use_regex": False}
 

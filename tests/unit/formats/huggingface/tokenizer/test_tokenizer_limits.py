@@ -17,7 +17,7 @@ from kvant.formats.huggingface.tokenizer.limits import (
 from kvant.formats.huggingface.tokenizer.pretokenizers import by_name
 from kvant.formats.huggingface.tokenizer.reader import tokenizer_metadata
 from kvant.formats.huggingface.tokenizer.vocabulary import AddedToken
-from tiny_tokenizers import KINDS, write_tokenizer
+from kvant.testing.tiny_tokenizers import KINDS, write_tokenizer
 
 PHI3 = ["<unk>", "<s>", "</s>", "<|endoftext|>", "<|user|>", "<|end|>", "word"]
 TYPES = [2, 3, 3, 3, 3, 3, 1]

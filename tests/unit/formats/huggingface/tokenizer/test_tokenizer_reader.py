@@ -8,7 +8,7 @@ import pytest
 from kvant.errors import FormatError, UnsupportedFormatError, UnsupportedModelError
 from kvant.formats.huggingface.tokenizer.reader import tokenizer_metadata
 from kvant.metadata import ValueType
-from tiny_tokenizers import KINDS, write_tokenizer
+from kvant.testing.tiny_tokenizers import KINDS, write_tokenizer
 
 
 def edit(path: Path, **changes: Any) -> None:

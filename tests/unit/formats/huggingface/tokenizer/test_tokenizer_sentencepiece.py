@@ -9,7 +9,7 @@ import pytest
 from kvant.errors import FormatError, KvantError, UnsupportedModelError
 from kvant.formats.huggingface.tokenizer.reader import tokenizer_metadata
 from kvant.formats.huggingface.tokenizer.sentencepiece import Piece, read_sentencepiece
-from tiny_tokenizers import write_tokenizer
+from kvant.testing.tiny_tokenizers import write_tokenizer
 
 
 def varint(value: int) -> bytes:

@@ -7,7 +7,7 @@ import pytest
 from kvant.errors import UnsupportedModelError
 from kvant.formats.huggingface.tokenizer.reader import tokenizer_metadata
 from kvant.formats.huggingface.tokenizer.spm import space_scheme
-from tiny_tokenizers import write_tokenizer
+from kvant.testing.tiny_tokenizers import write_tokenizer
 
 MARK = "\u2581"
 REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": MARK}

@@ -12,7 +12,7 @@ from kvant.formats.huggingface.tokenizer.reader import tokenizer_metadata
 from kvant.formats.huggingface.tokenizer.reader import write_tokenizer as write_back
 from kvant.metadata import Value, ValueType, array, string
 from kvant.model import Model
-from tiny_tokenizers import KINDS, write_tokenizer
+from kvant.testing.tiny_tokenizers import KINDS, write_tokenizer
 
 # Flags that GGUF does not keep: Metaspace's "only the first word", Phi-3's tokens that swallow spaces, Gemma's marks.
 LOST = {"gemma3": {"marks of spaces"}}

@@ -11,7 +11,7 @@ from kvant.recipes import cache
 from kvant.recipes.output import place
 from kvant.recipes.targets.gguf import kept
 from kvant.recipes.targets.gguf.write import quantize
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 
 @pytest.fixture(scope="module")

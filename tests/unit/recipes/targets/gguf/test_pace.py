@@ -23,7 +23,7 @@ from kvant.recipes.targets.gguf.presets import make_candidates
 from kvant.recipes.targets.limits import Limits, limits_of
 from kvant.runtime.decodetime import Effort
 from kvant.tensors import n_weights
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 pytestmark = pytest.mark.heavy
 

@@ -10,7 +10,7 @@ from kvant.model import Model
 from kvant.recipes.advise import USE_CASES, advise, recommend
 from kvant.recipes.targets.gguf.presets import DEFAULT_PRESETS, full_precision, make_candidates
 from kvant.recipes.targets.gguf.write import predict_size
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 PHONE = PROFILES["phone-6gb"]
 

@@ -30,7 +30,7 @@ from kvant.recipes.targets.mlx.plan import TYPES
 from kvant.recipes.targets.mlx.target import MLX, MLXWorkshop
 from kvant.recipes.targets.mlx.write import to_mlx
 from kvant.runtime.mlx import MLXProcess
-from tiny_models import write_tiny_model
+from kvant.testing.tiny_models import write_tiny_model
 
 FAMILIES = ("llama", "llama3", "qwen2")
 """Tied, untied, and with biases beside its matrices."""

@@ -35,8 +35,8 @@ from kvant.recipes.targets.onnx.origin import open_export
 from kvant.recipes.targets.onnx.target import DTYPE, ONNX, ONNXWorkshop
 from kvant.recipes.targets.onnx.write import quantize_decoder
 from kvant.tensors import row_length
-from onnx_decoders import export_tiny
-from tiny_models import write_tiny_model
+from kvant.testing.onnx_decoders import export_tiny
+from kvant.testing.tiny_models import write_tiny_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("torch")

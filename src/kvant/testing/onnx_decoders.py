@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
 
 CONTRIB = {"GroupQueryAttention", "SkipSimplifiedLayerNormalization"}
 CONTEXT = 2048
@@ -27,21 +26,25 @@ class Drawing:
 
     @property
     def size(self) -> int:
+        """Return the length of a head."""
         return int(self.config["hidden_size"] // self.config["num_attention_heads"])
 
     def add(self, kind: str, inputs: list[str], outputs: list[str], name: str, **attributes: Any) -> None:
+        """Draw a node."""
         from onnx import helper
 
         domain = "com.microsoft" if kind in CONTRIB else ""
         self.nodes.append(helper.make_node(kind, inputs, outputs, name=name, domain=domain, **attributes))
 
     def product(self, x: str, name: str, rows: np.ndarray) -> str:
+        """Draw a product with a matrix, and return what its output is called."""
         tensor = name.strip("/").replace("/", ".") + ".weight"
         self.arrays[tensor] = rows.T
         self.add("MatMul", [x, tensor], [f"{name}/output_0"], name)
         return f"{name}/output_0"
 
     def norm(self, x: list[str], weight: str, outputs: list[str], name: str) -> None:
+        """Draw a norm; of two inputs the sum is normed."""
         self.arrays[weight] = self.weights[weight]
         eps = self.config["rms_norm_eps"]
         if len(x) == 1:
@@ -115,6 +118,7 @@ def export_tiny(source: Path, out: Path) -> Path:
     """Write a tiny llama directory as a directory of onnxruntime-genai."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
+    from safetensors.numpy import load_file
 
     config = json.loads((source / "config.json").read_text())
     made = draw(config, {n: a.astype(np.float32) for n, a in load_file(source / "model.safetensors").items()})

@@ -13,6 +13,7 @@ import httpx2
 import pytest
 
 from kvant.hub.manifest import Message, ModelSettings
+from kvant.serve.api import run
 from served import Served, served, write_gguf
 
 LONG = 100_000
@@ -177,7 +178,10 @@ def test_another_template_renders_the_prompt_in_every_api(http: httpx2.Client) -
     assert chat["usage"]["prompt_tokens"] == line["prompt_eval_count"] == given["prompt_eval_count"] == n_tokens
 
 
-def test_a_template_that_is_broken_is_an_error_and_no_dead_worker(gateway: Served, http: httpx2.Client) -> None:
+def test_a_template_that_is_broken_is_an_error_and_no_dead_worker(
+    gateway: Served, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "HEAD_S", 600.0)  # however long a busy machine takes to load the model
     for path, body in (
         ("/api/chat", {"messages": ASK}),
         ("/v1/chat/completions", {"messages": ASK, "stream": True}),

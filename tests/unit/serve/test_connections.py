@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import inspect
+import json
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
@@ -15,6 +16,7 @@ from uvicorn.server import ServerState
 
 from kvant.serve.connections import HEAD_S, LEAST_BYTES_PER_S, WINDOW_S, Connections, Guarded, Window
 from kvant.serve.listener import GatewayServer
+from kvant.serve.wording import ANTHROPIC, OLLAMA, OPENAI, Dialect
 
 pytestmark = pytest.mark.heavy
 
@@ -225,6 +227,25 @@ def test_a_body_must_keep_coming() -> None:
             writer.write(bytes(100_000 - int(WINDOW_S * LEAST_BYTES_PER_S)))
             assert await answer(fast) == b"HTTP/1.1 200 OK"
             assert state.reasons == {"slow_body": 1}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("path", "dialect"), [("/v1/chat/completions", OPENAI), ("/v1/messages", ANTHROPIC), ("/api/chat", OLLAMA)]
+)
+def test_a_slow_body_is_refused_in_the_words_of_its_api(path: str, dialect: Dialect) -> None:
+    async def main() -> None:
+        async with running() as state:
+            ((reader, _),) = await state.opened(BODY.replace(b"/", path.encode(), 1))
+            state.check(0)
+            state.check(WINDOW_S)
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 408 Request Timeout")
+            told = json.loads(body)
+            message = told["error"] if isinstance(told["error"], str) else told["error"]["message"]
+            assert message.startswith("The body came slower than")
+            assert told == json.loads(dialect.error(408, message))
 
     asyncio.run(main())
 

@@ -10,7 +10,6 @@ from tokenizers import Tokenizer
 
 from kvant.hub.manifest import Message, ModelSettings
 from kvant.recipes.chat import Chat
-from kvant.runtime.sampling import Sampling
 from served import TOOLS_TEMPLATE, Served, served, write_gguf
 
 CHATML = (
@@ -226,7 +225,7 @@ def test_texts_to_continue_are_the_clients_own(http: httpx2.Client, vocabulary: 
 @pytest.mark.parametrize("trusts", [False, True])
 def test_the_terminal(root: Path, vocabulary: Vocabulary, *, trusts: bool) -> None:
     with Chat(root / "plain.gguf", system=SYSTEM, max_tokens=1, trusted_system=True, trust_prompt_tokens=trusts,
-              sampling=Sampling(temperature=0)) as chat:  # fmt: skip
+              sampling={"temperature": 0.0}) as chat:  # fmt: skip
         answer = chat.ask(EVIL)
     system = vocabulary.ids("<|im_start|>", "system\nCalm.", "<|im_end|>", "\n", "<|im_start|>", "user\nHm",
                             "<|im_end|>", "\n")  # fmt: skip

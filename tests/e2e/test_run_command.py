@@ -50,7 +50,7 @@ def test_piped_text_is_the_prompt_and_control_characters_do_not_come_out(directo
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("{model}", "x", "--temperature", "-1"), 1, "temperature: -1.0 is not from 0.0 to 100.0"),
+        (("{model}", "x", "--temperature", "-1"), 1, "temperature: -1.0 is not from 0 to 100"),
         (("{model}", "x", "--context", "2"), 1, "context 2"),
         (("/nonexistent", "x"), 1, "/nonexistent: there is no such file"),
         ((), 2, "Missing argument"),

@@ -3,22 +3,15 @@
 import contextlib
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from kvant.errors import ModelNameError, ModelNotFoundError, TransferError, ValueRangeError
+from kvant.errors import ApiError, ModelNameError, ModelNotFoundError, TransferError, ValueRangeError
 
 if TYPE_CHECKING:
     from kvant.hub.store import StoredModel
     from kvant.progress import Progress
-
-_OPTIONS = {
-    "temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
-    "repeat_penalty": "repeat_penalty", "seed": "seed", "num_predict": "max_tokens", "num_ctx": "context",
-    "num_thread": "threads",
-}  # fmt: skip
-"""Option of `kvant run` that a stored parameter stands for."""
 
 
 def fetched(model: str, *, accepted: Collection[str], offline: bool, progress: "Progress") -> Path:
@@ -51,46 +44,50 @@ class Preset:
         options: The command's own, which knows what was given.
 
     Raises:
-        ValueRangeError: One of the settings is not a number.
+        ValueRangeError: One of the settings is not what its parameter takes.
     """
 
     def __init__(self, model: "StoredModel | None", options: typer.Context) -> None:
         self._options = options
+        from kvant.generate.sampling import checked
         from kvant.runtime.plaintext import Trusted
 
         settings = model.settings if model else None
-        stored = settings.parameters if settings else {}
-        self._numbers = {
-            _OPTIONS[name]: _number(f"{name}: {value!r} of {model.name if model else ''}", name, value)
-            for name, value in stored.items()
-            if name in _OPTIONS
-        }
-        stop = stored.get("stop", [])
-        self.stop = tuple(stop) if isinstance(stop, list) else (str(stop),)
+        try:  # a bundle or another program may have stored anything
+            self._stored = checked(settings.parameters if settings else {})
+        except ApiError as error:
+            said = str(error).rstrip(".")
+            raise ValueRangeError(f"{model.name if model else ''}: {said}. Set it again with kvant create.") from None
         self.template = settings.template if settings else None
         self._system = settings.system if settings else None
-        self.messages: list[dict[str, str]] = [
+        self.messages: list[dict[str, Any]] = [
             Trusted(role=message.role, content=message.content) for message in (settings.messages if settings else [])
         ]
 
-    def number(self, option: str, value: float) -> float:
-        """Return the number that holds."""
-        return value if self._is_given(option) else self._numbers.get(option, value)
+    def sampling(self, **given: float | None) -> dict[str, Any]:
+        """Return how tokens are chosen.
 
-    def seed(self, value: int | None) -> int | None:
-        """Return the seed that holds; a stored -1 means none."""
-        stored = self._numbers.get("seed", -1)
-        return value if self._is_given("seed") or stored < 0 else int(stored)
+        Args:
+            given: Values of the command's options, by the names of `generate.sampling`.
+        """
+        from kvant.generate.sampling import PARAMETERS
+
+        stored = {name: value for name, value in self._stored.items() if PARAMETERS[name].engine is not None}
+        stored.pop("num_predict", None)
+        return stored | {name: value for name, value in given.items() if self._is_given(name)}
+
+    def threads(self, value: int) -> int:
+        """Return the threads that hold."""
+        return value if self._is_given("threads") else self._stored.get("num_thread", value)
 
     def max_tokens(self, value: int) -> int:
         """Return the most tokens of an answer; a stored -1 means no limit of its own."""
-        number = int(self.number("max_tokens", value))
-        return number if number > 0 else value
+        stored = self._stored.get("num_predict", 0)
+        return value if self._is_given("max_tokens") or stored <= 0 else stored
 
     def context(self, value: int | None) -> int | None:
         """Return the tokens of context that hold."""
-        stored = self._numbers.get("context")
-        return value if self._is_given("context") or stored is None else int(stored)
+        return value if self._is_given("context") else self._stored.get("num_ctx", value)
 
     def system(self, value: str | None) -> str | None:
         """Return what the model is told about its part."""
@@ -104,11 +101,3 @@ class Preset:
     def _is_given(self, option: str) -> bool:
         source = self._options.get_parameter_source(option)
         return source is not None and source.name == "COMMANDLINE"
-
-
-def _number(what: str, name: str, value: object) -> float:
-    """Return a stored parameter's number; a bundle or another program may have stored anything."""
-    is_whole = name not in ("temperature", "top_p", "min_p", "repeat_penalty")
-    if isinstance(value, bool) or not isinstance(value, int if is_whole else int | float):
-        raise ValueRangeError(f"{what} is not a number. Set it again with kvant create.")
-    return value

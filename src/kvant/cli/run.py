@@ -19,7 +19,9 @@ HELP = """\
   /bye                    end (or Ctrl-D, or Ctrl-C twice)
   /clear                  forget the conversation
   /system TEXT            say what the model is; alone: nothing
-  /set NAME VALUE         temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens
+  /set NAME VALUE         temperature, top_k, top_p, min_p, typical_p, repeat_penalty,
+                          repeat_last_n, presence_penalty, frequency_penalty,
+                          mirostat, mirostat_tau, mirostat_eta, seed, max_tokens
   /show                   what is set
   \"\"\"                     begins and ends a message of several lines
 Ctrl-C stops an answer; a second one quits."""
@@ -33,6 +35,23 @@ Model = Annotated[
     ),
 ]
 Accept = Annotated[list[str] | None, typer.Option(help="Accept this licence of what is fetched.", show_default=False)]
+TypicalP = Annotated[
+    float | None,
+    typer.Option(help="Choose among tokens as surprising as usual, of this probability.", show_default=False),
+]
+RepeatLastN = Annotated[
+    int | None, typer.Option(help="Tokens that count as recent; -1: all of the context.", show_default=False)
+]
+PresencePenalty = Annotated[
+    float | None, typer.Option(help="Make tokens that were there less likely.", show_default=False)
+]
+FrequencyPenalty = Annotated[
+    float | None, typer.Option(help="The same, by how often they were there.", show_default=False)
+]
+Context = Annotated[
+    int | None,
+    typer.Option(help="Tokens of the conversation; by default the model's, at most 4096.", show_default=False),
+]
 
 
 def run(
@@ -47,12 +66,13 @@ def run(
     top_p: Annotated[float, typer.Option(help="Choose among tokens that together have this probability.")] = 0.95,
     min_p: Annotated[float, typer.Option(help="Drop tokens below this share of the likeliest one's.")] = 0.05,
     repeat_penalty: Annotated[float, typer.Option(help="Make recent tokens less likely; 1: do not.")] = 1.0,
+    typical_p: TypicalP = None,
+    repeat_last_n: RepeatLastN = None,
+    presence_penalty: PresencePenalty = None,
+    frequency_penalty: FrequencyPenalty = None,
     seed: Annotated[int | None, typer.Option(help="Makes answers repeatable.", show_default=False)] = None,
     max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 1024,
-    context: Annotated[
-        int | None,
-        typer.Option(help="Tokens of the conversation; by default the model's, at most 4096.", show_default=False),
-    ] = None,
+    context: Context = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text without the chat template.")] = False,
     trust_prompt_tokens: Annotated[
         bool, typer.Option("--trust-prompt-tokens", help="Let what is said hold control tokens, as <|im_end|>.")
@@ -81,7 +101,6 @@ def run(
     from kvant.cli.preset import Preset, fetched
     from kvant.devices.limits import cores
     from kvant.recipes.chat import Chat, chat_file
-    from kvant.runtime.sampling import Sampling
 
     if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
         prompt = sys.stdin.read().rstrip("\n")
@@ -92,15 +111,15 @@ def run(
         stored = stored_model(given)
         path = chat_file(stored.path if stored else model_path(given), progress=progress)
     preset = Preset(stored, options)
-    sampling = Sampling(
-        temperature=preset.number("temperature", temperature), top_k=int(preset.number("top_k", top_k)),
-        top_p=preset.number("top_p", top_p), min_p=preset.number("min_p", min_p),
-        repeat_penalty=preset.number("repeat_penalty", repeat_penalty), seed=preset.seed(seed),
+    sampling = preset.sampling(
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, typical_p=typical_p,
+        repeat_penalty=repeat_penalty, repeat_last_n=repeat_last_n, presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty, seed=seed,
     )  # fmt: skip
-    threads = int(preset.number("threads", threads)) or cores()
+    threads = preset.threads(threads) or cores()
     with Chat(
         path, system=preset.system(system), sampling=sampling, max_tokens=preset.max_tokens(max_tokens),
-        context=preset.context(context), raw=raw, threads=threads, template=preset.template, stop=preset.stop,
+        context=preset.context(context), raw=raw, threads=threads, template=preset.template,
         trusted_system=preset.has_own_system, trust_prompt_tokens=trust_prompt_tokens,
     ) as chat:  # fmt: skip
         chat.messages = preset.messages
@@ -116,7 +135,8 @@ def run(
 
 def _report(model: str, prompt: str, answer: "Answer") -> dict[str, Any]:
     return {
-        "model": model, "prompt": prompt, "text": answer.text, "stop": answer.stop, "n_prompt": answer.n_prompt,
+        "model": model, "prompt": prompt, "text": answer.text,
+        "thinking": answer.thinking, "stop": answer.stop, "n_prompt": answer.n_prompt,
         "n_tokens": answer.n_tokens, "prompt_s": round(answer.prompt_s, 4),
         "generate_s": round(answer.generate_s, 4), "tg_tok_s": round(answer.tokens_per_s, 2),
     }  # fmt: skip
@@ -226,11 +246,9 @@ def _command(chat: "Chat", text: str) -> None:
     elif name == "/set":
         _set(chat, *value.partition(" ")[::2])
     elif name == "/show":
-        import msgspec
-
-        for key, setting in {**msgspec.structs.asdict(chat.sampling), "max_tokens": chat.max_tokens}.items():
-            console.say(f"  {key:<15} {setting}")
-        console.say(f"  {'context':<15} {chat.context}")
+        for key, setting in {**chat.sampling, "max_tokens": chat.max_tokens}.items():
+            console.say(f"  {key:<17} {setting}")
+        console.say(f"  {'context':<17} {chat.context}")
     elif name in ("/?", "/help"):
         console.say(HELP)
     else:
@@ -243,19 +261,14 @@ def _set(chat: "Chat", name: str, value: str) -> None:
     Raises:
         ValueRangeError: No such setting, or a value out of its range.
     """
-    import msgspec
-
-    numbers = {"top_k": int, "seed": int, "max_tokens": int}
     try:
-        number = numbers.get(name, float)(value)
+        number = float(value)
     except ValueError:
         raise ValueRangeError(f"{name or 'setting'}: {value!r} is not a number. Write: /set temperature 0.7") from None
     if name == "max_tokens":
-        if number < 1:
-            raise ValueRangeError(f"max_tokens: {number} is below 1. Choose a larger one.")
+        if number < 1 or number % 1:
+            raise ValueRangeError(f"max_tokens: {value} is no whole number above 0. Choose one.")
         chat.max_tokens = int(number)
-    elif name in chat.sampling.__struct_fields__:
-        chat.sampling = msgspec.structs.replace(chat.sampling, **{name: number})
     else:
-        raise ValueRangeError(f"setting: {name!r} is not known. Type /? for those that are.")
-    console.say(f"{name} is {number}.")
+        chat.set(name, number)
+    console.say(f"{name} is {value}.")

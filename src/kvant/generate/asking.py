@@ -8,6 +8,7 @@ import msgspec
 
 from kvant.errors import ApiError, ContextExceededError, EngineReplyError, TemplateRefusedError
 from kvant.generate.chunks import Piece, chat_piece, refusal, text_piece
+from kvant.generate.engine import apply_template, tokenize
 from kvant.generate.prompt import CHAT, Chat, Prompt, Text, Turns
 from kvant.runtime.server.workers import Worker
 
@@ -107,6 +108,26 @@ async def ask(
             raise reason
         prompt = other
     raise reason
+
+
+async def count(prompt: Prompt, worker: Worker, turns: Turns) -> int:
+    """Return the tokens of a prompt, as the engine would read it.
+
+    Raises:
+        ApiError: The chat template refuses the conversation.
+    """
+    try:
+        _, made = await prompt.request(worker, turns)
+        if "prompt" in made:  # rendered already
+            return len(made["prompt"])
+        more = {name: made[name] for name in ("tools", "chat_template_kwargs") if name in made}
+        text = await apply_template(worker, made["messages"], **more)
+    except TemplateRefusedError:
+        other = prompt.plainer()
+        if other is None:
+            raise
+        return await count(other, worker, turns)
+    return len(await tokenize(worker, text, special=False))
 
 
 def _of_grammar(error: ApiError, prompt: Prompt) -> ApiError:

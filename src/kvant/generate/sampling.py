@@ -1,4 +1,7 @@
-"""Engine parameters that a client may set: one table. Nothing else that is sent reaches the engine.
+"""Engine parameters that people may set, over HTTP, in a Modelfile or on the command line: one table.
+
+Nothing else that a client sends reaches the engine. The names are those of Ollama and of Modelfiles; OpenAI's clients
+and `kvant run` use them too, with `max_tokens` for `num_predict` (and `num_ctx` is `kvant run --context`).
 
 Sources: llama.cpp tools/server/README.md (names of the engine), Ollama api/types.go (`Options`).
 """
@@ -61,6 +64,11 @@ PARAMETERS: dict[str, Parameter] = {
 OLLAMA_DEFAULTS: dict[str, Any] = {
     "temperature": 0.8, "top_k": 40, "top_p": 0.9, "min_p": 0.0, "repeat_penalty": 1.0, "repeat_last_n": 64,
 }  # fmt: skip
+RUN_DEFAULTS: dict[str, Any] = {
+    "temperature": 0.7, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "repeat_penalty": 1.0,
+}  # fmt: skip
+"""Of `kvant run`."""
+
 OPENAI_DEFAULTS: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0}
 _TYPES: dict[Kind, type | tuple[type, ...]] = {"integer": int, "number": (int, float), "boolean": bool, "array": list}
 

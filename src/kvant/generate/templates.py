@@ -62,3 +62,11 @@ def render(
         raise TemplateRefusedError(f"template: {reply.reason}. Use another one.", param="template")
     assert isinstance(reply, Text)
     return reply.text
+
+
+def abilities(template: str) -> list[str]:
+    """Return what a chat template gives a model, in Ollama's words, told by what it mentions."""
+    found = ["tools"] if "tools" in template else []
+    if "enable_thinking" in template or "<think>" in template:
+        found.append("thinking")
+    return found

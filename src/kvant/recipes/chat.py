@@ -1,40 +1,59 @@
-"""Talk with a model: a conversation, rendered by its chat template, continued token by token by the engine.
+"""Talk with a model: a conversation, continued by the engine's server as the gateway has it continued.
 
 with Chat(chat_file(path)) as chat:
     answer = chat.ask("What is the capital of France?", on_text=print)
 """
 
-import codecs
+import asyncio
+import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import msgspec
-import numpy as np
 
-from kvant.errors import ValueRangeError
+from kvant.errors import (
+    ApiError,
+    ContextExceededError,
+    EngineError,
+    TemplateRefusedError,
+    UnsupportedModelError,
+    ValueRangeError,
+)
 from kvant.files import cache_dir
+from kvant.formats.base import sniff
 from kvant.formats.gguf.kinds import check_kind
 from kvant.formats.gguf.reader import read_gguf
+from kvant.generate import asking, prompt
+from kvant.generate.chunks import Usage
+from kvant.generate.engine import tokenize
+from kvant.generate.plain import plain
+from kvant.generate.sampling import PARAMETERS, RUN_DEFAULTS, checked, engine_options
+from kvant.generate.templates import abilities
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes.convert import convert
-from kvant.recipes.stops import Stops
-from kvant.runtime import plaintext
-from kvant.runtime.artifacts import engine_of
-from kvant.runtime.plaintext import Controls, Disguise, Trusted
-from kvant.runtime.process import EngineProcess
-from kvant.runtime.sampling import Sampling, choose, generator
-from kvant.runtime.template import render
+from kvant.runtime.bounded import Bounded
+from kvant.runtime.plaintext import Controls, Trusted
+from kvant.runtime.sandbox import spawn
+from kvant.runtime.server.start import Start
+from kvant.runtime.server.workers import start_worker
 
 DEFAULT_CONTEXT = 4096
-CHUNK = 256
-"""Prompt tokens read between two looks at whether to stop."""
+LOAD_S = 3600.0
+"""Seconds that loading may take; Ctrl-C ends it before."""
 
+POLL_S = 0.05
+"""Seconds between two looks at whether to stop."""
+
+HTTP_THREADS = 4
 Stop = Literal["end", "length", "stopped"]
+P = ParamSpec("P")
+ResultT = TypeVar("ResultT")
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,15 +61,17 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         text: The answer.
+        thinking: What it thought before, where its template tells that apart.
         stop: Why it ended: at an end token, at the length asked for, or stopped from outside.
         n_prompt: Tokens of the conversation before it.
         n_tokens: Tokens of the answer.
-        prompt_s: Seconds until its first token was chosen.
+        prompt_s: Seconds until its first token was there.
         generate_s: Seconds from there to its end.
         dropped_turns: Oldest messages left out because the context was full.
     """
 
     text: str
+    thinking: str = ""
     stop: Stop
     n_prompt: int
     n_tokens: int
@@ -71,7 +92,7 @@ def chat_file(source: Path, *, progress: Progress = SILENT) -> Path:
         FormatError: The source is damaged or of no known format.
         UnsupportedModelError: The directory's architecture or tokenizer is not supported.
     """
-    if engine_of(source).is_served:
+    if sniff(source) == "gguf":
         return source
     files = sorted(p for p in source.iterdir() if p.is_file())
     facts = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
@@ -89,18 +110,18 @@ class Chat:
     Args:
         path: A GGUF file.
         system: What the model is told about its part; None for what its template says by itself.
-        sampling: How to choose tokens.
+        sampling: How to choose tokens, by the names of `generate.sampling`, over `RUN_DEFAULTS`.
         max_tokens: Most tokens of an answer.
         context: Tokens the conversation may have; None for what the model was trained for, at most DEFAULT_CONTEXT.
         raw: Continue texts as they are, without the chat template.
         threads: Threads of the engine.
         template: Chat template in place of the file's.
-        stop: Texts that end an answer.
         trusted_system: Whether `system` comes from the model's author, and may hold control tokens.
         trust_prompt_tokens: Whether everything that is said may, and raw texts.
 
     Attributes:
-        messages: The conversation so far, `{"role", "content"}` each, without the system message.
+        messages: The conversation so far, in OpenAI's form, without the system message.
+        sampling: See above; `set` changes it.
 
     Raises:
         FormatError: The file is damaged.
@@ -113,13 +134,12 @@ class Chat:
         path: Path,
         *,
         system: str | None = None,
-        sampling: Sampling | None = None,
+        sampling: Mapping[str, Any] | None = None,
         max_tokens: int = 1024,
         context: int | None = None,
         raw: bool = False,
         threads: int = 2,
         template: str | None = None,
-        stop: Sequence[str] = (),
         trusted_system: bool = False,
         trust_prompt_tokens: bool = False,
     ) -> None:
@@ -135,24 +155,32 @@ class Chat:
         self._own_system = system if trusted_system else None
         self._trusts = trust_prompt_tokens
         self._controls = Controls.of(model)
-        self.sampling = sampling or Sampling()
-        self.messages: list[dict[str, str]] = []
-        self._read: list[int] = []
-        self.stop = tuple(stop)
-        chosen = template or model.get("tokenizer.chat_template")
+        self.sampling = _in_range({**RUN_DEFAULTS, **(sampling or {})})
+        self.messages: list[dict[str, Any]] = []
+        own = model.get("tokenizer.chat_template")
+        chosen = template or own
         self.template = chosen if isinstance(chosen, str) and not raw else None
-        self._names = {role: special_text(model, role) for role in ("bos", "eos")}
-        self._engine = EngineProcess()
+        self._given = template if self.template is not None else None
+        self._turns = _Alone()
+        self._loop = asyncio.new_event_loop()
+        start = Start(
+            path=str(path), name=path.stem, api_key="", context=self.context, parallel=1, threads=threads,
+            http_threads=HTTP_THREADS, template=self._given, address_space_bytes=spawn.address_space_bytes(),
+        )  # fmt: skip
         try:
-            self._engine.open(path, n_ctx=self.context, n_threads=threads)
-            self._ends = self._engine.ends()
+            self._worker = self._run(start_worker(start, timeout_s=LOAD_S))
         except BaseException:
-            self._engine.close()
+            self._loop.close()
             raise
 
     def close(self) -> None:
         """End the engine's process."""
-        self._engine.close()
+        if not self._loop.is_closed():
+            self._turns.close()
+            self._run(self._worker.stop())
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.close()
 
     def __enter__(self) -> Self:
         return self
@@ -166,6 +194,17 @@ class Chat:
         """Forget the conversation; the system message stays."""
         self.messages = []
 
+    def set(self, name: str, value: float) -> None:
+        """Choose tokens otherwise from now on.
+
+        Raises:
+            ValueRangeError: No such way, or a value out of its range.
+        """
+        changed = _in_range({name: value})
+        if name not in changed or name == "num_predict" or PARAMETERS[name].engine is None:
+            raise ValueRangeError(f"setting: {name!r} is not known. Type /? for those that are.")
+        self.sampling = self.sampling | changed
+
     def ask(
         self,
         text: str,
@@ -177,8 +216,9 @@ class Chat:
 
         Args:
             text: What the user says; without a template, the text to continue.
-            on_text: Told every piece of the answer as it comes; never half a character.
-            stopped: Asked between tokens; true ends the answer where it is.
+            on_text: Told every piece of the answer as it comes, thinking between `<think>` marks; never half a
+                character.
+            stopped: Asked again and again; true ends the answer where it is.
 
         Raises:
             ValueRangeError: The message alone does not fit the context.
@@ -188,100 +228,168 @@ class Chat:
         before = list(self.messages)
         self.messages.append({"role": "user", "content": text})
         try:
-            prompt, dropped = self._fitting_prompt()
-            answer = self._continue(prompt, on_text, stopped, dropped)
+            answer = self._run(self._ask(on_text, stopped))
+        except ApiError as error:
+            self.messages = before
+            raise self._worded(error) from error
         except BaseException:
             self.messages = before
             raise
-        self.messages.append({"role": "assistant", "content": answer.text})
+        said = {"role": "assistant", "content": answer.text}
+        self.messages.append(said | ({"reasoning_content": answer.thinking} if answer.thinking else {}))
         return answer
 
-    def _fitting_prompt(self) -> tuple[list[int], int]:
-        """Return the conversation's tokens, without as many of its oldest turns as the context demands."""
+    def _run(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
+        """Wait for something; an interrupt ends it first."""
+        task = self._loop.create_task(work)
+        try:
+            return self._loop.run_until_complete(task)
+        except BaseException:
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    self._loop.run_until_complete(task)
+            raise
+
+    async def _ask(self, on_text: Callable[[str], object], stopped: Callable[[], bool]) -> Answer:
+        reader = _Reader(on_text, stopped)
+
+        async def watch() -> None:
+            while not stopped():
+                await asyncio.sleep(POLL_S)
+
+        async def read() -> int:
+            asked, dropped = await self._fitting()
+            begun = await asking.ask(asked, self._worker, self._turns, return_progress=True)
+            async with contextlib.aclosing(begun):
+                await reader.read(begun)
+            return dropped
+
+        reading, watching = asyncio.ensure_future(read()), asyncio.ensure_future(watch())
+        try:
+            await asyncio.wait({reading, watching}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (reading, watching):
+                task.cancel()
+            done = await asyncio.gather(reading, watching, return_exceptions=True)
+        if isinstance(done[0], BaseException) and not isinstance(done[0], asyncio.CancelledError):
+            raise done[0]
+        return reader.answer(done[0] if isinstance(done[0], int) else 0)
+
+    async def _fitting(self) -> tuple[prompt.Prompt, int]:
+        """Return what the engine is asked, without as many of its oldest turns as the context demands."""
         room = self.context - min(self.max_tokens, self.context // 4)
         dropped = 0
         while True:
-            prompt = self._tokens(self.messages)
-            if len(prompt) <= room or len(self.messages) == 1:
+            asked = await self._prompt()
+            n_tokens = await asking.count(asked, self._worker, self._turns)
+            if n_tokens <= room or len(self.messages) == 1:
                 break
             pair = 2 if len(self.messages) > 2 else 1
             self.messages = self.messages[pair:]
             dropped += pair
-        if len(prompt) >= self.context:
-            raise ValueRangeError(
-                f"message: {len(prompt)} tokens do not fit the context of {self.context}."
-                " Shorten it or raise --context."
-            )
-        return prompt, dropped
+        if n_tokens >= self.context:
+            raise ContextExceededError(n_tokens, self.context)
+        return asked, dropped
 
-    def _tokens(self, messages: list[dict[str, str]]) -> list[int]:
+    async def _prompt(self) -> prompt.Prompt:
+        sampling = engine_options(self.sampling, {"num_predict": self.max_tokens})
         if self.template is None:
-            text = "".join(message["content"] for message in messages)
-            text = (self.system or "") + text
-            return list(map(int, self._engine.tokenize(text, add_special=True, parse_special=self._trusts)))
-        said: list[dict[str, str]] = list(messages)
+            text = (self.system or "") + "".join(message["content"] for message in self.messages)
+            tokens = await tokenize(self._worker, text, special=True, parse=self._trusts)
+            return prompt.Text(text=tokens, sampling=sampling)
+        said: list[dict[str, Any]] = list(self.messages)
         if self.system:
             kind = Trusted if self.system == self._own_system else dict
             said.insert(0, kind(role="system", content=self.system))
-        disguise = None if self._trusts else Disguise.of(said, self._controls)
-        said = disguise.hidden(said) if disguise else said
-        text = render(self.template, said, bos_token=self._names["bos"], eos_token=self._names["eos"])
-        has_bos = bool(self._names["bos"]) and text.startswith(self._names["bos"])
-        if disguise:
-            return plaintext.drive(plaintext.tokens(text, disguise, start=not has_bos), self._ids)
-        return self._ids(plaintext.Ask(text, add_special=not has_bos, parse_special=True))
+        chat = prompt.Chat(messages=said, sampling=sampling, template=self._given)
+        if self._trusts:
+            return chat
+        thinks = "thinking" in abilities(self.template)
+        return plain(chat, self._controls, thinks=thinks, by_engine=chat.by_engine(self._worker))
 
-    def _ids(self, ask: plaintext.Ask) -> list[int]:
-        ids = self._engine.tokenize(ask.text, add_special=ask.add_special, parse_special=ask.parse_special)
-        return list(map(int, ids))
+    def _worded(self, error: ApiError) -> Exception:
+        if isinstance(error, ContextExceededError):
+            return ValueRangeError(
+                f"message: {error.n_tokens} tokens do not fit the context of {error.n_context}."
+                " Shorten it or raise --context."
+            )
+        if isinstance(error, TemplateRefusedError) or error.param == "template":
+            return UnsupportedModelError(f"chat {error}" if str(error).startswith("template") else str(error))
+        return ValueRangeError(str(error)) if error.status < 500 else EngineError(str(error))
 
-    def _next_logits(self, tokens: list[int]) -> np.ndarray:
-        self._read = tokens
-        return self._engine.next_logits(tokens)
 
-    def _continue(
-        self, prompt: list[int], on_text: Callable[[str], object], stopped: Callable[[], bool], dropped: int
-    ) -> Answer:
-        chance, decoder = generator(self.sampling), codecs.getincrementaldecoder("utf-8")("replace")
-        room = min(self.max_tokens, self.context - len(prompt))
-        made: list[int] = []
-        pieces: list[str] = []
-        stops = Stops(self.stop)
-        stop: Stop = "length"
-        start = first = time.perf_counter()
-        for end in range(_same(self._read, prompt) + CHUNK, len(prompt), CHUNK):
-            if stopped():
-                break
-            self._next_logits(prompt[:end])
-        while len(made) < room:
-            if stopped():
-                stop = "stopped"
-                break
-            token = choose(self._next_logits(prompt + made), prompt + made, self.sampling, chance)
-            first = first if made else time.perf_counter()
-            if token in self._ends:
-                stop = "end"
-                break
-            made.append(token)
-            if piece := stops.feed(decoder.decode(self._engine.pieces([token])[0])):
-                pieces.append(piece)
-                on_text(piece)
-            if stops.found:
-                stop = "end"
-                break
-        if rest := stops.feed(decoder.decode(b"", final=True)) + stops.rest():
-            pieces.append(rest)
-            on_text(rest)
+class _Alone:
+    """Has bounded work done at once: nobody else is here."""
+
+    def __init__(self) -> None:
+        self._bounded = Bounded(n=1)
+
+    async def run(self, work: Callable[Concatenate[Bounded, P], ResultT], *args: P.args, **more: P.kwargs) -> ResultT:
+        return await asyncio.to_thread(partial(work, self._bounded, *args, **more))
+
+    def close(self) -> None:
+        self._bounded.close()
+
+
+class _Reader:
+    """Reads an answer as it comes, until somebody wants it stopped."""
+
+    def __init__(self, on_text: Callable[[str], object], stopped: Callable[[], bool]) -> None:
+        self._on_text, self._stopped = on_text, stopped
+        self._texts: list[str] = []
+        self._thoughts: list[str] = []
+        self._stop: Stop = "stopped"
+        self._usage: Usage | None = None
+        self._n = self._n_prompt = 0
+        self._begun = time.perf_counter()
+        self._first = 0.0
+
+    async def read(self, begun: asking.Begun[Any]) -> None:
+        """Read until the end."""
+        async for piece in begun.pieces():
+            if piece.progress:
+                self._n_prompt = piece.progress.total
+            if piece.text or piece.reasoning:
+                self._take(piece.text, piece.reasoning)
+            self._usage = piece.usage or self._usage
+            if piece.finish:
+                self._stop = "length" if piece.finish == "length" else "end"
+            elif self._stopped():
+                return
+
+    def _take(self, text: str, thought: str) -> None:
+        self._n += 1
+        self._first = self._first or time.perf_counter()
+        if thought:
+            self._on_text(thought if self._thoughts else f"<think>\n{thought}")
+            self._thoughts.append(thought)
+        if text:
+            self._on_text(f"\n</think>\n\n{text}" if self._thoughts and not self._texts else text)
+            self._texts.append(text)
+
+    def answer(self, dropped: int) -> Answer:
+        """Return what was read."""
         done = time.perf_counter()
+        usage = self._usage or Usage(self._n_prompt, self._n)
+        first = self._first or done
         return Answer(
-            text="".join(pieces), stop=stop, n_prompt=len(prompt), n_tokens=len(made),
-            prompt_s=first - start, generate_s=done - first, dropped_turns=dropped,
+            text="".join(self._texts), thinking="".join(self._thoughts), stop=self._stop, n_prompt=usage.prompt_tokens,
+            n_tokens=usage.completion_tokens, prompt_s=first - self._begun, generate_s=done - first,
+            dropped_turns=dropped,
         )  # fmt: skip
 
 
-def _same(a: list[int], b: list[int]) -> int:
-    """Return how many first tokens two lists share."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+def _in_range(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that are known.
+
+    Raises:
+        ValueRangeError: One is out of its range.
+    """
+    try:
+        return checked(options)
+    except ApiError as error:
+        raise ValueRangeError(str(error)) from None
 
 
 def special_text(model: Model, role: str) -> str:

@@ -5,6 +5,7 @@ it as well, and its owner tells the client.
 """
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -35,6 +36,12 @@ def strftime_now(layout: str) -> str:
     return datetime.now().astimezone().strftime(layout)
 
 
+def to_json(value: Any, indent: int | None = None, **more: Any) -> str:
+    """Return JSON as transformers gives it to templates: letters and `<` as they are."""
+    kept = {name: more[name] for name in ("separators", "sort_keys", "ensure_ascii") if name in more}
+    return json.dumps(value, indent=indent, **({"ensure_ascii": False} | kept))
+
+
 def render(template: str, values: Mapping[str, Any]) -> Text | Refused:
     """Render a template: it reaches nothing but the values, and its steps are counted."""
     import minijinja
@@ -42,6 +49,7 @@ def render(template: str, values: Mapping[str, Any]) -> Text | Refused:
     environment = minijinja.Environment(
         templates={"chat": template}, trim_blocks=True, lstrip_blocks=True, auto_escape_callback=lambda _: False,
         pycompat=True, fuel=FUEL, globals={"raise_exception": raise_exception, "strftime_now": strftime_now},
+        filters={"tojson": to_json},
     )  # fmt: skip
     try:
         text = environment.render_template("chat", **values)

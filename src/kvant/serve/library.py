@@ -12,6 +12,7 @@ import msgspec
 from kvant.errors import KvantError, ModelNotFoundError
 from kvant.formats.gguf.reader import read_gguf
 from kvant.formats.gguf.spec import SHARD_NAME
+from kvant.generate.templates import abilities
 from kvant.hub.manifest import ModelSettings
 from kvant.metadata import StringArray
 from kvant.model import Model
@@ -78,7 +79,7 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
         known, template = self.facts.capabilities, self.settings.template
         if template is None or "completion" not in known:
             return known
-        return ["completion", *_abilities_of(template)]
+        return ["completion", *abilities(template)]
 
 
 class Library(Protocol):
@@ -213,15 +214,7 @@ def _capabilities(model: Model, template: str) -> list[str]:
     """What a model can do, in Ollama's words, told by its kind and by what its template mentions."""
     if model.get(f"{model.architecture}.pooling_type") is not None:
         return ["embedding"]
-    return ["completion", *_abilities_of(template)]
-
-
-def _abilities_of(template: str) -> list[str]:
-    """What a chat template gives a model, told by what it mentions."""
-    found = ["tools"] if "tools" in template else []
-    if "enable_thinking" in template or "<think>" in template:
-        found.append("thinking")
-    return found
+    return ["completion", *abilities(template)]
 
 
 def _shown(value: object) -> Any:

@@ -9,8 +9,8 @@ import pytest
 
 from kvant.cli import run as module
 from kvant.errors import EngineError
-from kvant.recipes.chat import Answer
-from kvant.runtime.sampling import Sampling
+from kvant.generate.sampling import RUN_DEFAULTS
+from kvant.recipes.chat import Answer, Chat
 
 
 class FakeChat:
@@ -20,9 +20,12 @@ class FakeChat:
         self.path, self.context, self.max_tokens = Path("m.gguf"), 100, 10
         self.template: str | None = "T"
         self.system: str | None = None
-        self.sampling = Sampling()
+        self.sampling = dict(RUN_DEFAULTS)
         self.asked: list[str] = []
         self.during: Callable[[], object] = lambda: None
+
+    def set(self, name: str, value: float) -> None:
+        Chat.set(self, name, value)  # type: ignore[arg-type]
 
     def clear(self) -> None:
         self.asked.append("<cleared>")
@@ -96,13 +99,13 @@ def test_settings(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
         "/set top_k 1.5", "/set top_p 3", "/set colour 1", "/set", "/set max_tokens 0", "/what", "/show", "/?", "/bye",
     )  # fmt: skip
 
-    assert (chat.sampling.temperature, chat.sampling.seed, chat.max_tokens) == (0.0, 7, 5)
+    assert (chat.sampling["temperature"], chat.sampling["seed"], chat.max_tokens) == (0.0, 7, 5)
     assert (chat.system, chat.asked) == ("Be brief.", ["<cleared>"])
     found = capsys.readouterr()
     assert [line.split(":")[1].strip() for line in found.err.splitlines()] == [
-        "top_k", "top_p", "setting", "setting", "max_tokens", "command",
+        'option "top_k" must be of type integer', "top_p", "setting", "setting", "max_tokens", "command",
     ]  # fmt: skip
-    assert "seed            7" in found.out
+    assert "seed              7" in found.out
 
 
 def test_an_error_does_not_end_the_conversation(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:

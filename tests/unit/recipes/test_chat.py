@@ -1,180 +1,119 @@
+"""Conversations with a real engine and a tiny model."""
+
+import asyncio
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from kvant.errors import UnsupportedModelError, ValueRangeError
-from kvant.formats.gguf.writer import write_gguf
-from kvant.metadata import Value, ValueType, array, string, u32
+from kvant.errors import EngineError, UnsupportedModelError, ValueRangeError
 from kvant.recipes import chat as module
 from kvant.recipes.chat import Chat, chat_file
-from kvant.runtime.sampling import Sampling
+from served import write_gguf
 
-END = 256
-TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}>"
-
-
-class FakeEngine:
-    """An engine whose tokens are bytes and whose answers are given beforehand."""
-
-    answers: Iterator[bytes] = iter(())
-
-    def __init__(self) -> None:
-        self.prompts: list[str] = []
-        self.read: list[int] = []
-        self.closed = False
-        self.n_read = 0
-
-    def open(self, path: Path, **options: Any) -> None:
-        self.options = {"path": path, **options}
-
-    def close(self) -> None:
-        self.closed = True
-
-    def ends(self) -> frozenset[int]:
-        return frozenset({END})
-
-    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> np.ndarray:
-        assert parse_special is ("[user]" in text)
-        self.prompts.append(("^" if add_special else "") + text)
-        self.script: list[int] | None = None
-        return np.array(list(text.encode()), np.int32)
-
-    def pieces(self, ids: list[int]) -> list[bytes]:
-        return [bytes(ids)]
-
-    def next_logits(self, tokens: list[int]) -> np.ndarray:
-        same = next((i for i, (a, b) in enumerate(zip(self.read, tokens, strict=False)) if a != b), len(self.read))
-        self.n_read += len(tokens) - min(same, len(tokens) - 1)
-        self.read = tokens
-        if self.script is None:
-            if len(tokens) % module.CHUNK == 0 and len(tokens) < self.n_prompt():
-                return np.zeros(END + 1, np.float32)
-            self.script = [*next(self.answers), END]
-        logits = np.zeros(END + 1, np.float32)
-        logits[self.script.pop(0)] = 9.0
-        return logits
-
-    def n_prompt(self) -> int:
-        return len(self.prompts[-1].lstrip("^").encode())
+GREEDY = {"temperature": 0.0}
 
 
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
-    fake = FakeEngine()
-    monkeypatch.setattr(module, "EngineProcess", lambda: fake)
-    return fake
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_gguf(tmp_path_factory.mktemp("chat") / "m.gguf", context=400)
 
 
-def model(path: Path, **extra: Value) -> Path:
-    metadata = {
-        "general.architecture": string("llama"),
-        "llama.context_length": u32(400),
-        "tokenizer.chat_template": string(TEMPLATE),
-        "tokenizer.ggml.tokens": array(ValueType.STRING, ["<s>", "</s>"]),
-        "tokenizer.ggml.bos_token_id": u32(0),
-        **extra,
-    }
-    write_gguf(path / "m.gguf", metadata, [], overwrite=True)
-    return path / "m.gguf"
+@contextlib.contextmanager
+def chatting(path: Path, **options: Any) -> Iterator[Chat]:
+    given: dict[str, Any] = {"sampling": GREEDY, "threads": 1, "max_tokens": 8} | options
+    with Chat(path, **given) as chat:
+        yield chat
 
 
-GREEDY = Sampling(temperature=0)
-
-
-def test_a_conversation_grows_and_its_start_is_not_read_again(engine: FakeEngine, tmp_path: Path) -> None:
-    engine.answers = iter([b"one", "zw\u00f6lf".encode()])
+def test_a_conversation_grows_and_what_is_heard_is_the_answer(path: Path) -> None:
     heard: list[str] = []
-    with Chat(model(tmp_path), system="S", sampling=GREEDY) as chat:
+    with chatting(path, system="S") as chat:
         first = chat.ask("a", on_text=heard.append)
-        second = chat.ask("b", on_text=heard.append)
-
-    assert (first.text, first.stop, first.n_tokens) == ("one", "end", 3)
-    assert second.text == "zwölf"
-    assert heard == ["o", "n", "e", "z", "w", "ö", "l", "f"]  # never half a character
-    assert engine.prompts == ["^[system]S[user]a>", "^[system]S[user]a[assistant]one[user]b>"]
-    assert engine.n_read < len("[system]S[user]a>one") + len("[assistant]one[user]b>zwölf".encode()) + 3
-    assert engine.closed
-
-
-def test_start_token_is_not_doubled(engine: FakeEngine, tmp_path: Path) -> None:
-    engine.answers = iter([b"x"])
-    with Chat(model(tmp_path, **{"tokenizer.chat_template": string("{{ bos_token }}" + TEMPLATE)})) as chat:
-        chat.ask("a")
-
-    assert engine.prompts == ["<s>[user]a>"]
+        second = chat.ask("b")
+        assert "".join(heard) == first.text
+        assert (first.stop, first.n_tokens) == ("length", 8)
+        assert second.n_prompt > first.n_prompt
+        assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 2
+        chat.clear()
+        assert chat.ask("a").text == first.text
 
 
-def test_raw_text_and_models_without_a_template_are_continued(engine: FakeEngine, tmp_path: Path) -> None:
-    engine.answers = iter([b" upon"])
-    with Chat(model(tmp_path), raw=True, sampling=GREEDY) as chat:
-        assert chat.ask("Once").text == " upon"
-    assert engine.prompts == ["^Once"]
+def test_raw_text_is_continued(path: Path) -> None:
+    with chatting(path, raw=True) as raw, chatting(path) as templated:
+        assert raw.ask("Once").n_prompt < templated.ask("Once").n_prompt
 
 
-def test_a_full_context_drops_the_oldest_turns(engine: FakeEngine, tmp_path: Path) -> None:
-    engine.answers = iter([b"x" * 50] * 4)
-    with Chat(model(tmp_path), sampling=GREEDY, max_tokens=60) as chat:
-        answers = [chat.ask("y" * 80) for _ in range(4)]
-        kept = len(chat.messages)
-
-    assert [a.dropped_turns for a in answers] == [0, 0, 2, 2]
-    assert kept == 4
-
-
-def test_lengths(engine: FakeEngine, tmp_path: Path) -> None:
-    engine.answers = iter([b"abcdef", b"z" * 500])
-    path = model(tmp_path)
-    with Chat(path, sampling=GREEDY, max_tokens=3) as chat:
-        assert (answer := chat.ask("a")).text == "abc"
-        assert answer.stop == "length"
+def test_a_full_context_drops_the_oldest_turns(path: Path) -> None:
+    with chatting(path, max_tokens=60) as chat:
+        answers = [chat.ask("y " * 60) for _ in range(4)]
+        assert sum(a.dropped_turns for a in answers) >= 2
+        assert all(a.n_prompt <= 400 - 60 for a in answers)
+        before = list(chat.messages)
         with pytest.raises(ValueRangeError, match="do not fit the context of 400"):
-            chat.ask("y" * 500)
-        assert len(chat.messages) == 2  # the message that did not fit is not kept
+            chat.ask("y " * 500)
+    assert len(chat.messages) <= len(before)
     with pytest.raises(ValueRangeError, match="context 4"):
         Chat(path, context=4)
 
 
-def test_stopped_between_tokens(engine: FakeEngine, tmp_path: Path) -> None:
-    engine.answers = iter([b"abcdef"])
+def test_stopped_between_tokens(path: Path) -> None:
     heard: list[str] = []
-    with Chat(model(tmp_path), sampling=GREEDY) as chat:
-        answer = chat.ask("a", on_text=heard.append, stopped=lambda: len(heard) == 2)
-
-    assert (answer.text, answer.stop) == ("ab", "stopped")
-    assert chat.messages[-1] == {"role": "assistant", "content": "ab"}
-
-
-def test_a_character_cut_off_is_shown_as_such(engine: FakeEngine, tmp_path: Path) -> None:
-    engine.answers = iter(["é".encode()[:1]])
-    with Chat(model(tmp_path), sampling=GREEDY) as chat:
-        assert chat.ask("a").text == "\ufffd"
+    with chatting(path, max_tokens=300) as chat:
+        answer = chat.ask("a", on_text=heard.append, stopped=lambda: len(heard) >= 2)
+        assert answer.stop == "stopped"
+        assert answer.text == "".join(heard)
+        assert 0 < answer.n_tokens < 300
+        assert chat.messages[-1] == {"role": "assistant", "content": answer.text}
 
 
-def test_long_prompts_are_read_in_pieces_that_can_be_stopped(engine: FakeEngine, tmp_path: Path) -> None:
-    asked: list[int] = []
+def test_an_interrupt_ends_the_answer_and_not_the_conversation(path: Path) -> None:
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
 
-    def stopped() -> bool:
-        asked.append(len(engine.read))
-        return len(engine.read) >= module.CHUNK
-
-    with Chat(model(tmp_path), sampling=GREEDY, max_tokens=5) as chat:
-        answer = chat.ask("y" * 300, stopped=stopped)
-
-    assert (answer.stop, answer.n_tokens, len(engine.read)) == ("stopped", 0, module.CHUNK)
+    with chatting(path) as chat:
+        with pytest.raises(KeyboardInterrupt):
+            chat.ask("a", on_text=interrupt)
+        assert chat.messages == []
+        assert chat.ask("a").n_tokens == 8
 
 
-def test_a_template_that_refuses_leaves_the_conversation_as_it_was(engine: FakeEngine, tmp_path: Path) -> None:
-    path = model(tmp_path, **{"tokenizer.chat_template": string("{{ raise_exception('no') }}")})
-    with Chat(path) as chat:
+def test_ways_to_choose(path: Path) -> None:
+    with chatting(path) as chat:
+        chat.set("temperature", 1.5)
+        chat.set("seed", 3.0)
+        chat.set("presence_penalty", 1.0)
+        assert chat.sampling["seed"] == 3
+        for name, value in (("top_p", 3.0), ("colour", 1.0), ("num_ctx", 4096.0)):
+            with pytest.raises(ValueRangeError):
+                chat.set(name, value)
+
+
+def test_a_template_that_refuses_leaves_the_conversation_as_it_was(path: Path) -> None:
+    with chatting(path, template="{{ raise_exception('no') }}") as chat:
         with pytest.raises(UnsupportedModelError, match="no"):
             chat.ask("a")
         assert chat.messages == []
-    assert engine.closed
 
 
-def test_a_gguf_file_is_chatted_with_as_it_is(tmp_path: Path) -> None:
-    path = model(tmp_path)
+def test_a_crash_is_a_sentence(path: Path) -> None:
+    with chatting(path) as chat:
+        chat._worker.kill()
+        with pytest.raises(EngineError, match="crashed"):
+            chat.ask("a")
+
+
+def test_nothing_is_left_running(path: Path) -> None:
+    with chatting(path) as chat:
+        worker = chat._worker
+    assert not worker.alive
+    assert chat._loop.is_closed()
+    with pytest.raises(RuntimeError):
+        asyncio.get_running_loop()
+
+
+def test_a_gguf_file_is_chatted_with_as_it_is(path: Path) -> None:
     assert chat_file(path) == path
+    assert module.DEFAULT_CONTEXT == 4096

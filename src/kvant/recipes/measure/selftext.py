@@ -31,8 +31,8 @@ from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes import cache
 from kvant.recipes.chat import special_text
+from kvant.recipes.measure.draw import draw
 from kvant.runtime.process import EngineProcess
-from kvant.runtime.sampling import draw
 from kvant.runtime.template import render
 
 GROUP = 32

@@ -11,12 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kvant.documents import JSON_ERRORS
-from kvant.errors import ApiError, TemplateRefusedError
+from kvant.errors import ApiError
+from kvant.generate.asking import count
 from kvant.generate.chunks import Piece, PromptDetails, ToolDelta, Usage, Whole, gather
-from kvant.generate.engine import apply_template, tokenize
 from kvant.generate.prompt import Chat, Format, opened
 from kvant.generate.sampling import OPENAI_DEFAULTS, context_wanted, engine_options
-from kvant.runtime.server.workers import Worker
 from kvant.serve.api.answer import Answer, Output
 from kvant.serve.api.anthropic.types import (
     Block,
@@ -37,7 +36,6 @@ from kvant.serve.endpoints import SSE
 from kvant.serve.gateway import gateway
 from kvant.serve.library import ModelFile
 from kvant.serve.require import require
-from kvant.serve.share import Share
 from kvant.serve.wording import ANTHROPIC
 
 NOT_SHOWN = frozenset({
@@ -87,26 +85,10 @@ async def count_tokens(request: Request) -> Response:
         ) as lease:
             safe = await guarded(prompt, file, lease.worker, gateway(request))
             assert isinstance(safe, Chat)
-            n_tokens = await _counted(safe, lease.worker, share(request))
+            n_tokens = await count(safe, lease.worker, share(request))
         await out.whole(TokenCount(n_tokens))
 
     return Answer(run, ANTHROPIC)
-
-
-async def _counted(prompt: Chat, worker: Worker, bounded: Share) -> int:
-    """Return the tokens of a prompt, as the engine would read it."""
-    try:
-        _, made = await prompt.request(worker, bounded)
-        if "prompt" in made:  # rendered already
-            return len(made["prompt"])
-        more = {name: made[name] for name in ("tools", "chat_template_kwargs") if name in made}
-        text = await apply_template(worker, prompt.messages, **more)
-    except TemplateRefusedError:
-        other = prompt.plainer()
-        if other is None:
-            raise
-        return await _counted(other, worker, bounded)
-    return len(await tokenize(worker, text, special=False))
 
 
 def _left_out(body: CountRequest) -> list[str]:

@@ -16,11 +16,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kvant.errors import QueueFullError
+from kvant.errors import ApiError, QueueFullError
 from kvant.serve import room
 from kvant.serve.app import make_app
 from kvant.serve.endpoints import Endpoint, Handler
-from kvant.serve.failure import ApiError
 from kvant.serve.keys import Keys
 from kvant.serve.library import DirectoryLibrary
 from kvant.serve.settings import Settings
@@ -185,7 +184,9 @@ STATUSES = {
 @pytest.mark.parametrize("status", STATUSES)
 def test_a_refusal_is_what_each_apis_client_knows(status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     openai_exception, kind, code, anthropic_exception, anthropic_kind = STATUSES[status]
-    said = {api: refused(status, api, tmp_path / api, monkeypatch) for api in PATHS if not (tmp_path / api).mkdir()}
+    for api in PATHS:
+        (tmp_path / api).mkdir()
+    said = {api: refused(status, api, tmp_path / api, monkeypatch) for api in PATHS}
     by_openai, by_anthropic, by_ollama = (said[api] for api in PATHS)
     assert {answer.status for answer in said.values()} == {status}
     assert (by_openai.kind, by_openai.code, by_anthropic.kind) == (kind, code, anthropic_kind)

@@ -1,13 +1,14 @@
 """int8 versions of ONNX models: what destroys one is found and avoided, and every number is of the file written."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kvant.cli.main import app
-from kvant.errors import BudgetError, OutputExistsError, ValueRangeError
+from kvant.errors import BudgetError, FormatError, OutputExistsError, ValueRangeError
 from onnx_files import two_layers, write_feeds
 
 pytest.importorskip("onnxruntime")
@@ -112,3 +113,29 @@ def test_wrong_use_is_refused(tmp_path: Path, data: Path) -> None:
     with pytest.raises(OutputExistsError):
         quantize_int8(model, "int8-dynamic", out)
     assert out.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        (np.inf, "'first' holds NaN or infinity"),
+        (np.nan, "'first' holds NaN or infinity"),
+        (-1e38, "'first' holds a weight of 1e+38"),
+    ],
+)
+def test_a_weight_that_no_scale_holds_is_named(tmp_path: Path, weight: float, words: str) -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    from kvant.recipes.int8.quantize import quantize_int8
+
+    path = two_layers(tmp_path / "model.onnx")
+    model = onnx.load(path)
+    tensor = model.graph.initializer[0]
+    values = numpy_helper.to_array(tensor).copy()
+    values.flat[3] = weight
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, path)
+    with pytest.raises(FormatError, match=re.escape(words)):
+        quantize_int8(path, "int8-dynamic", tmp_path / "out.onnx", threads=1)
+    assert not (tmp_path / "out.onnx").exists()

@@ -20,7 +20,8 @@ from kvant.formats.huggingface.mlx.layers import WEIGHT, dequantized, layer_byte
 from kvant.formats.huggingface.mlx.schemes import Scheme, grouping_name, read_scheme
 from kvant.formats.huggingface.naming import directory_identifier
 from kvant.formats.huggingface.remarks import model_remarks
-from kvant.formats.huggingface.tokenizer.reader import tokenizer_metadata
+from kvant.formats.huggingface.tokenizer.files import read_tokenizer_files
+from kvant.formats.huggingface.tokenizer.reader import describe, name_for_engine
 from kvant.formats.safetensors.reader import left_over, read_sharded, weight_files
 from kvant.formats.tied import HEAD, head_once
 from kvant.metadata import Value, string, u32
@@ -76,8 +77,9 @@ def read_huggingface(directory: Path, *, known_as: str = "") -> Model:
     tensors, tied = _untied(tensors, config)
     dropped: list[str] = []
     general = general_metadata(directory, raw, sum(n_weights(t) for t in tensors.values()), known_as=known_as)
-    tokenizer = tokenizer_metadata(directory, raw, dropped, name=str(general["general.name"].value))
-    general["general.name"] = tokenizer.pop("general.name")
+    files = read_tokenizer_files(directory)
+    tokenizer = describe(files, raw, dropped)
+    general["general.name"] = string(name_for_engine(str(general["general.name"].value), files, tokenizer, dropped))
     _check_vocabulary(tensors, tokenizer, directory)
     check_tensors(tensors, family, config)
     metadata = {

@@ -3,13 +3,14 @@
 Tools pass over what they do not know: weights of float16, operators that a type does not take, graphs inside nodes.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
-from kvant.errors import UnsupportedFormatError
+from kvant.errors import FormatError, UnsupportedFormatError
 from kvant.formats.onnx.external import tensor_bytes
 from kvant.formats.onnx.graphs import graphs_of
 from kvant.formats.onnx.reader import read_onnx
@@ -22,6 +23,8 @@ OPERATORS = frozenset({*DYNAMIC_OPERATORS, *STATIC_OPERATORS, "GRU", "RNN"})
 """Those whose weights are most of a model."""
 
 
+MAX_WEIGHT = 2.0**64
+"""The largest number whose square float32 holds."""
 MAX_STEPS = 8
 """Casts and the like between weights and where they are used."""
 
@@ -51,28 +54,55 @@ def left_float(path: Path, quantized: Collection[str]) -> tuple[tuple[LeftNode, 
     """
     import onnx
 
-    graph = read_onnx(path)
-    weights = {t.name: t for inner, _ in graphs_of(graph) for t in getattr(inner, "initializer", ()) if len(t.dims) > 1}
-    made_by = {out: node for inner, _ in graphs_of(graph) for node in inner.node for out in node.output}
     found, n_done = [], 0
-    for inner, name in graphs_of(graph):
+    for node, name, held in _with_weights(read_onnx(path)):
+        kind = onnx.helper.tensor_dtype_to_np_dtype(held[0].data_type)
+        if kind.kind != "f" and kind.name != "bfloat16":
+            continue
+        if kind.name == "float32" and node.name in quantized:
+            n_done += 1
+            continue
+        found.append(
+            LeftNode(
+                node=node.name, operator=node.op_type, dtype=kind.name, is_inner=name != "graph",
+                weight_bytes=sum(tensor_bytes(t, path) for t in held),
+            )
+        )  # fmt: skip
+    return tuple(found), n_done
+
+
+def check_weights(model: "onnx.ModelProto", path: Path) -> None:
+    """Refuse weights that no scale of int8 can hold; tools would write them all the same.
+
+    Raises:
+        FormatError: A matrix holds NaN, infinity, or what leaves float32 when it is squared.
+    """
+    from onnx import numpy_helper
+
+    for node, _, held in _with_weights(model):
+        for tensor in held if node.op_type != "Gather" else ():  # which takes from tables, of masks too
+            values = numpy_helper.to_array(tensor, base_dir=str(path.parent))
+            if values.dtype.kind != "f" or not values.size:
+                continue
+            largest = float(max(-values.min(), values.max()))  # NaN if one is
+            if not largest <= MAX_WEIGHT:
+                what = f"a weight of {largest:.3g}" if np.isfinite(largest) else "NaN or infinity"
+                raise FormatError(
+                    f"{path}: tensor {tensor.name[:80]!r} holds {what}, which int8 cannot scale. "
+                    "Mend the model's weights."
+                )
+
+
+def _with_weights(model: "onnx.ModelProto") -> Iterator[tuple["onnx.NodeProto", str, list["onnx.TensorProto"]]]:
+    """Yield the nodes that multiply by matrices of weights, the kind of graph they are in, and these."""
+    graphs = list(graphs_of(model))
+    weights = {t.name: t for inner, _ in graphs for t in getattr(inner, "initializer", ()) if len(t.dims) > 1}
+    made_by = {out: node for inner, _ in graphs for node in inner.node for out in node.output}
+    for inner, name in graphs:
         for node in inner.node:
             held = [weights[i] for i in (_origin(i, made_by) for i in node.input) if i in weights]
-            if node.op_type not in OPERATORS or not held:
-                continue
-            kind = onnx.helper.tensor_dtype_to_np_dtype(held[0].data_type)
-            if kind.kind != "f" and kind.name != "bfloat16":
-                continue
-            if kind.name == "float32" and node.name in quantized:
-                n_done += 1
-                continue
-            found.append(
-                LeftNode(
-                    node=node.name, operator=node.op_type, dtype=kind.name, is_inner=name != "graph",
-                    weight_bytes=sum(tensor_bytes(t, path) for t in held),
-                )
-            )  # fmt: skip
-    return tuple(found), n_done
+            if node.op_type in OPERATORS and held:
+                yield node, name, held
 
 
 def _origin(name: str, made_by: Mapping[str, "onnx.NodeProto"]) -> str:

@@ -23,7 +23,7 @@ from kvant.formats.onnx.reader import data_files, read_onnx
 from kvant.progress import SILENT, Progress
 from kvant.recipes.int8.drop import Judge, Score, latency_s, load_metric, make_judge
 from kvant.recipes.int8.feeds import read_feeds
-from kvant.recipes.int8.left import LeftNode, check_some, left_float
+from kvant.recipes.int8.left import LeftNode, check_some, check_weights, left_float
 from kvant.recipes.int8.search import Found, NodeNoise, Search, Tools, Trial
 from kvant.runtime.ort_messages import Port, Settings
 from kvant.runtime.ort_process import OrtProcess
@@ -217,7 +217,7 @@ def check_source(source: Path) -> int:
     """Check a model and return the bytes of its files.
 
     Raises:
-        FormatError: It is damaged, hostile, too large for these tools, or quantized already.
+        FormatError: It is damaged, hostile, too large for these tools, quantized already, or no scale holds a weight.
     """
     model = read_onnx(source)
     done = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "MatMulInteger", "QLinearMatMul")]
@@ -229,6 +229,7 @@ def check_source(source: Path) -> int:
             f"{source}: {size} bytes are above {MAX_PROTO_BYTES}, too many for int8 operators here. "
             "Quantize the weights alone: kvant quantize MODEL --to onnx -t int8."
         )
+    check_weights(model, source)
     return size
 
 

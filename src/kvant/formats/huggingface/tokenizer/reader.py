@@ -42,7 +42,7 @@ STARCODER_VOCABULARY = 49152
 
 
 def tokenizer_metadata(
-    directory: Path, config: Mapping[str, Any], remarks: list[str] | None = None, *, name: str | None = None
+    directory: Path, config: Mapping[str, Any], remarks: list[str] | None = None
 ) -> dict[str, Value]:
     """Describe the tokenizer of a model directory under GGUF keys, chat template included, in upstream's order.
 
@@ -50,15 +50,17 @@ def tokenizer_metadata(
         directory: Holds tokenizer.json or tokenizer.model, and what else describes the tokenizer.
         config: Parsed config.json.
         remarks: Is told, a sentence each, what is left out or done otherwise by the engine.
-        name: The model's name; the keys then hold `general.name`, spelled so that the engine treats white space beside
-            special tokens as the tokenizer does.
 
     Raises:
         FormatError: A file is not what it should be, or ids clash.
         LimitError: A file or a count is larger than a tokenizer's can be.
         UnsupportedModelError: A kind of tokenizer or pre-tokenizer that the engine does not have.
     """
-    files, remarks = read_tokenizer_files(directory), [] if remarks is None else remarks
+    return describe(read_tokenizer_files(directory), config, [] if remarks is None else remarks)
+
+
+def describe(files: TokenizerFiles, config: Mapping[str, Any], remarks: list[str]) -> dict[str, Value]:
+    """Do what `tokenizer_metadata` does, with files that are read already."""
     if is_byte_level(files.tokenizer):
         keys = _byte_level_keys(files, config, remarks)
     elif is_sentencepiece_style(files):
@@ -67,20 +69,30 @@ def tokenizer_metadata(
         model = files.tokenizer.get("model")
         kind = model.get("type") if isinstance(model, dict) else None
         raise UnsupportedModelError(
-            f"{directory}: a tokenizer of type {kind!r} is not supported. Supported: BPE over bytes, and"
+            f"{files.directory}: a tokenizer of type {kind!r} is not supported. Supported: BPE over bytes, and"
             " SentencePiece-style BPE with byte fallback."
         )
-    remarks += tokenizer_remarks(files.config, directory / "tokenizer_config.json")
+    remarks += tokenizer_remarks(files.config, files.directory / "tokenizer_config.json")
     stated, taken = files.config.get("chat_template"), keys.get("tokenizer.chat_template")
     if stated and taken is not None and isinstance(stated, str) and stated != taken.value:
         remarks.append("chat_template.jinja counts, as in transformers; tokenizer_config.json holds another one.")
-    if name is not None:
-        types = np.asarray(keys["tokenizer.ggml.token_type"].value).tolist()
-        tokens = keys["tokenizer.ggml.tokens"].value
-        spelled, said = engine_name(name, read_added_tokens(files).values(), tokens, types)  # type: ignore[arg-type]
-        keys["general.name"] = string(spelled)
-        remarks += said
     return _family_keys(files, config, keys)
+
+
+def name_for_engine(name: str, files: TokenizerFiles, keys: Mapping[str, Value], remarks: list[str]) -> str:
+    """Spell a model's name so that the engine treats white space beside special tokens as the tokenizer does.
+
+    Args:
+        name: The name.
+        files: The tokenizer's files.
+        keys: What `describe` made of them.
+        remarks: Is told what is changed, and what remains different.
+    """
+    types = np.asarray(keys["tokenizer.ggml.token_type"].value).tolist()
+    tokens = keys["tokenizer.ggml.tokens"].value
+    spelled, said = engine_name(name, read_added_tokens(files).values(), tokens, types)  # type: ignore[arg-type]
+    remarks += said
+    return spelled
 
 
 def around_remarks(files: TokenizerFiles, special: SpecialTokens, vocabulary: Vocabulary) -> Iterator[str]:

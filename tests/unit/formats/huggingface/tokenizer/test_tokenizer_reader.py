@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from kvant.errors import FormatError, UnsupportedFormatError, UnsupportedModelError
-from kvant.formats.huggingface.tokenizer.reader import tokenizer_metadata
+from kvant.formats.huggingface.tokenizer.files import read_tokenizer_files
+from kvant.formats.huggingface.tokenizer.reader import describe, name_for_engine, tokenizer_metadata
 from kvant.metadata import ValueType
 from kvant.testing.tiny_tokenizers import KINDS, write_tokenizer
 
@@ -191,3 +192,12 @@ def test_a_chat_template_that_is_no_text_is_refused(tmp_path: Path) -> None:
     edit(tmp_path / "tokenizer_config.json", chat_template={"default": "x"})
     with pytest.raises(FormatError, match=r"chat_template is a dict.*Correct it"):
         values(tmp_path)
+
+
+def test_the_name_of_a_model_is_no_key_of_its_tokenizer(tmp_path: Path) -> None:
+    write_tokenizer("smollm", tmp_path, 600)
+    files, remarks = read_tokenizer_files(tmp_path), list[str]()
+    keys = describe(files, {"model_type": "llama"}, remarks)
+    assert {key.partition(".")[0] for key in keys} == {"tokenizer"}
+    assert name_for_engine("my-phi3", files, keys, remarks) == "my-phi 3"
+    assert name_for_engine("my model", files, keys, remarks) == "my model"

@@ -109,12 +109,12 @@ def quantize(
 
 def _way(model: Path, to: str) -> Way:
     """Return how to write a format; an ONNX file has a way of its own, whatever it holds."""
-    from kvant.recipes.targets.registry import names
+    from kvant.recipes.targets.registry import TARGETS
 
     if quantize_onnx.is_onnx(model):
         return quantize_onnx.INT8
-    if to not in names():
-        raise typer.BadParameter(f"--to {to}: is none of {', '.join(names())}.")
+    if to not in TARGETS.names:
+        raise typer.BadParameter(f"--to {to}: is none of {', '.join(TARGETS.names)}.")
     return WAYS.get(to, quantize_any.WAY)
 
 

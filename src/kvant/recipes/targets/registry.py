@@ -8,23 +8,17 @@ A distribution adds a format with
 where `Mine()` is a `Target`; the entry's name is the format's.
 """
 
-from collections.abc import Sequence
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from kvant.errors import KvantError, PlanError, ValueRangeError
+from kvant.errors import PlanError, ValueRangeError
+from kvant.plugins import Registry
 
 if TYPE_CHECKING:
     from kvant.model import Model
     from kvant.recipes.targets.base import Target
 
-GROUP = "kvant.targets"
-
-
-def names() -> tuple[str, ...]:
-    """Return the names of all formats, sorted."""
-    return tuple(_entries())
+TARGETS: "Registry[Callable[[], Target]]" = Registry("kvant.targets", "formats to write")
 
 
 def find_target(name: str) -> "Target":
@@ -34,10 +28,9 @@ def find_target(name: str) -> "Target":
         ValueRangeError: There is none of that name.
         KvantError: What adds it cannot be loaded.
     """
-    entry = _entries().get(name)
-    if entry is None:
-        raise ValueRangeError(f"format: {name!r} is none of {', '.join(names())}. Choose one of these.")
-    return _loaded(entry)
+    if name not in TARGETS.names:
+        raise ValueRangeError(f"format: {name!r} is none of {', '.join(TARGETS.names)}. Choose one of these.")
+    return TARGETS.get(name)()
 
 
 def targets_of(formats: Sequence[str], model: "Model", presets: Sequence[str] = ()) -> "tuple[Target, ...]":
@@ -64,22 +57,3 @@ def targets_of(formats: Sequence[str], model: "Model", presets: Sequence[str] = 
     for target in found:
         target.check(model)
     return found
-
-
-@cache
-def _entries() -> dict[str, EntryPoint]:
-    found = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if not found:
-        raise KvantError("kvant: its installation names no formats. Install it again: pip install --force-reinstall.")
-    return dict(sorted(found.items()))
-
-
-@cache
-def _loaded(entry: EntryPoint) -> "Target":
-    try:
-        made: Target = entry.load()()
-    except Exception as error:
-        raise KvantError(
-            f"{entry.value}: the format {entry.name} cannot be loaded ({error}). Mend or remove it."
-        ) from error
-    return made

@@ -25,7 +25,6 @@ from kvant.errors import (
     ValueRangeError,
 )
 from kvant.files import cache_dir
-from kvant.formats.base import sniff
 from kvant.formats.gguf.kinds import check_kind
 from kvant.formats.gguf.reader import read_gguf
 from kvant.generate import asking, prompt
@@ -37,6 +36,7 @@ from kvant.generate.templates import abilities
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes.convert import convert
+from kvant.runtime.artifacts import engine_of
 from kvant.runtime.bounded import Bounded
 from kvant.runtime.plaintext import Controls, Trusted
 from kvant.runtime.sandbox import spawn
@@ -92,7 +92,7 @@ def chat_file(source: Path, *, progress: Progress = SILENT) -> Path:
         FormatError: The source is damaged or of no known format.
         UnsupportedModelError: The directory's architecture or tokenizer is not supported.
     """
-    if sniff(source) == "gguf":
+    if engine_of(source).is_served:
         return source
     files = sorted(p for p in source.iterdir() if p.is_file())
     facts = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]

@@ -63,7 +63,7 @@ class TargetTests:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def source(cls, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def source(cls, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: ARG003 - set before
         """A full-precision model."""
         path = write_tiny_model(cls.architecture, tmp_path_factory.mktemp("model") / "little")
         cls.prepare(path)

@@ -5,7 +5,8 @@ import pytest
 
 from kvant.dtypes import BLOCK_TYPES
 from kvant.errors import UnsupportedFormatError
-from kvant.recipes.convert import Target, conversion_type, converted_type
+from kvant.recipes.convert import Target, conversion_type
+from kvant.recipes.writers import converted_type
 from kvant.tensors import LazyTensor
 
 

@@ -61,6 +61,24 @@ def test_equal_to_jinja(render: Render, template: str, messages: list[dict[str, 
     assert ours == jinja_render(template, messages, bos_token="<s>", eos_token="</s>")
 
 
+TOJSON = (
+    "{% for m in messages %}{{ m | tojson }}{{ m.content | tojson(indent=2) }}{{ m | tojson(indent=4) }}\n"
+    "{{ [m.content, none, true, 1.5] | tojson(separators=(',', ':')) }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [CHATML, LLAMA2, NAMESPACE, TOOLS_TEMPLATE, TOJSON])
+def test_equal_to_transformers(render: Render, template: str) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    talk = [*TALK[:3], {"role": "user", "content": "<b> & 'ö' \"\u2028\n"}]
+    special = {"bos_token": "<s>", "eos_token": "</s>"}
+    rendered, _ = render_jinja_template(
+        conversations=[talk], chat_template=template, add_generation_prompt=True, **special
+    )
+    assert [render(template, talk, **special)] == rendered
+
+
 @pytest.mark.parametrize(
     "template",
     [

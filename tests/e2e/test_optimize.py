@@ -97,6 +97,7 @@ def test_it_writes_the_pick_a_passport_and_reports(found: tuple[Report, Path]) -
     assert open_model(out / report.file).get("kvant.preset") == report.pick
     assert sha256_file(out / report.file) == report.sha256
     passport = json.loads((out / f"{stem}.passport.json").read_bytes())
+    assert passport["passport"] == 1
     assert passport["sha256"] == report.sha256
     assert passport["score"]["kld_mean"] >= 0
     assert passport["tokenizer"]["truth"].startswith("tokenizers ")
@@ -104,6 +105,7 @@ def test_it_writes_the_pick_a_passport_and_reports(found: tuple[Report, Path]) -
     assert report.tokenizers[0].is_same
     assert "chat prompts as the original does" in (out / "report.html").read_text()
     assert msgspec.json.decode((out / "report.json").read_bytes(), type=Report) == report
+    assert json.loads((out / "report.json").read_bytes())["report"] == 1
 
 
 def test_sizes_were_predicted_to_the_byte(found: tuple[Report, Path]) -> None:

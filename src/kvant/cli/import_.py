@@ -78,7 +78,7 @@ def _settings(file: Path) -> "ModelSettings | None":
     """What belongs to a file beside its weights: where it is from, and the passport beside it; None without one."""
     from kvant.formats.gguf.reader import read_gguf
     from kvant.hub.manifest import ModelSettings
-    from kvant.serve.passports import beside
+    from kvant.hub.passports import beside
 
     passport = beside(file, sum(part.stat().st_size for part in read_gguf(file).files))
     source = str(file).encode(errors="replace").decode()

@@ -21,12 +21,13 @@ import msgspec
 from kvant.devices.detect import detect
 from kvant.devices.profiles import device_for
 from kvant.documents import JSON_ERRORS
-from kvant.errors import ModelNotFoundError, SourceError, TransferError
+from kvant.errors import FormatError, ModelNotFoundError, SourceError, TransferError
 from kvant.files import home, sync_directory
 from kvant.formats.gguf.header import read_header
 from kvant.hub.licences import check_licence, licence_of
 from kvant.hub.manifest import ModelSettings
 from kvant.hub.names import ModelName
+from kvant.hub.passports import PASSPORT_SUFFIX, check_form
 from kvant.hub.sources.fit import MAX_PASSPORT_BYTES, fit_variant, remote_header
 from kvant.hub.sources.huggingface import HuggingFace, RepoFile, Repository
 from kvant.hub.sources.names import FileSource, HubSource, UrlSource, parse_source
@@ -224,7 +225,7 @@ def _pull_hub(source: HubSource, wish: Wish, store: Store, progress: Progress, o
         for file in variant.files:
             path = place / file.path.rpartition("/")[2]
             download(client, hub.remote(repository, file), path, progress=progress)
-        passport = _passport(hub, client, repository, variant)
+        passport = _passport(hub, client, repository, variant, progress)
     settings = ModelSettings(source=origin, license=[licence], passport=passport)
     path = place / first.rpartition("/")[2]
     model = store.import_file(path, name, settings, progress=progress, move=True)
@@ -336,16 +337,25 @@ def _find_source(store: Store, name: ModelName, origin: str) -> StoredModel | No
 
 
 def _passport(
-    hub: HuggingFace, client: "httpx2.Client", repository: Repository, variant: RemoteVariant
-) -> dict[str, Any] | None:
-    """Return kvant's report of the file, where one lies beside it and is of these very bytes."""
-    wanted = variant.files[0].path.removesuffix(".gguf") + ".passport.json"
+    hub: HuggingFace, client: "httpx2.Client", repository: Repository, variant: RemoteVariant,
+    progress: Progress,
+) -> dict[str, Any] | None:  # fmt: skip
+    """Return kvant's report of the file, where one lies beside it and is of these very bytes.
+
+    The model is of use without it, so one of a newer form is left out, and that is said.
+    """
+    wanted = variant.files[0].path.removesuffix(".gguf") + PASSPORT_SUFFIX
     file = next((f for f in repository.files if f.path == wanted and f.size_bytes <= MAX_PASSPORT_BYTES), None)
     if file is None:
         return None
     try:
         found = msgspec.json.decode(read_range(client, hub.remote(repository, file), MAX_PASSPORT_BYTES), type=dict)
     except JSON_ERRORS:
+        return None
+    try:
+        check_form(found, f"hf:{repository.id}:{wanted}")
+    except FormatError as error:
+        progress.say(f"{error} The model is kept without it.")
         return None
     return found if found.get("sha256") == variant.files[0].sha256 else None
 

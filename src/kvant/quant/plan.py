@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from kvant.documents import JSON_ERRORS
+from kvant.documents import JSON_ERRORS, check_version
 from kvant.dtypes import BLOCK_TYPES, F16, F32, Family, block_type
 from kvant.errors import FormatError, KvantError, PlanError, UnsupportedFormatError
 from kvant.files import atomic_write
@@ -15,6 +15,8 @@ from kvant.quant.roles import EMBEDDINGS, OUTPUT, file_order
 from kvant.tensors import n_weights, row_length
 
 MAX_PLAN_BYTES = 64 << 20
+PLAN_FORM = 1
+"""The field `plan` of a plan file."""
 CUSTOM = "custom"
 
 WEIGHT_TYPES = tuple(name for name, kind in BLOCK_TYPES.items() if kind.family is not Family.INTEGER and name != "F64")
@@ -178,7 +180,8 @@ def fitting_type(wanted: str, n: int) -> str:
 
 def encode_plan(plan: Plan) -> bytes:
     """Return a plan as indented JSON with a final line feed."""
-    return msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n"
+    document = {"plan": PLAN_FORM, **msgspec.to_builtins(plan)}
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 
 def write_plan(plan: Plan, path: Path, *, overwrite: bool = False) -> None:
@@ -196,7 +199,7 @@ def read_plan(path: Path) -> Plan:
 
     Raises:
         KvantError: It cannot be read.
-        FormatError: It is not a plan.
+        FormatError: It is not a plan, or one of a newer form.
     """
     try:
         with path.open("rb") as file:
@@ -206,7 +209,11 @@ def read_plan(path: Path) -> Plan:
     if len(data) > MAX_PLAN_BYTES:
         raise FormatError(f"{path}: more than {MAX_PLAN_BYTES} bytes is no plan. Check the path.")
     try:
-        return msgspec.json.decode(data, type=Plan)
+        document = msgspec.json.decode(data)
+        if isinstance(document, dict):
+            check_version(document, "plan", PLAN_FORM, subject=path)
+            document.pop("plan", None)
+        return msgspec.convert(document, Plan)
     except JSON_ERRORS as error:
         raise FormatError(f"{path}: {error} breaks the plan format. Write one with --write-plan.") from error
 

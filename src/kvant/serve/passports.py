@@ -1,138 +1,22 @@
-"""What was measured of a model, read from whichever form it comes in: a passport, or the report of a search.
+"""What was measured of a model that the gateway serves."""
 
-Both are somebody's JSON: every value is checked before it is shown, and what is not as it should be is left out.
-"""
-
-import json
-import math
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-import msgspec
-
-from kvant.formats.gguf.spec import SHARD_NAME
+from kvant.errors import FormatError
+from kvant.hub.passports import Measured, beside, read
 from kvant.serve.library import ModelFile
-
-SUFFIX = ".passport.json"
-MAX_BYTES = 8 << 20
-MAX_CHARACTERS = 200
-_COUNTS = ("rss_bytes", "n_positions", "n_threads")
-_NUMBERS = ("kld_mean", "kld_se", "kld_p99", "top1", "ppl", "ppl_ratio", "tg_tok_s", "pp_tok_s")
-
-
-class Measured(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What was measured of a model; None where it was not.
-
-    Attributes:
-        kld_mean: Mean KL divergence from the full-precision model, nats.
-        kld_se: Its standard error.
-        kld_p99: What 99 % of positions stay below.
-        top1: Share of positions with the same most likely token, 0 to 1.
-        ppl: Perplexity.
-        ppl_ratio: Perplexity over the full-precision model's.
-        tg_tok_s: Generated tokens per second.
-        pp_tok_s: Prompt tokens per second.
-        rss_bytes: Peak resident memory.
-        n_positions: Positions scored.
-        n_threads: Threads used.
-        machine: Processor it was measured on.
-        base: Name of the full-precision model.
-        base_sha256: Its identity.
-        text: Name of the text measured on.
-        text_sha256: Its hash.
-        sha256: Hash of the measured file.
-    """
-
-    kld_mean: float | None = None
-    kld_se: float | None = None
-    kld_p99: float | None = None
-    top1: float | None = None
-    ppl: float | None = None
-    ppl_ratio: float | None = None
-    tg_tok_s: float | None = None
-    pp_tok_s: float | None = None
-    rss_bytes: int | None = None
-    n_positions: int | None = None
-    n_threads: int | None = None
-    machine: str | None = None
-    base: str | None = None
-    base_sha256: str | None = None
-    text: str | None = None
-    text_sha256: str | None = None
-    sha256: str | None = None
+from kvant.serve.logs import WARNING, write
 
 
 def measured(file: ModelFile) -> Measured | None:
     """Return what was measured of a model, from its settings or the passport beside its file; None if nothing was.
 
-    A passport beside a file counts only if it names that size: another file may have taken the name since.
+    A passport beside a file counts only if it names that size: another file may have taken the name since. One of a
+    newer form is none here, and the log says so: the model can be used without.
     """
-    if file.settings.passport is not None:
-        return read(file.settings.passport)
-    document = beside(file.path, file.size_bytes)
-    return None if document is None else read(document)
-
-
-def read(document: Mapping[str, Any]) -> Measured | None:
-    """Return what a passport or a report says; None if it holds no divergence."""
-    score = _score(document)
-    values: dict[str, Any] = {name: _number(score.get(name)) for name in _NUMBERS}
-    values |= {name: _count(score.get(name)) for name in _COUNTS}
-    found = Measured(**values, **_origin(document))
-    return found if found.kld_mean is not None else None
-
-
-def beside(path: Path, size_bytes: int) -> dict[str, Any] | None:
-    """Return the passport beside a file of a size, as `kvant optimize` writes it; None if there is none for it."""
-    stem = path.with_suffix("")
-    match = SHARD_NAME.fullmatch(path.name)
-    passport = stem.with_name((match["stem"] if match else stem.name) + SUFFIX)
     try:
-        with passport.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        document = json.loads(data) if len(data) <= MAX_BYTES else None
-    except (OSError, ValueError, RecursionError):
+        if file.settings.passport is not None:
+            return read(file.settings.passport, f"{file.name}: passport")
+        document = beside(file.path, file.size_bytes)
+        return None if document is None else read(document, file.path)
+    except FormatError as error:
+        write("passport_not_read", level=WARNING, model=file.name, reason=str(error))
         return None
-    if not isinstance(document, dict) or _score(document).get("size_bytes") != size_bytes:
-        return None
-    return document
-
-
-def _score(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the measurements: a passport's, or those of a report's pick."""
-    variants = document.get("variants")
-    if isinstance(variants, list):
-        picked = [v for v in variants if isinstance(v, dict) and v.get("preset") == document.get("pick")]
-        document = picked[0] if picked else {}
-    score = document.get("score")
-    return score if isinstance(score, dict) else {}
-
-
-def _origin(document: Mapping[str, Any]) -> dict[str, Any]:
-    text, model, machine = document.get("text"), document.get("model"), document.get("machine")
-    return {
-        "machine": _words(machine.get("cpu") if isinstance(machine, dict) else machine),
-        "base": _words(model.get("name") if isinstance(model, dict) else model),
-        "base_sha256": _words(document.get("base_sha256")),
-        "text": _words(text.get("name") if isinstance(text, dict) else text),
-        "text_sha256": _words(text.get("sha256") if isinstance(text, dict) else document.get("text_sha256")),
-        "sha256": _words(document.get("sha256")),
-    }
-
-
-def _words(value: object) -> str | None:
-    return value[:MAX_CHARACTERS] if isinstance(value, str) and value else None
-
-
-def _number(value: object) -> float | None:
-    """Return a number that can be shown and plotted; divergences and speeds are not negative."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    if isinstance(value, int) and value > 1 << 53:
-        return None
-    return float(value) if math.isfinite(value) and value >= 0 else None
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53 else None

@@ -27,6 +27,7 @@ from kvant.formats.gguf.reader import read_gguf
 from kvant.formats.open import open_model
 from kvant.hub.pull import Wish, pull
 from kvant.hub.store import Store
+from kvant.progress import Silent
 
 pytestmark = [pytest.mark.usefixtures("hub"), pytest.mark.heavy]
 
@@ -252,6 +253,21 @@ def test_passports_decide_where_there_are_any(hub: Hub, tiny: Path, monkeypatch:
     stored = Store.open().find(got.name)
     assert stored.settings.passport is not None
     assert stored.settings.passport["score"] == {"kld_mean": 0.01}
+
+
+def test_a_passport_of_a_newer_form_is_left_out_and_that_is_said(hub: Hub, tiny: Path) -> None:
+    newer = json.loads(passport(tiny / "tiny-Q4_K_M.gguf", 0.01)) | {"passport": 2}
+    hub.repos["kv/tiny-GGUF"].files["tiny-Q4_K_M.passport.json"] = json.dumps(newer).encode()
+    said: list[str] = []
+
+    class Listener(Silent):
+        def say(self, message: str) -> None:
+            said.append(message)
+
+    got = pull(f"{REPO}:Q4_K_M", progress=Listener())
+
+    assert Store.open().find(got.name).settings.passport is None
+    assert [line for line in said if "tiny-Q4_K_M.passport.json: passport: 2 is newer than 1" in line]
 
 
 def test_a_variant_and_fit_contradict() -> None:

@@ -5,11 +5,10 @@ import msgspec
 import pytest
 
 from kvant.dtypes import BLOCK_TYPES
-from kvant.errors import FormatError, KvantError, OutputExistsError, PlanError
+from kvant.errors import FormatError, KvantError, OutputExistsError, PlanError, UnsupportedFormatError
 from kvant.quant.plan import (
     Plan,
     check_plan,
-    encode_plan,
     fitting_type,
     needs_importance,
     read_plan,
@@ -58,7 +57,22 @@ def test_the_digest_follows_types_and_nothing_else() -> None:
     reordered = msgspec.structs.replace(PLAN, types=dict(reversed(PLAN.types.items())), predicted_bytes=7)
     changed = msgspec.structs.replace(PLAN, types={**PLAN.types, "token_embd.weight": "Q8_0"})
     assert PLAN.sha256 == reordered.sha256 != changed.sha256
-    assert msgspec.json.decode(encode_plan(PLAN), type=Plan) == PLAN
+
+
+def test_a_plan_file_names_its_form_and_older_ones_without_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    write_plan(PLAN, path)
+    assert msgspec.json.decode(path.read_bytes())["plan"] == 1
+    assert read_plan(path) == PLAN
+    path.write_bytes(msgspec.json.encode(PLAN))
+    assert read_plan(path) == PLAN
+
+
+def test_a_plan_of_a_newer_form_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_bytes(msgspec.json.encode({**msgspec.to_builtins(PLAN), "plan": 2}))
+    with pytest.raises(UnsupportedFormatError, match=r"plan\.json: plan: 2 is newer than 1.* Update kvant"):
+        read_plan(path)
 
 
 def replaced(name: str, kind: str) -> Plan:

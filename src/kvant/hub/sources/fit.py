@@ -15,6 +15,7 @@ from kvant.devices.profiles import Profile
 from kvant.documents import JSON_ERRORS
 from kvant.errors import BudgetError, FormatError, SourceError
 from kvant.formats.gguf.header import Header, read_header
+from kvant.hub.passports import PASSPORT_FORM, PASSPORT_SUFFIX
 from kvant.hub.sources.huggingface import HuggingFace, Repository
 from kvant.hub.sources.variants import RemoteVariant
 from kvant.hub.transfer import Remote, read_range
@@ -50,10 +51,11 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Passport(msgspec.Struct, frozen=True):
-    """What is read of a passport beside a file: whose it is and how good."""
+    """What is read of a passport beside a file: whose it is and how good, and its form."""
 
     sha256: str
     score: "Score"
+    passport: int = PASSPORT_FORM
 
 
 class Score(msgspec.Struct, frozen=True):
@@ -161,13 +163,15 @@ def read_passports(
     files = {file.path: file for file in repository.files}
     found = {}
     for variant in variants:
-        file = files.get(variant.files[0].path.removesuffix(".gguf") + ".passport.json")
+        file = files.get(variant.files[0].path.removesuffix(".gguf") + PASSPORT_SUFFIX)
         if file is None or file.size_bytes > MAX_PASSPORT_BYTES:
             continue
         raw = read_range(client, hub.remote(repository, file), MAX_PASSPORT_BYTES)
         try:
             passport = msgspec.json.decode(raw, type=Passport)
         except JSON_ERRORS:
+            continue
+        if passport.passport > PASSPORT_FORM:  # pulling that variant says so
             continue
         if passport.sha256 == variant.files[0].sha256 and 0 <= passport.score.kld_mean < float("inf"):
             found[variant.name] = passport.score.kld_mean

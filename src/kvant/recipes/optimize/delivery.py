@@ -8,6 +8,7 @@ import msgspec
 
 from kvant.errors import KvantError
 from kvant.files import atomic_write
+from kvant.hub.passports import PASSPORT_SUFFIX
 from kvant.model import Model
 from kvant.recipes.measure.base import measured_text
 from kvant.recipes.measure.parity import Parity, Truth
@@ -20,8 +21,6 @@ from kvant.recipes.optimize.search import Search
 from kvant.recipes.output import beside, check_place, digest_of, hashes, place, size_bytes
 from kvant.recipes.rebuild.lock import LOCK_SUFFIX, LockedOutput, is_written_by_model, make_lock, token_file, write_lock
 from kvant.recipes.report.report import Report, write_report
-
-PASSPORT_SUFFIX = ".passport.json"
 
 
 def deliver(outcome: Outcome, request: Request) -> Report:

@@ -9,9 +9,9 @@ import msgspec
 from kvant.errors import OutputExistsError, UnsupportedFormatError
 from kvant.hub.manifest import ModelSettings
 from kvant.hub.names import ModelName
+from kvant.hub.passports import PASSPORT_SUFFIX
 from kvant.hub.store import Store, StoredModel
 from kvant.progress import SILENT, Progress
-from kvant.recipes.optimize.delivery import PASSPORT_SUFFIX
 from kvant.recipes.output import beside
 from kvant.recipes.report.report import Report
 from kvant.recipes.targets.registry import find_target

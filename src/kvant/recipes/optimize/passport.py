@@ -3,18 +3,18 @@
 import msgspec
 
 from kvant.evaluate.score import VariantScore
+from kvant.hub.passports import PASSPORT_FORM
 from kvant.recipes.measure.parity import Parity
 from kvant.recipes.optimize.facts import Delivered
 from kvant.recipes.optimize.outcome import Outcome
-from kvant.recipes.report.report import (
-    Report,
-)
+from kvant.recipes.report.report import Report
 
 
 class Passport(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured of a file, and what it was made from.
 
     Attributes:
+        passport: Form of this document.
         file: Its name.
         sha256: Hash of its bytes.
         base_sha256: Identity of the full-precision model.
@@ -29,6 +29,7 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True):
         versions: Of everything that took part.
     """
 
+    passport: int = PASSPORT_FORM
     file: str
     sha256: str
     base_sha256: str

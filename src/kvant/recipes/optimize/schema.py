@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from kvant.documents import check_version
 from kvant.errors import FormatError, KvantError, ValueRangeError
 from kvant.files import atomic_write
 from kvant.recipes.goal import Budget
@@ -19,6 +20,8 @@ from kvant.recipes.optimize.request import Request
 
 RECIPE_FILE = "recipe.yaml"
 MAX_RECIPE_BYTES = 1 << 16
+RECIPE_FORM = 1
+"""The field `recipe` of a recipe."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
 
@@ -98,7 +101,12 @@ def read_recipe(path: Path) -> Recipe:
     if len(data) > MAX_RECIPE_BYTES:
         raise FormatError(f"{path}: more than {MAX_RECIPE_BYTES} bytes is no recipe. Check the path.")
     try:
-        return msgspec.convert(_load(data), Recipe)
+        document = _load(data)
+        if isinstance(document, dict):
+            check_version(document, "recipe", RECIPE_FORM, subject=path)
+        return msgspec.convert(document, Recipe)
+    except FormatError:
+        raise
     except (yaml.YAMLError, msgspec.MsgspecError, RecursionError, ValueError) as error:
         problem = " ".join(str(error).split())
         raise FormatError(f"{path}: {problem} breaks the recipe format. See docs/how-to/rebuild.md.") from error

@@ -14,6 +14,7 @@ from kvant.devices.memory import RamPrediction
 from kvant.devices.profiles import Profile
 from kvant.evaluate.score import VariantScore
 from kvant.files import atomic_write
+from kvant.hub.passports import REPORT_FORM
 from kvant.recipes.goal import Budget, Goal
 from kvant.recipes.measure.base import Floor
 from kvant.recipes.measure.parity import Parity
@@ -113,6 +114,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Everything known about one optimization.
 
     Attributes:
+        report: Form of this document.
         asked: The limits in words; empty if none.
         format: Format of the pick.
         pick: Preset taken.
@@ -136,6 +138,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         samples: What the original and variants say to the same prompt.
     """
 
+    report: int = REPORT_FORM
     created: str
     asked: str
     format: str = "gguf"

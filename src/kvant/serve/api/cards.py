@@ -8,13 +8,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kvant.errors import KvantError
+from kvant.hub.passports import Measured
 from kvant.recipes.report.pareto import front
 from kvant.recipes.report.plot import Frame, Plot, Point, layout
 from kvant.serve.api.ollama.library import find
 from kvant.serve.api.wire import as_json, served_size
 from kvant.serve.gateway import gateway
 from kvant.serve.library import ModelFile
-from kvant.serve.passports import Measured, measured
+from kvant.serve.passports import measured
 from kvant.units import format_bytes, format_speed
 
 WIDE = Frame(width=860, height=380)

@@ -70,7 +70,7 @@ BOMB = "recipe: 1\na: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("", "Expected `object`, got `null`"),
         ("[1, 2]", "Expected `object`, got `array`"),
         ("source: a\n", "missing required field `recipe`"),
-        ("recipe: 2\n", "Invalid enum value 2"),
+        ("recipe: 2\n", "recipe: 2 is newer than 1"),
         ("recipe: 1\nsauce: a\n", "unknown field `sauce`"),
         ("recipe: 1\nbudget: {max_size: 90MB}\n", "unknown field `max_size`"),
         ("recipe: 1\nbudget: {max_size_bytes: 90MB}\n", "Expected `int | null`, got `str`"),

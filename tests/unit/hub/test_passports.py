@@ -7,9 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from kvant.errors import FormatError, UnsupportedFormatError
 from kvant.hub.manifest import ModelSettings
+from kvant.hub.passports import MAX_BYTES, Measured, read
+from kvant.hub.passports import beside as passport_beside
 from kvant.serve.library import ModelFile
-from kvant.serve.passports import MAX_BYTES, Measured, measured, read
+from kvant.serve.passports import measured
 from serving import MB, model_file
 
 SCORE: dict[str, Any] = {
@@ -97,3 +100,28 @@ def test_shards_share_the_passport_of_their_name(tmp_path: Path) -> None:
     beside(tmp_path, PASSPORT)
 
     assert measured(model_file("a", path=tmp_path / "a-00001-of-00002.gguf")) is not None
+
+
+@pytest.mark.parametrize("form", [{}, {"passport": 1}, {"report": 1}])
+def test_documents_of_the_first_form_are_read_with_their_number_and_without(form: dict[str, Any]) -> None:
+    assert read(PASSPORT | form) is not None
+
+
+@pytest.mark.parametrize("kind", ["passport", "report"])
+def test_a_newer_form_is_refused_with_what_to_do(kind: str) -> None:
+    with pytest.raises(UnsupportedFormatError, match=rf"^a.json: {kind}: 2 is newer than 1, .* Update kvant"):
+        read(PASSPORT | {kind: 2}, "a.json")
+
+
+@pytest.mark.parametrize("form", [0, -1, "1", 1.0, True, None, [1]])
+def test_what_is_no_number_of_a_form_is_refused(form: Any) -> None:
+    with pytest.raises(FormatError, match="is no number of its form"):
+        read(PASSPORT | {"passport": form})
+
+
+def test_a_newer_passport_beside_a_file_stops_an_import_and_not_a_gateway(tmp_path: Path) -> None:
+    file = beside(tmp_path, PASSPORT | {"passport": 2})
+
+    with pytest.raises(UnsupportedFormatError, match=r"a\.passport\.json: passport: 2 is newer than 1"):
+        passport_beside(file.path, file.size_bytes)
+    assert measured(file) is None

@@ -20,15 +20,15 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 NEED_MORE = {"compatibility", "olive", "onnx_llm", "onnx_models", "onnx_whisper", "quantize"}
 
-# Arguments, and what rows of the output begin with. HF, F16, Q8 and IMATRIX are the tiny model's, WORK an empty folder.
+# Arguments, and what rows of the output hold. HF, F16, Q8 and IMATRIX are the tiny model's, WORK an empty folder.
 RUNS = {
     "ablation": ("HF --presets Q8_0 --windows 1 --chunks 1 --work WORK", ["name Q8_0: preset, H", "name Q8_0: mix, A"]),
-    "allocate": ("", ["0.5B", "0.5B"]),
-    "attacks": ("--only slowloris --seconds 0.2", []),
+    "allocate": ("", ["as Qwen2.5-1.5B  4.5 bits", "as Qwen2.5-14B  whole curve", "decode time"]),
+    "attacks": ("--only idle --seconds 0.2", ["idle"]),
     "decode_time": ("HF --turns 1 --threads 1", ["Q8_0", "Q4_0"]),
     "decoders": ("--types Q4_K --runs 1", ["Q4_K"]),
     "evaluate": ("F32 Q8 --chunks 1 --context 128 --threads 1", []),
-    "file_speed": ("Q8 F16 --turns 1 --threads 1", ["tiny-Q8_0"]),
+    "file_speed": ("Q8 F16 --turns 1 --threads 1", ["tiny-Q8_0.gguf", "tiny-F16.gguf"]),
     "fitting": ("--model HF --tensors blk.0.ffn_down.weight --types Q8_0 --rows 4", ["Q8_0"]),
     "gguf_reader": ("--runs 1", ["open and list tensors", "and all strings as text"]),
     "kernels": ("--types Q4_K --rounds 1", ["Q4_K"]),
@@ -70,4 +70,4 @@ def test_a_benchmark_runs(name: str, given: dict[str, str], tmp_path: Path) -> N
     assert done.returncode == 0, done.stdout + done.stderr
     found = done.stdout.splitlines()
     assert found, done.stderr
-    assert [row for row in rows if not any(line.startswith(row) for line in found)] == [], done.stdout
+    assert [row for row in rows if not any(row in line for line in found)] == [], done.stdout

@@ -11,6 +11,7 @@ import typer
 from kvant.cli import console, interrupt
 from kvant.cli.stored import complete_model, model_path, stored_model
 from kvant.errors import KvantError, ValueRangeError
+from kvant.generate.sampling import RUN_DEFAULTS
 
 if TYPE_CHECKING:
     from kvant.recipes.chat import Answer, Chat
@@ -35,6 +36,11 @@ Model = Annotated[
     ),
 ]
 Accept = Annotated[list[str] | None, typer.Option(help="Accept this licence of what is fetched.", show_default=False)]
+Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token always.")]
+TopK = Annotated[int, typer.Option(help="Choose among this many likeliest tokens; 0: all.")]
+TopP = Annotated[float, typer.Option(help="Choose among tokens that together have this probability.")]
+MinP = Annotated[float, typer.Option(help="Drop tokens below this share of the likeliest one's.")]
+RepeatPenalty = Annotated[float, typer.Option(help="Make recent tokens less likely; 1: do not.")]
 TypicalP = Annotated[
     float | None,
     typer.Option(help="Choose among tokens as surprising as usual, of this probability.", show_default=False),
@@ -61,11 +67,11 @@ def run(
         str | None, typer.Argument(help="Ask this once and end; `-` reads standard input.", show_default=False)
     ] = None,
     system: Annotated[str | None, typer.Option(help="Tell the model what it is.", show_default=False)] = None,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token always.")] = 0.7,
-    top_k: Annotated[int, typer.Option(help="Choose among this many likeliest tokens; 0: all.")] = 40,
-    top_p: Annotated[float, typer.Option(help="Choose among tokens that together have this probability.")] = 0.95,
-    min_p: Annotated[float, typer.Option(help="Drop tokens below this share of the likeliest one's.")] = 0.05,
-    repeat_penalty: Annotated[float, typer.Option(help="Make recent tokens less likely; 1: do not.")] = 1.0,
+    temperature: Temperature = RUN_DEFAULTS["temperature"],
+    top_k: TopK = RUN_DEFAULTS["top_k"],
+    top_p: TopP = RUN_DEFAULTS["top_p"],
+    min_p: MinP = RUN_DEFAULTS["min_p"],
+    repeat_penalty: RepeatPenalty = RUN_DEFAULTS["repeat_penalty"],
     typical_p: TypicalP = None,
     repeat_last_n: RepeatLastN = None,
     presence_penalty: PresencePenalty = None,

@@ -14,9 +14,10 @@ FRAMEWORKS: Mapping[str, tuple[str, ...]] = {
     "markupsafe": ("recipes.report",), "minijinja": ("runtime",), "mlx": ("runtime",), "mlx_lm": ("runtime",),
     "onnx": ("formats.onnx", "recipes.int8", "recipes.targets.onnx", "runtime"),
     "onnxruntime": ("formats.onnx", "runtime"), "onnxruntime_genai": ("runtime",), "onnxscript": ("runtime",),
-    "onnxslim": ("runtime",), "opentelemetry": ("serve",), "prometheus_client": ("serve",), "rich": ("cli",),
-    "starlette": ("serve",), "tokenizers": ("runtime",), "torch": ("calibrate",), "typer": ("cli",),
-    "uvicorn": ("serve",), "xllamacpp": ("runtime",), "yaml": ("hub.licences", "recipes.optimize.schema"),
+    "onnxslim": ("runtime",), "opentelemetry": ("serve",), "prometheus_client": ("serve",), "pytest": ("testing",),
+    "rich": ("cli",), "safetensors": ("testing",), "starlette": ("serve",), "tokenizers": ("runtime",),
+    "torch": ("calibrate",), "typer": ("cli",), "uvicorn": ("serve",), "xllamacpp": ("runtime",),
+    "yaml": ("hub.licences", "recipes.optimize.schema"),
 }  # fmt: skip
 """Which parts import what kvant does not write itself. All may import NumPy and msgspec."""
 

@@ -12,10 +12,10 @@ FRAMEWORKS: Mapping[str, tuple[str, ...]] = {
     "google": ("formats.onnx",), "h11": ("serve",), "httpx2": ("hub",),
     "huggingface_hub": ("hub",), "jinja2": ("recipes.report", "runtime.template"), "libgguf": ("kernels",),
     "markupsafe": ("recipes.report",), "minijinja": ("runtime",), "mlx": ("runtime",), "mlx_lm": ("runtime",),
-    "onnx": ("formats.onnx", "recipes.int8", "recipes.targets.onnx", "runtime"),
+    "onnx": ("formats.onnx", "recipes.int8", "recipes.targets.onnx", "runtime", "testing"),
     "onnxruntime": ("formats.onnx", "runtime"), "onnxruntime_genai": ("runtime",), "onnxscript": ("runtime",),
     "onnxslim": ("runtime",), "opentelemetry": ("serve",), "prometheus_client": ("serve",), "pytest": ("testing",),
-    "rich": ("cli",), "safetensors": ("testing",), "starlette": ("serve",), "tokenizers": ("runtime",),
+    "rich": ("cli",), "safetensors": ("testing",), "starlette": ("serve",), "tokenizers": ("runtime", "testing"),
     "torch": ("calibrate",), "typer": ("cli",), "uvicorn": ("serve",), "xllamacpp": ("runtime",),
     "yaml": ("hub.licences", "recipes.optimize.schema"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Write docs/reference/ from the code: commands, Python functions, block types, presets, errors.
+"""Write docs/reference/ from the code: commands, recipes, Python functions, block types, presets, errors.
 
 Run `python tools/reference_docs.py` to write them, with `--check` to fail if what is written is out of date.
 """
@@ -20,6 +20,8 @@ from kvant.devices.providers import PROVIDERS
 from kvant.dtypes import BLOCK_TYPES, block_type
 from kvant.generate.sampling import PARAMETERS
 from kvant.quant.presets import PRESETS
+from kvant.recipes.optimize.fields import FIELDS, Field, Kind
+from kvant.recipes.optimize.request import default_of
 from kvant.serve.endpoints import PUBLIC, Endpoint
 from kvant.serve.openapi import NO_EFFECT, REFUSED, described, path_of
 from kvant.serve.routes import ROUTES
@@ -60,6 +62,39 @@ def commands() -> str:
             lines = "\n".join(line.strip() for line in examples.strip().splitlines() if line.strip())
             parts.append(f"\n```text\n{lines}\n```\n")
     return "".join(parts)
+
+
+def recipe() -> str:
+    """Return the reference of the recipe of `kvant optimize`."""
+    group: Any = typer.main.get_command(app)
+    helps = {name: describe_option(p)[2] for p in group.commands["optimize"].params for name in p.opts}
+    kinds = {
+        Kind.BYTES: "whole number, bytes", Kind.COUNT: "whole number", Kind.NUMBER: "number",
+        Kind.FLAG: "true or false", Kind.WORD: "text",
+        Kind.LIST: "list of texts", Kind.PATH: "path", Kind.TEXT: "`bundled`, `self` or a path",
+    }  # fmt: skip
+    rows = [
+        [f"`{field.place}`", kinds[field.kind], _default(field), "MODEL" if field.is_argument else f"`{field.option}`",
+         helps[field.option]]
+        for field in FIELDS if field.place
+    ]  # fmt: skip
+    own = ", ".join(f"`{field.option}`" for field in FIELDS if not field.place)
+    return (
+        "# Recipe\n\nWhat the YAML document of `kvant optimize --recipe` may hold, beside its version, `recipe: 1`. "
+        "`group.name` is a field within a group. Paths are relative to the recipe's directory. What is not listed is "
+        f"refused. Not in a recipe, as it belongs to one machine or one run: {own}. How it is used: "
+        "[keep a search as a recipe](../how-to/rebuild.md#recipes).\n\n"
+        + table(["field", "type", "default", "command line", "meaning"], rows)
+    )
+
+
+def _default(field: Field) -> str:
+    value = default_of(field)
+    if field.implied:
+        return f"none; `{field.implied}` where `{str(field.place).partition('.')[0]}` is given without it"
+    if isinstance(value, tuple):
+        return f"`[{', '.join(value)}]`" if value else ""
+    return "" if value is None else f"`{str(value).lower()}`"
 
 
 def functions() -> str:
@@ -174,7 +209,7 @@ def apis() -> str:
 def pages() -> Iterator[tuple[Path, str]]:
     """Yield each page's path and text."""
     for name, text in (
-        ("command-line", commands()), ("python", functions()), ("block-types", block_types()),
+        ("command-line", commands()), ("recipe", recipe()), ("python", functions()), ("block-types", block_types()),
         ("presets", presets()), ("errors", exceptions()), ("apis", apis()),
         ("targets", targets()),
     ):  # fmt: skip

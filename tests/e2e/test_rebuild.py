@@ -52,7 +52,7 @@ def test_the_same_bytes_elsewhere_and_the_recipe_runs_again(tiny: Path, tmp_path
     report = optimize(asked)
     lock_path = (tmp_path / "out" / report.file).with_suffix(".lock.json")
     assert read_lock(lock_path).encoder is not None
-    assert report.commands[1] == f"kvant rebuild {lock_path.name} --source {tiny}"
+    assert report.commands[1] == f"kvant rebuild {lock_path} --source {tiny}"
     usable = {name: m for name, m in MACHINES.items() if m[1].get(isa.ENVIRONMENT, "") in ("", *isa.levels())}
     children = {}
     for number, (name, (threads, settings)) in enumerate(usable.items()):
@@ -97,6 +97,10 @@ def test_a_text_that_the_model_wrote_is_kept_as_tokens_beside_the_lock(tiny: Pat
         refinements=0, measure_all=True, threads=1, budget=Budget(max_kld=9.0),
     )  # fmt: skip
     report = optimize(asked)
+    recipe = ["--recipe", str(tmp_path / "out" / "recipe.yaml"), "-o", str(tmp_path / "second"), "--threads", "1"]
+    repeated = CliRunner().invoke(app, ["optimize", *recipe, "--json"])
+    assert repeated.exit_code == 0, repeated.stderr
+    assert msgspec.json.decode(repeated.stdout)["sha256"] == report.sha256
     made = tmp_path / "out" / report.file
     lock_path = made.with_suffix(".lock.json")
     lock, tokens = read_lock(lock_path), made.with_suffix(".tokens.npz")

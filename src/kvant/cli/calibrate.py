@@ -1,5 +1,6 @@
 """`kvant calibrate`: measure which input channels matter and write an importance file."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -41,8 +42,8 @@ def calibrate(
       kvant calibrate model.gguf --text mine.txt --windows 100 -o imatrix.dat
       kvant quantize model.gguf -t IQ3_XXS --imatrix imatrix.dat
     """  # noqa: D301 - \b keeps the lines of the examples apart
-    from kvant.recipes.measure.calibration import SELF
     from kvant.recipes.measure.importance import calibrate_file
+    from kvant.recipes.measure.textname import SELF
 
     if text != SELF:
         refuse(options, ("seed",), "is for the text that a model writes (--text self)")
@@ -53,4 +54,5 @@ def calibrate(
         console.print_json(done)
         return
     console.say(f"{done.path}: importance of {done.entries} tensors, from {done.tokens} tokens of {done.text}")
-    console.say(f"Use it with: kvant quantize {model} -t Q4_K_M --imatrix {done.path}")
+    words = ("kvant", "quantize", str(model), "-t", "Q4_K_M", "--imatrix", done.path)
+    console.say(f"Use it with: {shlex.join(words)}")

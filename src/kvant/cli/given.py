@@ -3,6 +3,11 @@
 import typer
 
 
+def name_of(options: typer.Context, option: str) -> str:
+    """Return the name that a command's function has for an option, or for an argument by that very name."""
+    return next(p.name for p in options.command.params if p.name is not None and option in p.opts)
+
+
 def is_given(options: typer.Context, name: str) -> bool:
     """Whether a parameter stands on the command line, and is not its default."""
     source = options.get_parameter_source(name)

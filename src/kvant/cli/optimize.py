@@ -1,12 +1,13 @@
 """`kvant optimize`: the best variant that keeps a budget, measured, with a report."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kvant.cli import console
-from kvant.cli.given import refuse
+from kvant.cli.given import is_given, name_of, refuse
+from kvant.recipes.optimize.fields import FIELDS, Field, Kind
 from kvant.units import format_bytes, format_speed, parse_bytes
 
 if TYPE_CHECKING:
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from kvant.recipes.report.report import MeasuredVariant, Report
 
 COLUMNS = ("variant", "size", "bpw", "mean KLD", "± SE", "99 % KLD", "top-1 %", "ppl ratio", "gen tok/s", "RAM", "")
+
+
+def _lowered(text: str) -> str:
+    return text.lower()
+
 
 # fmt: off
 Source = Annotated[Path | None, typer.Argument(help="Hugging Face directory, or GGUF of F32, BF16, F16.", show_default=False)]  # noqa: E501
@@ -28,10 +34,12 @@ Context = Annotated[int, typer.Option(min=16, help="Tokens of context that memor
 Corpus = Annotated[str, typer.Option(help="Bundled text to measure on; its held-out half is used.")]
 Text = Annotated[Path | None, typer.Option(help="UTF-8 file to measure on instead.", show_default=False)]
 Chunks = Annotated[int, typer.Option(min=0, help="Windows of 512 tokens to measure on; 0 for all of the text.")]
-Formats = Annotated[str, typer.Option(help="Formats wanted within the limits: gguf,mlx,onnx.")]
+Formats = Annotated[str, typer.Option(callback=_lowered, help="Formats wanted within the limits: gguf,mlx,onnx.")]
 Candidates = Annotated[str | None, typer.Option(help="Presets to consider: Q4_K_M,Q5_K_M,...", show_default=False)]
 Imatrix = Annotated[Path | None, typer.Option(help="Importance file; allows I-quants.", show_default=False)]
 Calibrate = Annotated[str | None, typer.Option(help="Calibration text: bundled, self (the model writes it), or a file. Adds fitted variants; needs kvant[calibrate].", show_default=False)]  # noqa: E501
+CalibrateWindows = Annotated[int, typer.Option(min=0, help="Windows of 512 tokens of the calibration text at most.")]
+CalibrateSeed = Annotated[int, typer.Option(min=0, help="Of the labels drawn from the model's predictions, and of self.")]  # noqa: E501
 Refine = Annotated[int, typer.Option(min=0, max=10, help="Fitted variants to measure after predictions are corrected.")]
 Keep = Annotated[str | None, typer.Option(help="Put the file into the store, too, by this name.", show_default=False)]
 All = Annotated[bool, typer.Option("--all", help="Measure every variant that fits, not only those that may win.")]
@@ -61,6 +69,8 @@ def optimize(
     candidates: Candidates = None,
     imatrix: Imatrix = None,
     calibrate: Calibrate = None,
+    calibrate_windows: CalibrateWindows = 64,
+    calibrate_seed: CalibrateSeed = 1,
     refine: Refine = 4,
     measure_all: All = False,
     keep: Keep = None,
@@ -88,25 +98,12 @@ def optimize(
       kvant optimize SmolLM2-135M --max-kld 0.02 --imatrix imatrix.gguf -o out
       kvant optimize --recipe recipe.yaml -o out
     """  # noqa: D301 - \b keeps the lines of the examples apart
-    from kvant.recipes.goal import Budget
     from kvant.recipes.optimize.keep import check_name
     from kvant.recipes.optimize.keep import keep as store_report
     from kvant.recipes.optimize.pipeline import optimize as run
-    from kvant.recipes.optimize.request import Request
 
     _check(options)
-    budget = Budget(
-        max_size_bytes=parse_bytes(max_size) if max_size else None,
-        max_ram_bytes=parse_bytes(max_ram) if max_ram else None,
-        min_speed_tok_s=min_speed, max_kld=max_kld, device=device,
-    )  # fmt: skip
-    request = Request(
-        source=model or Path(), budget=budget, out=out, context=context, corpus=corpus, text=text, chunks=chunks,
-        formats=tuple(name.strip().lower() for name in formats.split(",") if name.strip()),
-        presets=tuple(name.strip() for name in candidates.split(",") if name.strip()) if candidates else (),
-        imatrix=imatrix, calibrate=calibrate, refinements=refine, measure_all=measure_all, jobs=jobs, threads=threads,
-        overwrite=overwrite, accepted_licences=tuple(accept_licence or ()),
-    )  # fmt: skip
+    request = _asked(options)
     if recipe is not None:
         request = _from_recipe(recipe, model, request, options)
     if keep is not None:
@@ -123,15 +120,37 @@ def optimize(
         console.say(f"Kept in the store: kvant run {keep}")
 
 
+def _asked(options: typer.Context) -> "Request":
+    """Return what the command line asks for."""
+    from kvant.recipes.optimize.request import request_of
+
+    given = {field.name: _value(field, options.params[name_of(options, field.option)]) for field in FIELDS}
+    return request_of({**given, "source": given["source"] or Path()})
+
+
+def _value(field: Field, given: Any) -> Any:
+    """Return an option's value as a request has it."""
+    if field.kind is Kind.EACH:
+        return tuple(given or ())
+    if field.kind is Kind.LIST:
+        return tuple(name.strip() for name in (given or "").split(",") if name.strip())
+    if given is None:
+        return None
+    if field.kind is Kind.BYTES:
+        return parse_bytes(given)
+    return Path(given) if field.kind is Kind.PATH else given
+
+
 def _check(options: typer.Context) -> None:
     """Refuse a call that names no model, or an option that another one makes useless."""
     given = options.params
     if given["model"] is None and given["recipe"] is None:
         raise typer.BadParameter("give a model, or a recipe that names one (--recipe FILE).")
-    if given["text"] is not None:
-        refuse(options, ("corpus",), "is a bundled text, and --text gives another")
-    if given["calibrate"] is None and given["recipe"] is None:
-        refuse(options, ("refine",), "is for fitted variants, which need --calibrate")
+    here = {field.name: given[name_of(options, field.option)] for field in FIELDS}
+    for field in FIELDS:
+        is_missing = field.needs is not None and here[field.needs] is None and given["recipe"] is None
+        if is_missing or (field.unless is not None and here[field.unless] is not None):
+            refuse(options, (name_of(options, field.option),), field.why)
 
 
 def _from_recipe(path: Path, model: Path | None, given: "Request", options: typer.Context) -> "Request":
@@ -139,27 +158,17 @@ def _from_recipe(path: Path, model: Path | None, given: "Request", options: type
 
     A recipe that options changed silently would not be what was run, so other options are refused.
     """
-    import msgspec
+    from kvant.recipes.optimize.request import on_this_machine
+    from kvant.recipes.optimize.schema import read_recipe
 
-    from kvant.recipes.optimize.schema import read_recipe, request_of
-
-    theirs = {"model", "recipe", "out", "jobs", "threads", "overwrite", "accept_licence", "keep", "json"}
-    for name in options.params.keys() - theirs:
-        source = options.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            option = "--all" if name == "measure_all" else f"--{name.replace('_', '-')}"
+    for field in FIELDS:
+        if field.place is None or field.is_argument:
+            continue
+        if is_given(options, name_of(options, field.option)):
             raise typer.BadParameter(
-                f"{option} is the recipe's to say. Write it into {path.name}, or leave --recipe out."
+                f"{field.option} is the recipe's to say. Write it into {path.name}, or leave --recipe out."
             )
-    asked = request_of(read_recipe(path), path.parent, model)
-    return msgspec.structs.replace(
-        asked,
-        out=given.out,
-        jobs=given.jobs,
-        threads=given.threads,
-        overwrite=given.overwrite,
-        accepted_licences=given.accepted_licences,
-    )
+    return on_this_machine(read_recipe(path, model), given)
 
 
 def show(report: "Report") -> None:

@@ -5,6 +5,7 @@ readers do, and ask here for the reason when it is none.
 """
 
 import re
+import shlex
 import struct
 import zipfile
 from collections.abc import Callable
@@ -95,8 +96,8 @@ def adapter_in(directory: Path) -> str | None:
     where = f" ({names[0] if names else ADAPTER_CONFIG})"
     if any(name.startswith("adapters.") for name in names):
         model = base[1] if base else "BASE"
-        how = f"mlx_lm.fuse --model {model} --adapter-path {directory} --save-path MERGED"
-        return f"a LoRA adapter of mlx-lm{of}{where}, not a model. Merge it into its base first: {how}"
+        words = ("mlx_lm.fuse", "--model", model, "--adapter-path", str(directory), "--save-path", "MERGED")
+        return f"a LoRA adapter of mlx-lm{of}{where}, not a model. Merge it into its base first: {shlex.join(words)}"
     return (
         f"a LoRA adapter{of}{where}, not a model. Merge it into its base first with peft: AutoPeftModelForCausalLM"
         f".from_pretrained({str(directory)!r}).merge_and_unload().save_pretrained('MERGED'), and copy the tokenizer "

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import tempfile
 import time
@@ -167,7 +168,9 @@ def _part(text: str) -> str:
 
 def _pull_file(source: FileSource, wish: Wish, store: Store, progress: Progress) -> Pulled:
     if source.path.is_dir():
-        raise SourceError(f"{source.path}: is a directory, and is here already. Run: kvant optimize {source.path}")
+        raise SourceError(
+            f"{source.path}: is a directory, and is here already. Run: kvant optimize {shlex.quote(str(source.path))}"
+        )
     licence = licence_of(read_header(source.path).metadata)
     if licence:
         check_licence(licence, str(source.path), accepted=wish.accepted)
@@ -271,7 +274,7 @@ def _pull_directory(
     path, size = str(target), sum(file.size_bytes for file in files)
     done = Pulled(
         source=f"hf:{repository.id}@{repository.commit}", kind="directory", path=path, size_bytes=size, licence=licence,
-        next=f"kvant optimize {path}",
+        next=shlex.join(("kvant", "optimize", str(path))),
     )  # fmt: skip
     if source.choice is not None:
         raise SourceError(f"{source}: holds no GGUF variants. Leave :{source.choice} out to get its safetensors.")
@@ -311,7 +314,7 @@ def _pull_offline(source: HubSource, wish: Wish, store: Store) -> Pulled:
         size = sum(p.stat().st_size for p in path.iterdir())
         return Pulled(
             source=f"hf:{source.repo}@{path.name}", kind="directory", path=str(path), size_bytes=size, licence="",
-            was_here=True, next=f"kvant optimize {path}",
+            was_here=True, next=shlex.join(("kvant", "optimize", str(path))),
         )  # fmt: skip
     raise TransferError(f"{source}: is not here, and servers may not be asked. Pull it once without --offline.")
 

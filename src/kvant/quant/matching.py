@@ -5,6 +5,7 @@ Nothing given is passed over in silence: what fits nothing is refused, and the r
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -118,7 +119,8 @@ def check_fits(importance: Importance, model: Model) -> None:
     )
     raise PlanError(
         f"{importance.source or 'importance'}: none of its {len(importance.entries)} entries (first {first}) names a "
-        f"tensor of {model.path} (such as {ours}). Measure it on this model: kvant calibrate {model.path}."
+        f"tensor of {model.path} (such as {ours}). Measure it on this model: kvant calibrate "
+        f"{shlex.quote(str(model.path))}"
     )
 
 

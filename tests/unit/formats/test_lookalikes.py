@@ -101,6 +101,7 @@ def cached(directory: Path) -> Path:
 
 
 ADAPTER = json.dumps({"peft_type": "LORA", "base_model_name_or_path": "org/base"}).encode()
+HOSTILE_ADAPTER = json.dumps({"fine_tune_type": "lora", "model": "org/base; rm -r x"}).encode()
 MLX_ADAPTER = json.dumps({"fine_tune_type": "lora", "model": "org/base"}).encode()
 
 
@@ -114,6 +115,8 @@ MLX_ADAPTER = json.dumps({"fine_tune_type": "lora", "model": "org/base"}).encode
          r"is a LoRA adapter for org/base .*merge_and_unload\(\)"),
         (files(adapter_config_dot_json=MLX_ADAPTER, adapters_dot_safetensors=SAFETENSORS),
          "is a LoRA adapter of mlx-lm for org/base .*mlx_lm.fuse --model org/base"),
+        (files(adapter_config_dot_json=HOSTILE_ADAPTER, adapters_dot_safetensors=SAFETENSORS),
+         "mlx_lm.fuse --model 'org/base; rm -r x' --adapter-path"),
         (files(params_dot_json=b"{}", consolidated_dot_safetensors=SAFETENSORS), "its maker's own layout"),
         (files(params_dot_json=b"{}", consolidated_dot_00_dot_pth=b"PK"), "its maker's own layout"),
         (files(a_dot_gguf=b"GGUF", mmproj_dot_gguf=b"GGUF"),

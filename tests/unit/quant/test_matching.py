@@ -1,5 +1,6 @@
 """What an importance file does for a plan: used, missing, unknown, and zeros that must not become weights."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from kvant.kernels import decode
 from kvant.metadata import string
 from kvant.model import Model
 from kvant.quant.importance import Entry, Importance, without_zero_runs, zero_runs
-from kvant.quant.matching import importance_remarks, match_importance, run_length, uses_importance
+from kvant.quant.matching import check_fits, importance_remarks, match_importance, run_length, uses_importance
 from kvant.quant.presets import plan_preset
 from kvant.recipes.targets.gguf.write import predict_size, quantize
 from kvant.tensors import array_tensor, n_rows, row_length
@@ -62,6 +63,12 @@ def test_a_file_that_fits_nothing_is_refused(preset: str, model: Model, tmp_path
     given = importance("model.layers.0.self_attn.q_proj.weight")
     with pytest.raises(PlanError, match=r"i\.dat: none of its 1 entries \(first model\.layers.*kvant calibrate m.gguf"):
         quantize(model, plan_preset(model, preset), tmp_path / "out.gguf", importance=given)
+
+
+def test_the_command_that_is_told_keeps_a_path_with_spaces_whole(model: Model) -> None:
+    spaced = dataclasses.replace(model, path=Path("my models/m.gguf"))
+    with pytest.raises(PlanError, match=r"kvant calibrate 'my models/m\.gguf'$"):
+        check_fits(importance("other"), spaced)
 
 
 def test_types_that_need_importance_are_told_apart_from_no_file(model: Model, tmp_path: Path) -> None:

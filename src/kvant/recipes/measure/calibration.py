@@ -24,9 +24,9 @@ from kvant.quant.importance import Importance
 from kvant.recipes import cache
 from kvant.recipes.measure.base import f32_file
 from kvant.recipes.measure.selftext import read_tokens, self_windows
+from kvant.recipes.measure.textname import BUNDLED, SELF
 from kvant.runtime.process import EngineProcess
 
-BUNDLED, SELF = "bundled", "self"
 TOKENS_SUFFIX = ".npz"
 WINDOW_TOKENS = 512
 WINDOWS = 64
@@ -72,7 +72,7 @@ def calibrate(
     Args:
         model: The full-precision model.
         source: `bundled` for kvant's own calibration text, `self` for text that the model writes itself, the path of a
-            UTF-8 file or of a token file (selftext.py), or a text.
+            UTF-8 file or of a token file (selftext.py), or a text; see textname.py.
         windows: Most windows of 512 tokens.
         seed: Of the labels that are drawn from the model's own predictions, and of the text it writes.
         threads: Threads; 0 for one per core. Their number does not change a bit of the statistics.

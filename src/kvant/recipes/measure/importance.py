@@ -14,7 +14,8 @@ from kvant.formats.open import opened
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes import cache
-from kvant.recipes.measure.calibration import BUNDLED, SEED, WINDOWS, read_text
+from kvant.recipes.measure.calibration import SEED, WINDOWS, read_text
+from kvant.recipes.measure.textname import BUNDLED
 
 
 class Calibrated(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,13 +1,15 @@
-"""The commands that repeat a search."""
+"""The commands that repeat a search, for the directory that it was run in."""
 
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from kvant.recipes.goal import Budget
-from kvant.recipes.measure.calibration import BUNDLED, SELF
+from kvant.recipes.measure.textname import file_named
+from kvant.recipes.optimize.fields import FIELDS, Field, Kind
 from kvant.recipes.optimize.outcome import Outcome
-from kvant.recipes.optimize.request import Request
+from kvant.recipes.optimize.request import Request, is_told, value_of
 from kvant.recipes.output import beside
 from kvant.recipes.rebuild.lock import LOCK_SUFFIX
 from kvant.units import format_bytes
@@ -21,10 +23,9 @@ def other_commands(request: Request, outcome: Outcome, places: Sequence[Path]) -
     for search, place in zip(outcome.searches[1:], places, strict=True):
         words = search.target.command(search.taken.candidate, request.source, place, request.imatrix)
         if outcome.calibration:
-            words = ["kvant", "rebuild", beside(place, LOCK_SUFFIX).name, "--source", str(request.source)]
-            words += own_text(request)
+            words = rebuild_words(request, place)
         made.append(words)
-    check = ["kvant", "evaluate", *(place.name for place in places), "--against", str(request.source)]
+    check = ["kvant", "evaluate", *(_path(place.name) for place in places), "--against", _path(request.source)]
     return [shlex.join(words) for words in (*made, check)]
 
 
@@ -42,30 +43,71 @@ def limits_in_words(budget: Budget, context: int) -> str:
     return " and ".join(words)
 
 
-def own_text(request: Request) -> list[str]:
-    """Name the calibration text where it is no bundled one."""
-    return ["--text", request.calibrate] if request.calibrate not in (None, BUNDLED, SELF) else []
+def search_words(request: Request) -> list[str]:
+    """Return the words of the command line that asks for the same search."""
+    told = [field for field in FIELDS if is_told(field, request) and _repeats(field, request)]
+    return ["kvant", "optimize", *(word for field in told for word in words_of(field, value_of(request, field.name)))]
 
 
 def commands(request: Request, outcome: Outcome, out: Path) -> tuple[str, ...]:
     """Write the commands that repeat the search, the file and the measurement."""
-    budget, preset = request.budget, outcome.taken.candidate.preset
-    limits = {
-        "--max-size": budget.max_size_bytes, "--max-ram": budget.max_ram_bytes, "--min-speed": budget.min_speed_tok_s,
-        "--max-kld": budget.max_kld, "--device": budget.device,
-    }  # fmt: skip
-    text = ["--text", str(request.text)] if request.text else ["--corpus", request.corpus]
-    imatrix = ["--imatrix", str(request.imatrix)] if request.imatrix else []
-    search = ["kvant", "optimize", str(request.source)]
-    search += [word for name, value in limits.items() if value for word in (name, f"{value}")]
-    search += ["--context", str(request.context), *text, "--chunks", str(request.chunks), *imatrix]
-    search += ["--formats", ",".join(request.formats)] if len(request.formats) > 1 else []
-    search += ["--candidates", ",".join(request.presets)] if request.presets else []
-    search += ["--all"] if request.measure_all else []
-    search += ["--calibrate", request.calibrate] if request.calibrate else []
-    make = ["kvant", "quantize", str(request.source), "-t", preset, "-o", out.name, *imatrix]
-    if outcome.calibration:
-        lock = out.with_suffix(LOCK_SUFFIX).name
-        make = ["kvant", "rebuild", lock, "--source", str(request.source), *own_text(request)]
-    check = ["kvant", "evaluate", out.name, "--against", str(request.source), *text, "--chunks", str(request.chunks)]
-    return tuple(shlex.join(words) for words in (search, make, check))
+    taken = outcome.taken.candidate
+    text = ["--text", _path(request.text)] if request.text else ["--corpus", request.corpus]
+    make = file_words(request, out, taken.preset, is_fitted=taken.is_fitted)
+    check = ["kvant", "evaluate", _path(out.name), "--against", _path(request.source), *text]
+    check += ["--chunks", str(request.chunks)]
+    return tuple(shlex.join(words) for words in (search_words(request), make, check))
+
+
+def file_words(request: Request, out: Path, preset: str, *, is_fitted: bool) -> list[str]:
+    """Return the words that make the file that was found again, in the working directory.
+
+    A lock knows what was measured on which text; of a preset by itself, or with an importance file, nothing was.
+    """
+    source = _path(request.source)
+    if is_fitted or (request.calibrate and request.imatrix is None):
+        return rebuild_words(request, out)
+    imatrix = ["--imatrix", _path(request.imatrix)] if request.imatrix else []
+    return ["kvant", "quantize", source, "-t", preset, "-o", _path(out.name), *imatrix]
+
+
+def rebuild_words(request: Request, out: Path) -> list[str]:
+    """Return the words that make an output again from the lock beside it."""
+    return [
+        "kvant", "rebuild", _path(beside(out, LOCK_SUFFIX)), "--source", _path(request.source), *own_text(request),
+    ]  # fmt: skip
+
+
+def own_text(request: Request) -> list[str]:
+    """Name the calibration text where it is a file."""
+    file = None if request.calibrate is None else file_named(request.calibrate)
+    return [] if file is None else ["--text", _path(file)]
+
+
+def words_of(field: Field, value: Any) -> list[str]:
+    """Return the words that give a field its value on the command line."""
+    if field.kind is Kind.FLAG:
+        return [field.option] if value else []
+    if field.kind is Kind.EACH:
+        return [word for one in value for word in _given(field.option, one)]
+    if field.kind is Kind.LIST:
+        return _given(field.option, ",".join(value))
+    if field.kind in (Kind.PATH, Kind.TEXT):
+        value = _path(value)
+    return [value] if field.is_argument else _given(field.option, f"{value}")
+
+
+def _given(option: str, value: str) -> list[str]:
+    """Give an option its value; one that begins as options do cannot stand alone."""
+    return [f"{option}={value}"] if value.startswith("-") else [option, value]
+
+
+def _path(path: Path | str) -> str:
+    """Write a path so that it is not taken for an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
+def _repeats(field: Field, request: Request) -> bool:
+    """Whether a field decides what a search finds."""
+    timed = field.repeats == "timed" and request.budget.min_speed_tok_s is not None
+    return field.repeats == "changed" or timed

@@ -1,15 +1,18 @@
 """What is asked of optimize."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from kvant.recipes.goal import Budget
 from kvant.recipes.measure.calibration import SEED, WINDOWS
+from kvant.recipes.optimize.fields import FIELDS, Field
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of `optimize`.
+    """What is asked of `optimize`; `fields.py` says how each field is written elsewhere.
 
     Attributes:
         source: Hugging Face directory or GGUF of the full-precision model.
@@ -54,3 +57,47 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 0
     overwrite: bool = False
     accepted_licences: tuple[str, ...] = ()
+
+
+LIMITS = "budget."
+"""Before the name of a limit, which is a field of the budget."""
+
+
+def request_of(values: Mapping[str, Any]) -> Request:
+    """Return the request of values by the names of their fields; absent ones are as a request has them."""
+    limits = {name.removeprefix(LIMITS): value for name, value in values.items() if name.startswith(LIMITS)}
+    others = {name: value for name, value in values.items() if not name.startswith(LIMITS)}
+    return Request(budget=Budget(**limits), **others)
+
+
+def value_of(request: Request, name: str) -> Any:
+    """Return the value of the field of a name."""
+    where = request.budget if name.startswith(LIMITS) else request
+    return getattr(where, name.removeprefix(LIMITS))
+
+
+def default_of(field: Field) -> Any:
+    """Return what a field is where nothing is asked; of the source, which has no default, None."""
+    return None if field.name == "source" else value_of(_NOTHING_ASKED, field.name)
+
+
+def is_used(field: Field, request: Request) -> bool:
+    """Whether a field says anything, beside what else is asked."""
+    if field.needs is not None and value_of(request, field.needs) is None:
+        return False
+    return field.unless is None or value_of(request, field.unless) is None
+
+
+def is_told(field: Field, request: Request) -> bool:
+    """Whether a field is written where a request is written down: it is used, and not at its default unless stated."""
+    value = value_of(request, field.name)
+    return is_used(field, request) and value is not None and (field.is_stated or value != default_of(field))
+
+
+def on_this_machine(asked: Request, given: Request) -> Request:
+    """Return what is asked, with what belongs to one machine or one run as it is given."""
+    own = {field.name: value_of(given, field.name) for field in FIELDS if field.place is None}
+    return msgspec.structs.replace(asked, **own)
+
+
+_NOTHING_ASKED = Request(source=Path())

@@ -1,11 +1,11 @@
 """The recipe: a YAML document that says what `optimize` is to do, so that a search can be kept, shared and run again.
 
-It holds what a `Request` holds, but for what belongs to one machine or one run: output, threads, jobs, overwriting.
-Paths in it are relative to its own directory.
+It holds what a `Request` holds, but for what belongs to one machine or one run; `fields.py` says where. Paths in it are
+relative to its own directory.
 """
 
 import os
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,82 +14,36 @@ import msgspec
 from kvant.documents import check_version
 from kvant.errors import FormatError, KvantError, ValueRangeError
 from kvant.files import atomic_write
-from kvant.recipes.goal import Budget
-from kvant.recipes.measure.calibration import BUNDLED, SEED, WINDOWS
-from kvant.recipes.optimize.request import Request
+from kvant.recipes.measure.textname import file_named, name_of
+from kvant.recipes.optimize.fields import FIELDS, Field, Kind
+from kvant.recipes.optimize.request import Request, default_of, is_told, request_of, value_of
 
 RECIPE_FILE = "recipe.yaml"
 MAX_RECIPE_BYTES = 1 << 16
-RECIPE_FORM = 1
+VERSION = 1
 """The field `recipe` of a recipe."""
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+LINE_ENDS = frozenset("\n\r\x85\u2028\u2029")
+"""Characters that YAML ends a line at."""
+
+_TYPES: dict[Kind, Any] = {
+    Kind.BYTES: int, Kind.COUNT: int, Kind.NUMBER: float, Kind.FLAG: bool, Kind.WORD: str, Kind.LIST: tuple[str, ...],
+    Kind.PATH: str, Kind.TEXT: str,
+}  # fmt: skip
+_STRICT: dict[str, Any] = {"frozen": True, "kw_only": True, "forbid_unknown_fields": True}
 
 
-class CalibrationRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which text to measure the model on.
+def read_recipe(path: Path, source: Path | None = None) -> Request:
+    """Read what a recipe asks for.
 
-    Attributes:
-        text: `bundled` or a file.
-        windows: Most windows of 512 tokens.
-        seed: Of the labels drawn from the model's own predictions.
-    """
-
-    text: str = BUNDLED
-    windows: Count = WINDOWS
-    seed: Count = SEED
-
-
-class MeasureRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How variants are measured.
-
-    Attributes:
-        corpus: Bundled text; its held-out half is used.
-        text: A file instead.
-        chunks: Windows of 512 tokens; 0 for all.
-        all: Measure every variant that keeps the budget.
-    """
-
-    corpus: str = "default"
-    text: str | None = None
-    chunks: Count = 16
-    all: bool = False
-
-
-class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What to do.
-
-    Attributes:
-        recipe: Version of this document.
-        source: The full-precision model; may be left to the command line.
-        budget: Limits to keep.
-        calibrate: What to measure for fitted variants; None for none.
-        imatrix: Importance file.
-        formats: Formats to search.
-        candidates: Presets to consider; every sensible one if empty.
-        refine: Most mixes to measure after predictions were corrected.
-        context: Tokens of context that memory is predicted for.
-        measure: How variants are measured.
-    """
-
-    recipe: Literal[1]
-    source: str | None = None
-    budget: Budget = Budget()
-    calibrate: CalibrationRecipe | None = None
-    imatrix: str | None = None
-    formats: tuple[str, ...] = ("gguf",)
-    candidates: tuple[str, ...] = ()
-    refine: Annotated[int, msgspec.Meta(ge=0, le=10)] = 4
-    context: Annotated[int, msgspec.Meta(ge=16, le=1 << 31)] = 4096
-    measure: MeasureRecipe = MeasureRecipe()
-
-
-def read_recipe(path: Path) -> Recipe:
-    """Read a recipe.
+    Args:
+        path: The recipe.
+        source: The model, in place of the recipe's.
 
     Raises:
         KvantError: It cannot be read.
         FormatError: It is no YAML, uses aliases, names a key twice, or holds a field or value that no recipe has.
+        ValueRangeError: It names no model, and none is given.
     """
     import yaml
 
@@ -101,77 +55,138 @@ def read_recipe(path: Path) -> Recipe:
     if len(data) > MAX_RECIPE_BYTES:
         raise FormatError(f"{path}: more than {MAX_RECIPE_BYTES} bytes is no recipe. Check the path.")
     try:
-        document = _load(data)
-        if isinstance(document, dict):
-            check_version(document, "recipe", RECIPE_FORM, subject=path)
-        return msgspec.convert(document, Recipe)
+        read = _load(data)
+        if isinstance(read, dict):
+            check_version(read, "recipe", VERSION, subject=path)
+        document = msgspec.convert(read, DOCUMENT)
+        values = dict(_values(document, path.parent))
+        asked = request_of({"source": Path(), **values})
     except FormatError:
         raise
     except (yaml.YAMLError, msgspec.MsgspecError, RecursionError, ValueError) as error:
         problem = " ".join(str(error).split())
         raise FormatError(f"{path}: {problem} breaks the recipe format. See docs/how-to/rebuild.md.") from error
+    if source is None and "source" not in values:
+        raise ValueRangeError("recipe: names no source. Give the model on the command line: MODEL --recipe FILE.")
+    return asked if source is None else msgspec.structs.replace(asked, source=source)
 
 
 def write_recipe(path: Path, request: Request) -> None:
     """Write the recipe of a request; the file appears whole."""
+    text = _dump(_document(request, path.parent))
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def _document(request: Request, directory: Path) -> dict[str, Any]:
+    """Return a recipe's document, with paths relative to the directory that it will lie in."""
+    document: dict[str, Any] = {"recipe": VERSION}
+    for field in FIELDS:
+        if field.place is None:
+            continue
+        *group, name = field.place.split(".")
+        told = is_told(field, request)
+        if group and (told or _is_always(group[0])):
+            document.setdefault(group[0], {})
+        if told:
+            place = document[group[0]] if group else document
+            place[name] = _written(field, value_of(request, field.name), directory)
+    return document
+
+
+def _values(document: msgspec.Struct, directory: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the values that a document has, by the names of their fields."""
+    for field in FIELDS:
+        if field.place is None:
+            continue
+        *group, name = field.place.split(".")
+        holder = getattr(document, group[0]) if group else document
+        value = None if holder is None else getattr(holder, name)
+        if value is not None:
+            yield field.name, _read(field, value, directory)
+
+
+def _written(field: Field, value: Any, directory: Path) -> Any:
+    """Return a value as it stands in a recipe."""
+    if field.kind is Kind.LIST:
+        return list(value)
+    if field.kind is Kind.PATH:
+        return _relative(value, directory).as_posix()
+    if field.kind is Kind.TEXT:
+        file = file_named(value)
+        return value if file is None else name_of(_relative(file, directory))
+    return value
+
+
+def _read(field: Field, value: Any, directory: Path) -> Any:
+    """Return a recipe's value as it stands in a request."""
+    if field.kind is Kind.PATH:
+        return directory / value
+    if field.kind is Kind.TEXT:
+        file = file_named(value)
+        return value if file is None else name_of(directory / file)
+    return value
+
+
+def _relative(path: Path, directory: Path) -> Path:
+    """A path as seen from a directory; absolute on another drive, which only Windows has.
+
+    `..` leaves the directory that a link leads to, not the one it lies in: where that makes a difference the links
+    are followed.
+    """
+    try:
+        seen = Path(os.path.relpath(path, directory))
+        if os.path.realpath(directory / seen) == os.path.realpath(path):
+            return seen
+        return Path(os.path.relpath(os.path.realpath(path), os.path.realpath(directory)))
+    except ValueError:
+        return path.absolute()
+
+
+def _is_always(group: str) -> bool:
+    """Whether a group stands in every recipe: none of its fields switches it on."""
+    return not any(field.implied for field in FIELDS if (field.place or "").startswith(f"{group}."))
+
+
+def _document_type() -> type[msgspec.Struct]:
+    """Make the type that documents are checked against."""
+    top: list[tuple[str, Any] | tuple[str, Any, Any]] = [("recipe", Literal[VERSION])]
+    groups: dict[str, list[tuple[str, Any, Any]]] = {}
+    for field in FIELDS:
+        if field.place is None:
+            continue
+        *group, name = field.place.split(".")
+        entry = (name, _type(field), field.implied or default_of(field))
+        if group:
+            groups.setdefault(group[0], []).append(entry)
+        else:
+            top.append(entry)
+    for name, entries in groups.items():
+        kind = msgspec.defstruct(name.title(), entries, **_STRICT)
+        top.append((name, kind, kind()) if _is_always(name) else (name, kind | None, None))
+    return msgspec.defstruct("Recipe", top, **_STRICT)
+
+
+def _type(field: Field) -> Any:
+    """Return the type of a field in a document."""
+    kind = _TYPES[field.kind]
+    if field.kind is Kind.COUNT:
+        kind = Annotated[kind, msgspec.Meta(ge=field.low, le=field.high)]
+    return kind | None if default_of(field) is None and not field.implied else kind
+
+
+def _dump(document: dict[str, Any]) -> str:
+    """Write YAML. Line ends within a text are escaped: unquoted, or within single quotes, they are read as others."""
     import yaml
 
-    document = msgspec.to_builtins(recipe_of(request, path.parent))
-    with atomic_write(path) as file:
-        file.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode())
+    class Dumper(yaml.SafeDumper):
+        pass
 
+    def write(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, '"' if LINE_ENDS & set(text) else None)
 
-def request_of(recipe: Recipe, directory: Path, source: Path | None = None) -> Request:
-    """Return what a recipe asks for.
-
-    Args:
-        recipe: The recipe.
-        directory: Where it lies: its paths are relative to that.
-        source: The model, in place of the recipe's.
-
-    Raises:
-        ValueRangeError: Neither names a model.
-    """
-    if source is None and recipe.source is None:
-        raise ValueRangeError("recipe: names no source. Give the model on the command line: MODEL --recipe FILE.")
-    calibrate, measure = recipe.calibrate, recipe.measure
-    text = None if calibrate is None else calibrate.text if calibrate.text == BUNDLED else directory / calibrate.text
-    return Request(
-        source=source or directory / str(recipe.source), budget=recipe.budget,
-        calibrate=None if text is None else str(text),
-        calibrate_windows=calibrate.windows if calibrate else WINDOWS,
-        calibrate_seed=calibrate.seed if calibrate else SEED,
-        imatrix=None if recipe.imatrix is None else directory / recipe.imatrix,
-        formats=recipe.formats, presets=recipe.candidates, refinements=recipe.refine, context=recipe.context,
-        corpus=measure.corpus,
-        text=None if measure.text is None else directory / measure.text, chunks=measure.chunks,
-        measure_all=measure.all,
-    )  # fmt: skip
-
-
-def recipe_of(request: Request, directory: Path) -> Recipe:
-    """Return the recipe of a request, with paths relative to the directory that it will lie in."""
-    calibrate = None
-    if request.calibrate is not None:
-        text = request.calibrate if request.calibrate == BUNDLED else _relative(Path(request.calibrate), directory)
-        calibrate = CalibrationRecipe(text=text, windows=request.calibrate_windows, seed=request.calibrate_seed)
-    return Recipe(
-        recipe=1, source=_relative(request.source, directory), budget=request.budget, calibrate=calibrate,
-        imatrix=_relative(request.imatrix, directory) if request.imatrix else None,
-        formats=request.formats, candidates=request.presets, refine=request.refinements, context=request.context,
-        measure=MeasureRecipe(
-            corpus=request.corpus, text=_relative(request.text, directory) if request.text else None,
-            chunks=request.chunks, all=request.measure_all,
-        ),
-    )  # fmt: skip
-
-
-def _relative(path: Path, directory: Path) -> str:
-    """A path as seen from a directory; absolute on another drive, which only Windows has."""
-    try:
-        return Path(os.path.relpath(path, directory)).as_posix()
-    except ValueError:
-        return path.absolute().as_posix()
+    Dumper.add_representer(str, write)
+    return yaml.dump(document, Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _load(data: bytes) -> Any:
@@ -191,3 +206,6 @@ def _load(data: bytes) -> Any:
             return super().construct_mapping(node, deep)
 
     return yaml.load(data, Loader=Loader)  # noqa: S506 - a SafeLoader that refuses more
+
+
+DOCUMENT = _document_type()

@@ -24,7 +24,8 @@ from kvant.model import Model
 from kvant.quant.curvature import DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING
 from kvant.quant.importance import Importance
 from kvant.quant.plan import Plan
-from kvant.recipes.measure.calibration import SELF, TOKENS_SUFFIX, Calibration
+from kvant.recipes.measure.calibration import TOKENS_SUFFIX, Calibration
+from kvant.recipes.measure.textname import SELF
 from kvant.recipes.output import beside
 
 FORMAT = 1

@@ -24,8 +24,9 @@ from kvant.formats.open import open_model
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.importance import Importance
-from kvant.recipes.measure.calibration import BUNDLED, TOKENS_SUFFIX, Calibration, calibrate, calibration_text
+from kvant.recipes.measure.calibration import TOKENS_SUFFIX, Calibration, calibrate, calibration_text
 from kvant.recipes.measure.selftext import load_tokens, token_hash
+from kvant.recipes.measure.textname import BUNDLED, name_of
 from kvant.recipes.output import digest_of, hashes, put_directory, remove, size_bytes
 from kvant.recipes.rebuild import lock as locks
 from kvant.recipes.rebuild.lock import Lock, LockedCalibration, LockedImportance, present_encoder
@@ -215,7 +216,7 @@ def locked_text(section: LockedCalibration, path: Path | None) -> Corpus | str:
     if section.text is not None and path is None:
         raise LockError(f"text: the lock's file was calibrated on {section.text}. Pass it with --text FILE.")
     is_tokens = section.text is not None and section.text.endswith(TOKENS_SUFFIX)
-    text = str(path) if is_tokens else calibration_text(BUNDLED if section.text is None else str(path))
+    text = str(path) if is_tokens else calibration_text(BUNDLED if path is None else name_of(path))
     digest = token_hash(load_tokens(Path(text))[0]) if isinstance(text, str) else text.sha256
     if digest != section.text_sha256:
         raise LockError(

@@ -6,7 +6,7 @@ import pytest
 from kvant.errors import FormatError, KvantError, ValueRangeError
 from kvant.recipes.goal import Budget
 from kvant.recipes.optimize.request import Request
-from kvant.recipes.optimize.schema import MAX_RECIPE_BYTES, read_recipe, recipe_of, request_of, write_recipe
+from kvant.recipes.optimize.schema import MAX_RECIPE_BYTES, read_recipe, write_recipe
 
 FULL = """\
 recipe: 1
@@ -28,8 +28,7 @@ def written(directory: Path, text: str | bytes) -> Path:
 
 
 def test_every_field_reaches_the_request(tmp_path: Path) -> None:
-    asked = request_of(read_recipe(written(tmp_path, FULL)), tmp_path)
-    assert asked == Request(
+    assert read_recipe(written(tmp_path, FULL)) == Request(
         source=tmp_path / "../models/little", budget=Budget(max_size_bytes=90_000_000, device="phone-6gb"),
         calibrate=str(tmp_path / "texts/book.txt"), calibrate_windows=8, calibrate_seed=3,
         imatrix=tmp_path / "some.gguf", presets=("Q4_K_M", "Q4_0"), refinements=0, context=512,
@@ -37,26 +36,66 @@ def test_every_field_reaches_the_request(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_a_request_comes_back_from_its_recipe(tmp_path: Path) -> None:
-    asked = request_of(read_recipe(written(tmp_path, FULL)), tmp_path)
+def test_paths_are_written_as_seen_from_the_recipe(tmp_path: Path) -> None:
+    asked = read_recipe(written(tmp_path, FULL))
     out = tmp_path / "deeper" / "still"
     out.mkdir(parents=True)
     write_recipe(out / "recipe.yaml", asked)
-    recipe = read_recipe(out / "recipe.yaml")
-    assert recipe == recipe_of(asked, out)
-    assert str(tmp_path) not in (out / "recipe.yaml").read_text()
-    again = request_of(recipe, out)
+    text = (out / "recipe.yaml").read_text()
+    assert str(tmp_path) not in text
+    assert "source: ../../../models/little\n" in text
+    assert "text: ../../texts/book.txt\n" in text
+    again = read_recipe(out / "recipe.yaml")
     assert os.path.normpath(again.source) == os.path.normpath(asked.source)
-    assert again.calibrate is not None
-    assert Path(again.calibrate).resolve() == tmp_path / "texts" / "book.txt"
-    assert recipe_of(again, out) == recipe
+
+
+@pytest.mark.parametrize("word", ["self", "bundled"])
+def test_the_words_for_a_text_stay_words_and_files_called_so_stay_files(word: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    write_recipe(path, Request(source=tmp_path / "m", calibrate=word))
+    assert f"text: {word}\n" in path.read_text()
+    assert read_recipe(path).calibrate == word
+    write_recipe(path, Request(source=tmp_path / "m", calibrate=str(tmp_path / word)))
+    assert f"text: ./{word}\n" in path.read_text()
+    assert read_recipe(path).calibrate == str(tmp_path / word)
+
+
+def test_a_file_called_as_a_word_stays_one_beside_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, "recipe: 1\nsource: m\ncalibrate: {text: ./self}\n")
+    assert read_recipe(Path("recipe.yaml")).calibrate == "./self"
+
+
+def test_a_recipe_in_a_linked_directory_finds_its_model(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "results").mkdir(parents=True)
+    (tmp_path / "models" / "little").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "results")
+    write_recipe(tmp_path / "out" / "recipe.yaml", Request(source=tmp_path / "models" / "little"))
+    assert read_recipe(tmp_path / "out" / "recipe.yaml").source.is_dir()
+    assert read_recipe(tmp_path / "disk" / "results" / "recipe.yaml").source.is_dir()
+
+
+def test_the_bytes_of_a_recipe(tmp_path: Path) -> None:
+    write_recipe(tmp_path / "recipe.yaml", Request(source=tmp_path / "m"))
+    plain = "recipe: 1\nsource: m\nbudget: {}\nformats:\n- gguf\ncontext: 4096\nmeasure: {}\n"
+    assert (tmp_path / "recipe.yaml").read_text() == plain
+    asked = Request(
+        source=tmp_path / "m", budget=Budget(max_size_bytes=5, device="this"), calibrate="bundled", presets=("Q4_0",),
+        imatrix=tmp_path / "i", text=tmp_path / "t", chunks=0, refinements=0, measure_all=True,
+    )  # fmt: skip
+    write_recipe(tmp_path / "recipe.yaml", asked)
+    assert (tmp_path / "recipe.yaml").read_text() == (
+        "recipe: 1\nsource: m\nbudget:\n  max_size_bytes: 5\n  device: this\ncalibrate:\n  text: bundled\n"
+        "  windows: 64\n  seed: 1\nimatrix: i\nformats:\n- gguf\ncandidates:\n- Q4_0\nrefine: 0\ncontext: 4096\n"
+        "measure:\n  text: t\n  chunks: 0\n  all: true\n"
+    )
 
 
 def test_what_is_left_out_is_as_on_the_command_line(tmp_path: Path) -> None:
-    recipe = read_recipe(written(tmp_path, "recipe: 1\ncalibrate: {}\n"))
-    assert request_of(recipe, tmp_path, Path("m")) == Request(source=Path("m"), calibrate="bundled")
+    path = written(tmp_path, "recipe: 1\ncalibrate: {}\n")
+    assert read_recipe(path, Path("m")) == Request(source=Path("m"), calibrate="bundled")
     with pytest.raises(ValueRangeError, match="names no source"):
-        request_of(recipe, tmp_path)
+        read_recipe(path)
 
 
 BOMB = "recipe: 1\na: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(

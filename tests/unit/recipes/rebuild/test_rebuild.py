@@ -120,6 +120,18 @@ def test_a_preset_with_the_importance_of_a_calibration(tiny: Path, moved: Path, 
     assert open_model(tmp_path / "again.gguf").get("quantize.imatrix.dataset") == "book.txt"
 
 
+@pytest.mark.parametrize("name", ["bundled", "self"])
+def test_a_text_that_is_called_as_a_word(
+    name: str, tiny: Path, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(book, name)
+    found = calibrate(open_model(tiny), f"./{name}", windows=2)
+    plan = plan_preset(open_model(tiny), "Q4_K_M", has_importance=True)
+    lock = made(tiny, tmp_path / "first.gguf", plan, found, found.importance)
+    assert rebuild(lock, tiny, out=Path("again.gguf"), text=Path(name)).sha256 == lock.output.sha256
+
+
 def test_a_fitted_mix_by_the_command(tiny: Path, moved: Path, book: Path, tmp_path: Path) -> None:
     lock = fitted(tiny, tmp_path / "first.gguf", book)
     write_lock(tmp_path / "first.lock.json", lock)

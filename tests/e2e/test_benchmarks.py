@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kvant.formats.imatrix import write_imatrix
+from kvant.formats.open import open_model
+from kvant.quant.importance import Entry, Importance
 from kvant.recipes.convert import convert
 from kvant.recipes.targets.gguf.write import quantize
 from kvant.testing.tiny_models import write_tiny_model
@@ -50,9 +53,10 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     convert(source, root / "tiny-F32.gguf", to="gguf", type="F32")
     convert(source, root / "tiny-F16.gguf", to="gguf", type="F16")
     quantize(source, "Q8_0", root / "tiny-Q8_0.gguf")
-    from kvant.quant.importance import Importance
-
-    write_imatrix(root / "imatrix.gguf", Importance(entries={}, datasets=("none",), n_chunks=1))
+    name = "blk.0.ffn_up.weight"
+    width = open_model(source).tensors[name].shape[-1]
+    entry = Entry(sums=np.ones((1, width), np.float32), counts=np.ones(1, np.float32))
+    write_imatrix(root / "imatrix.gguf", Importance(entries={name: entry}, datasets=("none",), n_chunks=1))
     names = {"F32": "tiny-F32.gguf", "F16": "tiny-F16.gguf", "Q8": "tiny-Q8_0.gguf", "IMATRIX": "imatrix.gguf"}
     return {"HF": str(source)} | {word: str(root / name) for word, name in names.items()}
 

@@ -111,10 +111,10 @@ class TargetTests:
         for candidate in plain.presets():
             assert made_in.knows(candidate.preset)
             assert candidate.name == made_in.label(candidate.preset)
-            out = Path(made_in.output_name("little", candidate.preset))
-            words = made_in.command(candidate, source, out, None)
-            assert words[:2] == ["kvant", "quantize"]
-            assert {str(source), out.name, candidate.preset} <= set(words)
+            out = made_in.output_name("little", candidate.preset)
+            words = made_in.command(candidate.preset, "source", out, "importance")
+            assert words[:3] == ["kvant", "quantize", "source"]
+            assert {out, candidate.preset, "importance"} <= set(words)
         assert not made_in.knows("no such preset")
 
     def test_a_size_is_known_to_the_byte_before_anything_is_encoded(self, plain: Workshop, tmp_path: Path) -> None:

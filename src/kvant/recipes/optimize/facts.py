@@ -13,7 +13,7 @@ from kvant.recipes.measure.words import cost_in_words, is_degraded
 from kvant.recipes.optimize.budget import why_not
 from kvant.recipes.optimize.choose import explain, least_kld
 from kvant.recipes.optimize.outcome import Outcome
-from kvant.recipes.optimize.repeat import commands, limits_in_words, other_commands
+from kvant.recipes.optimize.repeat import commands, limits_in_words
 from kvant.recipes.optimize.request import Request
 from kvant.recipes.optimize.search import Search
 from kvant.recipes.optimize.variant import Variant
@@ -83,10 +83,7 @@ def make_report(outcome: Outcome, request: Request, delivered: Sequence[Delivere
         floors=tuple(yardstick.floors),
         tensors=tensor_types(first),
         fallbacks=fallbacks_in_words(chosen),
-        commands=(
-            *commands(request, outcome, out),
-            *other_commands(request, outcome, [one.path for one in delivered[1:]]),
-        ),
+        commands=commands(request, outcome, [one.path for one in delivered]),
         curve=tuple(CurvePoint(size_bytes=size, kld=kld) for size, kld in first.curve),
         samples=outcome.samples,
     )

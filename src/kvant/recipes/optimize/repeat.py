@@ -12,21 +12,8 @@ from kvant.recipes.optimize.outcome import Outcome
 from kvant.recipes.optimize.request import Request, is_told, value_of
 from kvant.recipes.output import beside
 from kvant.recipes.rebuild.lock import LOCK_SUFFIX
+from kvant.recipes.targets.base import Target
 from kvant.units import format_bytes
-
-
-def other_commands(request: Request, outcome: Outcome, places: Sequence[Path]) -> list[str]:
-    """Write the commands that make the best of other formats, and measure them side by side."""
-    if not places:
-        return []
-    made = []
-    for search, place in zip(outcome.searches[1:], places, strict=True):
-        words = search.target.command(search.taken.candidate, request.source, place, request.imatrix)
-        if outcome.calibration:
-            words = rebuild_words(request, place)
-        made.append(words)
-    check = ["kvant", "evaluate", *(_path(place.name) for place in places), "--against", _path(request.source)]
-    return [shlex.join(words) for words in (*made, check)]
 
 
 def limits_in_words(budget: Budget, context: int) -> str:
@@ -49,26 +36,29 @@ def search_words(request: Request) -> list[str]:
     return ["kvant", "optimize", *(word for field in told for word in words_of(field, value_of(request, field.name)))]
 
 
-def commands(request: Request, outcome: Outcome, out: Path) -> tuple[str, ...]:
-    """Write the commands that repeat the search, the file and the measurement."""
-    taken = outcome.taken.candidate
+def commands(request: Request, outcome: Outcome, places: Sequence[Path]) -> tuple[str, ...]:
+    """Write the commands that repeat the search, make every output again, and measure them side by side."""
+    made = [
+        file_words(request, search.target, place, taken.preset, is_fitted=taken.is_fitted)
+        for search, place, taken in zip(
+            outcome.searches, places, (s.taken.candidate for s in outcome.searches), strict=True
+        )
+    ]
     text = ["--text", _path(request.text)] if request.text else ["--corpus", request.corpus]
-    make = file_words(request, out, taken.preset, is_fitted=taken.is_fitted)
-    check = ["kvant", "evaluate", _path(out.name), "--against", _path(request.source), *text]
+    check = ["kvant", "evaluate", *(_path(place.name) for place in places), "--against", _path(request.source), *text]
     check += ["--chunks", str(request.chunks)]
-    return tuple(shlex.join(words) for words in (search_words(request), make, check))
+    return tuple(shlex.join(words) for words in (search_words(request), *made, check))
 
 
-def file_words(request: Request, out: Path, preset: str, *, is_fitted: bool) -> list[str]:
-    """Return the words that make the file that was found again, in the working directory.
+def file_words(request: Request, target: Target, out: Path, preset: str, *, is_fitted: bool) -> list[str]:
+    """Return the words that make what was found again, in the working directory.
 
     A lock knows what was measured on which text; of a preset by itself, or with an importance file, nothing was.
     """
-    source = _path(request.source)
     if is_fitted or (request.calibrate and request.imatrix is None):
         return rebuild_words(request, out)
-    imatrix = ["--imatrix", _path(request.imatrix)] if request.imatrix else []
-    return ["kvant", "quantize", source, "-t", preset, "-o", _path(out.name), *imatrix]
+    imatrix = _path(request.imatrix) if request.imatrix else None
+    return target.command(preset, _path(request.source), _path(out.name), imatrix)
 
 
 def rebuild_words(request: Request, out: Path) -> list[str]:

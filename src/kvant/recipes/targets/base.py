@@ -208,8 +208,8 @@ class Target(Protocol):
         """Return the name of an artifact's file or directory from a model's name and its preset."""
         ...
 
-    def command(self, candidate: Candidate, source: Path, out: Path, imatrix: Path | None) -> list[str]:
-        """Return the words of the command that makes a variant of a preset without calibration."""
+    def command(self, preset: str, source: str, out: str, imatrix: str | None) -> list[str]:
+        """Return the words of the command that makes a preset without calibration, from words for its paths."""
         ...
 
     def finer(self, fine: str, coarse: str) -> bool:

@@ -7,6 +7,7 @@ from command_line import parsed
 from kvant.recipes.goal import Budget
 from kvant.recipes.optimize.repeat import file_words, own_text, search_words
 from kvant.recipes.optimize.request import Request
+from kvant.recipes.targets.gguf.target import GGUF
 
 M = Path("my models/m")
 OUT = Path("some where/m-Q4_K_M.gguf")
@@ -51,7 +52,7 @@ def test_the_file_is_made_again_by_what_made_it(
     calibrate: str | None, imatrix: str | None, is_fitted: bool, words: str
 ) -> None:
     asked = Request(source=M, calibrate=calibrate, imatrix=Path(imatrix) if imatrix else None)
-    found = file_words(asked, OUT, "Q4_K_M", is_fitted=is_fitted)
+    found = file_words(asked, GGUF(), OUT, "Q4_K_M", is_fitted=is_fitted)
     assert shlex.join(found) == f"kvant {words}"
     assert parsed(found)["source" if found[1] == "rebuild" else "model"] == str(M)
 

@@ -74,10 +74,9 @@ class GGUF:
         """Return `MODEL-PRESET.gguf`."""
         return f"{model}-{preset}.gguf"
 
-    def command(self, candidate: Candidate, source: Path, out: Path, imatrix: Path | None) -> list[str]:
+    def command(self, preset: str, source: str, out: str, imatrix: str | None) -> list[str]:
         """Return the words of the command that makes a preset."""
-        more = ["--imatrix", str(imatrix)] if imatrix else []
-        return ["kvant", "quantize", str(source), "-t", candidate.preset, "-o", out.name, *more]
+        return ["kvant", "quantize", source, "-t", preset, "-o", out, *(["--imatrix", imatrix] if imatrix else [])]
 
     def finer(self, fine: str, coarse: str) -> bool:
         """Say whether a block type stores weights at least as finely as another for certain."""

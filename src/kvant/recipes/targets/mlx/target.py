@@ -80,10 +80,10 @@ class MLX:
         """Return `MODEL-mlx-PRESET`."""
         return f"{model}-mlx-{preset}"
 
-    def command(self, candidate: Candidate, source: Path, out: Path, imatrix: Path | None) -> list[str]:
+    def command(self, preset: str, source: str, out: str, imatrix: str | None) -> list[str]:
         """Return the words of the command that makes a type."""
-        more = ["--imatrix", str(imatrix)] if imatrix else []
-        return ["kvant", "quantize", str(source), "--to", "mlx", "-t", candidate.preset, *more, "-o", out.name]
+        more = ["--imatrix", imatrix] if imatrix else []
+        return ["kvant", "quantize", source, "--to", self.name, "-t", preset, *more, "-o", out]
 
     def finer(self, fine: str, coarse: str) -> bool:
         """Say whether a grouping certainly stores weights at least as finely as another."""

@@ -76,10 +76,10 @@ class ONNX:
         """Return `MODEL-onnx-PRESET`."""
         return f"{model}-{self.name}-{preset}"
 
-    def command(self, candidate: Candidate, source: Path, out: Path, imatrix: Path | None) -> list[str]:
+    def command(self, preset: str, source: str, out: str, imatrix: str | None) -> list[str]:
         """Return the words of the command that makes a preset."""
-        words = ["kvant", "quantize", str(source), "--to", self.name, "-t", candidate.preset, "--dtype", DTYPE]
-        return [*words, *(["--imatrix", str(imatrix)] if imatrix else []), "-o", out.name]
+        words = ["kvant", "quantize", source, "--to", self.name, "-t", preset, "--dtype", DTYPE]
+        return [*words, *(["--imatrix", imatrix] if imatrix else []), "-o", out]
 
     def finer(self, fine: str, coarse: str) -> bool:
         """Say whether blocks certainly store weights at least as finely as others."""

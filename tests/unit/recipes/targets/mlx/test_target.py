@@ -319,7 +319,6 @@ def test_a_plan_of_another_model_is_refused(models: dict[str, Model], tmp_path: 
     (four,) = workshop(models["llama3"]).presets(["4bit"])
     with pytest.raises(PlanError, match="lm_head"):
         workshop(models["llama"]).write(four.plan, tmp_path / "out", is_fitted=False)
-    (four,) = workshop(models["llama"]).presets(["4bit"])
     with pytest.raises(PlanError, match="Calibrate"):
         workshop(models["llama"]).write(four.plan, tmp_path / "out", is_fitted=True)
     assert not (tmp_path / "out").exists()
@@ -345,10 +344,9 @@ def test_the_target_names_and_commands(models: dict[str, Model]) -> None:
     assert not any(target.knows(name) for name in ("Q8_0", "F16", "int4", "4bit-g16", ""))
     assert target.label("4bit") == "mlx 4bit"
     assert target.output_name("SmolLM2-135M", "4bit") == "SmolLM2-135M-mlx-4bit"
-    (four,) = workshop(models["llama"]).presets(["4bit"])
-    words = target.command(four, Path("source"), Path("out/m-mlx-4bit"), Path("i.gguf"))
+    words = target.command("4bit", "source", "m-mlx-4bit", "i.gguf")
     assert " ".join(words) == "kvant quantize source --to mlx -t 4bit --imatrix i.gguf -o m-mlx-4bit"
-    assert "--imatrix" not in target.command(four, Path("source"), Path("out"), None)
+    assert "--imatrix" not in target.command("4bit", "source", "out", None)
     for model in models.values():
         target.check(model)
 

@@ -417,7 +417,7 @@ def test_made_again_from_a_lock_unless_the_export_is_another(
         shutil.copytree(kept, place)
 
 
-def test_limits_and_words(models: dict[str, Model], tmp_path: Path) -> None:
+def test_limits_and_words(models: dict[str, Model]) -> None:
     model = models["tied"]
     made = workshop(model, budget=Budget(max_size_bytes=10**6, max_ram_bytes=10**9, min_speed_tok_s=5))
     assert made.limits.max_file_bytes == 10**6
@@ -432,7 +432,7 @@ def test_limits_and_words(models: dict[str, Model], tmp_path: Path) -> None:
     ]  # fmt: skip
     assert target.label("int4") == four.name == "onnx int4"
     assert target.output_name("tiny", "int4") == "tiny-onnx-int4"
-    words = target.command(four, Path("tiny"), tmp_path / "o", Path("i.gguf"))
+    words = target.command("int4", "tiny", "o", "i.gguf")
     assert " ".join(words) == "kvant quantize tiny --to onnx -t int4 --dtype F16 --imatrix i.gguf -o o"
     assert made.continuation(four, None, threads=1) is None
     assert made.engine_floor([]) == 0

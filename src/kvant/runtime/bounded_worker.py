@@ -38,8 +38,9 @@ def strftime_now(layout: str) -> str:
 
 def to_json(value: Any, indent: int | None = None, **more: Any) -> str:
     """Return JSON as transformers gives it to templates: letters and `<` as they are."""
-    kept = {name: more[name] for name in ("separators", "sort_keys", "ensure_ascii") if name in more}
-    return json.dumps(value, indent=indent, **({"ensure_ascii": False} | kept))
+    kept: dict[str, Any] = {"ensure_ascii": False}
+    kept |= {name: more[name] for name in ("separators", "sort_keys", "ensure_ascii") if name in more}
+    return json.dumps(value, indent=indent, **kept)
 
 
 def render(template: str, values: Mapping[str, Any]) -> Text | Refused:

@@ -2,10 +2,11 @@
 
 import hashlib
 import shutil
+import tempfile
 from pathlib import Path
 
 from kvant.errors import OutputExistsError
-from kvant.files import atomic_write, commit_file, disk_errors, partial_path, sha256_file, sync_directory
+from kvant.files import atomic_write, commit_file, partial_path, sha256_file, sync_directory
 
 
 def members(path: Path) -> list[Path]:
@@ -79,22 +80,23 @@ def place(made: Path, out: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove an artifact, or what there is of one."""
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
 
 
 def put_directory(partial: Path, out: Path) -> None:
-    """Give a finished directory its name; the old one is gone only when the new one is there."""
+    """Give a finished directory its name; what had it before is gone only when the new one is there."""
     if not out.exists():
         commit_file(partial, out)
         return
-    old = out.with_name(out.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    out.rename(old)
+    # Aside under a name that is nobody's: a directory beside it may be called anything.
+    aside = Path(tempfile.mkdtemp(prefix=f"{out.name}.", suffix=".old", dir=out.parent))
+    out.rename(aside / out.name)
     commit_file(partial, out)
-    shutil.rmtree(old)
+    remove(aside / out.name)
+    aside.rmdir()
 
 
 def _copy(path: Path, out: Path) -> None:
@@ -107,8 +109,9 @@ def _copy_directory(made: Path, out: Path) -> None:
     partial = partial_path(out)
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        with disk_errors(out):
-            shutil.copytree(made, partial)
+        for file in members(made):
+            (partial / file.relative_to(made)).parent.mkdir(parents=True, exist_ok=True)
+            _copy(file, partial / file.relative_to(made))
         put_directory(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

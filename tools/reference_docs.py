@@ -99,16 +99,49 @@ def _default(field: Field) -> str:
 
 def functions() -> str:
     """Return the reference of the Python façade."""
-    parts = ["# Python\n"]
-    for name in kvant.__all__:
-        member = getattr(kvant, name)
-        if not (inspect.isfunction(member) or inspect.isclass(member)):
-            continue
-        signature = str(inspect.signature(member)) if inspect.isfunction(member) else ""
-        signature = re.sub(r"\b(?:[A-Za-z_]\w*\.)+([A-Za-z_]\w*)", r"\1", signature)  # names without their modules
-        text = f"{name}{signature}\n```\n\n```text\n{inspect.getdoc(member) or ''}"
-        parts.append(f"\n## kvant.{name}\n\n```text\n{text}\n```\n")
+    members = {name: getattr(kvant, name) for name in kvant.__all__}
+    parts = [
+        "# Python\n\nEvery command that does a job has a function of its name, with an underscore where Python has the "
+        "word. `kvant run`, `serve`, `top` and `key` have none: they are processes, or keep what only these read. What "
+        "stays as it is between versions: [stability](../explanation/stability.md). Tests for what others add: "
+        "`kvant.testing`, see [add a format](../how-to/add-a-format.md).\n\n## Functions\n"
+    ]
+    for name, member in members.items():
+        if inspect.isfunction(member):
+            parts.append(described_member(name, f"{name}{unqualified(str(inspect.signature(member)))}", member))
+    parts.append("\n## Types\n\nWhat functions take and give, and what they consist of.\n")
+    for name, member in members.items():
+        if inspect.isclass(member):
+            parts.append(described_member(name, "\n".join([f"class {name}", *class_lines(member)]), member))
     return "".join(parts)
+
+
+def described_member(name: str, head: str, member: object) -> str:
+    """Return the section of a public name."""
+    return f"\n### kvant.{name}\n\n```text\n{head}\n```\n\n```text\n{inspect.getdoc(member) or ''}\n```\n"
+
+
+def class_lines(kind: type) -> Iterator[str]:
+    """Yield the fields of a class with their types, then its methods with what each does."""
+    fields = inspect.get_annotations(kind)
+    for name, hint in fields.items():
+        if not name.startswith("_"):
+            yield f"    {name}: {unqualified(inspect.formatannotation(hint) if not isinstance(hint, str) else hint)}"
+    for name, member in vars(kind).items():
+        if name.startswith("_") or name in fields:
+            continue
+        member = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        if inspect.isfunction(member):
+            summary = (inspect.getdoc(member) or "").partition("\n")[0]
+            shape = f"{name}{unqualified(str(inspect.signature(member)))}".replace("(self, ", "(").replace(
+                "(self)", "()"
+            )
+            yield f"    {shape}: {summary}"
+
+
+def unqualified(text: str) -> str:
+    """Return a signature with names without their modules."""
+    return re.sub(r"\b(?:[A-Za-z_]\w*\.)+([A-Za-z_]\w*)", r"\1", text)
 
 
 def block_types() -> str:

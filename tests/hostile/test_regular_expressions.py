@@ -27,7 +27,7 @@ MATCHING = {"match", "fullmatch"}
 COMPILES = {"compile"}
 
 BOUNDED = {
-    ("cli/import_.py", r"'(?P<model>.+)[-._](?P<tag>(?:I?Q|TQ|BF|F|MXFP)\\d\\w*)'"): "a file's name: 255 bytes",
+    ("hub/jobs.py", r"'(?P<model>.+)[-._](?P<tag>(?:I?Q|TQ|BF|F|MXFP)\\d\\w*)'"): "a file's name: 255 bytes",
 }
 """Expressions that take more than linear time of texts that are short, by file and pattern: why they are short."""
 

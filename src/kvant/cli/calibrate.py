@@ -42,14 +42,14 @@ def calibrate(
       kvant calibrate model.gguf --text mine.txt --windows 100 -o imatrix.dat
       kvant quantize model.gguf -t IQ3_XXS --imatrix imatrix.dat
     """  # noqa: D301 - \b keeps the lines of the examples apart
-    from kvant.recipes.measure.importance import calibrate_file
+    from kvant.recipes.measure.importance import calibrate as run
     from kvant.recipes.measure.textname import SELF
 
     if text != SELF:
         refuse(options, ("seed",), "is for the text that a model writes (--text self)")
     out = out or Path(f"{model.resolve().name.removesuffix('.gguf')}-imatrix.gguf")
     with console.progress(quiet=json) as progress:
-        done = calibrate_file(model, out, text=text, windows=windows, seed=seed, overwrite=overwrite, progress=progress)
+        done = run(model, out, text=text, windows=windows, seed=seed, overwrite=overwrite, progress=progress)
     if json:
         console.print_json(done)
         return

@@ -6,7 +6,6 @@ import typer
 
 from kvant.cli import console
 from kvant.cli.stored import complete_name
-from kvant.errors import OutputExistsError
 
 
 def copy(
@@ -23,12 +22,9 @@ def copy(
       kvant copy hf.co/org/model:Q4_K_M me/model:stable --overwrite
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.cli.stored import as_document
-    from kvant.hub.store import Store
+    from kvant.hub.jobs import copy as run
 
-    store = Store.open()
-    if store.has(target) and not overwrite:
-        raise OutputExistsError(f"{target}: is in the store already. Choose another name or pass --overwrite.")
-    model = store.copy(source.removeprefix("store:"), target)
+    model = run(source.removeprefix("store:"), target, overwrite=overwrite)
     if as_json:
         console.print_json(as_document(model))
         return

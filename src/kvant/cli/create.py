@@ -2,14 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kvant.cli import console
 from kvant.cli.given import refuse
-from kvant.errors import ModelfileError
 from kvant.units import format_bytes
+
+if TYPE_CHECKING:
+    from kvant.hub.modelfile import Modelfile
 
 # fmt: off
 Name = Annotated[str, typer.Argument(help="Name for it in the store.", show_default=False)]
@@ -46,26 +48,17 @@ def create(
       echo "FROM ./model.gguf" | kvant create mymodel:v1 -f -
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.cli.stored import as_document
-    from kvant.hub.modelfile import parse_modelfile
-    from kvant.hub.sources.names import is_remote, is_short_name
-    from kvant.hub.store import Store
     from kvant.recipes import create as recipe
 
     if quantize is None:
         refuse(options, ("imatrix",), "is for quantizing, which --quantize asks for")
-    modelfile = parse_modelfile(_read(file), subject=str(file))
-    store = Store.open()
+    modelfile = _read(file)
     making = recipe.Making(quantize=quantize, imatrix=imatrix, allow_requantize=allow_requantize, threads=threads)
     with console.progress(quiet=json) as progress:
-        if is_remote(modelfile.base) or (is_short_name(modelfile.base) and not store.has(modelfile.base)):
-            from kvant.hub.pull import Wish, pull
-
-            got = pull(modelfile.base, Wish(accepted=accept_licence or ()), store=store, progress=progress)
-            base = store.find(got.name) if got.name else Path(got.path)
-        else:
-            directory = Path() if str(file) == "-" else file.parent
-            base = recipe.find_base(modelfile, directory, store)
-        made = recipe.create(name, modelfile, base, making, store=store, progress=progress)
+        made = recipe.create(
+            name, modelfile, making=making, directory=Path() if str(file) == "-" else file.parent,
+            accepted=accept_licence or (), progress=progress,
+        )  # fmt: skip
     if json:
         console.print_json(as_document(made) | {"ignored": modelfile.ignored})
         return
@@ -75,17 +68,10 @@ def create(
     console.say(f"Next: kvant run {made.name}")
 
 
-def _read(file: Path) -> str:
-    from kvant.hub.modelfile import MAX_CHARACTERS
+def _read(file: Path) -> "Modelfile":
+    """Read a Modelfile from a file, or from standard input."""
+    from kvant.hub.modelfile import MAX_BYTES, decode_modelfile, parse_modelfile, read_modelfile
 
-    if str(file) == "-":
-        raw = sys.stdin.buffer.read(4 * MAX_CHARACTERS + 1)
-    else:
-        with file.open("rb") as opened:
-            raw = opened.read(4 * MAX_CHARACTERS + 1)
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ModelfileError(
-            f"{file}: is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
-        ) from None
+    if str(file) != "-":
+        return read_modelfile(file)
+    return parse_modelfile(decode_modelfile(sys.stdin.buffer.read(MAX_BYTES + 1), subject="-"), subject="-")

@@ -27,11 +27,10 @@ def export(
       kvant export smollm2:q4_k_m -o smollm2.tar
       kvant export smollm2:q4_k_m smollm2:q4_k_s -o both.tar
     """  # noqa: D301 - \b keeps the lines of the examples apart
-    from kvant.hub.store import Store
+    from kvant.hub.jobs import export as run
 
-    store = Store.open()
     with console.progress(quiet=as_json) as progress:
-        store.export([name.removeprefix("store:") for name in names], out, progress, overwrite=overwrite)
+        run([name.removeprefix("store:") for name in names], out, overwrite=overwrite, progress=progress)
     size = out.stat().st_size
     if as_json:
         console.print_json({"path": str(out), "size_bytes": size, "models": names})

@@ -22,10 +22,10 @@ def fsck(
       kvant fsck
       kvant fsck --repair
     """  # noqa: D301 - \b keeps the lines of the examples apart
-    from kvant.hub.store import Store
+    from kvant.hub.jobs import fsck as run
 
     with console.progress(quiet=as_json) as progress:
-        check = Store.open().fsck(repair, progress)
+        check = run(repair=repair, progress=progress)
     if as_json:
         console.print_json(check)
     else:

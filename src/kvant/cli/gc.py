@@ -25,16 +25,12 @@ def gc(
       kvant gc --pack
       kvant gc --quota 50GB
     """  # noqa: D301 - \b keeps the lines of the examples apart
-    import msgspec
+    from kvant.hub.jobs import gc as run
 
-    from kvant.hub.store import Store
-
-    store = Store.open()
-    if quota is not None:
-        store.quota = None if quota.lower() == "none" else parse_bytes(quota)
-    done, limit = store.gc(pack=pack), store.quota
+    done = run(pack=pack, quota=None if quota is None else "none" if quota.lower() == "none" else parse_bytes(quota))
+    limit = done.quota_bytes
     if as_json:
-        console.print_json(msgspec.to_builtins(done) | {"quota_bytes": limit})
+        console.print_json(done)
         return
     for name in done.packed:
         console.say(f"{name} is kept in parts now.")

@@ -1,6 +1,5 @@
 """`kvant import`: put a file into the store."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,15 +7,10 @@ import typer
 
 from kvant.cli import console
 from kvant.cli.given import refuse
-from kvant.errors import FormatError, ModelNameError, OutputExistsError
 from kvant.units import format_bytes
 
 if TYPE_CHECKING:
-    from kvant.hub.manifest import ModelSettings
-    from kvant.hub.store import Store, StoredModel
-
-_VARIANT = re.compile(r"(?P<model>.+)[-._](?P<tag>(?:I?Q|TQ|BF|F|MXFP)\d\w*)", re.IGNORECASE)
-_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+    from kvant.hub.jobs import Imported
 
 
 def import_(
@@ -43,63 +37,21 @@ def import_(
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.cli.stored import as_document
     from kvant.hub.bundle import is_bundle
-    from kvant.hub.store import Store
+    from kvant.hub.jobs import import_ as run
 
-    if not file.is_file():
-        raise FormatError(f"{file}: is not a file. Give the path of a GGUF file or a bundle.")
-    bundled = is_bundle(file)
-    if bundled:
+    if file.is_file() and is_bundle(file):
         refuse(options, ("move",), "is for GGUF files, and this is a bundle, which is copied from")
-    store = Store.open()
-    before = store.usage()
     with console.progress(quiet=as_json) as progress:
-        if bundled:
-            models = list(store.import_bundle(file, progress, name=name, overwrite=overwrite))
-        else:
-            target = name or name_of_file(file)
-            _check_free(store, target, overwrite=overwrite)
-            models = [store.import_file(file, target, _settings(file), progress=progress, move=move)]
+        done = run(file, name, overwrite=overwrite, move=move, progress=progress)
     if as_json:
-        console.print_json([as_document(model) for model in models])
+        console.print_json([as_document(model) for model in done.models])
         return
-    grown = store.usage() - before
-    _print(models, grown)
+    _print(done)
 
 
-def _print(models: "list[StoredModel]", grown: int) -> None:
-    for model in models:
+def _print(done: "Imported") -> None:
+    for model in done.models:
         console.say(f"{model.name.tagged} is sha256:{model.digest[:12]}, {format_bytes(model.size_bytes)}.")
-    shared = sum(model.size_bytes for model in models) - grown
+    shared = sum(model.size_bytes for model in done.models) - done.grown_bytes
     if shared > 1 << 20:
-        console.say(f"The store grew by {format_bytes(max(grown, 0))}; it had the rest already.")
-
-
-def _settings(file: Path) -> "ModelSettings | None":
-    """What belongs to a file beside its weights: where it is from, and the passport beside it; None without one."""
-    from kvant.formats.gguf.reader import read_gguf
-    from kvant.hub.manifest import ModelSettings
-    from kvant.hub.passports import beside
-
-    passport = beside(file, sum(part.stat().st_size for part in read_gguf(file).files))
-    source = str(file).encode(errors="replace").decode()
-    return None if passport is None else ModelSettings(source=source, passport=passport)
-
-
-def _check_free(store: "Store", name: str, *, overwrite: bool) -> None:
-    if store.has(name) and not overwrite:
-        raise OutputExistsError(f"{name}: is in the store already. Choose another name or pass --overwrite.")
-
-
-def name_of_file(file: Path) -> str:
-    """Return the name that a file's name suggests: what looks like a variant becomes the tag.
-
-    Raises:
-        ModelNameError: None of it can be a name.
-    """
-    stem = _SHARD.sub("", file.name.removesuffix(".gguf"))
-    match = _VARIANT.fullmatch(stem)
-    model, tag = (match["model"], match["tag"]) if match else (stem, "latest")
-    model = re.sub(r"[^a-z0-9_.-]+|\.{2,}", "-", model.lower()).strip("-.")
-    if not model:
-        raise ModelNameError(f"{file.name}: says no name for the model. Give one after it.")
-    return f"{model}:{tag}"
+        console.say(f"The store grew by {format_bytes(max(done.grown_bytes, 0))}; it had the rest already.")

@@ -22,13 +22,13 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print the models
       kvant list --json
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.cli.stored import as_document
-    from kvant.hub.store import Store
+    from kvant.hub.jobs import list_ as run
 
-    store = Store.open()
-    models, usage = store.list(), store.usage()
+    held = run()
+    models, usage = held.models, held.usage_bytes
     if as_json:
         console.print_json(
-            {"models": [as_document(m) for m in models], "usage_bytes": usage, "quota_bytes": store.quota}
+            {"models": [as_document(m) for m in models], "usage_bytes": usage, "quota_bytes": held.quota_bytes}
         )
         return
     if not models:

@@ -24,19 +24,12 @@ def rm(
       kvant rm smollm2:q4_k_m
       kvant rm smollm2:q4_k_m smollm2:q4_k_s
     """  # noqa: D301 - \b keeps the lines of the examples apart
-    from kvant.hub.names import ModelName
-    from kvant.hub.store import Store
+    from kvant.hub.jobs import rm as run
 
-    store = Store.open()
-    parsed = list(dict.fromkeys(ModelName.parse(name.removeprefix("store:")) for name in names))
-    for name in parsed:
-        store.ledger.row(name)
-    before = store.usage()
-    removed = [store.remove(name) for name in parsed]
-    freed = before - store.usage()
+    done = run([name.removeprefix("store:") for name in names])
     if as_json:
-        console.print_json({"removed": [m.name.tagged for m in removed], "freed_bytes": freed})
+        console.print_json({"removed": [m.name.tagged for m in done.models], "freed_bytes": done.freed_bytes})
         return
-    for model in removed:
+    for model in done.models:
         console.say(f"Removed {model.name.tagged}.")
-    console.say(f"Freed {format_bytes(max(freed, 0))}.")
+    console.say(f"Freed {format_bytes(max(done.freed_bytes, 0))}.")

@@ -41,15 +41,10 @@ def search(
       kvant search "qwen3 coder" --format gguf --fits
       kvant search llama --licence apache-2.0 --licence mit --json
     """  # noqa: D301 - \b keeps the lines of the examples apart
-    from kvant.devices.detect import detect
-    from kvant.devices.profiles import profile_of
     from kvant.hub.sources.search import search as run
 
-    usable = profile_of(detect(measure=False)).usable_bytes or None
     with console.progress(quiet=json) as progress:
-        found = run(
-            term, limit=limit, format=format, fits=fits, licences=licence or (), usable_bytes=usable, progress=progress
-        )
+        found = run(term, limit=limit, format=format, fits=fits, licences=licence or (), progress=progress)
     if json:
         console.print_json(found)
     elif not found:

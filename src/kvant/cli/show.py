@@ -35,9 +35,9 @@ def show(
     import msgspec
 
     from kvant.cli.stored import as_document
-    from kvant.hub.store import Store
+    from kvant.hub.jobs import show as run
 
-    model = Store.open().find(name.removeprefix("store:"), readable=False)
+    model = run(name.removeprefix("store:"))
     if modelfile:
         from kvant.hub.modelfile import modelfile_of, write_modelfile
 

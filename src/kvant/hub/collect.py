@@ -18,6 +18,7 @@ class Collected(msgspec.Struct, kw_only=True):
         packed: Models whose readable file was taken apart; it is made again when it is used.
         freed_bytes: By how much the store shrank.
         usage_bytes: What it takes now.
+        quota_bytes: Most that it may take; None for no limit of its own.
     """
 
     objects: int = 0
@@ -25,6 +26,7 @@ class Collected(msgspec.Struct, kw_only=True):
     packed: list[str] = []
     freed_bytes: int = 0
     usage_bytes: int = 0
+    quota_bytes: int | None = None
 
 
 def gc(ledger: Ledger, *, pack: bool = False) -> Collected:
@@ -42,7 +44,7 @@ def gc(ledger: Ledger, *, pack: bool = False) -> Collected:
         if broken:
             raise StoreError(f"{broken[0][0]}: cannot be read, so nothing is removed. Run: kvant fsck --repair")
         before = ledger.usage()
-        done = Collected(swept=ledger.disk.sweep())
+        done = Collected(swept=ledger.disk.sweep(), quota_bytes=ledger.quota)
         if pack:
             rows = sorted(ledger.index.rows(), key=lambda row: row.modified)
             done.packed = [row.name for row in rows if _pack(ledger, row)]

@@ -8,6 +8,7 @@ Source: the language of Ollama's Modelfile documentation (FROM, PARAMETER, TEMPL
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -16,6 +17,9 @@ from kvant.hub.manifest import Message, ModelSettings
 
 MAX_CHARACTERS = 4 << 20
 """Of a whole file; licences are the longest part of one."""
+
+MAX_BYTES = 4 * MAX_CHARACTERS
+"""What so many characters take at most; more is read of no file."""
 
 MAX_ITEMS = 1024
 """Instructions of one file."""
@@ -70,6 +74,31 @@ class Modelfile(msgspec.Struct, frozen=True, kw_only=True):
     licenses: tuple[str, ...] = ()
     messages: tuple[Message, ...] = ()
     ignored: tuple[str, ...] = ()
+
+
+def read_modelfile(path: Path) -> Modelfile:
+    """Read a Modelfile from a file; see `parse_modelfile`.
+
+    Raises:
+        OSError: It cannot be read.
+        ModelfileError: It is not UTF-8, or no Modelfile.
+    """
+    with path.open("rb") as file:
+        return parse_modelfile(decode_modelfile(file.read(MAX_BYTES + 1), subject=str(path)), subject=str(path))
+
+
+def decode_modelfile(raw: bytes, *, subject: str) -> str:
+    """Return the text of a Modelfile's bytes.
+
+    Raises:
+        ModelfileError: It is not UTF-8.
+    """
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ModelfileError(
+            f"{subject}: is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
+        ) from None
 
 
 def parse_modelfile(text: str, *, subject: str = "Modelfile") -> Modelfile:

@@ -1,7 +1,7 @@
 """Make a stored model from a Modelfile: weights of a file, directory or stored model, quantized if asked; settings."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import msgspec
@@ -10,9 +10,10 @@ from kvant.errors import LimitError, ModelfileError, ModelNameError, ModelNotFou
 from kvant.formats.imatrix import read_imatrix
 from kvant.hub.gotemplate import MAX_CHARACTERS, is_go_template, jinja_of
 from kvant.hub.manifest import ModelSettings
-from kvant.hub.modelfile import Modelfile
+from kvant.hub.modelfile import Modelfile, read_modelfile
 from kvant.hub.names import ModelName
-from kvant.hub.pull import make_downloads
+from kvant.hub.pull import Wish, make_downloads, pull
+from kvant.hub.sources.names import is_remote, is_short_name
 from kvant.hub.store import Store, StoredModel
 from kvant.progress import SILENT, Progress
 from kvant.quant.presets import find_preset
@@ -58,11 +59,13 @@ def find_base(modelfile: Modelfile, directory: Path, store: Store) -> StoredMode
 
 def create(
     name: str | ModelName,
-    modelfile: Modelfile,
-    base: StoredModel | Path,
+    modelfile: Modelfile | Path,
+    base: StoredModel | Path | None = None,
     making: Making | None = None,
     *,
-    store: Store,
+    store: Store | None = None,
+    directory: Path | None = None,
+    accepted: Collection[str] = (),
     origin: str | None = None,
     progress: Progress = SILENT,
     on_step: Callable[[str], object] = lambda _: None,
@@ -71,24 +74,32 @@ def create(
 
     Args:
         name: Its name; what had it before is replaced.
-        modelfile: What it is; its `base` is not looked at.
-        base: Its weights, and where they come from a stored model, the settings that the Modelfile does not give.
+        modelfile: What it is, or the file that says so.
+        base: Its weights, and where they come from a stored model, the settings that the Modelfile does not give; by
+            default what its FROM names, which is pulled if it is not here.
         making: How weights are made.
-        store: Where to.
+        store: Where to; by default kvant's own.
+        directory: What paths in FROM start from; by default the file's directory, or the working directory.
+        accepted: Licences that the person at the keyboard accepts of what is pulled.
         origin: Where the weights come from, in words; by default what the base's settings say, or its path.
         progress: Told the bytes.
         on_step: Told each step in words.
 
     Raises:
-        ModelfileError: An adapter, or a template that is not understood.
+        ModelfileError: An adapter, a template that is not understood, or a FROM that names nothing.
         PlanError: The preset does not fit, needs importance, or would quantize twice.
         FormatError: The base is damaged.
         QuotaError: The store is full.
+        SourceError, LicenceError, TransferError: What FROM names cannot be pulled.
     """
-    making = making or Making()
+    making, store = making or Making(), store or Store.open()
+    if isinstance(modelfile, Path):
+        directory, modelfile = directory or modelfile.parent, read_modelfile(modelfile)
     name = store.checked_name(name)
     if making.quantize is not None:
         find_preset(making.quantize)
+    if base is None:
+        base = _pulled(modelfile, accepted, store, progress) or find_base(modelfile, directory or Path(), store)
     settings = settings_of(modelfile, base.settings if isinstance(base, StoredModel) else None)
     if isinstance(base, StoredModel) and making.quantize is None:
         on_step("writing manifest")
@@ -117,6 +128,16 @@ def create(
             progress.say(remark)
         on_step("writing manifest")
         return store.import_file(out, name, settings, progress=progress, move=True)
+
+
+def _pulled(
+    modelfile: Modelfile, accepted: Collection[str], store: Store, progress: Progress
+) -> StoredModel | Path | None:
+    """Pull what FROM names if it is a remote name; None if it is none."""
+    if not is_remote(modelfile.base) and (not is_short_name(modelfile.base) or store.has(modelfile.base)):
+        return None
+    got = pull(modelfile.base, Wish(accepted=accepted), store=store, progress=progress)
+    return store.find(got.name) if got.name else Path(got.path)
 
 
 def settings_of(modelfile: Modelfile, inherited: ModelSettings | None = None) -> ModelSettings:

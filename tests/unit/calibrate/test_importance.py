@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from kvant.calibrate import importance
 from kvant.calibrate.decoder import Decoder
 from kvant.calibrate.importance import measure
 from kvant.errors import ValueRangeError
@@ -38,7 +39,7 @@ def same(a: Importance, b: Importance) -> bool:
 
 
 def test_every_token_counts_once(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvant.calibrate.importance.BATCH_TOKENS", 48)
+    monkeypatch.setattr(importance, "BATCH_TOKENS", 48)
     found = measure(model, TOKENS, directory=tmp_path / "new", datasets=("text",))
     decoder, inputs = Decoder(model), dict[str, torch.Tensor]()
     with torch.no_grad():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from kvant.calibrate import statistics
 from kvant.calibrate.decoder import Decoder
 from kvant.calibrate.statistics import Statistics, collect, draw
 from kvant.calibrate.sums import Sums
@@ -76,8 +77,8 @@ def whole_model(model: Model, labels: np.ndarray) -> tuple[dict[str, torch.Tenso
 def test_statistics_are_those_of_one_graph_through_the_model(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvant.calibrate.statistics.BATCH_TOKENS", 48)
-    monkeypatch.setattr("kvant.calibrate.statistics.CHUNK_LOGITS", 10 * N_VOCAB)
+    monkeypatch.setattr(statistics, "BATCH_TOKENS", 48)
+    monkeypatch.setattr(statistics, "CHUNK_LOGITS", 10 * N_VOCAB)
     model = tiny(tmp_path / "model", family)
     found = collect(model, TOKENS, WEIGHTS, directory=tmp_path / "statistics", seed=SEED)
     inputs, gradients = whole_model(model, np.load(tmp_path / "statistics" / "labels.npy"))

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from kvant.devices.detect import detect
+from kvant.devices.profiles import profile_of
 from kvant.errors import SourceError, ValueRangeError
 from kvant.hub.licences import Policy, is_allowed, read_policy
 from kvant.hub.sources.huggingface import HuggingFace, Repository
@@ -80,7 +82,7 @@ def search(
         format: One of FORMATS; None for all.
         fits: Only what fits.
         licences: Only these licences.
-        usable_bytes: Memory that a model may take here; None if it is not known.
+        usable_bytes: Memory that a model may take; by default what this machine has, if that is known.
         progress: Told the repositories looked at.
 
     Raises:
@@ -91,6 +93,8 @@ def search(
         raise ValueRangeError(f"format: {format!r} is not known. Use one of {', '.join(FORMATS)}.")
     if not text.strip() or len(text) > 200:
         raise ValueRangeError("term: needs from 1 to 200 characters. Give a model's name or a part of it.")
+    if usable_bytes is None:
+        usable_bytes = profile_of(detect(measure=False)).usable_bytes or None
     hub, policy = HuggingFace(), read_policy()
     wanted = {licence.lower() for licence in licences}
     listed = hub.search(text, filters=[format] if format else [], limit=limit * (3 if fits or wanted else 1))

@@ -38,7 +38,7 @@ class Calibrated(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
 
 
-def calibrate_file(
+def calibrate(
     source: Model | Path | str, out: Path | str, *, text: str = BUNDLED, windows: int = WINDOWS, seed: int = SEED,
     overwrite: bool = False, progress: Progress = SILENT,
 ) -> Calibrated:  # fmt: skip

@@ -9,7 +9,7 @@ from kvant.cli.main import app
 from kvant.errors import FormatError, OutputExistsError
 from kvant.evaluate.corpora import corpus
 from kvant.formats.imatrix import read_imatrix
-from kvant.recipes.measure.importance import calibrate_file
+from kvant.recipes.measure.importance import calibrate
 from kvant.testing.tiny_models import write_tiny_model
 
 pytestmark = pytest.mark.heavy
@@ -21,18 +21,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_both_layouts_hold_the_same_importance(tiny: Path, tmp_path: Path) -> None:
-    done = calibrate_file(tiny, tmp_path / "i.gguf", windows=3)
+    done = calibrate(tiny, tmp_path / "i.gguf", windows=3)
     assert (done.text, done.text_sha256) == ("kvant:default:calibration", corpus("default", "calibration").sha256)
     assert (done.entries, done.windows, done.tokens) == (7, 3, 1536)
-    calibrate_file(tiny, tmp_path / "i.dat", windows=3)
+    calibrate(tiny, tmp_path / "i.dat", windows=3)
     new, old = read_imatrix(tmp_path / "i.gguf"), read_imatrix(tmp_path / "i.dat")
     assert (new.n_chunks, new.chunk_size, new.datasets) == (3, 512, old.datasets)
     for name, entry in new.entries.items():
         assert entry.counts == 1536
         np.testing.assert_allclose(entry.weights(), old.entries[name].weights(), rtol=3e-7)
     with pytest.raises(OutputExistsError, match="--overwrite"):
-        calibrate_file(tiny, tmp_path / "i.dat", windows=3)
-    assert calibrate_file(tiny, tmp_path / "i.dat", windows=3, overwrite=True).windows == 3
+        calibrate(tiny, tmp_path / "i.dat", windows=3)
+    assert calibrate(tiny, tmp_path / "i.dat", windows=3, overwrite=True).windows == 3
 
 
 def test_the_command_measures_on_what_the_model_writes(
@@ -51,5 +51,5 @@ def test_the_command_measures_on_what_the_model_writes(
 
 def test_a_text_that_is_not_there(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="no such file"):
-        calibrate_file(tiny, tmp_path / "i.gguf", text=str(tmp_path / "none.txt"))
+        calibrate(tiny, tmp_path / "i.gguf", text=str(tmp_path / "none.txt"))
     assert not (tmp_path / "i.gguf").exists()

@@ -20,7 +20,7 @@ from kvant.formats.imatrix import read_imatrix
 from kvant.quant.importance import Importance
 from kvant.recipes.convert import convert
 from kvant.recipes.measure.base import f32_file
-from kvant.recipes.measure.importance import calibrate_file
+from kvant.recipes.measure.importance import calibrate
 from kvant.runtime.process import EngineProcess
 from kvant.testing.tiny_models import write_tiny_model
 
@@ -86,7 +86,7 @@ def compare(program: Path, model: Path, count: int) -> None:
             (directory / f"{part.domain}.txt").write_text(part.text, encoding="utf-8")
             counts[f"{part.domain}.txt"] = windows.domains.count(part.domain)
         theirs = read_imatrix(upstream(program, file, counts, directory, 512, "gguf"))
-        calibrate_file(model, directory / "ours.gguf", windows=count)
+        calibrate(model, directory / "ours.gguf", windows=count)
         ours = read_imatrix(directory / "ours.gguf")
     print(f"{theirs.n_chunks} and {ours.n_chunks} chunks of {theirs.chunk_size} and {ours.chunk_size} tokens")
     apart = np.concatenate([differences(ours, theirs, name) for name in theirs.entries])

@@ -111,8 +111,8 @@ def create(
         on_step("importing")
         return store.import_file(source, name, settings, progress=progress)
     settings = msgspec.structs.replace(settings, passport=None)
-    with tempfile.TemporaryDirectory(prefix="create-", dir=make_downloads()) as directory:
-        out = Path(directory) / "model.gguf"
+    with tempfile.TemporaryDirectory(prefix="create-", dir=make_downloads()) as place:
+        out = Path(place) / "model.gguf"
         if making.quantize is None:
             on_step("converting model")
             made: ConvertResult | QuantizeResult = convert(

@@ -56,6 +56,16 @@ def test_from_a_file_with_settings(source: Path) -> None:
     assert said == "<s>S</s><u>U</u>"
 
 
+def test_a_modelfile_alone_says_where_its_weights_are(source: Path) -> None:
+    model = create("alone", source / "Modelfile")
+    assert model.path.read_bytes() == (source / "model.gguf").read_bytes()
+    assert model.settings.system == "You are a pirate."
+    again = create("again", parse_modelfile("FROM alone"))
+    assert again.settings.system == "You are a pirate."
+    with pytest.raises(ModelfileError, match=r"FROM \./none\.gguf: is neither a path nor a model"):
+        create("none", parse_modelfile("FROM ./none.gguf"), directory=source)
+
+
 def test_from_a_stored_model_no_weights_are_copied_and_settings_are_inherited(source: Path) -> None:
     made(PIRATE, source, "base")
     used = Store.open().usage()

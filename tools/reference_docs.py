@@ -130,7 +130,10 @@ def class_lines(kind: type) -> Iterator[str]:
     for name, member in vars(kind).items():
         if name.startswith("_") or name in fields:
             continue
-        member = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        if isinstance(member, property) and member.fget:
+            hint = inspect.signature(member.fget).return_annotation
+            yield f"    {name}: {unqualified(inspect.formatannotation(hint))}"
+        member = getattr(member, "__func__", member)
         if inspect.isfunction(member):
             summary = (inspect.getdoc(member) or "").partition("\n")[0]
             shape = f"{name}{unqualified(str(inspect.signature(member)))}".replace("(self, ", "(").replace(

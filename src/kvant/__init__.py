@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 from kvant._version import __version__
 
 if TYPE_CHECKING:
+    from kvant.allocate.options import Option as Option
     from kvant.devices.detect import Machine as Machine
+    from kvant.devices.memory import RamPrediction as RamPrediction
     from kvant.devices.profiles import Profile as Profile
     from kvant.dtypes import BlockType as BlockType
     from kvant.errors import KvantError as KvantError
+    from kvant.evaluate.baselogits import BaseLogits as BaseLogits
     from kvant.evaluate.score import VariantScore as VariantScore
     from kvant.formats.open import open_model as open_model
     from kvant.hub.check import Check as Check
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from kvant.hub.store import Store as Store
     from kvant.kernels import decode as decode
     from kvant.kernels import encode as encode
+    from kvant.metadata import Value as Value
     from kvant.model import Model as Model
     from kvant.progress import Progress as Progress
     from kvant.quant.curvature import Curvatures as Curvatures
@@ -65,6 +69,7 @@ if TYPE_CHECKING:
     from kvant.recipes.inspect.inspect import inspect as inspect
     from kvant.recipes.int8.quantize import Int8Result as Int8Result
     from kvant.recipes.int8.quantize import quantize_int8 as quantize_int8
+    from kvant.recipes.measure.base import Floor as Floor
     from kvant.recipes.measure.bench import Benched as Benched
     from kvant.recipes.measure.bench import Timing as Timing
     from kvant.recipes.measure.bench import bench as bench
@@ -92,6 +97,7 @@ if TYPE_CHECKING:
     from kvant.recipes.targets.gguf.write import QuantizeResult as QuantizeResult
     from kvant.recipes.targets.gguf.write import predict_size as predict_size
     from kvant.recipes.targets.gguf.write import quantize as quantize
+    from kvant.recipes.targets.limits import Limits as Limits
     from kvant.recipes.targets.mlx.write import MLXResult as MLXResult
     from kvant.recipes.targets.mlx.write import to_mlx as to_mlx
     from kvant.recipes.targets.onnx.transcode import ConvertedDecoder as ConvertedDecoder
@@ -101,13 +107,19 @@ if TYPE_CHECKING:
     from kvant.recipes.targets.preset import Written as Written
     from kvant.recipes.targets.preset import write_preset as write_preset
     from kvant.runtime.engine import Engine as Engine
+    from kvant.runtime.engine import Opened as Opened
     from kvant.runtime.engines.base import Artifact as Artifact
     from kvant.runtime.engines.base import EngineSpec as EngineSpec
+    from kvant.runtime.engines.base import SpeedRuns as SpeedRuns
+    from kvant.runtime.messages import Measured as Measured
+    from kvant.runtime.tokenizers import Questions as Questions
+    from kvant.runtime.tokenizers import Spoken as Spoken
 
 _HOMES = {
     "Advice": "kvant.recipes.advise",
     "AdviceRow": "kvant.recipes.advise",
     "Artifact": "kvant.runtime.engines.base",
+    "BaseLogits": "kvant.evaluate.baselogits",
     "Benched": "kvant.recipes.measure.bench",
     "BlockType": "kvant.dtypes",
     "Budget": "kvant.recipes.goal",
@@ -123,6 +135,7 @@ _HOMES = {
     "DecoderResult": "kvant.recipes.targets.onnx.write",
     "Engine": "kvant.runtime.engine",
     "EngineSpec": "kvant.runtime.engines.base",
+    "Floor": "kvant.recipes.measure.base",
     "Found": "kvant.hub.sources.search",
     "Goal": "kvant.recipes.goal",
     "Importance": "kvant.quant.importance",
@@ -130,6 +143,7 @@ _HOMES = {
     "Inspection": "kvant.recipes.inspect.inspect",
     "Int8Result": "kvant.recipes.int8.quantize",
     "KvantError": "kvant.errors",
+    "Limits": "kvant.recipes.targets.limits",
     "Listed": "kvant.hub.jobs",
     "Lock": "kvant.recipes.rebuild.lock",
     "MLXResult": "kvant.recipes.targets.mlx.write",
@@ -137,25 +151,33 @@ _HOMES = {
     "Making": "kvant.recipes.create",
     "Material": "kvant.recipes.targets.base",
     "Matrix": "kvant.recipes.targets.candidate",
+    "Measured": "kvant.runtime.messages",
     "MeasuredVariant": "kvant.recipes.report.report",
     "Model": "kvant.model",
     "ModelName": "kvant.hub.names",
     "ModelSettings": "kvant.hub.manifest",
     "Modelfile": "kvant.hub.modelfile",
+    "Opened": "kvant.runtime.engine",
+    "Option": "kvant.allocate.options",
     "Parity": "kvant.recipes.measure.parity",
     "Plan": "kvant.quant.plan",
     "Profile": "kvant.devices.profiles",
     "Progress": "kvant.progress",
     "Pulled": "kvant.hub.pull",
     "QuantizeResult": "kvant.recipes.targets.gguf.write",
+    "Questions": "kvant.runtime.tokenizers",
+    "RamPrediction": "kvant.devices.memory",
     "Rebuilt": "kvant.recipes.rebuild.rebuild",
     "Removed": "kvant.hub.jobs",
     "Report": "kvant.recipes.report.report",
     "Request": "kvant.recipes.optimize.request",
+    "SpeedRuns": "kvant.runtime.engines.base",
+    "Spoken": "kvant.runtime.tokenizers",
     "Store": "kvant.hub.store",
     "StoredModel": "kvant.hub.ledger",
     "Target": "kvant.recipes.targets.base",
     "Timing": "kvant.recipes.measure.bench",
+    "Value": "kvant.metadata",
     "VariantScore": "kvant.evaluate.score",
     "Wish": "kvant.hub.pull",
     "Workshop": "kvant.recipes.targets.base",
@@ -199,16 +221,18 @@ _HOMES = {
 }
 
 __all__ = [
-    "Advice", "AdviceRow", "Artifact", "Benched", "BlockType", "Budget", "Calibrated", "Calibration", "Candidate",
-    "Check", "Collected", "Comparison", "ConvertResult", "ConvertedDecoder", "Curvatures", "DecoderResult", "Engine",
-    "EngineSpec", "Found", "Goal", "Importance", "Imported", "Inspection", "Int8Result", "KvantError", "Listed", "Lock",
-    "MLXResult", "Machine", "Making", "Material", "Matrix", "MeasuredVariant", "Model", "ModelName", "ModelSettings",
-    "Modelfile", "Parity", "Plan", "Profile", "Progress", "Pulled", "QuantizeResult", "Rebuilt", "Removed",
-    "Report", "Request", "Store", "StoredModel", "Target", "Timing", "VariantScore", "Wish", "Workshop", "Written",
-    "__version__", "advise", "advise_machine", "bench", "calibrate", "convert", "convert_decoder", "copy", "create",
-    "decode", "encode", "evaluate", "export", "fsck", "gc", "import_", "inspect", "list_", "open_model", "optimize",
-    "parity", "plan_preset", "predict_size", "pull", "quantize", "quantize_decoder", "quantize_int8", "read_plan",
-    "read_recipe", "rebuild", "rm", "search", "show", "to_mlx", "write_plan", "write_preset", "write_recipe",
+    "Advice", "AdviceRow", "Artifact", "BaseLogits", "Benched", "BlockType", "Budget", "Calibrated", "Calibration",
+    "Candidate", "Check", "Collected", "Comparison", "ConvertResult", "ConvertedDecoder", "Curvatures", "DecoderResult",
+    "Engine", "EngineSpec", "Floor", "Found", "Goal", "Importance", "Imported", "Inspection", "Int8Result",
+    "KvantError", "Limits", "Listed", "Lock", "MLXResult", "Machine", "Making", "Material", "Matrix", "Measured",
+    "MeasuredVariant", "Model", "ModelName", "ModelSettings", "Modelfile", "Opened", "Option", "Parity", "Plan",
+    "Profile", "Progress", "Pulled", "QuantizeResult", "Questions", "RamPrediction", "Rebuilt", "Removed", "Report",
+    "Request", "SpeedRuns", "Spoken", "Store", "StoredModel", "Target", "Timing", "Value", "VariantScore", "Wish",
+    "Workshop", "Written", "__version__", "advise", "advise_machine", "bench", "calibrate", "convert",
+    "convert_decoder", "copy", "create", "decode", "encode", "evaluate", "export", "fsck", "gc", "import_", "inspect",
+    "list_", "open_model", "optimize", "parity", "plan_preset", "predict_size", "pull", "quantize", "quantize_decoder",
+    "quantize_int8", "read_plan", "read_recipe", "rebuild", "rm", "search", "show", "to_mlx", "write_plan",
+    "write_preset", "write_recipe",
 ]  # fmt: skip
 
 

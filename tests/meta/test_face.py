@@ -17,6 +17,9 @@ WITHOUT_A_FUNCTION = {
     "serve": "is a process that serves until it is told to stop",
     "top": "draws what a gateway does now on a terminal",
 }
+PROTOCOLS = ["Target", "Workshop", "Engine", "EngineSpec", "Artifact", "Material", "Candidate"]
+"""What others implement or make, so that the types of their members must be public, too."""
+
 FUNCTIONS = [name for name in kvant.__all__ if inspect.isfunction(getattr(kvant, name))]
 
 
@@ -40,6 +43,15 @@ def test_what_a_public_function_takes_and_gives_is_public(name: str) -> None:
     assert "return" in hints
     for found in {kind for hint in hints.values() for kind in classes_of(hint)}:
         assert getattr(kvant, found.__name__, None) is found, f"{name}: {found}"
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_what_others_implement_needs_public_types_alone(name: str) -> None:
+    kind = getattr(kvant, name)
+    members = [m.fget if isinstance(m, property) else m for key, m in vars(kind).items() if not key.startswith("_")]
+    for member in [kind, *filter(inspect.isfunction, members)]:
+        for found in {one for hint in typing.get_type_hints(member).values() for one in classes_of(hint)}:
+            assert getattr(kvant, found.__name__, None) is found, f"{name}: {found}"
 
 
 @pytest.mark.parametrize("name", [name for name in kvant.__all__ if name != "__version__"])

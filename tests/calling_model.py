@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.testing.tiny_models import write_safetensors
 from served import TOOLS_TEMPLATE
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 from starlette.applications import Starlette
 
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.serve.library import DirectoryLibrary, Library, ModelFile
 from kvant.serve.loaded import LoadedModel
 from kvant.serve.settings import Settings

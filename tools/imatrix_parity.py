@@ -18,7 +18,7 @@ from kvant.evaluate.corpora import corpus, text_file
 from kvant.evaluate.windows import Windows, cut
 from kvant.formats.imatrix import read_imatrix
 from kvant.quant.importance import Importance
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.measure.base import f32_file
 from kvant.recipes.measure.importance import calibrate
 from kvant.runtime.process import EngineProcess

@@ -59,8 +59,8 @@ if TYPE_CHECKING:
     from kvant.recipes.advise import AdviceRow as AdviceRow
     from kvant.recipes.advise import advise as advise
     from kvant.recipes.advise import advise_machine as advise_machine
-    from kvant.recipes.convert import ConvertResult as ConvertResult
-    from kvant.recipes.convert import convert as convert
+    from kvant.recipes.convert.convert import ConvertResult as ConvertResult
+    from kvant.recipes.convert.convert import convert as convert
     from kvant.recipes.create import Making as Making
     from kvant.recipes.create import create as create
     from kvant.recipes.goal import Budget as Budget
@@ -129,7 +129,7 @@ _HOMES = {
     "Check": "kvant.hub.check",
     "Collected": "kvant.hub.collect",
     "Comparison": "kvant.recipes.measure.evaluate",
-    "ConvertResult": "kvant.recipes.convert",
+    "ConvertResult": "kvant.recipes.convert.convert",
     "ConvertedDecoder": "kvant.recipes.targets.onnx.transcode",
     "Curvatures": "kvant.quant.curvature",
     "DecoderResult": "kvant.recipes.targets.onnx.write",
@@ -186,7 +186,7 @@ _HOMES = {
     "advise_machine": "kvant.recipes.advise",
     "bench": "kvant.recipes.measure.bench",
     "calibrate": "kvant.recipes.measure.importance",
-    "convert": "kvant.recipes.convert",
+    "convert": "kvant.recipes.convert.convert",
     "convert_decoder": "kvant.recipes.targets.onnx.transcode",
     "copy": "kvant.hub.jobs",
     "create": "kvant.recipes.create",

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from kvant.cli.main import app
 from kvant.errors import UnsupportedFormatError, ValueRangeError
 from kvant.formats.onnx.decoder import SPINNING, read_decoder
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.measure.bench import TIE, bench, default_threads
 from kvant.testing.onnx_decoders import export_tiny
 from kvant.testing.tiny_models import write_tiny_model

@@ -14,7 +14,7 @@ import pytest
 from kvant.formats.imatrix import write_imatrix
 from kvant.formats.open import open_model
 from kvant.quant.importance import Entry, Importance
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.targets.gguf.write import quantize
 from kvant.testing.tiny_models import write_tiny_model
 

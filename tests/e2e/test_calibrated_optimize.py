@@ -11,7 +11,7 @@ from kvant.errors import BudgetError, FormatError, ValueRangeError
 from kvant.files import cache_dir, sha256_file
 from kvant.formats.open import open_model
 from kvant.quant.plan import Plan
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.goal import Budget
 from kvant.recipes.measure.calibration import blend, calibrate, calibration_text
 from kvant.recipes.measure.evaluate import evaluate

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from kvant.cli.main import app
 from kvant.formats.safetensors.reader import read_sharded
-from kvant.recipes.convert import Target, convert, default_output
+from kvant.recipes.convert.convert import Format, convert, default_output
 from kvant.runtime.llamacpp import LlamaCpp
 from kvant.tensors import LazyTensor, n_rows
 from kvant.testing.tiny_models import FAMILIES, write_safetensors, write_tiny_model
@@ -96,7 +96,7 @@ def test_the_output_is_named_after_the_model(tmp_path: Path, monkeypatch: pytest
         ("smol-F16-00001-of-00003.gguf", "hf", "F32", "smol-hf"),
     ],
 )
-def test_default_names(source: str, to: Target, kind: str, expected: str) -> None:
+def test_default_names(source: str, to: Format, kind: str, expected: str) -> None:
     assert default_output(Path(source), to, kind) == Path(expected)
 
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from kvant.cli.main import app
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.runtime.artifacts import ENGINES, engine_of
 from kvant.testing.tiny_models import write_tiny_model
 

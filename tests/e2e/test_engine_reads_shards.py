@@ -8,7 +8,7 @@ import pytest
 from kvant.formats.gguf.reader import read_gguf
 from kvant.formats.gguf.writer import write_gguf
 from kvant.metadata import u32
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.runtime.llamacpp import LlamaCpp
 from kvant.testing.tiny_models import write_tiny_model
 

@@ -19,7 +19,7 @@ from kvant.formats.gguf.writer import write_gguf
 from kvant.formats.open import open_model
 from kvant.metadata import string
 from kvant.quant.presets import plan_preset
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.measure.evaluate import Comparison, evaluate
 from kvant.recipes.targets.gguf.write import quantize
 from kvant.testing.tiny_models import write_tiny_model

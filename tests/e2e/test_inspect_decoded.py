@@ -6,7 +6,7 @@ import pytest
 
 from kvant.formats.open import open_model
 from kvant.quant.presets import plan_preset
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.inspect.inspect import inspect
 from kvant.recipes.targets.gguf.write import quantize
 from kvant.testing.tiny_models import write_tiny_model

@@ -11,7 +11,7 @@ import pytest
 from kvant.formats import open as opening
 from kvant.formats.open import open_model
 from kvant.model import Model
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.inspect.inspect import inspect
 from kvant.recipes.measure.evaluate import evaluate
 from kvant.recipes.optimize import pipeline

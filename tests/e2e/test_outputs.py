@@ -9,7 +9,7 @@ from kvant.cli.main import app
 from kvant.evaluate.base import identity
 from kvant.files import cache_dir
 from kvant.formats.open import open_model
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.testing.onnx_decoders import export_tiny
 from kvant.testing.tiny_models import write_tiny_model
 from onnx_files import two_layers

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from kvant.cli.main import app
 from kvant.errors import EngineError, MissingDependencyError
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.measure.parity import parity
 from kvant.recipes.targets.mlx.write import to_mlx
 from kvant.testing.onnx_decoders import export_tiny

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from commands import run, serving
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.testing.tiny_models import write_tiny_model
 from served import write_gguf
 

@@ -13,7 +13,7 @@ from kvant.cli.main import app
 from kvant.formats.gguf.writer import write_gguf
 from kvant.formats.open import open_model
 from kvant.metadata import string, u32
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.measure.evaluate import evaluate
 from kvant.recipes.measure.parity import Parity, parity
 from kvant.testing.tiny_models import write_tiny_model

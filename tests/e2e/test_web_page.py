@@ -472,7 +472,7 @@ def test_nothing_moves_for_those_who_do_not_want_it(chromium: Browser, gateway: 
 
 @pytest.mark.model
 def test_the_reference_model_answers(chromium: Browser, reference_model: Path, tmp_path: Path) -> None:
-    from kvant.recipes.convert import convert
+    from kvant.recipes.convert.convert import convert
 
     convert(reference_model, tmp_path / "smol.gguf", to="gguf", type="Q8_0")
     with served(tmp_path) as gateway, opened(chromium, gateway.url) as page:

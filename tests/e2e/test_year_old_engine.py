@@ -20,7 +20,7 @@ from kvant.kernels import decode
 from kvant.kernels.fitting import FITTABLE
 from kvant.model import Model
 from kvant.quant.plan import Plan
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.measure.calibration import calibrate
 from kvant.recipes.targets.gguf.write import quantize
 from kvant.runtime.process import EngineProcess

@@ -15,7 +15,7 @@ FRAMEWORKS: Mapping[str, tuple[str, ...]] = {
     "onnx": ("formats.onnx", "recipes.int8", "recipes.targets.onnx", "runtime", "testing"),
     "onnxruntime": ("formats.onnx", "runtime"), "onnxruntime_genai": ("runtime",), "onnxscript": ("runtime",),
     "onnxslim": ("runtime",), "opentelemetry": ("serve",), "prometheus_client": ("serve",), "pytest": ("testing",),
-    "rich": ("cli",), "safetensors": ("testing",), "starlette": ("serve",), "tokenizers": ("runtime", "testing"),
+    "rich": ("cli",), "starlette": ("serve",), "tokenizers": ("runtime", "testing"),
     "torch": ("calibrate",), "typer": ("cli",), "uvicorn": ("serve",), "xllamacpp": ("runtime",),
     "yaml": ("hub.licences", "recipes.optimize.schema"),
 }  # fmt: skip

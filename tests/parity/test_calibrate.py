@@ -12,7 +12,7 @@ import torch
 
 from kvant.calibrate.decoder import Decoder
 from kvant.formats.open import open_model
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.runtime.process import EngineProcess
 from kvant.testing.tiny_models import write_tiny_model
 

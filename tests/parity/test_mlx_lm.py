@@ -11,7 +11,7 @@ import pytest
 
 from kvant.errors import EngineError
 from kvant.formats.safetensors.reader import read_sharded
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.measure.evaluate import evaluate
 from kvant.recipes.targets.mlx.write import to_mlx
 from kvant.runtime.mlx import MLXProcess

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from kvant.formats.gguf.reader import read_gguf
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.runtime.plaintext import Ask, Controls, Disguise, drive, tokens
 from kvant.runtime.process import EngineProcess
 from kvant.testing.tiny_models import write_tiny_model

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.runtime.llamacpp import LlamaCpp
 from kvant.testing.tiny_models import weights, write_safetensors, write_tiny_model
 

@@ -16,7 +16,7 @@ import pytest
 from gguf import GGUFReader
 
 from kvant.formats.huggingface.architectures import llama
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.runtime import capi
 from kvant.runtime.llamacpp import LlamaCpp
 from kvant.testing.tiny_models import FAMILIES, TOKENIZERS, weights, write_safetensors, write_tiny_model

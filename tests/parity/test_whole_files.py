@@ -15,7 +15,7 @@ import pytest
 from kvant.formats.gguf.reader import read_gguf
 from kvant.quant.plan import needs_importance
 from kvant.quant.presets import PRESETS, plan_preset
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.targets.gguf.write import quantize
 from kvant.tensors import n_rows
 from kvant.testing.tiny_models import write_tiny_model

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hub_server import Hub, Repo, serving
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.targets.gguf.write import quantize
 from kvant.testing.tiny_models import write_tiny_model
 

@@ -11,7 +11,7 @@ from kvant.cli.given import refuse
 from kvant.units import format_bytes, format_weights, parse_bytes
 
 if TYPE_CHECKING:
-    from kvant.recipes.convert import Target
+    from kvant.recipes.convert.convert import Format
 
 
 class To(StrEnum):
@@ -62,16 +62,16 @@ def convert(
       kvant convert smol-mlx-4bit --to gguf -t keep -o smol-4bit.gguf
       kvant convert smol-Q8_0.gguf --to onnx -o smol-onnx
     """  # noqa: D301 - \b keeps the lines of the examples apart
-    from kvant.recipes.writers import WRITERS
+    from kvant.recipes.convert.writers import WRITERS
 
     if to.value not in WRITERS:  # what an exporter draws, not what kvant writes tensor by tensor
         refuse(options, ("type_", "max_file_size", "threads"), "is not used with --to onnx")
         convert_onnx.decoder(model, out, overwrite=overwrite, json=json)
         return
-    from kvant.recipes.convert import KEEP, conversion_type, default_output
-    from kvant.recipes.convert import convert as run
+    from kvant.recipes.convert.convert import KEEP, conversion_type, default_output
+    from kvant.recipes.convert.convert import convert as run
 
-    kind = cast("Target", to.value)
+    kind = cast("Format", to.value)
     target = KEEP if type_.lower() == KEEP else conversion_type(type_, kind).name
     path = out or default_output(model, kind, target)
     limit = None if max_file_size is None else parse_bytes(max_file_size)

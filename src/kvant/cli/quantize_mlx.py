@@ -9,9 +9,6 @@ from kvant.cli import console
 from kvant.cli.way import Asked, Way
 from kvant.units import format_bytes, parse_bytes
 
-USUAL = "4bit"
-"""What config.json gives for the whole model where a size decides every layer."""
-
 Dtype = Annotated[
     str | None, typer.Option(help="MLX, ONNX: float type of the rest: F16, F32; MLX also BF16.", show_default=False)
 ]
@@ -20,6 +17,7 @@ Dtype = Annotated[
 def directory(asked: Asked) -> None:
     """Write an MLX directory and print what became of the layers."""
     from kvant.devices.limits import cores
+    from kvant.recipes.targets.mlx.plan import USUAL
     from kvant.recipes.targets.mlx.write import to_mlx
 
     kind = asked.preset or USUAL

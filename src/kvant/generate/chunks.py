@@ -87,8 +87,6 @@ class Timings(msgspec.Struct):
     prompt_ms: float = 0.0
     predicted_ms: float = 0.0
     cache_n: int = 0
-    prompt_n: int = 0
-    predicted_n: int = 0
 
 
 class Progress(msgspec.Struct):
@@ -96,8 +94,6 @@ class Progress(msgspec.Struct):
 
     total: int = 0
     cache: int = 0
-    processed: int = 0
-    time_ms: float = 0.0
 
 
 class Verbose(msgspec.Struct):

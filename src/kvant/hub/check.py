@@ -19,7 +19,7 @@ from kvant.hub.disk import make_directories, unlink
 from kvant.hub.index import fingerprint
 from kvant.hub.ledger import Ledger
 from kvant.hub.manifest import Layout, Piece, read_settings
-from kvant.hub.names import is_digest
+from kvant.hub.names import ModelName, is_digest
 from kvant.hub.objects import check_file
 from kvant.progress import SILENT, Progress
 
@@ -192,8 +192,6 @@ def _check_models(ledger: Ledger, check: Check, repair: bool, rotten: set[str]) 
 
 
 def _reset_settings(ledger: Ledger, name: str) -> None:
-    from kvant.hub.names import ModelName
-
     row = ledger.row(name)
     config = ledger.config(b"{}")
     manifest = msgspec.structs.replace(ledger.objects.manifest(row.manifest), config=config)

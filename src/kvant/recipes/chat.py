@@ -35,7 +35,7 @@ from kvant.generate.sampling import PARAMETERS, RUN_DEFAULTS, checked, engine_op
 from kvant.generate.templates import abilities
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.runtime.artifacts import engine_of
 from kvant.runtime.bounded import Bounded
 from kvant.runtime.plaintext import Controls, Trusted

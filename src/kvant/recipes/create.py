@@ -17,7 +17,7 @@ from kvant.hub.sources.names import is_remote, is_short_name
 from kvant.hub.store import Store, StoredModel
 from kvant.progress import SILENT, Progress
 from kvant.quant.presets import find_preset
-from kvant.recipes.convert import ConvertResult, convert
+from kvant.recipes.convert.convert import ConvertResult, convert
 from kvant.recipes.targets.gguf.write import QuantizeResult, quantize
 from kvant.runtime.artifacts import engine_of
 from kvant.runtime.template import render

@@ -18,7 +18,6 @@ from kvant.errors import EngineError, ValueRangeError
 from kvant.runtime import capi
 
 MAX_UBATCH = 512
-INT32_MAX = 2**31 - 1
 
 
 class LlamaCpp:

@@ -11,6 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from kvant.formats.safetensors.reader import read_safetensors
+from kvant.kernels import decode
+from kvant.tensors import n_rows, row_length
+
 CONTRIB = {"GroupQueryAttention", "SkipSimplifiedLayerNormalization"}
 CONTEXT = 2048
 
@@ -114,14 +118,21 @@ def draw(config: dict[str, Any], weights: dict[str, np.ndarray]) -> Drawing:
     return made
 
 
+def _floats(path: Path) -> dict[str, np.ndarray]:
+    """Return the tensors of a safetensors file as float32, by name."""
+    return {
+        name: decode(t.read_bytes(0, n_rows(t)), t.block_type, row_length(t)).reshape(t.shape)
+        for name, t in read_safetensors(path).items()
+    }
+
+
 def export_tiny(source: Path, out: Path) -> Path:
     """Write a tiny llama directory as a directory of onnxruntime-genai."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
-    from safetensors.numpy import load_file
 
     config = json.loads((source / "config.json").read_text())
-    made = draw(config, {n: a.astype(np.float32) for n, a in load_file(source / "model.safetensors").items()})
+    made = draw(config, _floats(source / "model.safetensors"))
     kv, vocabulary = config["num_key_value_heads"], config["vocab_size"]
     value, floats, integers = helper.make_tensor_value_info, TensorProto.FLOAT, TensorProto.INT64
     caches = [f"{i}.{n}" for i in range(config["num_hidden_layers"]) for n in ("key", "value")]

@@ -12,7 +12,7 @@ from kvant.errors import UnsupportedFormatError, ValueRangeError
 from kvant.formats.open import open_model
 from kvant.metadata import string
 from kvant.model import Model
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.testing.tiny_models import write_tiny_model
 
 TOKENS = np.random.default_rng(0).integers(3, 500, (2, 16), dtype=np.int32)

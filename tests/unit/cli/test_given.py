@@ -51,7 +51,7 @@ def test_an_option_without_a_use_is_refused(words: str, option: str) -> None:
 
 def test_a_bundle_is_not_taken_away(tmp_path: Path) -> None:
     from kvant.hub.store import Store
-    from kvant.recipes.convert import convert
+    from kvant.recipes.convert.convert import convert
     from kvant.testing.tiny_models import write_tiny_model
 
     convert(write_tiny_model("llama", tmp_path / "m"), tmp_path / "m.gguf", to="gguf", type="F16")

@@ -15,7 +15,7 @@ from kvant.formats.open import open_as_stored, open_model
 from kvant.formats.tied import same_values
 from kvant.model import Model
 from kvant.quant.presets import plan_preset
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.targets.gguf.write import predict_size, quantize
 from kvant.recipes.targets.mlx.write import to_mlx
 from kvant.tensors import LazyTensor, array_tensor, n_rows

@@ -6,7 +6,7 @@ import pytest
 
 from kvant.errors import FormatError, UnsupportedFormatError
 from kvant.formats.gguf.reader import read_gguf
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.targets.gguf.write import quantize
 from kvant.runtime.artifacts import ENGINES, engine_of, open_artifact
 from kvant.testing.tiny_models import write_tiny_model

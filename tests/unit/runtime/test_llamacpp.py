@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kvant.errors import EngineError, ValueRangeError
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.runtime.llamacpp import LlamaCpp
 from kvant.testing.tiny_models import N_VOCAB, write_tiny_model
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kvant.errors import EngineError, ValueRangeError
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.runtime import messages
 from kvant.runtime.llamacpp import LlamaCpp
 from kvant.runtime.process import EngineProcess

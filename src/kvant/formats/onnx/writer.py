@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from kvant.files import disk_errors
+from kvant.formats.onnx.external import external_range
 from kvant.formats.onnx.spec import EXTERNAL
 
 if TYPE_CHECKING:
@@ -118,8 +119,6 @@ def blank(shape: Sequence[int], dtype: DTypeLike) -> np.ndarray:
 
 def array_of(tensor: "onnx.TensorProto", path: Path) -> np.ndarray:
     """Return a checked tensor's values, mapped if they lie in a file beside; the dtypes of `DTYPES`."""
-    from kvant.formats.onnx.external import external_range
-
     dtype = dtype_of(tensor)
     if tensor.data_location == EXTERNAL:
         place, offset, _ = external_range(tensor, path)

@@ -19,7 +19,7 @@ from kvant.formats.gguf.reader import files_of
 from kvant.formats.open import opened
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.runtime.process import EngineProcess
 from kvant.tensors import Tensor
 

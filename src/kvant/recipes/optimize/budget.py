@@ -1,4 +1,4 @@
-"""What a user asks for: limits that variants must keep, and what counts as best among those that do."""
+"""Which candidates keep the limits by prediction, and which limit one breaks."""
 
 from collections.abc import Sequence
 

@@ -6,7 +6,7 @@ from kvant.formats.base import is_gguf
 from kvant.formats.open import open_model
 from kvant.runtime.engine import Engine
 from kvant.runtime.engines.base import Artifact, EngineSpec
-from kvant.runtime.tokenizers import Questions, Spoken
+from kvant.runtime.tokenizers import Questions, Spoken, by_llama
 
 
 def _open(path: Path) -> Artifact:
@@ -23,8 +23,6 @@ def _process() -> Engine:
 
 
 def _speaks(artifact: Artifact, questions: Questions) -> Spoken:
-    from kvant.runtime.tokenizers import by_llama
-
     return by_llama(artifact.entry, questions)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from kvant.formats.open import open_model
 from kvant.runtime.engine import Engine
 from kvant.runtime.engines.base import Artifact, EngineSpec, SpeedRuns
-from kvant.runtime.tokenizers import Questions, Spoken
+from kvant.runtime.tokenizers import Questions, Spoken, by_worker
 
 LAST = 100
 """Other engines' directories may hold a config.json, too."""
@@ -28,8 +28,6 @@ def _process() -> Engine:
 
 
 def _speaks(artifact: Artifact, questions: Questions) -> Spoken:
-    from kvant.runtime.tokenizers import by_worker
-
     return by_worker("mlx", artifact.entry, questions.texts, questions.conversations)
 
 

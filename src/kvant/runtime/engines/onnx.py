@@ -6,7 +6,7 @@ from kvant.formats.onnx.decoder import is_decoder, keep_session_options, read_de
 from kvant.metadata import string
 from kvant.runtime.engine import Engine
 from kvant.runtime.engines.base import Artifact, EngineSpec
-from kvant.runtime.tokenizers import Questions, Spoken
+from kvant.runtime.tokenizers import Questions, Spoken, by_worker
 
 
 def _open(path: Path) -> Artifact:
@@ -22,8 +22,6 @@ def _process() -> Engine:
 
 
 def _speaks(artifact: Artifact, questions: Questions) -> Spoken:
-    from kvant.runtime.tokenizers import by_worker
-
     return by_worker("genai", artifact.entry, questions.texts, questions.conversations)
 
 

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from kvant.formats.open import open_model
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.measure.base import f32_file
 from kvant.testing.tiny_models import write_tiny_model
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from kvant.errors import EngineError
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.measure.sample import (
     Sample,
     Samples,

@@ -13,7 +13,7 @@ from kvant.formats.gguf.reader import read_gguf
 from kvant.formats.open import open_model
 from kvant.model import Model
 from kvant.progress import Silent
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.measure import selftext
 from kvant.recipes.measure.selftext import around_request, openings, self_windows, text_of, write_rows
 from kvant.runtime.process import EngineProcess

@@ -1,7 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvant.recipes.report.pareto import front, knee
+from kvant.recipes.report.pareto import front
 
 Point = tuple[float, float]
 POINTS = st.lists(st.tuples(st.integers(0, 50).map(float), st.integers(0, 50).map(float)), max_size=40)
@@ -48,13 +48,3 @@ def test_order_does_not_matter(points: list[Point], random: object) -> None:
     shuffled = list(points)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert front(points, cost=cost, loss=loss) == front(shuffled, cost=cost, loss=loss)
-
-
-def test_knee_is_the_corner() -> None:
-    points = [(0.0, 100.0), (1.0, 10.0), (5.0, 8.0), (10.0, 0.0)]
-    assert knee(points, cost=cost, loss=loss) == (1.0, 10.0)
-
-
-def test_knee_of_few_points_is_the_cheapest() -> None:
-    assert knee([], cost=cost, loss=loss) is None
-    assert knee([(2.0, 1.0), (1.0, 3.0)], cost=cost, loss=loss) == (1.0, 3.0)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.testing.engines import EngineTests
 from kvant.testing.onnx_decoders import export_tiny
 from kvant.testing.tiny_models import write_tiny_model

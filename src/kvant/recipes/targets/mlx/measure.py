@@ -11,7 +11,7 @@ from kvant.files import cache_dir
 from kvant.formats.safetensors.reader import read_sharded, weight_files
 from kvant.progress import SILENT, Progress
 from kvant.recipes.cache import digest
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.runtime.messages import Measured
 from kvant.runtime.mlx import MLXProcess
 from kvant.tensors import n_bytes

@@ -6,7 +6,6 @@ The scheme that config.json tells follows from it alone. Layers that it does not
 
 from collections.abc import Mapping, Sequence
 
-from kvant.allocate.options import Option
 from kvant.allocate.solver import solve
 from kvant.errors import BudgetError, PlanError
 from kvant.formats.huggingface.architectures.registry import family_of_architecture
@@ -17,6 +16,7 @@ from kvant.kernels.mlx import Grouping
 from kvant.model import Model
 from kvant.quant.plan import Plan
 from kvant.quant.roles import file_order
+from kvant.recipes.targets.base import Options
 from kvant.recipes.targets.mlx.fitted import SCALE_TYPE
 from kvant.tensors import LazyTensor, n_bytes
 
@@ -25,8 +25,6 @@ TYPES = ("8bit", "6bit", "5bit", "4bit-g32", "4bit", "3bit-g32", "3bit")
 
 USUAL = "4bit"
 """What config.json gives for the whole model where a plan has no type's name, and for recipes."""
-
-Options = Mapping[str, Sequence[Option]]
 
 
 def type_plan(name: str, shapes: Mapping[str, Sequence[int]]) -> Plan:

@@ -69,16 +69,16 @@ class MLX:
         mlx_tensors(model, float_type(model, None))
 
     def knows(self, preset: str) -> bool:
-        """Say whether a name is one of a type or recipe of mlx-lm's."""
+        """Say whether a name is a type or a recipe of mlx-lm's."""
         return is_type(preset)
 
     def label(self, preset: str) -> str:
         """Return `mlx PRESET`."""
-        return f"mlx {preset}"
+        return f"{self.name} {preset}"
 
     def output_name(self, model: str, preset: str) -> str:
         """Return `MODEL-mlx-PRESET`."""
-        return f"{model}-mlx-{preset}"
+        return f"{model}-{self.name}-{preset}"
 
     def command(self, preset: str, source: str, out: str, imatrix: str | None) -> list[str]:
         """Return the words of the command that makes a type."""

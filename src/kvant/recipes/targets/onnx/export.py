@@ -14,7 +14,7 @@ from kvant.formats.huggingface.writer import write_huggingface
 from kvant.formats.onnx.decoder import CONFIG
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.measure.evaluate import evaluate
 from kvant.recipes.targets.onnx.exporters import exporters
 

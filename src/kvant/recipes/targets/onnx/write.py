@@ -36,7 +36,6 @@ from kvant.recipes.targets.onnx.origin import GRAPH, Origin, open_export
 from kvant.recipes.targets.onnx.plan import Dtype, counts, fitting_plan, named_plan
 
 Layout = Literal["genai", "transformers.js"]
-LAYOUTS: tuple[Layout, ...] = ("genai", "transformers.js")
 
 
 class DecoderResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from kvant._version import __version__
 from kvant.errors import ModelfileError
+from kvant.formats.gguf.reader import read_gguf
 from kvant.generate.sampling import context_wanted, unknown
 from kvant.hub.modelfile import modelfile_of, write_modelfile
 from kvant.serve import page
@@ -196,8 +197,6 @@ def _modelfile(file: ModelFile, template: str, system: str) -> str:
 
 
 def _tensors(file: ModelFile) -> list[dict[str, Any]]:
-    from kvant.formats.gguf.reader import read_gguf
-
     return [
         {"name": name, "type": tensor.block_type.name, "shape": [int(n) for n in tensor.shape]}
         for name, tensor in read_gguf(file.path).tensors.items()

@@ -18,7 +18,7 @@ from kvant.kernels import decode, encode
 from kvant.kernels.mlx import Grouping, dequantize, quantize
 from kvant.kernels.mlx_blocks import SAME_VALUES, block_holding, from_blocks, to_blocks
 from kvant.quant.plan import Plan
-from kvant.recipes.convert import convert
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.inspect.inspect import inspect
 from kvant.recipes.measure.base import f32_file
 from kvant.recipes.targets.gguf.write import quantize as to_gguf

@@ -5,8 +5,8 @@ import pytest
 
 from kvant.dtypes import BLOCK_TYPES
 from kvant.errors import UnsupportedFormatError
-from kvant.recipes.convert import Target, conversion_type
-from kvant.recipes.writers import converted_type
+from kvant.recipes.convert.convert import Format, conversion_type
+from kvant.recipes.convert.writers import converted_type
 from kvant.tensors import LazyTensor
 
 
@@ -36,6 +36,6 @@ def test_types_at_q8_0(name: str, shape: tuple[int, ...], kind: str, expected: s
 
 
 @pytest.mark.parametrize(("name", "to"), [("Q4_K", "gguf"), ("Q8_0", "hf"), ("", "gguf"), ("I32", "gguf")])
-def test_other_types_are_refused(name: str, to: Target) -> None:
+def test_other_types_are_refused(name: str, to: Format) -> None:
     with pytest.raises(UnsupportedFormatError, match="kvant quantize"):
         conversion_type(name, to)

@@ -24,10 +24,10 @@ from kvant.kernels import decode
 from kvant.kernels.mlx_blocks import SAME_VALUES
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
-from kvant.recipes.writers import FILE_TYPES, WRITERS, Fallback, Work, Writer
+from kvant.recipes.convert.writers import FILE_TYPES, WRITERS, Fallback, Work, Writer
 from kvant.tensors import Tensor, n_rows, row_length
 
-Target = Literal["gguf", "hf", "mlx"]
+Format = Literal["gguf", "hf", "mlx"]
 KEEP = "keep"
 DECODED = "F16"
 """What `keep` decodes the rest to."""
@@ -93,7 +93,7 @@ def convert(
     source: Model | Path | str,
     out: Path | str,
     *,
-    to: Target,
+    to: Format,
     type: str = "F16",  # noqa: A002 - the word people use on the command line
     overwrite: bool = False,
     max_file_bytes: int | None = None,
@@ -145,7 +145,7 @@ def convert(
     )  # fmt: skip
 
 
-def conversion_type(name: str, to: Target) -> BlockType:
+def conversion_type(name: str, to: Format) -> BlockType:
     """Return the type that `name` asks for.
 
     Raises:
@@ -160,7 +160,7 @@ def conversion_type(name: str, to: Target) -> BlockType:
     return block_type(name)
 
 
-def default_output(source: Path, to: Target, target: str) -> Path:
+def default_output(source: Path, to: Format, target: str) -> Path:
     """Return the output's name when none is given: in the current directory, after the source and the type."""
     name = directory_identifier(source).rpartition("/")[2] if source.is_dir() else SHARD.sub("", source.stem)
     for suffix in FILE_TYPES:

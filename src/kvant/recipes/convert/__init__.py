@@ -1,0 +1,1 @@
+"""A model in another format, with the same weights."""

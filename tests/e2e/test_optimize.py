@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -214,6 +215,18 @@ def test_only_the_winner_stays_in_the_cache(tiny: Path, tmp_path: Path, empty_ho
 def test_jobs_find_the_same(tiny: Path, tmp_path: Path) -> None:
     report = optimize(request(tiny, tmp_path / "out", measure_all=True, jobs=2, presets=("Q8_0", "Q4_0")))
     assert [v.preset for v in report.variants] == ["Q4_0", "Q8_0"]
+
+
+def test_jobs_find_the_original_ready(tiny: Path, tmp_path: Path, empty_home: Path) -> None:  # noqa: ARG001
+    """Jobs that both find it missing would both write it."""
+
+    class Heard(Said):
+        def say(self, message: str) -> None:
+            super().say(f"{threading.current_thread() is threading.main_thread()} {message}")
+
+    heard = Heard()
+    optimize(request(tiny, tmp_path / "out", measure_all=True, jobs=2, presets=("Q8_0", "Q4_0")), progress=heard)
+    assert [message.split()[0] for message in heard.messages if " as F32 to " in message] == ["True"]
 
 
 def test_what_cannot_fit_is_never_encoded(tiny: Path, tmp_path: Path) -> None:

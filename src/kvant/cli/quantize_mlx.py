@@ -1,6 +1,5 @@
 """What `kvant quantize --to mlx` does."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,7 +22,7 @@ def directory(asked: Asked) -> None:
     kind = asked.preset or USUAL
     with console.progress(quiet=asked.json) as progress:
         result = to_mlx(
-            asked.model, asked.out or Path(f"{asked.stem}-mlx-{kind}"), type=kind, dtype=asked.dtype,
+            asked.model, asked.place(kind), type=kind, dtype=asked.dtype,
             calibrate=asked.calibrate, importance=asked.importance,
             max_size_bytes=parse_bytes(asked.max_size) if asked.max_size else None,
             max_file_bytes=parse_bytes(asked.max_file_size) if asked.max_file_size else None,

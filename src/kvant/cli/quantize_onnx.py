@@ -99,7 +99,7 @@ def decoder(asked: Asked) -> None:
             return measure(model, asked.calibrate or "bundled", threads=asked.threads, progress=progress)
 
         result = quantize_decoder(
-            model, kind, asked.out or Path(f"{asked.stem}-onnx-{kind}"),
+            model, kind, asked.place(kind),
             calibration=calibration if asked.calibrate else None, importance=asked.importance,
             max_bytes=parse_bytes(asked.max_size) if asked.max_size else None,
             target=asked.target, layout=LayoutName(asked.layout).value, dtype=_dtype(asked.dtype),

@@ -49,6 +49,12 @@ class Asked:
         """Name of the model for outputs."""
         return self.model.resolve().name.removesuffix(".gguf")
 
+    def place(self, preset: str) -> Path:
+        """Return where to write: as asked, or named in the working directory as the format names its outputs."""
+        from kvant.recipes.targets.registry import find_target
+
+        return self.out or Path(find_target(self.to).output_name(self.stem, preset))
+
 
 def _nothing(_options: typer.Context) -> None:
     """Nothing more to check."""

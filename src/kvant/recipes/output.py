@@ -44,10 +44,15 @@ def check_place(made: Path, out: Path, *, overwrite: bool) -> bool:
     """Say whether an artifact must be put in its place still.
 
     Raises:
-        OutputExistsError: There is one of that name with other content, and `overwrite` is false.
+        OutputExistsError: There is one of that name with other content, and `overwrite` is false; or it is a directory
+            where a file is to be.
     """
     if not out.exists():
         return True
+    if out.is_dir() and not made.is_dir():
+        raise OutputExistsError(
+            f"{out}: is a directory, and a file is to be written. Choose another directory with -o."
+        )
     if made.is_dir() == out.is_dir() and all(_is_same(file, out / file.relative_to(made)) for file in members(made)):
         return False
     if not overwrite:

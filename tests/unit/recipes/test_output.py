@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kvant.errors import KvantError
-from kvant.recipes.output import place, put_directory
+from kvant.errors import KvantError, OutputExistsError
+from kvant.recipes.output import check_place, place, put_directory
 
 
 def directory(path: Path, text: str) -> Path:
@@ -54,3 +54,12 @@ def test_a_disk_that_takes_no_more_is_named_in_one_line(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.name for path in tmp_path.iterdir()] == ["cached"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_directory_does_not_give_way_to_a_file(tmp_path: Path, overwrite: bool) -> None:
+    out = directory(tmp_path / "m", "before")
+    (tmp_path / "made").write_text("after")
+    with pytest.raises(OutputExistsError, match="is a directory, and a file is to be written"):
+        check_place(tmp_path / "made", out, overwrite=overwrite)
+    assert (out / "weights").read_text() == "before"

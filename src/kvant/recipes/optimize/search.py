@@ -56,6 +56,10 @@ class Yardstick:
         """The full-precision model as llama.cpp runs it."""
         return self._prepared[0]
 
+    def prepare(self) -> None:
+        """Have it ready before threads ask for it: each that finds it missing would make it."""
+        _ = self._prepared
+
     @cached_property
     def floors(self) -> list[Floor]:
         """Divergences that are noise."""
@@ -178,6 +182,7 @@ def search_format(target: Target, material: Material, goal: Goal, yardstick: Yar
 def measure_until_settled(fitting: Sequence[Candidate], bench: Bench) -> list[Variant]:
     """Encode and measure candidates, the most promising first, until no other can win; all of them if asked."""
     measured: list[Variant] = []
+    bench.yardstick.prepare()
     work = functools.partial(make_and_measure, bench=bench)
     with ThreadPoolExecutor(bench.request.jobs) as pool:
         run = map if bench.request.jobs == 1 else pool.map

@@ -12,12 +12,10 @@ from kvant.formats.safetensors.reader import read_sharded, weight_files
 from kvant.progress import SILENT, Progress
 from kvant.recipes.cache import digest
 from kvant.recipes.convert.convert import convert
+from kvant.runtime.engines.mlx import ENGINE
 from kvant.runtime.messages import Measured
 from kvant.runtime.mlx import MLXProcess
 from kvant.tensors import n_bytes
-
-SPEED = {"n_prompt": 64, "n_generate": 16, "repeats": 1}
-"""MLX's products are slow on processors: more would take minutes."""
 
 
 def measure(
@@ -45,7 +43,7 @@ def measure(
     try:
         with MLXProcess() as process:
             process.open(directory)
-            measured = process.speed(**SPEED)
+            measured = process.speed(**ENGINE.speed._asdict())
     except (MissingDependencyError, EngineError) as error:
         progress.say(f"speed and memory were not measured: {error}")
     return msgspec.structs.replace(

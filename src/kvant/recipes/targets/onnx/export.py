@@ -7,15 +7,17 @@ import os
 import tempfile
 from pathlib import Path
 
+from kvant.devices.limits import cores
 from kvant.errors import EngineError, FormatError, UnsupportedModelError
 from kvant.evaluate.base import identity
+from kvant.evaluate.score import score
 from kvant.files import cache_dir, trim_directories
 from kvant.formats.huggingface.writer import write_huggingface
 from kvant.formats.onnx.decoder import CONFIG
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes.convert.convert import convert
-from kvant.recipes.measure.evaluate import evaluate
+from kvant.recipes.measure.base import measured_text, prepare_base
 from kvant.recipes.targets.onnx.exporters import exporters
 
 MAX_CACHE_BYTES = 24 << 30
@@ -78,11 +80,14 @@ def check_export(directory: Path, model: Model, exporter: str, *, progress: Prog
         EngineError: They differ.
     """
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix="check-") as folder:
-        base = Path(folder) / "base.gguf"
-        convert(model.path, base, to="gguf", type="F32")
-        found = evaluate(
-            [directory], against=base, context=CHECKED_TOKENS, chunks=1, speed=False, floors=False, progress=progress
-        ).scores[0]
+        against: Model | Path = model
+        if model.quantized_types:  # what they decode to is what was exported
+            against = Path(folder) / "base.gguf"
+            convert(model, against, to="gguf", type="F32")
+        _, base = prepare_base(
+            against, text=measured_text(None), context=CHECKED_TOKENS, chunks=1, threads=cores(), progress=progress
+        )
+        found = score(directory, base, speed=False, progress=progress)
     if not found.kld_mean <= MAX_KLD:
         raise EngineError(
             f"{model.path}: what {exporter} makes predicts other tokens than the model (KL divergence "

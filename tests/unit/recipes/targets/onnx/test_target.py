@@ -14,7 +14,7 @@ import pytest
 
 from kvant.devices.detect import detect
 from kvant.devices.profiles import device_for
-from kvant.errors import BudgetError, LockError, MissingDependencyError, PlanError
+from kvant.errors import BudgetError, EngineError, LockError, MissingDependencyError, PlanError
 from kvant.evaluate.base import identity
 from kvant.evaluate.corpora import text_file
 from kvant.files import cache_dir
@@ -22,6 +22,7 @@ from kvant.formats.open import open_model
 from kvant.model import Model
 from kvant.quant.curvature import Curvatures
 from kvant.quant.importance import Entry, Importance
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.goal import Budget
 from kvant.recipes.measure.base import prepare_base
 from kvant.recipes.measure.calibration import Calibration, calibrate
@@ -30,6 +31,7 @@ from kvant.recipes.rebuild.lock import LockedOutput, make_lock
 from kvant.recipes.rebuild.rebuild import check_provenance, write_checked
 from kvant.recipes.targets.base import Material, Target, Workshop
 from kvant.recipes.targets.candidate import Candidate
+from kvant.recipes.targets.onnx.export import check_export
 from kvant.recipes.targets.onnx.options import choices_of
 from kvant.recipes.targets.onnx.origin import open_export
 from kvant.recipes.targets.onnx.target import DTYPE, ONNX, ONNXWorkshop
@@ -467,3 +469,15 @@ def test_weights_keep_their_bytes(tmp_path: Path, kind: str, dtype: str, sha256:
     model = opened(write_tiny_model("llama", tmp_path / "tiny"))
     quantize_decoder(model, kind, tmp_path / "out", dtype=dtype, threads=1)  # type: ignore[arg-type]
     assert hashlib.sha256((tmp_path / "out" / "model.onnx.data").read_bytes()).hexdigest() == sha256
+
+
+def test_an_export_predicts_as_its_model(models: dict[str, Model], tmp_path: Path) -> None:
+    for path, type_ in ((tmp_path / "full.gguf", "F32"), (tmp_path / "few.gguf", "Q8_0")):
+        convert(models["tied"], path, to="gguf", type=type_)
+    check_export(export_tiny(models["tied"].path, tmp_path / "right"), models["tied"], "a builder")
+    check_export(tmp_path / "right", open_model(tmp_path / "full.gguf"), "a builder")
+    with pytest.raises(EngineError, match=r"what a builder makes predicts other tokens"):  # of what it decodes to
+        check_export(tmp_path / "right", open_model(tmp_path / "few.gguf"), "a builder")
+    wrong = open_model(write_tiny_model("llama", tmp_path / "other", seed=7, **MODELS["tied"]))
+    with pytest.raises(EngineError, match=r"what a builder makes predicts other tokens"):
+        check_export(tmp_path / "right", wrong, "a builder")

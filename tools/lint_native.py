@@ -14,7 +14,7 @@ import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import nanobind
+import nanobind  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("KVANT_BUILD_CACHE", ROOT / "build")) / "clang-tidy"
@@ -29,7 +29,7 @@ FLAGS = [
 
 def main() -> int:
     """Check everything; 1 if something is to be mended."""
-    command = [PROGRAMS / "clang-format", "--dry-run", "-Werror", *HEADERS, *SOURCES]
+    command = [f"{PROGRAMS / 'clang-format'}", "--dry-run", "-Werror", *map(str, [*HEADERS, *SOURCES])]
     if subprocess.run(command, cwd=ROOT, check=False).returncode:
         print("native/: not in the form of .clang-format. Run: make fmt")
         return 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kvant.metadata import Value
+from kvant.metadata import StringArray, Value
 from kvant.tensors import Tensor, n_bytes, n_weights
 
 
@@ -93,3 +93,10 @@ class Model:
         if value is None:
             raise KeyError(full)
         return int(np.max(np.asarray(value)))
+
+    def special_text(self, role: str) -> str | None:
+        """Return the text of its `bos` or `eos` token; None if it names none of its vocabulary."""
+        number, tokens = self.get(f"tokenizer.ggml.{role}_token_id"), self.get("tokenizer.ggml.tokens")
+        if type(number) is not int or not isinstance(tokens, StringArray | list | tuple):
+            return None
+        return str(tokens[number]) if 0 <= number < len(tokens) else None

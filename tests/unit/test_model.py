@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +60,12 @@ def test_strings_are_decoded_on_access() -> None:
     assert len(strings) == 5
     with pytest.raises(IndexError):
         strings[5]
+
+
+def test_special_tokens_are_of_the_vocabulary() -> None:
+    words = {"tokenizer.ggml.tokens": metadata.array(ValueType.STRING, ["<s>", "</s>"])}
+    ids = {"tokenizer.ggml.bos_token_id": metadata.u32(0), "tokenizer.ggml.eos_token_id": metadata.u32(2)}
+    model = dataclasses.replace(tiny(), metadata={**words, **ids})
+    assert (model.special_text("bos"), model.special_text("eos")) == ("<s>", None)
+    assert dataclasses.replace(model, metadata=words).special_text("bos") is None
+    assert dataclasses.replace(model, metadata=ids).special_text("bos") is None

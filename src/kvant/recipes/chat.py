@@ -33,7 +33,6 @@ from kvant.generate.engine import tokenize
 from kvant.generate.plain import plain
 from kvant.generate.sampling import PARAMETERS, RUN_DEFAULTS, checked, engine_options
 from kvant.generate.templates import abilities
-from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes.convert.convert import convert
 from kvant.runtime.artifacts import engine_of
@@ -390,11 +389,3 @@ def _in_range(options: Mapping[str, Any]) -> dict[str, Any]:
         return checked(options)
     except ApiError as error:
         raise ValueRangeError(str(error)) from None
-
-
-def special_text(model: Model, role: str) -> str:
-    """Return the text of a model's `bos` or `eos` token, or nothing where there is none."""
-    tokens, number = model.get("tokenizer.ggml.tokens"), model.get(f"tokenizer.ggml.{role}_token_id")
-    if isinstance(number, int) and hasattr(tokens, "__getitem__") and hasattr(tokens, "__len__"):
-        return str(tokens[number]) if 0 <= number < len(tokens) else ""
-    return ""

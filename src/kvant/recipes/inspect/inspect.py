@@ -1,7 +1,7 @@
 """Say what a model file holds, how precise it is and what is wrong with it."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -238,19 +238,10 @@ def _tokenizer(model: Model) -> TokenizerReport | None:
         pre=None if pre is None else str(pre),
         tokens=_length(tokens),
         merges=_length(model.get("tokenizer.ggml.merges")),
-        bos=_token(model.metadata, "bos"),
-        eos=_token(model.metadata, "eos"),
+        bos=model.special_text("bos"),
+        eos=model.special_text("eos"),
     )
 
 
 def _length(items: object) -> int:
     return len(items) if isinstance(items, StringArray | list | tuple | np.ndarray) else 0
-
-
-def _token(metadata: Mapping[str, Value], which: str) -> str | None:
-    """Text of a special token; None if it is not set or outside the vocabulary."""
-    number, tokens = metadata.get(f"tokenizer.ggml.{which}_token_id"), metadata.get("tokenizer.ggml.tokens")
-    if number is None or tokens is None or not isinstance(tokens.value, StringArray | list | tuple):
-        return None
-    index = number.value
-    return str(tokens.value[index]) if type(index) is int and 0 <= index < len(tokens.value) else None

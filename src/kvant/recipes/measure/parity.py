@@ -21,7 +21,6 @@ from kvant.formats.open import opened
 from kvant.metadata import TokenType, Value
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
-from kvant.recipes.chat import special_text
 from kvant.runtime.artifacts import engine_of, open_artifact
 from kvant.runtime.engines.base import Artifact
 from kvant.runtime.tokenizers import Conversation, Questions, Spoken, by_llama, by_tokenizer_json, rendered
@@ -206,7 +205,7 @@ def _own(model: Model, questions: Questions) -> Spoken:
 def _template(model: Model) -> tuple[str | None, dict[str, str]]:
     """A model's chat template, and the texts it may put into prompts."""
     template = model.get("tokenizer.chat_template")
-    names = {role: special_text(model, role) for role in ("bos", "eos")}
+    names = {role: model.special_text(role) or "" for role in ("bos", "eos")}
     return template if isinstance(template, str) else None, names
 
 

@@ -30,7 +30,6 @@ from kvant.files import atomic_write, cache_dir
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes import cache
-from kvant.recipes.chat import special_text
 from kvant.recipes.measure.draw import draw
 from kvant.runtime.process import EngineProcess
 from kvant.runtime.template import render
@@ -120,7 +119,7 @@ def openings(model: Model, engine: EngineProcess, progress: Progress = SILENT) -
     if around is None:
         return kinds
     before, after = around
-    bos = special_text(model, "bos")
+    bos = model.special_text("bos") or ""
     is_started = bool(bos) and before.startswith(bos)
 
     def chat(chance: np.random.Generator) -> list[int]:
@@ -136,7 +135,7 @@ def around_request(model: Model, progress: Progress = SILENT) -> tuple[str, str]
     template = model.get("tokenizer.chat_template")
     if not isinstance(template, str):
         return None
-    bos, eos = (special_text(model, role) for role in ("bos", "eos"))
+    bos, eos = (model.special_text(role) or "" for role in ("bos", "eos"))
     request = {"role": "user", "content": _MARK}
     try:
         parts = render(template, [request], bos_token=bos, eos_token=eos).split(_MARK)

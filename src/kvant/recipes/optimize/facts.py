@@ -97,7 +97,7 @@ def remarks(outcome: Outcome, request: Request) -> tuple[str, ...]:
         which = f"{request.imatrix.name}: is used for {outcome.first.target.label('presets')} alone; fitted variants"
         said.append(
             f"{request.imatrix.name}: {others} are encoded with it."
-            if outcome.calibration is None
+            if outcome.material.calibration is None
             else f"{which} and {others} are encoded under what --calibrate measured, which says more."
         )
     return tuple(dict.fromkeys(said))

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvant.recipes.goal import Goal
-from kvant.recipes.measure.calibration import Calibration
 from kvant.recipes.measure.sample import Samples
 from kvant.recipes.optimize.search import Search, Yardstick
 from kvant.recipes.optimize.variant import Variant
@@ -37,13 +36,3 @@ class Outcome:
     def first(self) -> Search:
         """The search whose pick the report is about."""
         return self.searches[0]
-
-    @property
-    def taken(self) -> Variant:
-        """The pick."""
-        return self.first.taken
-
-    @property
-    def calibration(self) -> Calibration | None:
-        """What was measured of the model."""
-        return self.material.calibration

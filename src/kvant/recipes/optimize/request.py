@@ -18,7 +18,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         source: Hugging Face directory or GGUF of the full-precision model.
         budget: Limits to keep.
         out: Directory to write to, made if absent; by default one named after the model in the working directory.
-        formats: Formats to search: GGUF, and what else is wanted within the same limits; see `formats`.
+        formats: Formats to search, by the names of `targets`; the first one's variant is the pick.
         presets: Presets to consider; every sensible one if empty.
         imatrix: Importance file that variants are encoded with.
         calibrate: Text to measure the model on, `bundled`, `self` for what it writes itself, or a file; adds

@@ -144,7 +144,7 @@ def test_a_setting_that_is_no_number_is_refused(tmp_path: Path) -> None:
     Store.open().import_file(write_gguf(tmp_path / "m.gguf", {"t": b"1234"}), "m", settings)
 
     said = kvant("run", "m", "Hi", status=1).stderr
-    assert 'm:latest: option "top_k" must be of type integer. Set it again with kvant create.' in " ".join(said.split())
+    assert 'm: option "top_k" must be of type integer. Set it again with kvant create.' in " ".join(said.split())
 
 
 def test_the_shell_completes_names_and_files(tmp_path: Path, own_home: Path) -> None:

@@ -4,8 +4,6 @@ As for llama.cpp (worker.py): graphs are hostile input for native code, and the 
 """
 
 import mmap
-import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from kvant.errors import KvantError
 from kvant.runtime import messages, ort_messages
+from kvant.runtime.answering import serve
 from kvant.runtime.ort import OrtDecoder, dtype_of, guarded, open_session
 from kvant.runtime.speed import measure, rss_bytes
 
@@ -119,23 +117,5 @@ def _change(request: ort_messages.Prepare | ort_messages.Quantize) -> msgspec.St
     return ort_messages.Done([node for node in made if node not in request.settings.exclude])
 
 
-def main() -> None:
-    """Serve requests until standard input ends."""
-    shared_fd = int(sys.argv[1])
-    requests = os.fdopen(os.dup(0), "rb")
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what native code prints must not look like a reply
-    worker: Worker | None = None
-    while (body := messages.read_body(requests)) is not None:
-        try:
-            worker = worker or Worker(shared_fd)
-            reply = worker.answer(msgspec.msgpack.decode(body, type=ort_messages.Request))
-        except KvantError as error:
-            reply = messages.Failed(str(error), isinstance(error, ValueError))
-        except MemoryError:
-            reply = messages.Failed("engine process: out of memory. Use a smaller model or shorter inputs.")
-        messages.write(replies, reply)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Worker, ort_messages.Request, "Use a smaller model or shorter inputs.")

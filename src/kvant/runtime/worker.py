@@ -5,14 +5,12 @@ is imported (sandbox/), and the peak memory measured is the model's own.
 """
 
 import mmap
-import os
-import sys
 
 import msgspec
 import numpy as np
 
-from kvant.errors import KvantError
 from kvant.runtime import capi, messages
+from kvant.runtime.answering import serve
 from kvant.runtime.llamacpp import LlamaCpp
 from kvant.runtime.speed import measure, rss_bytes
 
@@ -78,23 +76,5 @@ class Worker:
         return messages.Wrote(len(rows))
 
 
-def main() -> None:
-    """Serve requests until standard input ends."""
-    shared_fd = int(sys.argv[1])
-    requests = os.fdopen(os.dup(0), "rb")
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what native code prints must not look like a reply
-    worker: Worker | None = None
-    while (body := messages.read_body(requests)) is not None:
-        try:
-            worker = worker or Worker(shared_fd)
-            reply = worker.answer(msgspec.msgpack.decode(body, type=messages.Request))
-        except KvantError as error:
-            reply = messages.Failed(str(error), isinstance(error, ValueError))
-        except MemoryError:
-            reply = messages.Failed("engine process: out of memory. Use a smaller context or model.")
-        messages.write(replies, reply)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Worker, messages.Request, "Use a smaller context or model.")

@@ -1,19 +1,37 @@
-"""Documents that others wrote: what decoding their JSON raises, and the number that says which form one has.
+"""Documents that others wrote: reading them, what decoding their JSON raises, and the number of the form one has.
 
 Every document of kvant's own names its form in a field called as the document: `plan: 1`. A new number is given only
 to what an older reader would misread; fields are added without one.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from kvant._version import __version__
-from kvant.errors import FormatError, UnsupportedFormatError
+from kvant.errors import FormatError, KvantError, UnsupportedFormatError
 
 JSON_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 """What decoding JSON raises where it is malformed, of another type, too deep or not UTF-8."""
+
+
+def read_document(path: Path, kind: str, max_bytes: int) -> bytes:
+    """Return the bytes of a document, of which no more is read than one can have.
+
+    Raises:
+        KvantError: It cannot be read.
+        FormatError: It is longer than a document of its kind.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise KvantError(f"{path}: {error.strerror or error}. Check the path.") from error
+    if len(data) > max_bytes:
+        raise FormatError(f"{path}: more than {max_bytes} bytes is no {kind}. Check the path.")
+    return data
 
 
 def check_version(document: Mapping[str, Any], name: str, newest: int, *, subject: object) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from kvant.documents import JSON_ERRORS, check_version
+from kvant.documents import JSON_ERRORS, check_version, read_document
 from kvant.dtypes import BLOCK_TYPES, F16, F32, Family, block_type
-from kvant.errors import FormatError, KvantError, PlanError, UnsupportedFormatError
+from kvant.errors import FormatError, PlanError, UnsupportedFormatError
 from kvant.files import atomic_write
 from kvant.model import Model
 from kvant.quant.roles import EMBEDDINGS, OUTPUT, file_order
@@ -201,13 +201,7 @@ def read_plan(path: Path) -> Plan:
         KvantError: It cannot be read.
         FormatError: It is not a plan, or one of a newer form.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_PLAN_BYTES + 1)
-    except OSError as error:
-        raise KvantError(f"{path}: {error.strerror or error}. Check the path.") from error
-    if len(data) > MAX_PLAN_BYTES:
-        raise FormatError(f"{path}: more than {MAX_PLAN_BYTES} bytes is no plan. Check the path.")
+    data = read_document(path, "plan", MAX_PLAN_BYTES)
     try:
         document = msgspec.json.decode(data)
         if isinstance(document, dict):

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from kvant.documents import check_version
-from kvant.errors import FormatError, KvantError, ValueRangeError
+from kvant.documents import check_version, read_document
+from kvant.errors import FormatError, ValueRangeError
 from kvant.files import atomic_write
 from kvant.recipes.measure.textname import file_named, name_of
 from kvant.recipes.optimize.fields import FIELDS, Field, Kind
@@ -47,13 +47,7 @@ def read_recipe(path: Path, source: Path | None = None) -> Request:
     """
     import yaml
 
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_RECIPE_BYTES + 1)
-    except OSError as error:
-        raise KvantError(f"{path}: {error.strerror or error}. Check the path.") from error
-    if len(data) > MAX_RECIPE_BYTES:
-        raise FormatError(f"{path}: more than {MAX_RECIPE_BYTES} bytes is no recipe. Check the path.")
+    data = read_document(path, "recipe", MAX_RECIPE_BYTES)
     try:
         read = _load(data)
         if isinstance(read, dict):

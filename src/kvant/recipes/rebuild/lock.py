@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 
 from kvant._version import __version__
-from kvant.documents import JSON_ERRORS
-from kvant.errors import FormatError, KvantError
+from kvant.documents import JSON_ERRORS, read_document
+from kvant.errors import FormatError
 from kvant.evaluate.base import file_hash
 from kvant.files import atomic_write
 from kvant.formats.gguf.layout import file_layout
@@ -256,13 +256,7 @@ def read_lock(path: Path) -> Lock:
         KvantError: It cannot be read.
         FormatError: It is no lock, or one of a format that is not known here.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_LOCK_BYTES + 1)
-    except OSError as error:
-        raise KvantError(f"{path}: {error.strerror or error}. Check the path.") from error
-    if len(data) > MAX_LOCK_BYTES:
-        raise FormatError(f"{path}: more than {MAX_LOCK_BYTES} bytes is no lock. Check the path.")
+    data = read_document(path, "lock", MAX_LOCK_BYTES)
     try:
         number = msgspec.json.decode(data, type=_Head).format
         if number != FORMAT:

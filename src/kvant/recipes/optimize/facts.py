@@ -1,7 +1,7 @@
 """What the report says."""
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,15 +92,27 @@ def make_report(outcome: Outcome, request: Request, delivered: Sequence[Delivere
 def remarks(outcome: Outcome, request: Request) -> tuple[str, ...]:
     """Say what was left out of the model, and what an importance file that was given did not do."""
     said = [line for search in outcome.searches for line in search.workshop.remarks(search.taken.candidate)]
-    others = " and ".join(search.target.name for search in outcome.searches[1:])
-    if request.imatrix is not None and others:
-        which = f"{request.imatrix.name}: is used for {outcome.first.target.label('presets')} alone; fitted variants"
-        said.append(
-            f"{request.imatrix.name}: {others} are encoded with it."
-            if outcome.material.calibration is None
-            else f"{which} and {others} are encoded under what --calibrate measured, which says more."
-        )
+    if request.imatrix is not None:
+        made = {search.target.name: [c.is_fitted for c in search.candidates] for search in outcome.searches}
+        said += importance_in_words(request.imatrix.name, made, is_calibrated=outcome.material.calibration is not None)
     return tuple(dict.fromkeys(said))
+
+
+def importance_in_words(file: str, made: Mapping[str, Sequence[bool]], *, is_calibrated: bool) -> list[str]:
+    """Say which variants an importance file was used for, where that is not all there is.
+
+    Args:
+        file: Its name.
+        made: Of every format, whether each candidate is encoded under Hessians.
+        is_calibrated: Whether there are Hessians.
+    """
+    others = list(made)[1:]
+    if not is_calibrated:
+        verb = "is" if len(others) == 1 else "are"
+        return [f"{file}: {' and '.join(others)} {verb} encoded with it."] if others else []
+    weighed = " and ".join(name for name, fitted in made.items() if not all(fitted))
+    alone = f"is used for presets of {weighed} alone" if weighed else "is not used"
+    return [f"{file}: {alone}; all else is encoded under what --calibrate measured, which says more."]
 
 
 def model_facts(outcome: Outcome, request: Request) -> ModelFacts:

@@ -45,7 +45,7 @@ def check_place(made: Path, out: Path, *, overwrite: bool) -> bool:
 
     Raises:
         OutputExistsError: There is one of that name with other content, and `overwrite` is false; or it is a directory
-            where a file is to be.
+            where a file is to be, or one that holds what the artifact does not.
     """
     if not out.exists():
         return True
@@ -55,6 +55,11 @@ def check_place(made: Path, out: Path, *, overwrite: bool) -> bool:
         )
     if made.is_dir() == out.is_dir() and all(_is_same(file, out / file.relative_to(made)) for file in members(made)):
         return False
+    others = [file for file in members(out) if not (made / file.relative_to(out)).exists()] if out.is_dir() else []
+    if others:
+        raise OutputExistsError(
+            f"{out}: holds {others[0].relative_to(out)}, which would be lost. Choose another directory with -o."
+        )
     if not overwrite:
         raise OutputExistsError(
             f"{out}: exists with other content. Choose another directory with -o or pass --overwrite."

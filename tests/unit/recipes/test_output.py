@@ -65,6 +65,14 @@ def test_a_directory_does_not_give_way_to_a_file(tmp_path: Path, overwrite: bool
     assert (out / "weights").read_text() == "before"
 
 
+def test_a_directory_that_holds_something_else_is_not_replaced(tmp_path: Path) -> None:
+    made, out = directory(tmp_path / "cached", "after"), directory(tmp_path / "m", "before")
+    assert check_place(made, out, overwrite=True)
+    (out / "thesis.txt").write_text("of a year")
+    with pytest.raises(OutputExistsError, match=r"m: holds thesis\.txt, which would be lost"):
+        check_place(made, out, overwrite=True)
+
+
 def test_what_is_there_already_stays_with_all_beside_it(tmp_path: Path) -> None:
     made, out = directory(tmp_path / "cached", "same"), directory(tmp_path / "m", "same")
     (out / "notes.txt").write_text("mine")

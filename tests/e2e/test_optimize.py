@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from kvant.cli.main import app
-from kvant.errors import BudgetError, OutputExistsError
+from kvant.errors import BudgetError, KvantError, OutputExistsError
 from kvant.files import cache_dir, sha256_file
 from kvant.formats.open import open_model
 from kvant.recipes.goal import Budget
@@ -346,3 +346,13 @@ def test_the_reference_model_in_100_mb(reference_model: Path, tmp_path: Path) ->
     # Without importance Q4_1 has no search at all: a larger file and farther from the original than IQ4_NL.
     assert report.pick == "IQ4_NL"
     assert 0.1 < next(v for v in report.variants if v.is_pick).score.kld_mean < 0.3
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_search(tiny: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    for out in (taken, taken / "below"):
+        with pytest.raises(KvantError, match="taken: is a file, not a directory"):
+            optimize(request(tiny, out))
+    assert taken.read_text() == "mine"
+    assert not list(cache_dir("scores").iterdir())

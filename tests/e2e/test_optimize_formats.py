@@ -124,6 +124,10 @@ def test_a_second_run_measures_nothing_and_other_content_is_not_replaced(
     config = Path(written.path) / "config.json"
     config.unlink()
     config.write_text("{}")
+    with pytest.raises(OutputExistsError, match=r"holds note\.txt, which would be lost"):
+        optimize(request(tiny, tmp_path / "out", overwrite=True))
+    assert note.read_text() == "mine"
+    note.unlink()
     with pytest.raises(OutputExistsError, match="--overwrite"):
         optimize(request(tiny, tmp_path / "out"))
     optimize(request(tiny, tmp_path / "out", overwrite=True))

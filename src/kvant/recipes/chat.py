@@ -27,6 +27,7 @@ from kvant.errors import (
 from kvant.files import cache_dir
 from kvant.formats.gguf.kinds import check_kind
 from kvant.formats.gguf.reader import read_gguf
+from kvant.formats.open import open_model
 from kvant.generate import asking, prompt
 from kvant.generate.chunks import Usage
 from kvant.generate.engine import tokenize
@@ -98,8 +99,9 @@ def chat_file(source: Path, *, progress: Progress = SILENT) -> Path:
     key = hashlib.sha256(repr((str(source.resolve()), facts)).encode()).hexdigest()[:16]
     path = cache_dir("run") / f"{source.resolve().name}-{key}-F16.gguf"
     if not path.is_file():
+        model = open_model(source)  # what cannot be converted is refused before it is said that it will be
         progress.say(f"Converting {source} to F16 once; kept as {path}.")
-        convert(source, path, to="gguf", type="F16", progress=progress)
+        convert(model, path, to="gguf", type="F16", progress=progress)
     return path
 
 

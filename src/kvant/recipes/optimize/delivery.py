@@ -1,5 +1,6 @@
 """Write the winners under their names, with locks, passports and a report that say how they were found."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,6 +85,21 @@ def model_name(model: Model) -> str:
     stem = re.sub(r"-\d{5}-of-\d{5}$", "", stem)
     stem = re.sub(r"[-._](f32|f16|bf16)$", "", stem, flags=re.IGNORECASE)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.")[:80] or "model"
+
+
+def check_directory(directory: Path | None) -> None:
+    """Refuse an output directory that cannot be written to, before hours of work; nothing is made yet.
+
+    Raises:
+        KvantError: It is a file, or it or the place for it may not be written to.
+    """
+    place = Path() if directory is None else directory
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise KvantError(f"{place}: is a file, not a directory. Choose another directory with -o.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise KvantError(f"{place}: may not be written to. Choose another directory with -o.")
 
 
 def make_directory(directory: Path) -> None:

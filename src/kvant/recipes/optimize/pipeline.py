@@ -27,7 +27,7 @@ from kvant.recipes.goal import goal_of
 from kvant.recipes.measure.calibration import calibrate
 from kvant.recipes.measure.sample import PROMPT, TOKENS, Sample, Samples, continuation
 from kvant.recipes.optimize.choose import pick
-from kvant.recipes.optimize.delivery import deliver
+from kvant.recipes.optimize.delivery import check_directory, deliver
 from kvant.recipes.optimize.outcome import Outcome
 from kvant.recipes.optimize.request import Request
 from kvant.recipes.optimize.schema import RECIPE_FILE, write_recipe
@@ -54,6 +54,7 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
         KvantError: The model, the text or the importance cannot be used; see `open_model` and `evaluate`.
     """
     request = request if isinstance(request, Request) else Request(source=Path(request))
+    check_directory(request.out)
     machine = detect()
     model = open_model(request.source)
     targets = targets_of(request.formats, model, request.presets)
@@ -82,6 +83,8 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
         except KvantError as error:  # what one format cannot do must not cost the others' results
             failures.append((target.name, error))
     if not searches:
+        for name, error in failures[1:]:
+            progress.say(f"{name}: {error}")
         raise failures[0][1]
 
     best = pick([search.taken for search in searches], goal) or searches[0].taken

@@ -268,6 +268,11 @@ def write_checked(lock: Lock, workshop: Workshop, out: Path, threads: int, progr
                 f"{lock.output.sha256} ({lock.output.size_bytes} bytes), although all it is made from is the same: "
                 f"encoding differs.{which}{_other_versions(lock.versions)} Report this."
             )
+        if (files, size_bytes(fresh)) != (lock.output.files, lock.output.size_bytes):
+            raise LockError(
+                f"output: the lock's sizes or hashes of files are not those of its own SHA-256, {digest}. Take the "
+                f"lock as kvant wrote it."
+            )
         if fresh.is_dir():
             put_directory(fresh, out)
         else:

@@ -208,3 +208,11 @@ def test_a_plan_holds_no_more_than_decides_bytes(tiny: Path, tmp_path: Path) -> 
     assert lock.plan.plan().sha256 == plan.sha256
     importance = Importance(entries={}, source="a.gguf")
     assert replace(importance, source="b.gguf").sha256 != importance.sha256
+
+
+def test_a_lock_whose_size_is_not_its_files_is_refused(tiny: Path, moved: Path, tmp_path: Path) -> None:
+    lock = made(tiny, tmp_path / "first.gguf", plan_preset(open_model(tiny), "Q8_0"))
+    odd = msgspec.structs.replace(lock, output=msgspec.structs.replace(lock.output, size_bytes=5))
+    with pytest.raises(LockError, match="sizes or hashes of files are not those of its own SHA-256"):
+        rebuild(odd, moved, out=tmp_path / "again.gguf")
+    assert not (tmp_path / "again.gguf").exists()

@@ -43,10 +43,10 @@ from kvant.recipes.targets.mlx.plan import (
     rest_bytes,
     type_plan,
 )
-from kvant.recipes.targets.mlx.write import check_is_full, float_type, write_plan
+from kvant.recipes.targets.mlx.write import float_type, write_plan
 from kvant.tensors import LazyTensor, n_bytes, n_weights
 
-MADE = 3
+MADE = 4
 """Raised when the same plan makes other files than before, so that older ones in the cache are left alone."""
 
 
@@ -65,7 +65,11 @@ class MLX:
             PlanError: It is quantized.
             UnsupportedModelError: Its architecture is not supported, or a tensor has no name there.
         """
-        check_is_full(model)
+        if model.quantized_types:
+            raise PlanError(
+                f"{model.path}: is {', '.join(model.quantized_types)} already, and quantizing twice loses more. Start "
+                f"from the full-precision model."
+            )
         mlx_tensors(model, float_type(model, None))
 
     def knows(self, preset: str) -> bool:

@@ -33,6 +33,9 @@ from kvant.recipes.rebuild.lock import Lock, LockedCalibration, LockedImportance
 from kvant.recipes.targets.base import Material, Workshop
 from kvant.recipes.targets.registry import find_target
 
+DIGEST_LETTERS = 64
+"""Of a SHA-256 in hex."""
+
 
 class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
     """What was made again.
@@ -238,9 +241,10 @@ def check_provenance(lock: Lock, workshop: Workshop) -> None:
     for name in sorted({*here, *lock.provenance}):
         ours, theirs = here.get(name, "absent"), lock.provenance.get(name, "absent")
         if ours != theirs:
+            makers = [f"{what} {value}" for what, value in lock.provenance.items() if len(value) != DIGEST_LETTERS]
             raise LockError(
                 f"{name}: {ours} is not the lock's {theirs}, so the bytes differ although the model is the same. "
-                f"Make it with the versions of the lock: {_in_words(lock.versions)}."
+                f"It must be as when the lock was written{': ' if makers else ''}{', '.join(makers)}."
             )
 
 
@@ -279,10 +283,6 @@ def write_checked(lock: Lock, workshop: Workshop, out: Path, threads: int, progr
             commit_file(fresh, out)
     finally:
         remove(fresh)
-
-
-def _in_words(versions: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))
 
 
 def _other_versions(locked: Mapping[str, str]) -> str:

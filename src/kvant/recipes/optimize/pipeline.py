@@ -83,8 +83,8 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
         except KvantError as error:  # what one format cannot do must not cost the others' results
             failures.append((target.name, error))
     if not searches:
-        for name, error in failures[1:]:
-            progress.say(f"{name}: {error}")
+        for name, failure in failures[1:]:
+            progress.say(f"{name}: {failure}")
         raise failures[0][1]
 
     best = pick([search.taken for search in searches], goal) or searches[0].taken

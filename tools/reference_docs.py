@@ -143,7 +143,8 @@ def class_lines(kind: type) -> Iterator[str]:
 
 
 def unqualified(text: str) -> str:
-    """Return a signature with names without their modules."""
+    """Return a signature with names without their modules, and without the places of functions in memory."""
+    text = re.sub(r"<function .*? at 0x[0-9a-f]+>", "...", text)
     return re.sub(r"\b(?:[A-Za-z_]\w*\.)+([A-Za-z_]\w*)", r"\1", text)
 
 

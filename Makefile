@@ -26,7 +26,7 @@ try: $(BIN)/.base $(MODEL)/config.json  ## install kvant and run the main job on
 	$(BIN)/kvant optimize $(MODEL) --max-size 100MB --chunks 8 -o try --overwrite
 	@echo "Open try/report.html in a browser; chat with the result: $(BIN)/kvant run try/*.gguf"
 
-test-fast: $(BIN)/.test  ## the inner loop: what needs no engine, no model and no process to wait for; a minute
+test-fast: $(BIN)/.test  ## the inner loop: what needs no engine, no model and no process to wait for; three minutes on two cores
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m $(QUICK) tests/unit tests/properties tests/twins tests/golden tests/meta
 
 test: $(BIN)/.test $(MODEL)/config.json $(JAVASCRIPT)/.installed  ## all that CI runs

@@ -348,11 +348,13 @@ def test_the_reference_model_in_100_mb(reference_model: Path, tmp_path: Path) ->
     assert 0.1 < next(v for v in report.variants if v.is_pick).score.kld_mean < 0.3
 
 
-def test_an_output_that_cannot_be_written_is_refused_before_the_search(tiny: Path, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_refused_before_the_search(
+    tiny: Path, tmp_path: Path, empty_home: Path
+) -> None:
     taken = tmp_path / "taken"
     taken.write_text("mine")
     for out in (taken, taken / "below"):
         with pytest.raises(KvantError, match="taken: is a file, not a directory"):
             optimize(request(tiny, out))
     assert taken.read_text() == "mine"
-    assert not list(cache_dir("scores").iterdir())
+    assert not (empty_home / "cache" / "scores").exists() or not list(cache_dir("scores").iterdir())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kvant.formats.huggingface.architectures.base import Family
+from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.registry import FAMILIES
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "convert.md"

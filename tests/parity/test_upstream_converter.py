@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 
-from kvant.formats.huggingface.architectures import llama
+from kvant.formats.huggingface.architectures import llama3_rope as llama
 from kvant.recipes.convert.convert import convert
 from kvant.runtime import capi
 from kvant.runtime.llamacpp import LlamaCpp

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvant.dtypes import F16, F32
-from kvant.formats.huggingface.architectures.base import PLUS_ONE, ROTARY, interleave_order
+from kvant.formats.huggingface.architectures.transforms import PLUS_ONE, ROTARY, interleave_order
 from kvant.formats.huggingface.config import Config
 from kvant.tensors import array_tensor
 

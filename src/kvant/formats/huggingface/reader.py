@@ -7,15 +7,15 @@ from typing import Any
 
 from kvant.dtypes import BF16, F16, F32, BlockType
 from kvant.errors import FormatError, UnsupportedFormatError, UnsupportedModelError
-from kvant.formats.huggingface.architectures.base import Family
 from kvant.formats.huggingface.architectures.biases import unused_biases
+from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.registry import family_of_class
 from kvant.formats.huggingface.architectures.rope import check_rope
-from kvant.formats.huggingface.architectures.shapes import check_tensors
+from kvant.formats.huggingface.architectures.shapes import check_tensors, expert_count
 from kvant.formats.huggingface.checkpoint import check_adapter, plain_weights
 from kvant.formats.huggingface.config import Config, architecture_name, read_config, read_optional_json, shown
 from kvant.formats.huggingface.general import general_metadata
-from kvant.formats.huggingface.lazy import as_float32, renamed
+from kvant.formats.huggingface.lazy import as_float32, renamed, stacked
 from kvant.formats.huggingface.mlx.layers import WEIGHT, dequantized, layer_bytes, layers_of, same_blocks
 from kvant.formats.huggingface.mlx.schemes import Scheme, grouping_name, read_scheme
 from kvant.formats.huggingface.naming import directory_identifier
@@ -142,12 +142,14 @@ def _check_config(config: Config, family: Family) -> None:
     family.check(config)
 
 
-def _canonical(tensors: Mapping[str, Tensor], family: Family, config: Config) -> Iterable[LazyTensor]:
+def _canonical(tensors: Mapping[str, Tensor], family: Family, config: Config) -> list[LazyTensor]:
+    """Return the tensors under canonical names, each where the last of what it is made of stood."""
+    found: dict[str, dict[int | None, LazyTensor]] = {}
     for theirs, tensor in tensors.items():
-        if theirs.endswith(IGNORED_SUFFIXES) or _is_skipped(theirs, family):
+        if theirs.endswith(IGNORED_SUFFIXES) or family.is_skipped(theirs):
             continue
-        name = family.canonical_name(theirs)
-        if name is None:
+        places = list(family.places(theirs, config))
+        if not places:
             raise UnsupportedModelError(
                 f"{theirs}: is no tensor of {family.classes[0]} that kvant knows. Check that architectures in "
                 f"{config.path} names the right class."
@@ -156,28 +158,48 @@ def _canonical(tensors: Mapping[str, Tensor], family: Family, config: Config) ->
             raise UnsupportedFormatError(
                 f"{theirs}: its type {tensor.block_type} is not a plain float. Start from the full-precision model."
             )
-        changed = _transformed(tensor, name, family, config)
-        yield as_float32(changed) if len(tensor.shape) <= 1 else changed
+        for place in places:
+            changed = place.change.forward(tensor, config) if place.change else tensor
+            parts = found.pop(place.name, {})
+            if parts and (place.expert is None or place.expert in parts):
+                raise FormatError(
+                    f"{config.path.parent}: {place.name} comes from two tensors. Keep the weights of one model only."
+                )
+            found[place.name] = parts | {place.expert: renamed(changed, place.name)}
+    whole = [_whole(name, parts, family, config) for name, parts in found.items()]
+    return [as_float32(tensor) if len(tensor.shape) <= 1 else tensor for tensor in whole]
 
 
-def _is_skipped(theirs: str, family: Family) -> bool:
-    return theirs.startswith(family.skipped or ("\0",))
+def _whole(name: str, parts: Mapping[int | None, LazyTensor], family: Family, config: Config) -> LazyTensor:
+    """Return a tensor, stacked where it is one of each expert.
+
+    Raises:
+        FormatError: The experts are not those that the configuration says, or not of one shape and type.
+    """
+    if None in parts:
+        return parts[None]
+    count = expert_count(family, config)
+    missing = next((number for number in range(count) if number not in parts), None)
+    if missing is not None or len(parts) != count:
+        which = f"expert {missing} is missing" if missing is not None else f"there are {len(parts)} experts"
+        raise FormatError(f"{name}: {which} of the {count} that {config.path} names. Download all weight files.")
+    tensors = [parts[number] for number in range(count)]
+    first = tensors[0]
+    for number, tensor in enumerate(tensors):
+        if (tensor.shape, tensor.block_type) != (first.shape, first.block_type):
+            raise FormatError(
+                f"{name}: expert {number} is {list(tensor.shape)} of {tensor.block_type}, expert 0 is "
+                f"{list(first.shape)} of {first.block_type}. Download all weight files again."
+            )
+    return stacked(name, tensors)
 
 
 def _other_parts(weights: Iterable[str], family: Family) -> tuple[str, ...]:
     """Say what is no part of the language model: a multimodal model's other towers."""
-    skipped = [name for name in weights if _is_skipped(name, family)]
+    skipped = [name for name in weights if family.is_skipped(name)]
     if not skipped:
         return ()
     return (f"{len(skipped)} tensors (first {skipped[0]}) are no part of the language model and are left out.",)
-
-
-def _transformed(tensor: Tensor, name: str, family: Family, config: Config) -> LazyTensor:
-    """A tensor of transformers as llama.cpp has it, under the name it has here."""
-    stem = family.stem(name)
-    assert stem is not None, name
-    transform = family.transforms.get(stem)
-    return renamed(transform.forward(tensor, config) if transform else tensor, name)
 
 
 def _by_name(tensors: Iterable[LazyTensor], directory: Path) -> dict[str, LazyTensor]:
@@ -227,9 +249,10 @@ def _stored(weights: Mapping[str, Tensor], scheme: Scheme, family: Family, confi
 
     def blocks(path: str, name: str) -> Tensor | None:
         found = same_blocks(weights, path, scheme.layers[path])
-        return None if found is None else _transformed(found, name, family, config)
+        change = next(family.places(path + WEIGHT, config)).change
+        return None if found is None else renamed(change.forward(found, config) if change else found, name)
 
-    named = {path: family.canonical_name(path + WEIGHT) for path in scheme.layers}
+    named = {path: family.canonical_name(path + WEIGHT, config) for path in scheme.layers}
     return {
         name: Stored(
             kind=grouping_name(scheme.layers[path]), n_bytes=layer_bytes(weights, path),

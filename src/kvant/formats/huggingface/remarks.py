@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kvant.errors import FormatError
-from kvant.formats.huggingface.architectures.base import Family
+from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.rope import rope_remarks
 from kvant.formats.huggingface.config import Config, read_optional_json
 from kvant.formats.huggingface.entries import config_remarks, generation_remarks
@@ -24,7 +24,7 @@ def model_remarks(directory: Path, raw: Mapping[str, Any], family: Family, confi
     """
     yield from _window(family, config)
     yield from rope_remarks(config)
-    yield from config_remarks(raw, family.entries, config.path)
+    yield from config_remarks(raw, family.known_entries, config.path)
     yield from _generation(directory / GENERATION)
 
 

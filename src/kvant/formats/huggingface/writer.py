@@ -10,7 +10,7 @@ import numpy as np
 from kvant.dtypes import F32, BlockType, block_type
 from kvant.errors import FormatError, UnsupportedModelError
 from kvant.files import partial_path
-from kvant.formats.huggingface.architectures.base import Family
+from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.registry import family_of_architecture, family_of_class
 from kvant.formats.huggingface.architectures.shapes import check_tensors
 from kvant.formats.huggingface.config import Config, architecture_name, read_config
@@ -23,12 +23,12 @@ from kvant.formats.huggingface.directory import (
     write_json,
     write_weights,
 )
-from kvant.formats.huggingface.lazy import renamed
+from kvant.formats.huggingface.lazy import renamed, rows_of
 from kvant.formats.huggingface.tokenizer.writer import write_tokenizer
 from kvant.formats.recode import recoded
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
-from kvant.tensors import LazyTensor, Tensor, array_tensor, n_bytes
+from kvant.tensors import LazyTensor, Tensor, array_tensor, n_bytes, n_rows
 
 TORCH_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 GENERATED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
@@ -122,7 +122,7 @@ def config_json(model: Model, family: Family, dtype: str) -> dict[str, Any]:
         "model_type": family.model_type,
         "torch_dtype": TORCH_DTYPES[dtype],
         "hidden_act": family.activation,
-        **family.config(model),
+        **family.config_entries(model),
         "vocab_size": vocabulary_size(model),
         "tie_word_embeddings": "output.weight" not in model.tensors,
     }
@@ -163,17 +163,34 @@ def transformers_tensors(
     for name, tensor in model.tensors.items():
         if name in GENERATED:
             continue
-        theirs, stem = family.transformers_name(name), family.stem(name)
-        if theirs is None or stem is None:
-            raise UnsupportedModelError(
-                f"{name}: transformers' {family.classes[0]} has no such tensor. This model can stay GGUF only."
-            )
-        transform = family.transforms.get(stem)
-        changed = transform.back(tensor, config) if transform else tensor
-        kind = tensor.block_type if tensor.block_type.name in kept else target
-        found.append(renamed(recoded(changed, kind, threads=threads), theirs))
+        for theirs, changed in _transformers_tensor(name, tensor, family, config):
+            kind = tensor.block_type if tensor.block_type.name in kept else target
+            found.append(renamed(recoded(changed, kind, threads=threads), theirs))
     found += _zero_biases(model, family, config, target)
     return sorted(found, key=lambda tensor: tensor.name)
+
+
+def _transformers_tensor(name: str, tensor: Tensor, family: Family, config: Config) -> Iterator[tuple[str, Tensor]]:
+    """Yield what transformers has in place of a tensor: itself, or the matrix of each expert.
+
+    Raises:
+        UnsupportedModelError: It has no such tensor.
+    """
+    place = family.theirs(name)
+    if place is None or (place[1].change is not None and place[1].change.back is None):
+        raise UnsupportedModelError(
+            f"{name}: transformers' {family.classes[0]} has no such tensor. This model can stay GGUF only."
+        )
+    theirs, rule = place
+    change = rule.change.back if rule.change else None
+    if "{}" not in theirs:
+        yield theirs, change(tensor, config) if change else tensor
+        return
+    count, *shape = tensor.shape
+    for number in range(count):
+        step = n_rows(tensor) // count
+        part = rows_of(tensor, number * step, (number + 1) * step, tuple(shape))
+        yield theirs.replace("{}", str(number)), change(part, config) if change else part
 
 
 def _zero_biases(model: Model, family: Family, config: Config, target: BlockType) -> Iterator[LazyTensor]:
@@ -196,6 +213,7 @@ def in_transformers_order(model: Model) -> dict[str, Tensor]:
     config = Config(values=config_json(model, family, "F32"), path=model.path)
     found: dict[str, Tensor] = {}
     for name, tensor in model.tensors.items():
-        transform = family.transforms.get(family.stem(name) or "")
-        found[name] = transform.back(tensor, config) if transform else tensor
+        place = family.theirs(name)
+        change = place[1].change if place else None
+        found[name] = change.back(tensor, config) if change and change.back else tensor
     return found

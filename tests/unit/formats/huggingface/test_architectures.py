@@ -10,9 +10,9 @@ import pytest
 
 from kvant.dtypes import F32
 from kvant.errors import FormatError, UnsupportedModelError
-from kvant.formats.huggingface.architectures.base import interleave_order
+from kvant.formats.huggingface.architectures.transforms import interleave_order
 from kvant.formats.huggingface.architectures.hyper import shortest
-from kvant.formats.huggingface.architectures.llama import rotary_factors
+from kvant.formats.huggingface.architectures.llama3_rope import rotary_factors
 from kvant.formats.huggingface.architectures.registry import (
     BY_CLASS,
     FAMILIES,
@@ -35,7 +35,7 @@ def test_every_name_goes_both_ways(family: Any) -> None:
         "token_embd",
         "output_norm",
         "output",
-        *(f"blk.{layer}.{stem}" for layer in (0, 31) for stem in family.block_names),
+        *(f"blk.{layer}.{stem}" for layer in (0, 31) for stem in family.names),
     ]
     for name in [f"{stem}.weight" for stem in stems] + ["blk.0.attn_output.bias"]:
         theirs = family.transformers_name(name)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from kvant.errors import FormatError, UnsupportedModelError
-from kvant.formats.huggingface.architectures.base import Family
+from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.config import Config
 
 _SHOWN = 3
@@ -24,7 +24,7 @@ def unused_biases(names: Iterable[str], family: Family, config: Config) -> tuple
         FormatError: A bias that the configuration asks for is not there.
         UnsupportedModelError: The engine does not add a bias that transformers adds.
     """
-    found = {name: family.canonical_name(name) for name in names if name.endswith(".bias")}
+    found = {name: family.canonical_name(name, config) for name in names if name.endswith(".bias")}
     used = family.biases(config)
     stored = {name for name in found.values() if name is not None and family.stem(name) in used}
     beyond = sorted(used - family.engine_biases)
@@ -34,7 +34,11 @@ def unused_biases(names: Iterable[str], family: Family, config: Config) -> tuple
             f"{config.path}: {' and '.join(flags)} asks for biases of {', '.join(beyond)}, which llama.cpp's "
             f"{family.architecture} does not add. Such a model cannot be stored as GGUF."
         )
-    wanted = {f"blk.{layer}.{stem}.bias" for layer in range(config.n_layers) for stem in used}
+    wanted = {
+        f"blk.{layer}.{stem}.bias"
+        for layer in range(config.n_layers)
+        for stem in used & set(family.required_in(config, layer))
+    }
     missing = sorted(wanted - stored)
     if missing:
         raise FormatError(

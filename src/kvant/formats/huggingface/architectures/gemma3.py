@@ -3,16 +3,12 @@
 from typing import Any
 
 from kvant.errors import UnsupportedModelError
-from kvant.formats.huggingface.architectures.base import (
-    ATTENTION_BIASES,
-    BLOCK_NAMES,
-    PLUS_ONE,
-    Family,
-    config_entries,
-    hyperparameters,
-)
+from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.hyper import has, integer, number
+from kvant.formats.huggingface.architectures.keys import config_entries
+from kvant.formats.huggingface.architectures.names import ATTENTION_BIASES, BLOCK_NAMES, QK_NORMS
 from kvant.formats.huggingface.architectures.rope import check_whole_rotation
+from kvant.formats.huggingface.architectures.transforms import PLUS_ONE
 from kvant.formats.huggingface.config import Config, shown
 from kvant.metadata import Value, f32, u32
 from kvant.model import Model
@@ -24,8 +20,7 @@ LAYERS_27B = 62
 """The one size whose queries are scaled by hidden size over heads instead of by head length."""
 
 _NORMS = {
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
+    **QK_NORMS,
     "post_attention_norm": "post_attention_layernorm",
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
@@ -77,16 +72,16 @@ def check(config: Config) -> None:
             )
 
 
-def metadata(config: Config) -> dict[str, Value]:
-    """Return the hyperparameters, with the window and what differs from llama.cpp's pattern."""
-    found = hyperparameters(config, "gemma3")
+def computed(config: Config) -> dict[str, Value]:
+    """Return the window and what differs from llama.cpp's pattern."""
+    found: dict[str, Value] = {}
     if config.get("final_logit_softcapping"):
-        found["gemma3.final_logit_softcapping"] = f32(config.number("final_logit_softcapping"))
+        found["final_logit_softcapping"] = f32(config.number("final_logit_softcapping"))
     period = pattern(config)
     if period != 1:
-        found["gemma3.attention.sliding_window"] = u32(config.integer("sliding_window"))
+        found["attention.sliding_window"] = u32(config.integer("sliding_window"))
     if period not in (1, PATTERN) and period <= config.n_layers:
-        found["gemma3.attention.sliding_window_pattern"] = u32(period)
+        found["attention.sliding_window_pattern"] = u32(period)
     return found
 
 
@@ -114,12 +109,12 @@ GEMMA3 = Family(
     architecture="gemma3",
     classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     model_type="gemma3_text",
+    since="0.1",
     activation="gelu_pytorch_tanh",
     rope_types=frozenset({"default", "linear"}),
-    block_names={**BLOCK_NAMES, **_NORMS},
+    names={**BLOCK_NAMES, **_NORMS},
     required=(*BLOCK_NAMES, *_NORMS),
     transforms=dict.fromkeys(("attn_norm", "output_norm", *_NORMS), PLUS_ONE),
-    skipped=("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."),
     check=check,
     entries=frozenset({
         "text_config", "hidden_activation", "rope_local_base_freq", "sliding_window", "sliding_window_pattern",
@@ -128,7 +123,7 @@ GEMMA3 = Family(
         "image_token_index", "mm_tokens_per_image", "image_token_id", "boi_token_id", "eoi_token_id",
     }),
     bias_flags={"attention_bias": ATTENTION_BIASES},
-    metadata=metadata,
+    computed=computed,
     config=back,
     defaults={
         "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,

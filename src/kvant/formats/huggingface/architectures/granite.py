@@ -1,59 +1,49 @@
 """Granite 3: Llama's layout, with four multipliers."""
 
-from typing import Any
-
-from kvant.formats.huggingface.architectures.base import (
-    ATTENTION_BIASES,
-    LLAMA_FLAGS,
-    MLP_BIASES,
-    ROTARY,
-    Family,
-    config_entries,
-)
-from kvant.formats.huggingface.architectures.hyper import number
-from kvant.formats.huggingface.architectures.llama import llama_metadata
+from kvant.formats.huggingface.architectures.family import Family
+from kvant.formats.huggingface.architectures.keys import Key, Kind, hyperparameters, written
+from kvant.formats.huggingface.architectures.llama import llama_computed
+from kvant.formats.huggingface.architectures.names import ATTENTION_BIASES, LLAMA_FLAGS, MLP_BIASES
 from kvant.formats.huggingface.architectures.rope import check_whole_rotation
+from kvant.formats.huggingface.architectures.transforms import ROTARY
 from kvant.formats.huggingface.config import Config
-from kvant.metadata import Value, f32
-from kvant.model import Model
+from kvant.metadata import Value
 
-MULTIPLIERS: tuple[tuple[str, str], ...] = (
-    ("attention.scale", "attention_multiplier"),
-    ("embedding_scale", "embedding_multiplier"),
-    ("residual_scale", "residual_multiplier"),
-    ("logit_scale", "logits_scaling"),
+MULTIPLIERS = (
+    Key("attention.scale", "attention_multiplier", Kind.NUMBER),
+    Key("embedding_scale", "embedding_multiplier", Kind.NUMBER),
+    Key("residual_scale", "residual_multiplier", Kind.NUMBER),
+    Key("logit_scale", "logits_scaling", Kind.NUMBER),
 )
-"""GGUF key, config.json key."""
+
+
+def without_derived_head(config: Config) -> Config:
+    """Return the configuration without a head length that llama.cpp derives itself."""
+    derived = config.integer("hidden_size") // config.integer("num_attention_heads")
+    left_out = {"head_dim"} if config.head_dim == derived else set()
+    return Config(values={k: v for k, v in config.values.items() if k not in left_out}, path=config.path)
 
 
 def metadata(config: Config) -> dict[str, Value]:
-    """Return Llama's hyperparameters, without a head length that llama.cpp derives itself, and the multipliers."""
-    derived = config.integer("hidden_size") // config.integer("num_attention_heads")
-    left_out = {"head_dim"} if config.head_dim == derived else set()
-    plain = Config(values={k: v for k, v in config.values.items() if k not in left_out}, path=config.path)
-    scales = {f"granite.{ours}": f32(config.number(theirs)) for ours, theirs in MULTIPLIERS}
-    return {**llama_metadata(plain, "granite"), **scales}
-
-
-def back(model: Model) -> dict[str, Any]:
-    """Return the entries of config.json."""
-    scales = {theirs: number(model, ours, 1.0) for ours, theirs in MULTIPLIERS}
-    return {**config_entries(model), **scales}
+    """Return Llama's hyperparameters and the multipliers."""
+    found = hyperparameters(without_derived_head(config), "granite")
+    found |= {f"granite.{key}": value for key, value in llama_computed(config).items()}
+    return found | written(MULTIPLIERS, config, "granite")
 
 
 GRANITE = Family(
     architecture="granite",
     classes=("GraniteForCausalLM",),
     model_type="granite",
+    since="0.1",
     transforms=ROTARY,
     check=check_whole_rotation,
-    entries=frozenset(theirs for _, theirs in MULTIPLIERS),
     bias_flags=LLAMA_FLAGS,
     engine_biases=frozenset((*ATTENTION_BIASES, *MLP_BIASES)),
-    metadata=metadata,
-    config=back,
+    own_metadata=metadata,
+    keys=MULTIPLIERS,
     defaults={
         "vocab_size": 32000, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
-        **{theirs: 1.0 for _, theirs in MULTIPLIERS},
+        **{key.theirs: 1.0 for key in MULTIPLIERS},
     },
 )  # fmt: skip

@@ -1,13 +1,8 @@
 """Qwen2, Qwen2.5 (biases on queries, keys and values) and Qwen3 (norms on queries and keys)."""
 
 from kvant.errors import UnsupportedModelError
-from kvant.formats.huggingface.architectures.base import (
-    ATTENTION_BIASES,
-    BLOCK_NAMES,
-    Family,
-    config_entries,
-    hyperparameters,
-)
+from kvant.formats.huggingface.architectures.family import Family
+from kvant.formats.huggingface.architectures.names import ATTENTION_BIASES, BLOCK_NAMES, QK_NORMS
 from kvant.formats.huggingface.architectures.rope import check_whole_rotation
 from kvant.formats.huggingface.config import Config
 
@@ -38,12 +33,11 @@ QWEN2 = Family(
     architecture="qwen2",
     classes=("Qwen2ForCausalLM",),
     model_type="qwen2",
+    since="0.1",
     check=check_qwen2,
     entries=WINDOWS,
     biased=ATTENTION_BIASES[:3],
     unseen_window=unseen_window,
-    metadata=lambda config: hyperparameters(config, "qwen2"),
-    config=config_entries,
     defaults={
         "vocab_size": 151936, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "num_key_value_heads": 32,
         "tie_word_embeddings": False, "sliding_window": 4096,
@@ -54,14 +48,13 @@ QWEN3 = Family(
     architecture="qwen3",
     classes=("Qwen3ForCausalLM",),
     model_type="qwen3",
-    block_names={**BLOCK_NAMES, "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"},
-    required=(*BLOCK_NAMES, "attn_q_norm", "attn_k_norm"),
+    since="0.1",
+    names={**BLOCK_NAMES, **QK_NORMS},
+    required=(*BLOCK_NAMES, *QK_NORMS),
     check=check_whole_rotation,
     entries=WINDOWS,
     bias_flags={"attention_bias": ATTENTION_BIASES},
     unseen_window=unseen_window,
-    metadata=lambda config: hyperparameters(config, "qwen3"),
-    config=config_entries,
     defaults={
         "vocab_size": 151936, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "num_key_value_heads": 32,
         "head_dim": 128, "tie_word_embeddings": False, "sliding_window": 4096,

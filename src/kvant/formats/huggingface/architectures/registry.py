@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from kvant.errors import UnsupportedModelError
-from kvant.formats.huggingface.architectures.base import Family
+from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.gemma3 import GEMMA3
 from kvant.formats.huggingface.architectures.granite import GRANITE
 from kvant.formats.huggingface.architectures.llama import LLAMA, MISTRAL
@@ -40,15 +40,20 @@ def family_of_class(name: str, subject: object) -> Family:
 
 
 def family_of_architecture(architecture: str, subject: object) -> Family:
-    """Return the family of a GGUF's architecture.
+    """Return the family of a GGUF's architecture, for writing transformers' names and layout.
 
     Raises:
-        UnsupportedModelError: kvant does not convert it.
+        UnsupportedModelError: kvant does not convert it that way.
     """
     for family in FAMILIES:
-        if family.architecture == architecture:
+        if family.architecture == architecture and family.is_reversible:
             return family
-    known = dict.fromkeys(family.architecture for family in FAMILIES)
+    known = dict.fromkeys(family.architecture for family in FAMILIES if family.is_reversible)
+    if architecture in {family.architecture for family in FAMILIES}:
+        raise UnsupportedModelError(
+            f"{subject}: models of the architecture {architecture} are written as GGUF only. Use GGUF, or the original "
+            f"directory where transformers' layout is asked for."
+        )
     raise UnsupportedModelError(
         f"{subject}: architecture {shown(architecture)} is none of those that kvant converts. Use a model of "
         f"one of these: {', '.join(known)}."

@@ -1,11 +1,23 @@
-"""What tensors a model must have, and their shapes, by its family and configuration."""
+"""What tensors a model must have, and their shapes, by its family and configuration.
+
+A family's own shapes are written as products of entries of config.json: `("num_experts", "2*hidden_size")`.
+`{experts}` is the number of experts, whichever entry says it; `?` is any length.
+"""
 
 from collections.abc import Mapping
+from math import prod
 
 from kvant.errors import FormatError
-from kvant.formats.huggingface.architectures.base import Family
+from kvant.formats.huggingface.architectures.family import Family
+from kvant.formats.huggingface.architectures.keys import INTEGERS
 from kvant.formats.huggingface.config import Config
 from kvant.tensors import Tensor
+
+ANY = -1
+"""A length that is not checked."""
+
+MAX_EXPERTS = 4096
+"""More experts than any published model has in a layer; the number of tensors looked for grows with it."""
 
 PER_TOKEN = ("token_embd", "output")
 """Stems with a row per token; how many those are is checked against the tokenizer."""
@@ -18,7 +30,9 @@ def check_tensors(tensors: Mapping[str, Tensor], family: Family, config: Config)
         FormatError: A tensor is missing, or of another shape than config.json says.
     """
     wanted = ["token_embd.weight", "output_norm.weight"]
-    wanted += [f"blk.{layer}.{stem}.weight" for layer in range(config.n_layers) for stem in family.required]
+    for layer in range(family.blocks(config)):
+        names = (f"blk.{layer}.{stem}" for stem in family.required_in(config, layer))
+        wanted += [name if name in tensors else f"{name}.weight" for name in names]
     if not config.flag("tie_word_embeddings"):
         wanted.append("output.weight")
     missing = [name for name in wanted if name not in tensors]
@@ -36,25 +50,57 @@ def check_tensors(tensors: Mapping[str, Tensor], family: Family, config: Config)
     for name, tensor in tensors.items():
         stem = family.stem(name) or ""
         layer = family.layer(name)
-        if layer is not None and layer >= config.n_layers:
-            raise FormatError(f"{name}: is beyond the {config.n_layers} layers that {config.path} names. Correct it.")
-        shape = (*tensor.shape[:1], config.integer("hidden_size")) if stem in PER_TOKEN else shapes.get(stem)
-        if shape is not None and name.endswith(".weight") and tensor.shape != shape:
+        if layer is not None and layer >= family.blocks(config):
             raise FormatError(
-                f"{name}: shape {list(tensor.shape)} is not the {list(shape)} that hidden size, heads and layers in "
+                f"{name}: is beyond the {family.blocks(config)} layers that {config.path} names. Correct it."
+            )
+        shape = (*tensor.shape[:1], config.integer("hidden_size")) if stem in PER_TOKEN else shapes.get(stem)
+        if shape and not name.endswith(".bias") and not _fits(tensor.shape, shape):
+            raise FormatError(
+                f"{name}: shape {list(tensor.shape)} is not the {_shown(shape)} that hidden size, heads and layers in "
                 f"{config.path} give. Check that it belongs to these weights."
             )
 
 
+def _fits(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return len(found) == len(wanted) and all(w in (ANY, f) for f, w in zip(found, wanted, strict=True))
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join('any' if length == ANY else str(length) for length in shape)}]"
+
+
 def expected_shapes(family: Family, config: Config) -> dict[str, tuple[int, ...]]:
-    """Return the shape that each weight must have by its stem, those with a row per token apart."""
+    """Return the shape that each weight must have by its stem, those with a row per token apart; empty: any."""
+    own = {stem: tuple(_length(dim, family, config) for dim in dims) for stem, dims in family.shapes.items()}
+    if family.counts is not INTEGERS:
+        return own
     hidden, ffn, head = config.integer("hidden_size"), config.integer("intermediate_size"), config.head_dim
     heads, kv_heads = config.integer("num_attention_heads") * head, config.integer("num_key_value_heads") * head
-    up = ffn if "ffn_gate" in family.block_names else 2 * ffn
-    norms = {stem: (hidden,) for stem in family.block_names if stem.endswith("_norm")}
+    up = ffn if "ffn_gate" in family.names else 2 * ffn
+    norms = {stem: (hidden,) for stem in family.names if stem.endswith("_norm")}
     return {
         **norms, "attn_q_norm": (head,), "attn_k_norm": (head,), "output_norm": (hidden,),
         "attn_q": (heads, hidden), "attn_k": (kv_heads, hidden), "attn_v": (kv_heads, hidden),
         "attn_qkv": (heads + 2 * kv_heads, hidden), "attn_output": (hidden, heads),
-        "ffn_gate": (ffn, hidden), "ffn_up": (up, hidden), "ffn_down": (hidden, ffn),
+        "ffn_gate": (ffn, hidden), "ffn_up": (up, hidden), "ffn_down": (hidden, ffn), **own,
     }  # fmt: skip
+
+
+def _length(product: str, family: Family, config: Config) -> int:
+    """Return the length that a product of entries of config.json says."""
+    return ANY if product == "?" else prod(_factor(name, family, config) for name in product.split("*"))
+
+
+def _factor(name: str, family: Family, config: Config) -> int:
+    if name == "{experts}":
+        return expert_count(family, config)
+    if name == "head_dim":
+        return config.head_dim
+    return int(name) if name.isdecimal() else config.integer(name)
+
+
+def expert_count(family: Family, config: Config) -> int:
+    """Return the number of experts in a layer; 0 of a family without any."""
+    entry = next((key.entry(config) for key in family.experts if key.ours == "expert_count"), None)
+    return config.integer(entry, limit=MAX_EXPERTS) if entry else 0

@@ -1,9 +1,13 @@
 """SmolLM3: Llama's layout, with every fourth layer without rotation."""
 
 from kvant.errors import UnsupportedModelError
-from kvant.formats.huggingface.architectures.base import LLAMA_FLAGS, ROTARY, Family, config_entries
-from kvant.formats.huggingface.architectures.llama import llama_extra, llama_metadata
+from kvant.formats.huggingface.architectures.family import Family
+from kvant.formats.huggingface.architectures.keys import config_entries
+from kvant.formats.huggingface.architectures.llama import llama_computed
+from kvant.formats.huggingface.architectures.llama3_rope import llama3_factors
+from kvant.formats.huggingface.architectures.names import LLAMA_FLAGS
 from kvant.formats.huggingface.architectures.rope import check_whole_rotation
+from kvant.formats.huggingface.architectures.transforms import ROTARY
 from kvant.formats.huggingface.config import Config, shown
 
 INTERVAL = 4
@@ -36,6 +40,7 @@ SMOLLM3 = Family(
     architecture="smollm3",
     classes=("SmolLM3ForCausalLM",),
     model_type="smollm3",
+    since="0.1",
     rope_types=frozenset({"default", "linear", "yarn", "llama3"}),
     transforms=ROTARY,
     check=check,
@@ -45,8 +50,8 @@ SMOLLM3 = Family(
     }),
     bias_flags=LLAMA_FLAGS,
     unseen_window=unseen_window,
-    metadata=lambda config: llama_metadata(config, "smollm3"),
-    extra_tensors=llama_extra,
+    computed=llama_computed,
+    extra_tensors=llama3_factors,
     config=lambda model: {**config_entries(model), "no_rope_layer_interval": INTERVAL},
     defaults={
         "vocab_size": 128256, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "num_key_value_heads": 4,

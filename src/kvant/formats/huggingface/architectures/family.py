@@ -1,0 +1,213 @@
+"""A model family as a table: names of its tensors, the few that change on the way, and its hyperparameters.
+
+A family is read in both directions: Hugging Face names and layouts to canonical ones (llama.cpp's) and back. A new one
+is a `Family` of some lines in the module of its kin, added to `registry.py`; docs/how-to/add-a-family.md goes through
+one.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from kvant.formats.huggingface.architectures.keys import (
+    INTEGERS,
+    RMS_EPSILON,
+    Key,
+    config_entries,
+    hyperparameters,
+    written,
+)
+from kvant.formats.huggingface.architectures.names import (
+    ATTENTION_BIASES,
+    BLOCK_NAMES,
+    GLOBAL_NAMES,
+    Names,
+    Place,
+    Rule,
+    layer_of,
+    rules,
+)
+from kvant.formats.huggingface.architectures.transforms import Transform
+from kvant.formats.huggingface.config import Config
+from kvant.metadata import Value
+from kvant.model import Model
+from kvant.tensors import LazyTensor
+
+OTHER_PARTS = (
+    "vision_tower.", "vision_model.", "vision_encoder.", "multi_modal_projector.", "visual.", "audio_tower.",
+    "embed_vision.", "embed_audio.", "vision_adapter.", "vision_projection.", "audio_model.", "connector.", "mlp1.",
+    "image_newline", "multimodal_projector.", "audio_encoder.", "audio_adapter.",
+)  # fmt: skip
+"""Prefixes of the tensors of a multimodal model's other parts, after a `model.` that may stand before."""
+
+
+def _nothing_extra(_: Config) -> list[LazyTensor]:
+    return []
+
+
+def _nothing_refused(_: Config) -> None:
+    return None
+
+
+def _no_window(_: Config) -> int | None:
+    return None
+
+
+def _no_metadata(_: Config) -> dict[str, Value]:
+    return {}
+
+
+def _same_name(name: str, _: Config) -> str:
+    return name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What sets a family of models apart.
+
+    Attributes:
+        architecture: llama.cpp's name, which prefixes the metadata keys.
+        classes: Classes in `architectures` of config.json; the first one is written on the way back.
+        model_type: `model_type` written on the way back.
+        since: kvant's version that converts it first.
+        activation: The one activation function llama.cpp computes for this architecture.
+        rope_types: Rotary scalings that both sides know; empty if positions are no rotations.
+        block: transformers' name of the list of blocks.
+        names: Canonical stem to transformers' stem within a block, for weights and biases.
+        outside: The same outside the blocks, with whole names.
+        rules: Further tensors within a block: those of experts, of other suffixes, and other spellings.
+        outside_rules: Further tensors outside the blocks.
+        transforms: Tensors of `names` and `outside` that change, by canonical stem.
+        renamed: Gives a tensor of a checkpoint the name that the tables know.
+        required: Stems that every block must have, or those of one block by its number.
+        shapes: Shapes by stem where they are not those of attention and MLP: products of entries of config.json, see
+            `shapes.py`; an empty one is not checked.
+        counts: Sizes in metadata that must be there, see `keys.hyperparameters`.
+        epsilons: Epsilons of norms in metadata.
+        experts: Hyperparameters of experts.
+        keys: Further hyperparameters that both sides store as they are.
+        computed: Hyperparameters that need more than that, under keys without their architecture.
+        own_metadata: All hyperparameters, where upstream's order is another than `hyperparameters`'.
+        blocks: Number of blocks in the file; by default that of the layers.
+        extra_tensors: Tensors that upstream computes from the configuration.
+        config: Hyperparameters back to entries of config.json; by default those of `keys`.
+        is_reversible: Whether transformers' directories can be written from its GGUFs.
+        defaults: Entries that transformers assumes when config.json leaves them out.
+        entries: What its config.json may hold beyond `entries.COMMON` and `keys`.
+        skipped: Further prefixes of tensors that are no part of the language model.
+        check: Refuses configurations that llama.cpp would compute differently.
+        computes_head_dim: Whether transformers fills in a head length that config.json leaves out.
+        biased: Stems that have a bias whatever config.json says.
+        bias_flags: Entries of config.json that ask for biases, and the stems that then have one.
+        engine_biases: Stems whose biases llama.cpp adds.
+        unseen_window: Tokens that transformers attends back to in layers where llama.cpp attends to all; None if none.
+    """
+
+    architecture: str
+    classes: tuple[str, ...]
+    model_type: str
+    since: str = "0.2"
+    activation: str = "silu"
+    rope_types: frozenset[str] = frozenset({"default", "linear", "yarn"})
+    block: str = "model.layers"
+    names: Mapping[str, str] = field(default_factory=lambda: BLOCK_NAMES)
+    outside: Mapping[str, str] = field(default_factory=lambda: GLOBAL_NAMES)
+    rules: tuple[Rule, ...] = ()
+    outside_rules: tuple[Rule, ...] = ()
+    transforms: Mapping[str, Transform] = field(default_factory=dict)
+    renamed: Callable[[str, Config], str] = _same_name
+    required: Sequence[str] | Callable[[Config, int], Collection[str]] = tuple(BLOCK_NAMES)
+    shapes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    counts: tuple[Key, ...] = INTEGERS
+    epsilons: tuple[Key, ...] = (RMS_EPSILON,)
+    experts: tuple[Key, ...] = ()
+    keys: tuple[Key, ...] = ()
+    computed: Callable[[Config], Mapping[str, Value]] = _no_metadata
+    own_metadata: Callable[[Config], dict[str, Value]] | None = None
+    blocks: Callable[[Config], int] = lambda config: config.n_layers
+    extra_tensors: Callable[[Config], list[LazyTensor]] = _nothing_extra
+    config: Callable[[Model], dict[str, Any]] | None = None
+    is_reversible: bool = True
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    entries: frozenset[str] = frozenset()
+    skipped: tuple[str, ...] = ()
+    check: Callable[[Config], None] = _nothing_refused
+    computes_head_dim: bool = False
+    biased: tuple[str, ...] = ()
+    bias_flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    engine_biases: frozenset[str] = frozenset(ATTENTION_BIASES[:3])
+    unseen_window: Callable[[Config], int | None] = _no_window
+
+    @cached_property
+    def _names(self) -> Names:
+        inside = (*rules(self.names, self.transforms), *self.rules)
+        return Names(self.block, inside, (*rules(self.outside, self.transforms), *self.outside_rules))
+
+    @property
+    def known_entries(self) -> frozenset[str]:
+        """Entries of config.json that are read beyond those of every family."""
+        tables = (*self.counts, *self.epsilons, *self.experts, *self.keys)
+        return self.entries | {name for key in tables for name in key.theirs.split("|")}
+
+    def metadata(self, config: Config) -> dict[str, Value]:
+        """Return the hyperparameters under GGUF keys, in upstream's order."""
+        if self.own_metadata:
+            return self.own_metadata(config)
+        found = hyperparameters(
+            config, self.architecture, n_blocks=self.blocks(config), counts=self.counts, epsilons=self.epsilons,
+            experts=self.experts, has_rope=bool(self.rope_types),
+        )  # fmt: skip
+        found |= {f"{self.architecture}.{key}": value for key, value in self.computed(config).items()}
+        return found | written(self.keys, config, self.architecture)
+
+    def config_entries(self, model: Model) -> dict[str, Any]:
+        """Return the hyperparameters as entries of config.json."""
+        return self.config(model) if self.config else config_entries(model, (*self.experts, *self.keys))
+
+    def required_in(self, config: Config, layer: int) -> Collection[str]:
+        """Return the stems that a block must have."""
+        return self.required(config, layer) if callable(self.required) else self.required
+
+    def biases(self, config: Config) -> frozenset[str]:
+        """Return the stems that have a bias in transformers."""
+        asked = [stem for flag, stems in self.bias_flags.items() if config.flag(flag) for stem in stems]
+        return frozenset((*self.biased, *asked))
+
+    def stem(self, name: str) -> str | None:
+        """Return the stem of a canonical tensor name: `attn_q` of `blk.3.attn_q.weight`; None for another form."""
+        return self._names.stem(name)
+
+    def layer(self, name: str) -> int | None:
+        """Return the block that a canonical tensor name is in; None outside the blocks."""
+        return layer_of(name)
+
+    def is_skipped(self, theirs: str) -> bool:
+        """Whether a tensor of a checkpoint is no part of the language model."""
+        return theirs.removeprefix("model.").startswith(OTHER_PARTS) or theirs.startswith(self.skipped or ("\0",))
+
+    def places(self, theirs: str, config: Config | None = None) -> Iterator[Place]:
+        """Yield where a tensor of a checkpoint goes; nowhere if the family has none of that name."""
+        name = self._whole(theirs)
+        return self._names.places(self.renamed(name, config) if config else name)
+
+    def canonical_name(self, theirs: str, config: Config | None = None) -> str | None:
+        """Translate transformers' name of a tensor that is one here, too; None if there is no such tensor."""
+        found = list(self.places(theirs, config))
+        return found[0].name if len(found) == 1 and found[0].expert is None else None
+
+    def theirs(self, name: str) -> tuple[str, Rule] | None:
+        """Return transformers' name of a canonical tensor and its rule; `{}` in it stands for the expert."""
+        return self._names.theirs(name)
+
+    def transformers_name(self, name: str) -> str | None:
+        """Translate a canonical name of a tensor; None if transformers has no such tensor."""
+        found = self.theirs(name)
+        return found[0] if found else None
+
+    def _whole(self, name: str) -> str:
+        """The name within a whole text model: without a wrapper's prefix, with the root of a bare one."""
+        name = name.replace("language_model.", "", 1)
+        root = self.block.partition(".")[0] + "."
+        known = (root, *(theirs.partition(".")[0] + "." for theirs in self.outside.values()))
+        return name if name.startswith(known) else root + name

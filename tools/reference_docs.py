@@ -4,6 +4,7 @@ Run `python tools/reference_docs.py` to write them, with `--check` to fail if wh
 """
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from kvant import errors
 from kvant.cli.main import app
 from kvant.devices.providers import PROVIDERS
 from kvant.dtypes import BLOCK_TYPES, block_type
+from kvant.formats.huggingface.architectures.family import Family
+from kvant.formats.huggingface.architectures.registry import FAMILIES
 from kvant.generate.sampling import PARAMETERS
 from kvant.quant.presets import PRESETS
 from kvant.recipes.optimize.fields import FIELDS, Field, Kind
@@ -27,6 +30,7 @@ from kvant.serve.openapi import NO_EFFECT, REFUSED, described, path_of
 from kvant.serve.routes import ROUTES
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "reference"
+GOLDENS = OUT.parent.parent / "tests" / "golden" / "families"
 NOTE = "<!-- Written by tools/reference_docs.py; change the code's docstrings, then run `make docs`. -->\n\n"
 
 
@@ -167,6 +171,32 @@ def presets() -> str:
     return "# Presets\n\n" + table(["name", "GGUF file type", "base type", "class of the base type"], rows)
 
 
+def models() -> str:
+    """Return the reference of the model families, with the proof of each."""
+    rows = [
+        [", ".join(f"`{name}`" for name in family.classes), family.models, f"`{family.architecture}`", proof(family),
+         family.since]
+        for family in FAMILIES
+    ]  # fmt: skip
+    text = (
+        "# Models\n\nClasses in `architectures` of config.json that kvant converts itself, without torch. Each was "
+        "checked once on a tiny random checkpoint: tensors and metadata equal to upstream's converter, and the "
+        "engine's logits on the converted file against those of transformers in float32, as mean KL divergence in nats "
+        "per token (`python tools/family_goldens.py ENVIRONMENT`; tests/golden/families). Those without a figure are "
+        "checked by tests/parity/test_upstream_converter.py, below 1e-10, Gemma's below 1e-6.\n\n"
+    )
+    return text + table(["classes", "models", "in GGUF", "KL", "since"], rows)
+
+
+def proof(family: Family) -> str:
+    """Return the divergence in the table of a family's proof; nothing if it has none."""
+    for path in sorted(GOLDENS.glob("*.json")):
+        case = json.loads(path.read_text(encoding="utf-8"))
+        if case["config"]["architectures"][0] in family.classes:
+            return "" if case.get("kl") is None else f"{case['kl']:.1g}"
+    return ""
+
+
 def targets() -> str:
     """Return the table of ONNX Runtime's execution providers."""
 
@@ -248,7 +278,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     for name, text in (
         ("command-line", commands()), ("recipe", recipe()), ("python", functions()), ("block-types", block_types()),
         ("presets", presets()), ("errors", exceptions()), ("apis", apis()),
-        ("targets", targets()),
+        ("targets", targets()), ("models", models()),
     ):  # fmt: skip
         yield OUT / f"{name}.md", NOTE + text
 

@@ -29,6 +29,7 @@ def test_rotary_rows_come_back(heads: int, half: int, columns: int, data: st.Dat
     config = Config(values={"num_attention_heads": heads}, path=Path("config.json"))
     tensor = array_tensor("blk.0.attn_q.weight", values, F16)
     transform = ROTARY["attn_q"]
+    assert transform.back is not None
     back = transform.back(transform.forward(tensor, config), config)
     start = data.draw(st.integers(0, rows))
     stop = data.draw(st.integers(start, rows))
@@ -40,5 +41,6 @@ def test_norms_on_a_grid_of_2_to_the_minus_20_come_back(steps: list[int]) -> Non
     values = (np.array(steps) / (1 << 20)).astype(np.float32)
     config = Config(values={}, path=Path("config.json"))
     tensor = array_tensor("output_norm.weight", values, F32)
+    assert PLUS_ONE.back is not None
     back = PLUS_ONE.back(PLUS_ONE.forward(tensor, config), config)
     assert np.array_equal(back.read_bytes(0, 1).view(np.float32)[0], values)

@@ -138,7 +138,7 @@ def write_tiny_model(
     (directory / "config.json").write_text(json.dumps(config, indent=1))
     ids = {key: config[key] for key in ("bos_token_id", "eos_token_id") if key in config}
     (directory / "generation_config.json").write_text(json.dumps(ids))
-    _write_tokenizer(directory, tokenizer or TOKENIZERS[family])
+    write_tokenizer(directory, tokenizer or TOKENIZERS[family])
     write_safetensors(directory / "model.safetensors", dict(weights(config, seed)), dtype)
     return directory
 
@@ -223,7 +223,8 @@ def encode(values: np.ndarray, dtype: str) -> bytes:
     return values.astype(np.float16 if dtype == "F16" else np.float32).tobytes()
 
 
-def _write_tokenizer(directory: Path, kind: str) -> None:
+def write_tokenizer(directory: Path, kind: str) -> None:
+    """Write `tokenizer.json` and `tokenizer_config.json` of a kind, see `write_tiny_model`."""
     (directory / "tokenizer.json").write_text(_tokenizer_json(kind), encoding="utf-8")
     bos, eos = {"spm": ("<s>", "</s>"), "gemma": ("<bos>", "<eos>")}.get(kind, (_SPECIALS[1], _SPECIALS[2]))
     config: dict[str, Any] = {

@@ -1,8 +1,8 @@
 """A model family as a table: names of its tensors, the few that change on the way, and its hyperparameters.
 
 A family is read in both directions: Hugging Face names and layouts to canonical ones (llama.cpp's) and back. A new one
-is a `Family` of some lines in the module of its kin, added to `registry.py`; docs/how-to/add-a-family.md goes through
-one.
+is a `Family` of some lines in the module of its kin, added to `registry.py`; docs/how-to/add-an-architecture.md goes
+through one.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -70,6 +70,7 @@ class Family:
         architecture: llama.cpp's name, which prefixes the metadata keys.
         classes: Classes in `architectures` of config.json; the first one is written on the way back.
         model_type: `model_type` written on the way back.
+        models: Published models of it, for people.
         since: kvant's version that converts it first.
         activation: The one activation function llama.cpp computes for this architecture.
         rope_types: Rotary scalings that both sides know; empty if positions are no rotations.
@@ -107,6 +108,7 @@ class Family:
     architecture: str
     classes: tuple[str, ...]
     model_type: str
+    models: str
     since: str = "0.2"
     activation: str = "silu"
     rope_types: frozenset[str] = frozenset({"default", "linear", "yarn"})

@@ -109,6 +109,7 @@ GEMMA3 = Family(
     architecture="gemma3",
     classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     model_type="gemma3_text",
+    models="Gemma 3 (text part)",
     since="0.1",
     activation="gelu_pytorch_tanh",
     rope_types=frozenset({"default", "linear"}),

@@ -35,6 +35,7 @@ GRANITE = Family(
     architecture="granite",
     classes=("GraniteForCausalLM",),
     model_type="granite",
+    models="Granite 3",
     since="0.1",
     transforms=ROTARY,
     check=check_whole_rotation,

@@ -17,6 +17,7 @@ PHI3 = Family(
     architecture="phi3",
     classes=("Phi3ForCausalLM",),
     model_type="phi3",
+    models="Phi-3, Phi-3.5-mini, Phi-4-mini",
     since="0.1",
     rope_types=frozenset({"default", *LONG}),
     entries=frozenset({"sliding_window"}),

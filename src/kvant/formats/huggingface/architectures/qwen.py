@@ -4,7 +4,7 @@ from kvant.errors import UnsupportedModelError
 from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.names import ATTENTION_BIASES, BLOCK_NAMES, QK_NORMS
 from kvant.formats.huggingface.architectures.rope import check_whole_rotation
-from kvant.formats.huggingface.config import Config
+from kvant.formats.huggingface.config import Config, shown
 
 WINDOWS = frozenset({"use_sliding_window", "sliding_window", "max_window_layers", "layer_types"})
 
@@ -29,10 +29,27 @@ def check_qwen2(config: Config) -> None:
         )
 
 
+def check_sparse(config: Config) -> None:
+    """Refuse mixtures with dense layers between, or whose experts are weighed otherwise than in llama.cpp."""
+    check_whole_rotation(config)
+    if config.integer("decoder_sparse_step", 1) != 1 or config.items("mlp_only_layers"):
+        raise UnsupportedModelError(
+            f"{config.path}: decoder_sparse_step and mlp_only_layers ask for dense layers between those of experts, "
+            f"which llama.cpp's {config.get('model_type')} does not have. Such a model cannot be stored as GGUF."
+        )
+    wanted = config.get("model_type") == "qwen3_moe"
+    if config.flag("norm_topk_prob") != wanted:
+        raise UnsupportedModelError(
+            f"{config.path}: norm_topk_prob is {shown(config.get('norm_topk_prob'))}, but llama.cpp's "
+            f"{config.get('model_type')} computes {wanted}. Such a model cannot be stored as GGUF."
+        )
+
+
 QWEN2 = Family(
     architecture="qwen2",
     classes=("Qwen2ForCausalLM",),
     model_type="qwen2",
+    models="Qwen2, Qwen2.5",
     since="0.1",
     check=check_qwen2,
     entries=WINDOWS,
@@ -48,6 +65,7 @@ QWEN3 = Family(
     architecture="qwen3",
     classes=("Qwen3ForCausalLM",),
     model_type="qwen3",
+    models="Qwen3, dense",
     since="0.1",
     names={**BLOCK_NAMES, **QK_NORMS},
     required=(*BLOCK_NAMES, *QK_NORMS),

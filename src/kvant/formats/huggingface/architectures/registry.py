@@ -9,11 +9,12 @@ from kvant.formats.huggingface.architectures.granite import GRANITE
 from kvant.formats.huggingface.architectures.llama import LLAMA, MISTRAL
 from kvant.formats.huggingface.architectures.phi3 import PHI3
 from kvant.formats.huggingface.architectures.qwen import QWEN2, QWEN3
+from kvant.formats.huggingface.architectures.qwen_moe import QWEN2MOE, QWEN3MOE
 from kvant.formats.huggingface.architectures.smollm3 import SMOLLM3
 from kvant.formats.huggingface.config import shown
 from kvant.formats.lookalikes import encoder
 
-FAMILIES: tuple[Family, ...] = (LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, GEMMA3, PHI3, GRANITE)
+FAMILIES: tuple[Family, ...] = (LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, GEMMA3, PHI3, GRANITE, QWEN2MOE, QWEN3MOE)
 """In the order of documentation; the first of those that share an architecture is what a GGUF becomes."""
 
 BY_CLASS: Mapping[str, Family] = {name: family for family in FAMILIES for name in family.classes}

@@ -31,8 +31,8 @@ def check_tensors(tensors: Mapping[str, Tensor], family: Family, config: Config)
     """
     wanted = ["token_embd.weight", "output_norm.weight"]
     for layer in range(family.blocks(config)):
-        names = (f"blk.{layer}.{stem}" for stem in family.required_in(config, layer))
-        wanted += [name if name in tensors else f"{name}.weight" for name in names]
+        stems = (f"blk.{layer}.{stem}" for stem in family.required_in(config, layer))
+        wanted += [name if name in tensors else f"{name}.weight" for name in stems]
     if not config.flag("tie_word_embeddings"):
         wanted.append("output.weight")
     missing = [name for name in wanted if name not in tensors]
@@ -49,12 +49,13 @@ def check_tensors(tensors: Mapping[str, Tensor], family: Family, config: Config)
     shapes = expected_shapes(family, config)
     for name, tensor in tensors.items():
         stem = family.stem(name) or ""
-        layer = family.layer(name)
-        if layer is not None and layer >= family.blocks(config):
+        block = family.layer(name)
+        if block is not None and block >= family.blocks(config):
             raise FormatError(
                 f"{name}: is beyond the {family.blocks(config)} layers that {config.path} names. Correct it."
             )
-        shape = (*tensor.shape[:1], config.integer("hidden_size")) if stem in PER_TOKEN else shapes.get(stem)
+        per_token = (*tensor.shape[:1], config.integer("hidden_size"))
+        shape: tuple[int, ...] | None = per_token if stem in PER_TOKEN else shapes.get(stem)
         if shape and not name.endswith(".bias") and not _fits(tensor.shape, shape):
             raise FormatError(
                 f"{name}: shape {list(tensor.shape)} is not the {_shown(shape)} that hidden size, heads and layers in "
@@ -102,5 +103,5 @@ def _factor(name: str, family: Family, config: Config) -> int:
 
 def expert_count(family: Family, config: Config) -> int:
     """Return the number of experts in a layer; 0 of a family without any."""
-    entry = next((key.entry(config) for key in family.experts if key.ours == "expert_count"), None)
+    entry = next((key.entry(config) for key in family.experts if key.ours.endswith("expert_count")), None)
     return config.integer(entry, limit=MAX_EXPERTS) if entry else 0

@@ -40,6 +40,7 @@ SMOLLM3 = Family(
     architecture="smollm3",
     classes=("SmolLM3ForCausalLM",),
     model_type="smollm3",
+    models="SmolLM3",
     since="0.1",
     rope_types=frozenset({"default", "linear", "yarn", "llama3"}),
     transforms=ROTARY,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kvant.dtypes import block_type
+from kvant.errors import UnsupportedModelError
 from kvant.files import partial_path
 from kvant.formats.huggingface.architectures.registry import family_of_architecture
 from kvant.formats.huggingface.architectures.shapes import check_tensors
@@ -62,6 +63,12 @@ def mlx_tensors(model: Model, dtype: str, *, keep_blocks: bool = False, threads:
         UnsupportedModelError: The architecture is not supported, or has a tensor that transformers does not know.
     """
     family = family_of_architecture(model.architecture, model.path)
+    stack = next((name for name, tensor in model.tensors.items() if len(tensor.shape) > 2), None)
+    if stack is not None:
+        raise UnsupportedModelError(
+            f"{model.path}: {stack} is a stack of experts, and kvant writes no MLX directories of mixtures of experts. "
+            f"Use GGUF."
+        )
     config = Config(values=config_json(model, family, dtype), path=model.path)
     check_tensors(model.tensors, family, config)
     kept = SAME_VALUES if keep_blocks else ()

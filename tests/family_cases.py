@@ -1,0 +1,59 @@
+"""Tiny random checkpoints of every family, from the tables under golden/families: no torch is needed to make them.
+
+A table holds a configuration, names and shapes of the tensors that transformers saves of it, and what upstream's
+converter made of the checkpoint written here: names, types, shapes and hashes of tensors, and metadata.
+tools/family_goldens.py makes the tables.
+"""
+
+import hashlib
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kvant.testing.tiny_models import write_safetensors, write_tokenizer
+
+TABLES = Path(__file__).resolve().parent / "golden" / "families"
+CASES = tuple(sorted(path.stem for path in TABLES.glob("*.json")))
+
+
+def table(case: str) -> dict[str, Any]:
+    """Return the table of a case."""
+    found: dict[str, Any] = json.loads((TABLES / f"{case}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def write_checkpoint(case: dict[str, Any], directory: Path) -> Path:
+    """Write the checkpoint of a table, float32; the same table gives the same bytes."""
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(json.dumps(case["config"], indent=1))
+    write_tokenizer(directory, case.get("tokenizer", "qwen2"))
+    values = {name: random_tensor(name, shape) for name, shape in case["source"].items()}
+    write_safetensors(directory / "model.safetensors", values, case.get("dtype", "F32"))
+    return directory
+
+
+def random_tensor(name: str, shape: list[int]) -> np.ndarray:
+    """Return random values of a tensor, float32, by its name: norms near 1, matrices of unit gain, slow decays."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    normal = rng.standard_normal(shape)
+    if name.endswith("A_log"):
+        values = np.log(rng.uniform(1, 8, shape))
+    elif name.endswith(("dt_bias", "dt_proj.bias")):
+        values = rng.uniform(-4, -1, shape)
+    elif "norm" in name and not name.endswith("bias"):
+        values = 1 + 0.2 * normal
+    elif len(shape) < 2:
+        values = 0.1 * normal
+    elif "embed" in name:
+        values = normal
+    else:
+        values = normal / np.sqrt(shape[-1])
+    return np.asarray(values, np.float32)
+
+
+def digest(data: bytes) -> str:
+    """Return the first 16 digits of a SHA-256."""
+    return hashlib.sha256(data).hexdigest()[:16]

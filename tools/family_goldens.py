@@ -1,0 +1,148 @@
+"""Make the tables of tests/golden/families: what transformers and upstream's converter make of a tiny configuration.
+
+    python tools/family_goldens.py ENVIRONMENT [NAME ...]     # the one of tools/upstream_converter.py
+
+A table starts as `{"config": {...}}` with `architectures`. transformers says which tensors such a model saves; random
+ones of these names and shapes are written (tests/family_cases.py), upstream's converter converts them, and the logits
+of transformers in float32 are compared with the engine's on kvant's own conversion: the mean KL divergence is the
+table's `kl`.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from family_cases import CASES, TABLES, digest, table, write_checkpoint  # noqa: E402
+from upstream_converter import make, python  # noqa: E402
+
+TOKENS = np.random.default_rng(5).integers(4, 500, 48).astype(np.int32)
+
+SHAPES = """
+import json, sys, warnings, tempfile, transformers, safetensors
+warnings.simplefilter("ignore")
+for path in sys.argv[1:]:
+    case = json.load(open(path))
+    directory = tempfile.mkdtemp()
+    json.dump(case["config"], open(directory + "/config.json", "w"))
+    config = transformers.AutoConfig.from_pretrained(directory)
+    model = getattr(transformers, case["config"]["architectures"][0])._from_config(config)
+    model.save_pretrained(directory)
+    with safetensors.safe_open(directory + "/model.safetensors", "np") as file:
+        case["source"] = {name: file.get_slice(name).get_shape() for name in sorted(file.keys())}
+    json.dump(case, open(path, "w"))
+"""
+
+UPSTREAM = """
+import runpy, sys
+root, source, out = sys.argv[1:]
+sys.path[:0] = [root, root + "/gguf-py"]
+import conversion
+from conversion.base import TextModel, ModelBase, ModelType
+TextModel.get_vocab_base_pre = lambda self, tokenizer: "qwen2"
+get = conversion.get_model_class
+def patched(*a, **k):
+    found = get(*a, **k)
+    if hasattr(found, "_set_vocab_gpt2"):
+        found.set_vocab = lambda self: self._set_vocab_gpt2()
+    return found
+conversion.get_model_class = patched
+sys.argv = [root + "/convert_hf_to_gguf.py", source, "--outfile", out, "--outtype", "f32"]
+import importlib.util
+spec = importlib.util.spec_from_file_location("converter", sys.argv[0])
+module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
+if hasattr(module, "get_model_class"): module.get_model_class = patched
+module.main()
+"""
+
+LOGITS = """
+import sys, json, numpy, torch, transformers
+out, tokens, source = sys.argv[1:]
+tokens = torch.tensor(numpy.load(tokens)[None].astype("int64"))
+name = json.load(open(source + "/config.json"))["architectures"][0]
+model = getattr(transformers, name).from_pretrained(source, dtype=torch.float32, attn_implementation="eager").eval()
+with torch.no_grad():
+    found = model(tokens)
+numpy.save(out, found.logits[0].numpy() if hasattr(found, "logits") else found.last_hidden_state[0].numpy())
+"""
+
+
+def main() -> None:
+    """Make the tables named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("environment", type=Path)
+    parser.add_argument("names", nargs="*")
+    arguments = parser.parse_args()
+    make(arguments.environment)
+    for name in arguments.names or CASES:
+        case = table(name)
+        if "source" not in case:
+            child(arguments.environment, SHAPES, str(TABLES / f"{name}.json"))
+            case = table(name)
+        with tempfile.TemporaryDirectory() as scratch:
+            prove(case, arguments.environment, Path(scratch))
+        lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in case.items()]
+        (TABLES / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        print(f"{name}: {len(case['tensors'])} tensors, KL {case['kl']}")
+
+
+def prove(case: dict[str, Any], environment: Path, scratch: Path) -> None:
+    """Fill in what upstream's converter makes of a table's checkpoint, and the divergence of the engine."""
+    from gguf import GGUFReader
+
+    source = write_checkpoint(case, scratch / "tiny")
+    child(environment, UPSTREAM, str(environment / "converter"), str(source), str(scratch / "theirs.gguf"))
+    reader = GGUFReader(scratch / "theirs.gguf")
+    case["tensors"] = {
+        t.name: [t.tensor_type.name, [int(n) for n in reversed(t.shape)], digest(np.asarray(t.data).tobytes())]
+        for t in reader.tensors
+    }
+    left_out = ("tokenizer.", "GGUF.", "general.name", "general.quantization_version", "general.file_type",
+                "general.size_label")  # fmt: skip
+    case["metadata"] = {f.name: f.contents() for f in reader.fields.values() if not f.name.startswith(left_out)}
+    case["kl"] = None
+    try:
+        case["kl"] = divergence(source, environment, scratch)
+    except Exception as error:
+        print(f"no logits: {error}")
+
+
+def divergence(source: Path, environment: Path, scratch: Path) -> float:
+    """Return the mean KL divergence of the engine on kvant's conversion from transformers, in nats per token."""
+    from kvant.recipes.convert.convert import convert
+    from kvant.runtime import capi
+    from kvant.runtime.llamacpp import LlamaCpp
+
+    capi.FLASH_ATTENTION_ON, capi.TYPE_F16 = 0, 0
+    np.save(scratch / "tokens.npy", TOKENS)
+    child(environment, LOGITS, str(scratch / "logits.npy"), str(scratch / "tokens.npy"), str(source))
+    convert(source, scratch / "ours.gguf", to="gguf", type="F32")
+    with LlamaCpp(scratch / "ours.gguf", n_ctx=64, n_threads=2, all_logits=True) as engine:
+        found = engine.logits(TOKENS).astype(np.float64)
+    base = np.load(scratch / "logits.npy").astype(np.float64)
+    p, q = (x - x.max(-1, keepdims=True) for x in (base, found))
+    p, q = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (p, q))
+    return float(f"{(np.exp(p) * (p - q)).sum(-1).mean():.2g}")
+
+
+def child(environment: Path, script: str, *arguments: str) -> None:
+    """Run a script in the environment of the oracles."""
+    quiet = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    done = subprocess.run(
+        [str(python(environment)), "-c", script, *arguments], capture_output=True, text=True, check=False, env=quiet
+    )
+    if done.returncode:
+        raise SystemExit(f"{arguments}: {done.stderr[-3000:]}")
+
+
+if __name__ == "__main__":
+    main()

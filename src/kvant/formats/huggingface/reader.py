@@ -21,6 +21,7 @@ from kvant.formats.huggingface.mlx.schemes import Scheme, grouping_name, read_sc
 from kvant.formats.huggingface.naming import directory_identifier
 from kvant.formats.huggingface.remarks import model_remarks
 from kvant.formats.huggingface.tokenizer.files import read_tokenizer_files
+from kvant.formats.huggingface.tokenizer.padding import pad_to_rows
 from kvant.formats.huggingface.tokenizer.reader import describe, name_for_engine
 from kvant.formats.safetensors.reader import left_over, read_sharded, weight_files
 from kvant.formats.tied import HEAD, head_once
@@ -80,6 +81,8 @@ def read_huggingface(directory: Path, *, known_as: str = "") -> Model:
     files = read_tokenizer_files(directory)
     tokenizer = describe(files, raw, dropped)
     general["general.name"] = string(name_for_engine(str(general["general.name"].value), files, tokenizer, dropped))
+    embedding = tensors.get("token_embd.weight")
+    tokenizer = pad_to_rows(tokenizer, embedding.shape[0] if embedding is not None else 0, dropped)
     _check_vocabulary(tensors, tokenizer, directory)
     check_tensors(tensors, family, config)
     metadata = {

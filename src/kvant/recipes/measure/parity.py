@@ -16,7 +16,7 @@ from kvant.errors import EngineError, LimitError, MissingDependencyError, Unsupp
 from kvant.evaluate.corpora import Corpus, corpus, text_file
 from kvant.evaluate.odd_texts import TEXTS
 from kvant.formats.gguf.writer import write_gguf
-from kvant.formats.huggingface.tokenizer.pretokenizers import by_name
+from kvant.formats.huggingface.tokenizer.words import by_name
 from kvant.formats.open import opened
 from kvant.metadata import TokenType, Value
 from kvant.model import Model
@@ -260,7 +260,7 @@ def _short(value: object) -> str:
 def _same_pre(one: str, other: str) -> bool:
     """Whether two names of pre-tokenizers stand for the same."""
     try:
-        return one == other or by_name(one) == by_name(other)
+        return one == other or by_name(one).acts_like(by_name(other))
     except UnsupportedModelError:
         return False
 

@@ -241,6 +241,19 @@ def test_damage_is_refused_with_a_reason(
     assert re.search(words, str(caught.value)), str(caught.value)
 
 
+def test_an_embedding_of_more_rows_than_tokens_gets_unused_tokens(tmp_path: Path) -> None:
+    directory = write_tiny_model("llama", tmp_path)
+    tensors = dict(weights(config_of(directory), 0))
+    tensors["model.embed_tokens.weight"] = np.concatenate([tensors["model.embed_tokens.weight"]] * 2)[:520]
+    write_safetensors(directory / "model.safetensors", tensors, "BF16")
+
+    model = read_huggingface(directory)
+
+    tokens = model.get("tokenizer.ggml.tokens")
+    assert list(tokens)[510:][-8:] == [f"[PAD{number}]" for number in range(512, 520)]  # type: ignore[arg-type]
+    assert any("520 rows for 512 tokens: 8 unused tokens" in remark for remark in model.remarks)
+
+
 def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
     directory = write_tiny_model("llama", tmp_path)
     model = read_huggingface(directory)

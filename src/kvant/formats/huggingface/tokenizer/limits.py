@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from kvant.errors import UnsupportedModelError
-from kvant.formats.huggingface.tokenizer.pretokenizers import PreTokenizer
 from kvant.formats.huggingface.tokenizer.vocabulary import META, AddedToken
+from kvant.formats.huggingface.tokenizer.words import PreTokenizer
 from kvant.metadata import TokenType
 
 PHI3_EXEMPT = ("<unk>", "<s>", "<|endoftext|>")

@@ -35,7 +35,10 @@ from kvant.metadata import Value, ValueType, array, boolean, string
 
 __all__ = ["tokenizer_metadata", "write_tokenizer"]
 
-LLAMA_LIKE = frozenset({"llama", "mistral", "smollm3", "granite"})
+LLAMA_LIKE = frozenset({
+    "llama", "mistral", "mixtral", "ministral", "ministral3", "smollm3", "granite", "granitemoe", "granitemoeshared",
+    "apertus", "arcee", "afmoe",
+})  # fmt: skip
 """`model_type`s whose directories upstream's converter reads by its rules for Llama."""
 STARCODER_VOCABULARY = 49152
 """Vocabulary size by which upstream tells Granite and SmolLM models, which want no BOS."""
@@ -105,7 +108,10 @@ def _byte_level_keys(files: TokenizerFiles, config: Mapping[str, Any], remarks: 
     added = read_added_tokens(files)
     vocabulary = byte_level_vocabulary(files.tokenizer, added, config)
     merges = read_merges(files.tokenizer)
-    pre = identify(files.tokenizer, cleans_spaces=files.config.get("clean_up_tokenization_spaces") is True)
+    pre = identify(
+        files.tokenizer, cleans_spaces=files.config.get("clean_up_tokenization_spaces") is True,
+        family=config.get("model_type"),
+    )  # fmt: skip
     vocab = files.tokenizer["model"]["vocab"]
     special = read_special_tokens(files, config, added, vocab, len(vocabulary.tokens), remarks)
     if pre.adds_bos:

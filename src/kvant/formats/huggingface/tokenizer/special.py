@@ -21,9 +21,32 @@ ROLE_KEYS: Mapping[str, str] = {
 }
 """GGUF key of each role; the spelling of the separator's is the format's own."""
 
+ROLES = ("bos", "eos", "unk", "sep", "pad", "mask", "cls")
 ADDED_ROLES = ("bos", "eos", "sep")
 ENGINE_DEFAULTS: Mapping[str, Mapping[str, int]] = {"gpt2": {"bos": 11, "eos": 11}, "llama": {"bos": 1, "eos": 2}}
 """Ids that the engine takes where a file names none, by `tokenizer.ggml.model` (llama-vocab.cpp, `load`)."""
+
+_GLM = {"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"}
+_CHATGLM = {"eos": "<|endoftext|>", "eot": "<|user|>", "unk": "<|endoftext|>"}
+_GLM4 = {**_CHATGLM, "bos": "<|endoftext|>"}
+FAMILY_ROLES: Mapping[str, Mapping[str, str]] = {
+    "glm4_moe": _GLM, "glm4_moe_lite": _GLM, "glm4v_moe": _GLM, "glm_moe_dsa": _GLM,
+    "glm4": _GLM4, "glm4v": _GLM4, "glm": _CHATGLM, "chatglm": _CHATGLM,
+    "solar_open": {"eos": "<|endoftext|>", "eot": "<|endoftext|>", "unk": "<unk>", "bos": "<|startoftext|>"},
+}  # fmt: skip
+"""Texts of roles that upstream's converter knows of a family, by `model_type`; what the files say comes first.
+
+Source: conversion/glm.py, conversion/chatglm.py `set_vocab`; conversion/base.py `_set_vocab_glm`."""
+
+FAMILY_ADDS: Mapping[str, Mapping[str, bool]] = {
+    "modernbert": {"bos": True, "eos": True, "sep": True},
+    "eurobert": {"bos": False},
+}
+"""Tokens put around a text by a family's tokenizer, where its files do not say (conversion/bert.py `set_vocab`)."""
+
+FAMILY_END: Mapping[str, str] = {"hunyuan_v1_dense": "eod_token_id"}
+"""Entry of config.json that names the end of a text in place of `eos_token_id`, by `model_type`; the first of several
+ends in generation_config.json is then that of a turn (conversion/hunyuan.py `set_vocab`)."""
 
 KNOWN_ENDS = frozenset({
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>", "</s>",
@@ -71,12 +94,14 @@ def read_special_tokens(
         remarks: Is told of roles whose id or text is no token of the vocabulary; they are left out, as upstream does.
     """
     remarks = [] if remarks is None else remarks
-    roles = ("bos", "eos", "unk", "sep", "pad", "mask")
     stated = {**read_object(files.directory, "special_tokens_map.json"), **files.config}
-    names = {role: _content(stated.get(f"{role}_token")) for role in roles}
+    names = {role: _content(stated.get(f"{role}_token")) for role in ROLES}
     remarks += _odd_entries(stated, config, files.generation)
     special = SpecialTokens()
+    if files.tokenizer:  # an encoder's texts begin with its class token and end with its separator
+        names["bos"], names["eos"] = names["bos"] or names["cls"], names["eos"] or names["sep"]
     _read_post_processor(files.tokenizer.get("post_processor"), names, special.add)
+    del names["cls"]
     for role in ADDED_ROLES:
         adds = files.config.get(f"add_{role}_token")
         if isinstance(adds, bool):
@@ -89,6 +114,7 @@ def read_special_tokens(
     for role, name in names.items():
         if name is not None and name in vocab:
             special.ids.setdefault(role, vocab[name])
+    _read_family(config, files.generation, by_text, special)
     _read_end_ids(files, config, added, special.ids)
     absent = {role: name for role, name in names.items() if name and name not in by_text and name not in vocab}
     remarks += [f"{role}_token {name[:40]!r} is no token of the tokenizer: left out." for role, name in absent.items()]
@@ -122,7 +148,7 @@ def unnamed_roles(model: str, special: SpecialTokens, vocabulary: Vocabulary) ->
 
 def _odd_entries(stated: Mapping[str, Any], config: Mapping[str, Any], generation: Mapping[str, Any]) -> Iterator[str]:
     """Say which entries that should name a special token cannot be read."""
-    for role in ("bos", "eos", "unk", "sep", "pad", "mask"):
+    for role in ROLES[:-1]:
         entry = stated.get(f"{role}_token")
         if entry is not None and _content(entry) is None:
             yield f"tokenizer_config.json: {role}_token is {shown(entry)}, not a token's text: passed over."
@@ -146,6 +172,24 @@ def _read_config_ids(config: Mapping[str, Any], names: Mapping[str, str | None],
             number = text_config.get(f"{role}_token_id")
         if isinstance(number, int) and not isinstance(number, bool):
             ids.setdefault(role, number)
+
+
+def _read_family(
+    config: Mapping[str, Any], generation: Mapping[str, Any], ids: Mapping[str, int], special: SpecialTokens
+) -> None:
+    """Fill in what upstream's converter knows of a family's special tokens."""
+    family = str(config.get("model_type"))
+    for role, text in FAMILY_ROLES.get(family, {}).items():
+        if text in ids:
+            special.ids.setdefault(role, ids[text])
+    for role, adds in FAMILY_ADDS.get(family, {}).items():
+        special.add.setdefault(role, adds)
+    end = config.get(FAMILY_END.get(family, ""))
+    if is_id(end):
+        special.ids["eos"] = end
+        ends = generation.get("eos_token_id")
+        if isinstance(ends, list) and len(ends) > 1 and is_id(ends[0]):
+            special.ids["eot"] = ends[0]
 
 
 def _read_end_ids(
@@ -177,6 +221,11 @@ def _read_post_processor(post_processor: Any, names: dict[str, str | None], add:
         if kind == "ByteLevel":
             add.setdefault("bos", False)
             add.setdefault("eos", False)
+        elif kind == "RobertaProcessing":
+            add |= {"bos": True, "eos": True, "sep": True}
+            for role, other in (("cls", "bos"), ("sep", "eos")):
+                pair = step.get(role)
+                names[role] = names[role] or (pair[0] if isinstance(pair, list) and pair else names[other])
         elif kind == "TemplateProcessing":
             first, last = _read_single(_pieces(step.get("single")), names, add)
             _read_pair(_pieces(step.get("pair")), first, last, names, add)
@@ -203,8 +252,8 @@ def _read_single(
         return None, None
     first, last = _special(single, 0), _special(single, -1)
     if first:
-        names["bos"] = names["bos"] or first
-        add["bos"] = first == names["bos"]
+        names["bos"], names["cls"] = names["bos"] or first, names.get("cls") or first
+        add["bos"] = first in (names["bos"], names["cls"])
     if last:
         if last != names["eos"]:
             names["eot"], names["eos"] = names["eos"], last

@@ -17,21 +17,23 @@ from kvant.errors import FormatError, UnsupportedModelError
 from kvant.formats.huggingface.tokenizer.bpe import added_text, read_merges
 from kvant.formats.huggingface.tokenizer.files import TokenizerFiles
 from kvant.formats.huggingface.tokenizer.limits import sentencepiece_model_remarks, sentencepiece_remarks
+from kvant.formats.huggingface.tokenizer.padding import PAD_SCORE
 from kvant.formats.huggingface.tokenizer.sentencepiece import read_sentencepiece
 from kvant.formats.huggingface.tokenizer.vocabulary import (
     META,
     AddedToken,
     Vocabulary,
     base_tokens,
+    beyond_remarks,
+    beyond_vocabulary,
     check_distinct,
     splits,
     vocabulary_size,
 )
 from kvant.metadata import TokenType
 
-PAD_SCORE = -10000.0
 ADDED_SCORE = -1000.0
-"""Scores that upstream's converter gives to padding and added tokens; neither is ever made by merging."""
+"""Score that upstream's converter gives to added tokens, which are never made by merging."""
 
 BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 _STEPS = {"normalizers": "normalizer", "pretokenizers": "pre_tokenizer"}
@@ -69,6 +71,9 @@ def sentencepiece_vocabulary(
     else:
         base, scheme = _from_json(files.tokenizer, added), space_scheme(files.tokenizer) or "never"
     _check_bytes({text for text, _, kind in base.values() if kind == TokenType.BYTE})
+    beyond = beyond_vocabulary(config, added)
+    remarks += beyond_remarks(beyond)
+    added = {number: token for number, token in added.items() if number not in beyond}
     size = vocabulary_size(config, [*base, *added])
     entries = [base.get(number, (f"[PAD{number}]", PAD_SCORE, TokenType.UNUSED)) for number in range(size)]
     for number, token in added.items():

@@ -164,9 +164,7 @@ def vocabulary_size(config: Mapping[str, Any], ids: Iterable[int]) -> int:
         FormatError: A token's id lies outside the model's vocabulary, or there is no token at all.
     """
     highest = max(ids, default=-1)
-    stated = config.get("vocab_size")
-    if stated is None and isinstance(config.get("text_config"), dict):
-        stated = config["text_config"].get("vocab_size")
+    stated = _stated_size(config)
     size = highest + 1 if stated is None else stated
     if not isinstance(size, int) or not 0 < size <= MAX_TOKENS:
         raise FormatError(f"config.json: vocab_size {size!r} is not a number from 1 to {MAX_TOKENS}.")
@@ -176,6 +174,35 @@ def vocabulary_size(config: Mapping[str, Any], ids: Iterable[int]) -> int:
             " tokenizer, or remove the tokens it does not know."
         )
     return size
+
+
+def _stated_size(config: Mapping[str, Any]) -> Any:
+    stated = config.get("vocab_size")
+    if stated is None and isinstance(config.get("text_config"), dict):
+        stated = config["text_config"].get("vocab_size")
+    return stated
+
+
+def beyond_vocabulary(config: Mapping[str, Any], added: Mapping[int, AddedToken]) -> dict[int, AddedToken]:
+    """Return the added tokens whose ids lie outside the model's vocabulary: those of another size of the same model.
+
+    Gemma 3's small models have the picture token of the large ones in their tokenizer, and no row for it.
+    """
+    size = _stated_size(config)
+    if not isinstance(size, int) or isinstance(size, bool):
+        return {}
+    return {number: token for number, token in added.items() if number >= size}
+
+
+def beyond_remarks(beyond: Mapping[int, AddedToken]) -> list[str]:
+    """Say which added tokens are left out because the model has no row for them."""
+    if not beyond:
+        return []
+    first = min(beyond)
+    return [
+        f"{len(beyond)} added tokens (first {beyond[first].content[:40]!r}, id {first}) lie outside the model's "
+        "vocab_size and are left out: the model has no row for them."
+    ]
 
 
 def check_distinct(tokens: list[str]) -> None:

@@ -15,9 +15,9 @@ from kvant.errors import FormatError, LimitError, UnsupportedModelError
 from kvant.files import atomic_write
 from kvant.formats.huggingface.tokenizer.bpe import MAX_MERGES
 from kvant.formats.huggingface.tokenizer.limits import PHI3_EXEMPT, is_phi3
-from kvant.formats.huggingface.tokenizer.pretokenizers import DIGIT, GPT2, PreTokenizer, by_name
 from kvant.formats.huggingface.tokenizer.special import ROLE_KEYS
 from kvant.formats.huggingface.tokenizer.vocabulary import MAX_TOKENS, META, check_text, splits
+from kvant.formats.huggingface.tokenizer.words import DIGIT, GPT2, PreTokenizer, by_name
 from kvant.metadata import TokenType, ValueType
 from kvant.model import Model
 

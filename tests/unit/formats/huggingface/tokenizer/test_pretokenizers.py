@@ -5,13 +5,8 @@ import pytest
 
 from kvant.errors import FormatError, UnsupportedModelError
 from kvant.formats.huggingface.tokenizer import pretokenizers
-from kvant.formats.huggingface.tokenizer.pretokenizers import (
-    PRE_TOKENIZERS,
-    by_name,
-    canonical,
-    identify,
-    split_patterns,
-)
+from kvant.formats.huggingface.tokenizer.pretokenizers import canonical, identify, split_patterns
+from kvant.formats.huggingface.tokenizer.words import ALIASES, DIGITS, PRE_TOKENIZERS, by_name
 from kvant.testing.tiny_tokenizers import LLAMA3_PATTERN, QWEN2_PATTERN
 
 BYTES_ONLY = {"type": "ByteLevel", "use_regex": False}
@@ -62,15 +57,43 @@ def test_merging_and_cleaning_choose_among_equal_patterns() -> None:
 def test_every_row_is_found_by_its_own_patterns() -> None:
     for row in PRE_TOKENIZERS:
         found = identify(
-            tokenizer(*map(split, row.patterns), ignore_merges=row.ignore_merges), cleans_spaces=row.cleans_spaces
-        )
+            tokenizer(*map(split, row.patterns), ignore_merges=row.ignore_merges), cleans_spaces=row.cleans_spaces,
+            family=next(iter(row.families), None),
+        )  # fmt: skip
         assert found == row
         assert by_name(row.name) == row
 
 
 def test_aliases_name_known_rows() -> None:
-    assert by_name("llama4").name == "gpt-4o"
-    assert set(pretokenizers.ALIASES) <= {row.name for row in PRE_TOKENIZERS}
+    assert by_name("kanana2").name == "gpt-4o"
+    assert set(ALIASES) <= {row.name for row in PRE_TOKENIZERS}
+    names = [row.name for row in PRE_TOKENIZERS] + [name for others in ALIASES.values() for name in others]
+    assert len(names) == len(set(names))
+
+
+def test_a_family_has_the_name_that_upstream_gives_it_and_another_model_the_common_one() -> None:
+    gpt4o = tokenizer(split(by_name("gpt-4o").patterns[0]))
+
+    assert identify(gpt4o, family="llama4_text").name == "llama4"
+    assert identify(gpt4o, family="gpt_oss").name == "gpt-4o"
+    assert identify(tokenizer(split(LLAMA3_PATTERN), ignore_merges=True), family="glm4_moe").name == "glm4"
+    assert not by_name("glm4").adds_bos
+    assert by_name("glm4").acts_like(by_name("llama-bpe"))
+    assert not by_name("glm4").acts_like(by_name("dbrx"))
+
+
+def test_punctuation_and_runs_of_digits_are_steps() -> None:
+    falcon = {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Punctuation", "behavior": "Contiguous"}, {"type": "ByteLevel"},
+            {"type": "Digits", "individual_digits": False}, split("[0-9][0-9][0-9]"),
+        ],
+    }  # fmt: skip
+    assert split_patterns(falcon)[2] == DIGITS
+    assert identify({"model": {}, "pre_tokenizer": falcon}).name == "falcon"
+    with pytest.raises(UnsupportedModelError, match="'Punctuation'"):
+        split_patterns({"type": "Punctuation", "behavior": "Removed"})
 
 
 def test_character_classes_are_sorted_whatever_they_hold() -> None:

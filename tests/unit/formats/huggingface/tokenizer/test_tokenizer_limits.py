@@ -14,9 +14,9 @@ from kvant.formats.huggingface.tokenizer.limits import (
     engine_name,
     sentencepiece_remarks,
 )
-from kvant.formats.huggingface.tokenizer.pretokenizers import by_name
 from kvant.formats.huggingface.tokenizer.reader import tokenizer_metadata
 from kvant.formats.huggingface.tokenizer.vocabulary import AddedToken
+from kvant.formats.huggingface.tokenizer.words import by_name
 from kvant.testing.tiny_tokenizers import KINDS, write_tokenizer
 
 PHI3 = ["<unk>", "<s>", "</s>", "<|endoftext|>", "<|user|>", "<|end|>", "word"]

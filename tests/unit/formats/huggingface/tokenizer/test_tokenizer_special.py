@@ -130,3 +130,37 @@ def test_the_engines_own_choice_is_right_for_sentencepiece() -> None:
     special = SpecialTokens(add={"bos": True})
     assert list(unnamed_roles("llama", special, vocabulary)) == []
     assert special.add == {"bos": True}
+
+
+def test_an_encoders_class_token_is_bos_and_its_separator_eos() -> None:
+    found = read(template("<s> A </s>", "<s> A </s> B </s>"), {"cls_token": "<s>", "sep_token": "</s>"})
+
+    assert found.ids == {"bos": 0, "eos": 1, "sep": 1}
+    assert found.add == {"bos": True, "eos": True, "sep": False}
+
+
+def test_roberta_puts_its_tokens_around_and_between() -> None:
+    post = {"type": "RobertaProcessing", "cls": ["<s>", 0], "sep": ["</s>", 1]}
+
+    assert read(post, {"bos_token": "<s>", "eos_token": "</s>"}).add == {"bos": True, "eos": True, "sep": True}
+    assert read(post, {"bos_token": "<s>", "eos_token": "</s>"}).ids == {"bos": 0, "eos": 1, "sep": 1}
+
+
+def test_what_upstream_knows_of_a_family_comes_after_what_the_files_say() -> None:
+    added = {i: AddedToken(i, text, True) for i, text in enumerate(["[gMASK]", "<|user|>", "<|endoftext|>"])}
+    files = TokenizerFiles(
+        directory=Path(), tokenizer={}, config={"eos_token": "<|endoftext|>"}, generation={}, sentencepiece=None
+    )
+
+    moe = read_special_tokens(files, {"model_type": "glm4_moe"}, added, {}, 9)
+    dense = read_special_tokens(files, {"model_type": "glm4", "bos_token_id": 0}, added, {}, 9)
+
+    assert moe.ids == {"eos": 2, "bos": 0, "eot": 1, "unk": 2}
+    assert dense.ids == {"eos": 2, "bos": 0, "eot": 1, "unk": 2}
+    assert read(model_config={"model_type": "modernbert"}).add == {"bos": True, "eos": True, "sep": True}
+
+
+def test_hunyuans_end_of_text_is_its_own_entry() -> None:
+    config = {"model_type": "hunyuan_v1_dense", "eod_token_id": 2, "eos_token_id": 1}
+
+    assert read(model_config=config).ids["eos"] == 2

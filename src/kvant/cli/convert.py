@@ -11,7 +11,7 @@ from kvant.cli.given import refuse
 from kvant.units import format_bytes, format_weights, parse_bytes
 
 if TYPE_CHECKING:
-    from kvant.recipes.convert.convert import Format
+    from kvant.recipes.convert.convert import ConvertResult, Format
 
 
 class To(StrEnum):
@@ -38,6 +38,15 @@ def convert(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Output; named after the model by default.", show_default=False)
     ] = None,
+    lora: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory of a LoRA adapter (peft) that is merged into MODEL, its base.", show_default=False
+        ),
+    ] = None,
+    lora_only: Annotated[
+        bool, typer.Option("--lora-only", help="Write the adapter alone, as a GGUF for llama.cpp's --lora.")
+    ] = False,
     max_file_size: Annotated[
         str | None, typer.Option(help="Split the output into files of at most this size: 2GB.", show_default=False)
     ] = None,
@@ -61,28 +70,38 @@ def convert(
       kvant convert smol-Q4_0.gguf --to mlx -t keep -o smol-mlx-q4
       kvant convert smol-mlx-4bit --to gguf -t keep -o smol-4bit.gguf
       kvant convert smol-Q8_0.gguf --to onnx -o smol-onnx
+      kvant convert SmolLM2-135M --lora my-adapter -t BF16 -o tuned.gguf
+      kvant convert SmolLM2-135M --lora my-adapter --lora-only -o my-adapter.gguf
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.recipes.convert.writers import WRITERS
 
     if to.value not in WRITERS:  # what an exporter draws, not what kvant writes tensor by tensor
-        refuse(options, ("type_", "max_file_size", "threads"), "is not used with --to onnx")
+        refuse(options, ("type_", "lora", "lora_only", "max_file_size", "threads"), "is not used with --to onnx")
         convert_onnx.decoder(model, out, overwrite=overwrite, json=json)
+        return
+    if lora_only:
+        refuse(options, ("to", "type_", "max_file_size", "threads"), "is not used with --lora-only")
+        _adapter(model, lora, out, overwrite=overwrite, json=json)
         return
     from kvant.recipes.convert.convert import KEEP, conversion_type, default_output
     from kvant.recipes.convert.convert import convert as run
 
     kind = cast("Format", to.value)
     target = KEEP if type_.lower() == KEEP else conversion_type(type_, kind).name
-    path = out or default_output(model, kind, target)
+    path = out or default_output(model, kind, target, lora=lora)
     limit = None if max_file_size is None else parse_bytes(max_file_size)
     with console.progress(quiet=json) as progress:
         result = run(
-            model, path, to=kind, type=target, overwrite=overwrite, max_file_bytes=limit, progress=progress,
+            model, path, to=kind, type=target, lora=lora, overwrite=overwrite, max_file_bytes=limit, progress=progress,
             threads=threads,
         )  # fmt: skip
     if json:
         console.print_json(result)
         return
+    _say(result)
+
+
+def _say(result: "ConvertResult") -> None:
     console.notes(result.remarks)
     for fallback in result.fallbacks:
         console.say(
@@ -96,4 +115,19 @@ def convert(
         f"{result.output}: {result.architecture}, {result.n_tensors} tensors, "
         f"{format_weights(result.n_weights)} weights, {result.type}, {format_bytes(result.size_bytes)}{files}, "
         f"{result.seconds:.1f} s"
+    )
+
+
+def _adapter(base: Path, lora: Path | None, out: Path | None, *, overwrite: bool, json: bool) -> None:
+    from kvant.recipes.convert.convert import convert_adapter
+
+    if lora is None:
+        raise typer.BadParameter("--lora-only writes the adapter that --lora names. Give --lora DIR.")
+    result = convert_adapter(base, lora, out or Path(f"{lora.resolve().name}-lora.gguf"), overwrite=overwrite)
+    if json:
+        console.print_json(result)
+        return
+    console.say(
+        f"{result.output}: LoRA adapter for {result.architecture}, {result.n_tensors} tensors, "
+        f"{format_bytes(result.size_bytes)}"
     )

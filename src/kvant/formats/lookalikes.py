@@ -99,9 +99,8 @@ def adapter_in(directory: Path) -> str | None:
         words = ("mlx_lm.fuse", "--model", model, "--adapter-path", str(directory), "--save-path", "MERGED")
         return f"a LoRA adapter of mlx-lm{of}{where}, not a model. Merge it into its base first: {shlex.join(words)}"
     return (
-        f"a LoRA adapter{of}{where}, not a model. Merge it into its base first with peft: AutoPeftModelForCausalLM"
-        f".from_pretrained({str(directory)!r}).merge_and_unload().save_pretrained('MERGED'), and copy the tokenizer "
-        "there"
+        f"a LoRA adapter{of}{where}, not a model. Merge it into its base first: kvant convert BASE --lora "
+        f"{shlex.quote(str(directory))}"
     )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from kvant.errors import UnsupportedModelError
 from kvant.formats.base import FormatName, sniff
 from kvant.formats.tied import HEAD, head_once
 from kvant.model import Model
@@ -12,6 +13,31 @@ from kvant.model import Model
 def opened(source: Model | Path | str) -> Model:
     """Return a model, which is opened where a path is given; see `open_model`."""
     return source if isinstance(source, Model) else open_model(source)
+
+
+def open_with_adapter(path: Path | str, adapter: Path | str) -> Model:
+    """Open a Hugging Face directory with a LoRA adapter of PEFT merged into its weights, as they are read.
+
+    Args:
+        path: The base's directory.
+        adapter: The adapter's.
+
+    Raises:
+        UnsupportedModelError: The base is no Hugging Face directory, or the adapter is none that is merged.
+        FormatError: Either is damaged, or they do not fit one another.
+    """
+    path, adapter = Path(path), Path(adapter)
+    if sniff(path) != "huggingface":
+        raise UnsupportedModelError(
+            f"{path}: is no Hugging Face directory, and adapters are merged into those. Give the directory of the "
+            f"model that {adapter} was trained on."
+        )
+    from kvant.formats.huggingface.adapters.reader import read_adapter
+    from kvant.formats.huggingface.naming import directory_identifier
+    from kvant.formats.huggingface.reader import read_huggingface
+
+    known_as = f"{directory_identifier(path)}-{adapter.resolve().name}"
+    return read_huggingface(path, known_as=known_as, adapter=read_adapter(adapter))
 
 
 def open_model(path: Path | str, *, known_as: str = "", kinds: Collection[str] = ("model",)) -> Model:

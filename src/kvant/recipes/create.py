@@ -148,7 +148,8 @@ def settings_of(modelfile: Modelfile, inherited: ModelSettings | None = None) ->
     """
     if modelfile.adapters:
         raise ModelfileError(
-            f"ADAPTER {modelfile.adapters[0][:200]}: adapters are not applied. Merge it into the model's weights first."
+            f"ADAPTER {modelfile.adapters[0][:200]}: adapters are not applied. Merge it into its base first: "
+            f"kvant convert BASE --lora DIR."
         )
     before = inherited or ModelSettings()
     return ModelSettings(

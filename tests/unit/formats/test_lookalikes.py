@@ -112,7 +112,7 @@ MLX_ADAPTER = json.dumps({"fine_tune_type": "lora", "model": "org/base"}).encode
         (lambda d: cached(d).parent, "a cache of the Hugging Face hub. Give a snapshot"),
         (files(model_index_dot_json=b"{}", unet__config_dot_json=b"{}"), "is a pipeline of diffusers"),
         (files(adapter_config_dot_json=ADAPTER, adapter_model_dot_safetensors=SAFETENSORS),
-         r"is a LoRA adapter for org/base .*merge_and_unload\(\)"),
+         r"is a LoRA adapter for org/base .*kvant convert BASE --lora "),
         (files(adapter_config_dot_json=MLX_ADAPTER, adapters_dot_safetensors=SAFETENSORS),
          "is a LoRA adapter of mlx-lm for org/base .*mlx_lm.fuse --model org/base"),
         (files(adapter_config_dot_json=HOSTILE_ADAPTER, adapters_dot_safetensors=SAFETENSORS),

@@ -55,7 +55,7 @@ _DEQUANTIZE = (
     "Start from the 16-bit model, or write it in 16 bits with transformers: "
     "AutoModelForCausalLM.from_pretrained(DIR).dequantize().save_pretrained(DIR)."
 )
-_MERGE = "Merge the adapter first with peft: merge_and_unload(), then save_pretrained()."
+_MERGE = "Give the base, and the adapter with kvant convert BASE --lora DIR."
 _MARKS = tuple(
     _Mark(re.compile(pattern), method, advice)
     for pattern, method, advice in (
@@ -127,8 +127,8 @@ def check_adapter(directory: Path) -> None:
     if not set(weights) - set(beside):
         raise UnsupportedFormatError(f"{directory}: is {adapter_in(directory)}.")
     raise UnsupportedFormatError(
-        f"{directory}: beside the model's weights lies {adapter_in(directory)}. kvant applies no adapters; where it is "
-        f"merged already or not wanted, move {' and '.join(beside)} away."
+        f"{directory}: beside the model's weights lies {adapter_in(directory)}. Where it is merged already or not "
+        f"wanted, move {' and '.join(beside)} away; else into a directory of its own, and give that with --lora."
     )
 
 

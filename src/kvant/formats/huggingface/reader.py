@@ -7,6 +7,8 @@ from typing import Any
 
 from kvant.dtypes import BF16, F16, F32, BlockType
 from kvant.errors import FormatError, UnsupportedFormatError, UnsupportedModelError
+from kvant.formats.huggingface.adapters.merge import merged
+from kvant.formats.huggingface.adapters.reader import Adapter
 from kvant.formats.huggingface.architectures.biases import unused_biases
 from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.registry import family_of_class
@@ -44,7 +46,7 @@ NULLABLE = frozenset({"sliding_window"})
 INDEX = "model.safetensors.index.json"
 
 
-def read_huggingface(directory: Path, *, known_as: str = "") -> Model:
+def read_huggingface(directory: Path, *, known_as: str = "", adapter: Adapter | None = None) -> Model:
     """Open a model directory with `config.json`, `*.safetensors` and a tokenizer; one that MLX quantized is decoded.
 
     Matrices keep their type (BF16 stays BF16); vectors are F32, as llama.cpp wants them. Query and key rows, norms and
@@ -53,6 +55,7 @@ def read_huggingface(directory: Path, *, known_as: str = "") -> Model:
     Args:
         directory: The model directory.
         known_as: Name that goes into metadata in place of the directory's.
+        adapter: What is merged into the weights.
 
     Raises:
         FormatError: A file is missing, malformed, or does not fit the configuration.
@@ -72,6 +75,9 @@ def read_huggingface(directory: Path, *, known_as: str = "") -> Model:
     stored = _stored(weights, scheme, family, config) if scheme else {}
     if scheme is not None:
         weights = dequantized(weights, scheme, str(directory))
+    if adapter is not None:
+        weights, merged_in = _with_adapter(weights, adapter, directory, is_quantized=scheme is not None)
+        remarks = (*remarks, merged_in)
     unused, without = unused_biases(weights, family, config)
     weights = {name: tensor for name, tensor in weights.items() if name not in unused}
     tensors = _by_name((*family.extra_tensors(config), *_canonical(weights, family, config)), directory)
@@ -97,13 +103,25 @@ def read_huggingface(directory: Path, *, known_as: str = "") -> Model:
     if scheme is not None and isinstance(raw.get("kvant"), dict):
         metadata |= {f"kvant.{key}": string(str(value)[:200]) for key, value in raw["kvant"].items()}
     return Model(
-        metadata=metadata, tensors=tensors, path=directory, files=_files(directory), known_as=known_as,
+        metadata=metadata, tensors=tensors, path=directory, known_as=known_as,
+        files=(*_files(directory), *(adapter.files if adapter else ())),
         stored={name: how for name, how in stored.items() if name in tensors},
         remarks=(*left_over(directory), *remarks, *_other_parts(weights, family), *tied, *dropped,
             *without, *model_remarks(directory, raw, family, config),
         ),
         is_mended=bool(remarks or tied),
     )  # fmt: skip
+
+
+def _with_adapter(
+    weights: Mapping[str, Tensor], adapter: Adapter, directory: Path, *, is_quantized: bool
+) -> tuple[dict[str, Tensor], str]:
+    if is_quantized:
+        raise UnsupportedModelError(
+            f"{directory}: its weights are quantized, and what an adapter adds would be lost in them. Give the "
+            f"full-precision model that {adapter.path} was trained on."
+        )
+    return merged(weights, adapter)
 
 
 def complete_config(raw: Mapping[str, Any], family: Family, path: Path) -> Config:

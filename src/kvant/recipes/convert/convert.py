@@ -18,8 +18,11 @@ from kvant.dtypes import F32, BlockType, block_type
 from kvant.errors import UnsupportedFormatError
 from kvant.files import check_apart
 from kvant.formats.gguf.kinds import MODEL, PROJECTOR
+from kvant.formats.gguf.writer import write_gguf
+from kvant.formats.huggingface.adapters.reader import read_adapter
+from kvant.formats.huggingface.lora_gguf import adapter_model
 from kvant.formats.huggingface.naming import directory_identifier
-from kvant.formats.open import open_model
+from kvant.formats.open import open_model, open_with_adapter
 from kvant.kernels import decode
 from kvant.kernels.mlx_blocks import SAME_VALUES
 from kvant.model import Model
@@ -95,6 +98,7 @@ def convert(
     *,
     to: Format,
     type: str = "F16",  # noqa: A002 - the word people use on the command line
+    lora: Path | str | None = None,
     overwrite: bool = False,
     max_file_bytes: int | None = None,
     progress: Progress = SILENT,
@@ -108,6 +112,7 @@ def convert(
         to: Format to write.
         type: Type of the matrices: F32, F16, BF16, and for GGUF Q8_0. Vectors stay F32 in GGUF. `keep` between GGUF
             and MLX: blocks and groups as they are, the rest F16.
+        lora: Directory of a LoRA adapter that is merged into the weights; the source is then its base's directory.
         overwrite: Replace an output that exists.
         max_file_bytes: Write shards of at most this size.
         progress: Told of the bytes written.
@@ -124,7 +129,7 @@ def convert(
     out, keeps, writer = Path(out), type.lower() == KEEP, WRITERS[to]
     target = conversion_type(DECODED if keeps else type, to)
     writer.check(out, overwrite=overwrite)
-    model = source if isinstance(source, Model) else open_model(source, kinds=(MODEL, PROJECTOR))
+    model = _opened(source, lora)
     check_apart(out, (model.path, *model.files))
     if keeps:
         _check_keeps(model, writer)
@@ -145,6 +150,38 @@ def convert(
     )  # fmt: skip
 
 
+def _opened(source: Model | Path | str, lora: Path | str | None) -> Model:
+    if lora is not None:
+        return open_with_adapter(source.path if isinstance(source, Model) else source, lora)
+    return source if isinstance(source, Model) else open_model(source, kinds=(MODEL, PROJECTOR))
+
+
+def convert_adapter(base: Path | str, lora: Path | str, out: Path | str, *, overwrite: bool = False) -> ConvertResult:
+    """Write a LoRA adapter of PEFT as a GGUF that llama.cpp applies beside its base (`--lora`).
+
+    Args:
+        base: The directory of the model that it was trained on; of it config.json is read.
+        lora: The adapter's directory.
+        out: The GGUF file to write.
+        overwrite: Replace a file that exists.
+
+    Raises:
+        FormatError: A file is damaged.
+        UnsupportedModelError: It changes what llama.cpp's adapters cannot, or is no LoRA adapter.
+        OutputExistsError: The output exists.
+    """
+    started, out = time.monotonic(), Path(out)
+    WRITERS["gguf"].check(out, overwrite=overwrite)
+    model = adapter_model(read_adapter(Path(lora)), Path(base))
+    check_apart(out, model.files)
+    files = write_gguf(out, model.metadata, model.tensors.values(), overwrite=overwrite)
+    return ConvertResult(
+        source=str(model.path), output=str(files[0]), files=tuple(map(str, files)), architecture=model.architecture,
+        type=F32.name, n_tensors=len(model.tensors), n_weights=model.n_weights, size_bytes=files[0].stat().st_size,
+        fallbacks=(), seconds=round(time.monotonic() - started, 3),
+    )  # fmt: skip
+
+
 def conversion_type(name: str, to: Format) -> BlockType:
     """Return the type that `name` asks for.
 
@@ -160,11 +197,12 @@ def conversion_type(name: str, to: Format) -> BlockType:
     return block_type(name)
 
 
-def default_output(source: Path, to: Format, target: str) -> Path:
+def default_output(source: Path, to: Format, target: str, *, lora: Path | None = None) -> Path:
     """Return the output's name when none is given: in the current directory, after the source and the type."""
     name = directory_identifier(source).rpartition("/")[2] if source.is_dir() else SHARD.sub("", source.stem)
     for suffix in FILE_TYPES:
         name = name.removesuffix(f"-{suffix}")
+    name += f"-{lora.resolve().name}" if lora else ""
     return WRITERS[to].output(name, None if target == KEEP else target.upper())
 
 

@@ -34,10 +34,12 @@ class Transform:
     Attributes:
         forward: From transformers' layout.
         back: To transformers' layout; the inverse. None where one tensor became several, or several one.
+        moves_rows: Whole rows are moved or left out, nothing else: true of the rows of an adapter's B, too.
     """
 
     forward: Change
     back: Change | None = None
+    moves_rows: bool = False
 
 
 def interleave_order(n_heads: int, n_rows: int) -> np.ndarray:
@@ -61,6 +63,7 @@ def _rotary(heads_key: str) -> Transform:
     return Transform(
         forward=lambda tensor, config: gathered(tensor, order(tensor, config)),
         back=lambda tensor, config: gathered(tensor, np.argsort(order(tensor, config))),
+        moves_rows=True,
     )
 
 
@@ -118,7 +121,7 @@ def share(part: int, n_parts: int, *, of: Change | None = None) -> Transform:
         rows = _matrix_rows(whole, n_parts, config)
         return selected(whole, np.arange(part * rows // n_parts, (part + 1) * rows // n_parts))
 
-    return Transform(forward=forward)
+    return Transform(forward=forward, moves_rows=of is None)
 
 
 def every(part: int, n_parts: int, *, of: Change | None = None) -> Transform:
@@ -128,7 +131,7 @@ def every(part: int, n_parts: int, *, of: Change | None = None) -> Transform:
         whole = of(tensor, config) if of else tensor
         return selected(whole, np.arange(part, _matrix_rows(whole, n_parts, config), n_parts))
 
-    return Transform(forward=forward)
+    return Transform(forward=forward, moves_rows=of is None)
 
 
 def every_column(part: int, n_parts: int) -> Transform:

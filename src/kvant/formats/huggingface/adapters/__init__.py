@@ -1,0 +1,1 @@
+"""LoRA adapters as PEFT saves them: read, and merged into the weights of their base."""

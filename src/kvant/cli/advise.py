@@ -83,9 +83,11 @@ def show_machine(machine: "Machine") -> None:
 
 def show_advice(advice: "Advice") -> None:
     """Print the recommendation and what it rests on."""
+    weights = f"{format_weights(advice.weights)} weights"
+    if advice.active_weights < advice.weights:
+        weights += f", {format_weights(advice.active_weights)} read per token"
     console.table(
-        f"{advice.model} ({advice.architecture}, {format_weights(advice.weights)} weights) on {advice.device.title}, "
-        f"context {advice.context}",
+        f"{advice.model} ({advice.architecture}, {weights}) on {advice.device.title}, context {advice.context}",
         COLUMNS,
         [_row(row, is_pick=row.preset == advice.pick) for row in advice.rows],
         prose=("expected quality", "fits"),

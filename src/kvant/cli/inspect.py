@@ -80,6 +80,7 @@ def _print_summary(found: "Inspection") -> None:
         ("precision", f"{found.precision_class}, {found.bpw:.3f} bits per weight"),
         ("size", f"{format_bytes(found.size_bytes)} ({found.size_bytes} bytes{files})"),
         ("weights", f"{found.weights:,} in {len(found.tensors)} tensors"),
+        ("active weights", f"{found.active_weights:,} read per token"),
         ("tokenizer", _tokenizer(found.tokenizer)),
         ("chat template", "yes" if found.has_chat_template else "no"),
     ]

@@ -3,26 +3,21 @@
     total = weights + repacked weights + KV cache + compute buffers + engine
 
 The terms are llama.cpp's: a mapped file is resident once it was read; weights in a few types are copied into a faster
-layout at load; keys and values are F16 for every cell of the context, or of the window where attention slides; a
+layout at load, stacked experts included; what is kept per token of context depends on the layers (`cache.py`); a
 batch of up to 512 tokens is computed at a time. Checked against the resident set of the real engine in
 tests/e2e/test_ram_prediction.py; the figures are in docs/explanation/choosing.md.
 
-Sources: llama.cpp `llama-kv-cache.cpp`, `llama-kv-cache-iswa.cpp` (window cells), `repack.cpp`
-(`ggml_repack_get_optimal_repack_type`), `llama-hparams.cpp` (`set_swa_pattern`), read at b11434.
+Source: llama.cpp `repack.cpp` (`ggml_repack_get_optimal_repack_type`, `supports_op`), read at b11549.
 """
 
+import math
 from collections.abc import Mapping
-from typing import Protocol
 
 import msgspec
-import numpy as np
 
+from kvant.devices.cache import BATCH_TOKENS, F32_BYTES, Hyperparameters, cache_bytes, number, padded_cells
 from kvant.dtypes import BlockType
 
-BATCH_TOKENS = 512
-CELLS_MULTIPLE = 256
-F16_BYTES = 2
-F32_BYTES = 4
 # Measured with xllamacpp 2026.10.11549 on Linux: the process before a model is open, and its tokenizer's tables
 # (25.2 MB for the 49,152 tokens and 48,900 merges of SmolLM2).
 ENGINE_BYTES = 42_000_000
@@ -30,10 +25,9 @@ BYTES_PER_TOKEN_ENTRY = 512
 # Vectors per token that are live at the widest moment of a layer, and bytes of the attention mask per token and cell;
 # fitted to SmolLM2-135M at contexts from 512 to 8192 with the same engine.
 LIVE_FEED_FORWARD, LIVE_HIDDEN, MASK_BYTES = 3, 4, 3
-
-# Architectures whose attention slides over a window in all but every n-th layer, unless the model says otherwise.
-# Source: llama.cpp b11434 src/models/{gemma2,gemma3,gemma3n}.cpp `load_swa_pattern`.
-WINDOW_PERIODS = {"gemma2": 2, "gemma3": 6, "gemma3n": 5}
+# Beyond dense layers, from the compute buffers that the engine reports for small models: vectors as wide as each expert
+# used, as a recurrent layer's inside, and as the embeddings that every layer has of its own.
+LIVE_EXPERT, LIVE_STATE, LIVE_PER_LAYER = 4, 8, 3
 
 # Types that the engine keeps a second time in a layout for its fastest kernels, by processor; rows in eights.
 REPACKED_TYPES = {
@@ -42,15 +36,11 @@ REPACKED_TYPES = {
 }
 REPACK_ROWS = 8
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
+LOOKED_UP = frozenset({EMBEDDING, "per_layer_token_embd.weight", "position_embd.weight", "token_types.weight"})
+"""Tables of which a token reads one row."""
 
-
-class Hyperparameters(Protocol):
-    """What is asked of a model here."""
-
-    @property
-    def architecture(self) -> str: ...  # noqa: D102
-    def get(self, key: str, default: object = None) -> object: ...  # noqa: D102
-    def hyper(self, key: str, default: int | None = None) -> int: ...  # noqa: D102
+EXPERTS = "exps."
+"""In names of tensors that stack the matrices of all experts."""
 
 
 class RamPrediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +80,7 @@ def predict_ram(
     Returns:
         The prediction; on the reference model within 10 % of the measured resident set.
     """
-    kv, engine = kv_cache_bytes(model, context), engine_bytes(model)
+    kv, engine = cache_bytes(model, context), engine_bytes(model)
     compute = compute_bytes(model, context, batch)
     return RamPrediction(
         context=context,
@@ -103,18 +93,6 @@ def predict_ram(
     )
 
 
-def kv_cache_bytes(model: Hyperparameters, context: int) -> int:
-    """Bytes of keys and values, F16, at a context; layers with a sliding window hold the window and one batch."""
-    cells = _padded(context)
-    window = int(np.max(np.asarray(model.get(f"{model.architecture}.attention.sliding_window", 0))))
-    window_cells = min(cells, _padded(window + min(context, BATCH_TOKENS))) if window else cells
-    heads_kv = _per_layer(model, "attention.head_count_kv", model.hyper("attention.head_count", 1))
-    width = _head_width(model, "key_length") + _head_width(model, "value_length")
-    slides = _slides(model, len(heads_kv))
-    cells_of = np.where(slides, window_cells, cells)
-    return int(np.sum(np.asarray(heads_kv) * cells_of)) * width * F16_BYTES
-
-
 def compute_bytes(model: Hyperparameters, context: int, batch: int = BATCH_TOKENS) -> int:
     """Bytes of one batch with flash attention: its activations at their widest, and the mask over the context.
 
@@ -123,10 +101,24 @@ def compute_bytes(model: Hyperparameters, context: int, batch: int = BATCH_TOKEN
     """
     n_logits = _n_vocabulary(model) if batch > BATCH_TOKENS and "bert" not in model.architecture else 0
     batch = min(context, batch)
-    hidden = model.hyper("embedding_length", 0)
-    feed_forward = model.hyper("feed_forward_length", 4 * hidden)
-    activations = F32_BYTES * (LIVE_FEED_FORWARD * feed_forward + LIVE_HIDDEN * hidden + n_logits)
-    return batch * (activations + MASK_BYTES * _padded(context))
+    activations = F32_BYTES * (_live_weights(model) + n_logits)
+    return batch * (activations + MASK_BYTES * padded_cells(context))
+
+
+def _live_weights(model: Hyperparameters) -> int:
+    """Activations of one token that are live at the widest moment: the widest of a layer's parts decides."""
+    hidden = number(model, "embedding_length")
+    feed_forward = number(model, "feed_forward_length", 4 * hidden)
+    dense = LIVE_FEED_FORWARD * feed_forward + LIVE_HIDDEN * hidden
+    used, expert = number(model, "expert_used_count"), number(model, "expert_feed_forward_length", feed_forward)
+    experts = used * max(2 * hidden + expert, LIVE_EXPERT * expert) + hidden
+    recurrent = LIVE_STATE * number(model, "ssm.inner_size")
+    latent = 0
+    if number(model, "attention.key_length_mla"):
+        keys = number(model, "attention.key_length") + number(model, "attention.key_length_mla")
+        latent = number(model, "attention.head_count") * (keys + number(model, "attention.kv_lora_rank"))
+    per_layer = number(model, "block_count") * number(model, "embedding_length_per_layer_input")
+    return max(dense, experts, recurrent, latent + LIVE_HIDDEN * hidden) + LIVE_PER_LAYER * per_layer
 
 
 def engine_bytes(model: Hyperparameters) -> int:
@@ -162,37 +154,19 @@ def repacked_bytes(
 def copied_bytes(
     name: str, kind: BlockType, shape: tuple[int, ...], *, is_tied: bool, architecture: str = "x86_64"
 ) -> int:
-    """Bytes of the copy that the engine makes of one tensor, see `repacked_bytes`; 0 if it makes none."""
-    is_matrix = len(shape) == 2 and (name != EMBEDDING or is_tied)
-    is_copied = kind.name in REPACKED_TYPES.get(_canonical(architecture), frozenset())
-    return shape[0] * kind.row_bytes(shape[1]) if is_matrix and is_copied and shape[0] % REPACK_ROWS == 0 else 0
+    """Bytes of the copy that the engine makes of one tensor, see `repacked_bytes`; 0 if it makes none.
+
+    Copied are operands of products: matrices, and the stacked matrices of experts. Rows that are looked up are not, nor
+    other stacks, such as the heads of latent attention.
+    """
+    if kind.name not in REPACKED_TYPES.get(_canonical(architecture), frozenset()):
+        return 0
+    is_looked_up = name in LOOKED_UP and not (name == EMBEDDING and is_tied)
+    is_product = len(shape) == 2 or (len(shape) == 3 and EXPERTS in name)
+    if is_looked_up or not is_product or shape[-2] % REPACK_ROWS:
+        return 0
+    return math.prod(shape[:-1]) * kind.row_bytes(shape[-1])
 
 
 def _canonical(architecture: str) -> str:
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(architecture.lower(), architecture.lower())
-
-
-def _padded(cells: int) -> int:
-    return -(-cells // CELLS_MULTIPLE) * CELLS_MULTIPLE
-
-
-def _head_width(model: Hyperparameters, key: str) -> int:
-    """Weights per head of keys or values; hidden size by heads where the model does not say."""
-    heads = max(1, model.hyper("attention.head_count", 1))
-    return model.hyper(f"attention.{key}", model.hyper("embedding_length", 0) // heads)
-
-
-def _per_layer(model: Hyperparameters, key: str, default: int) -> list[int]:
-    """A hyperparameter of every layer, whether the model gives one number or a list."""
-    n_layers = model.hyper("block_count", 0)
-    value = np.ravel(np.asarray(model.get(f"{model.architecture}.{key}", default)))
-    return [int(v) for v in (value if len(value) == n_layers else np.repeat(value[:1], n_layers))]
-
-
-def _slides(model: Hyperparameters, n_layers: int) -> np.ndarray:
-    """Which layers attend over a sliding window, bool [n_layers]."""
-    pattern = model.get(f"{model.architecture}.attention.sliding_window_pattern")
-    if isinstance(pattern, (list, tuple, np.ndarray)) and len(pattern) == n_layers:
-        return np.asarray(pattern, bool)
-    period = int(pattern) if isinstance(pattern, int) else WINDOW_PERIODS.get(model.architecture, 1)
-    return np.arange(n_layers) % max(1, period) < period - 1

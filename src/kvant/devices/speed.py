@@ -2,14 +2,18 @@
 
     seconds per token = max(bytes / bandwidth of memory, sum over types of bytes / (cores * rate of the type))
 
-Every weight that takes part is read once per token: all but the rows of an untied embedding. A few cores cannot keep
+Every weight that takes part is read once per token: not the rows of an embedding that are not looked up, nor the
+experts that the router leaves out (`active.py`). A few cores cannot keep
 up with memory when they also have to decode blocks, hence the second term. An estimate to rule variants out by; what
 was measured replaces it.
 """
 
+import math
 from collections.abc import Mapping
 
-from kvant.devices.memory import EMBEDDING, OUTPUT
+from kvant.devices.active import read_share
+from kvant.devices.cache import Hyperparameters
+from kvant.devices.memory import OUTPUT
 from kvant.dtypes import BlockType, Family
 
 # Bytes of weights that one AVX2 core multiplies per second, by how they are coded. Measured with xllamacpp
@@ -21,19 +25,18 @@ CORE_BYTES_S: Mapping[Family, float] = {
 }  # fmt: skip
 
 
-def bytes_per_token(types: Mapping[str, BlockType], shapes: Mapping[str, tuple[int, ...]]) -> dict[Family, int]:
+def bytes_per_token(
+    types: Mapping[str, BlockType], shapes: Mapping[str, tuple[int, ...]], model: Hyperparameters
+) -> dict[Family, int]:
     """Bytes that generating one token reads, by the family of their block type."""
-    tied = OUTPUT not in types
-    touched: dict[Family, int] = {}
+    is_tied = OUTPUT not in types
+    touched: dict[Family, float] = {}
     for name, kind in types.items():
-        if name == EMBEDDING and not tied:
-            continue
-        n = shapes[name][-1] if shapes[name] else 1
-        rows = 1
-        for length in shapes[name][:-1]:
-            rows *= length
-        touched[kind.family] = touched.get(kind.family, 0) + rows * kind.row_bytes(n)
-    return touched
+        shape = shapes[name] or (1,)
+        size = math.prod(shape[:-1]) * kind.row_bytes(shape[-1])
+        share = read_share(name, shape, model, is_tied=is_tied)
+        touched[kind.family] = touched.get(kind.family, 0) + size * share
+    return {family: round(size) for family, size in touched.items()}
 
 
 def predict_speed(touched: Mapping[Family, int], *, bandwidth_bytes_s: float, cores: int, core_scale: float) -> float:

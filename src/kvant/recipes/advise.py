@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from kvant.devices.active import active_weights
 from kvant.devices.detect import Machine, detect
 from kvant.devices.memory import RamPrediction
 from kvant.devices.profiles import THIS, Profile, device_for
@@ -87,6 +88,7 @@ class Advice(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     architecture: str
     weights: int
+    active_weights: int
     use_case: str
     device: Profile
     context: int
@@ -136,6 +138,7 @@ def advise(
         model=model.name[:200],
         architecture=model.architecture[:80],
         weights=model.n_weights,
+        active_weights=active_weights(model),
         use_case=use_case,
         device=profile,
         context=context,

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from kvant.devices.active import active_weights
 from kvant.dtypes import Family, precision_class
 from kvant.formats.gguf.kinds import MODEL, kind_of
 from kvant.formats.open import format_name, open_as_stored
@@ -88,6 +89,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         preset: Name of the published mix that the file says it is; None if it does not say.
         size_bytes: Bytes of all its files.
         tensor_bytes: Bytes of the weights alone.
+        active_weights: Weights that one token reads: of embeddings a row, of stacked experts those that are used.
         bpw: Bits per weight over all tensors.
         by_role: Shares of the roles, in their fixed order.
         by_type: Shares of the block types, largest first.
@@ -104,6 +106,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     tensor_bytes: int
     weights: int
+    active_weights: int
     bpw: float
     precision_class: str
     by_role: tuple[Share, ...]
@@ -140,6 +143,7 @@ def inspect(source: Model | Path) -> Inspection:
         size_bytes=sum(file.stat().st_size for file in model.files),
         tensor_bytes=model.tensor_bytes,
         weights=model.n_weights,
+        active_weights=active_weights(model),
         bpw=bpw,
         precision_class=precision_class(bpw).value,
         by_role=_shares(reports, [t.role for t in reports], order=ROLES),

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from kvant._version import __version__
+from kvant.devices.active import active_weights
 from kvant.recipes.measure.words import cost_in_words, is_degraded
 from kvant.recipes.optimize.budget import why_not
 from kvant.recipes.optimize.choose import explain, least_kld
@@ -123,6 +124,7 @@ def model_facts(outcome: Outcome, request: Request) -> ModelFacts:
         path=str(request.source),
         architecture=model.architecture[:80],
         weights=model.n_weights,
+        active_weights=active_weights(model),
         size_bytes=sum(file.stat().st_size for file in model.files if file.suffix in (".gguf", ".safetensors")),
     )
 

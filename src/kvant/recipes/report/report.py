@@ -30,12 +30,16 @@ FORMAT_TONES = 6
 
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The model at full precision; `size_bytes` as its own variant at full precision would have."""
+    """The model at full precision; `size_bytes` as its own variant at full precision would have.
+
+    `active_weights` are those that one token reads; 0 in reports of before they were told.
+    """
 
     name: str
     path: str
     architecture: str
     weights: int
+    active_weights: int = 0
     size_bytes: int
 
 

@@ -1,6 +1,6 @@
 """How long a generated token takes on the device in question, matrix by matrix: what keeps a budget of speed.
 
-    seconds per token = overhead + sum over matrices of weights * seconds per weight of their block type
+    seconds per token = overhead + sum over matrices of weights read * seconds per weight of their block type
 
 On the machine at hand both come from the engine: seconds per weight from synthetic models of one type each
 (runtime/decodetime.py), the overhead (attention, norms, threads that wait for each other) from one plain Q8_0 copy of
@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from kvant._version import __version__
+from kvant.devices.active import read_share
 from kvant.devices.detect import Machine
-from kvant.devices.memory import EMBEDDING, OUTPUT
+from kvant.devices.memory import EMBEDDING, LOOKED_UP, OUTPUT
 from kvant.devices.profiles import Profile
 from kvant.devices.speed import weight_seconds
 from kvant.documents import JSON_ERRORS
@@ -62,12 +63,13 @@ class Pace:
     is_measured: bool = False
 
     def seconds(self, model: Model, name: str, kind: str) -> float:
-        """Seconds per token of a tensor stored as `kind`; 0 of vectors and of an embedding that is only looked up."""
+        """Seconds per token of a tensor stored as `kind`, of experts those used; 0 of vectors and of rows looked up."""
         tensor = model.tensors[name]
-        is_table = name == EMBEDDING and OUTPUT in model.tensors
+        is_table = name in LOOKED_UP and (name != EMBEDDING or OUTPUT in model.tensors)
         if len(tensor.shape) < 2 or is_table:
             return 0.0
-        return n_weights(tensor) * self.weight_s[block_type(kind).name]
+        share = read_share(name, tensor.shape, model, is_tied=OUTPUT not in model.tensors)
+        return share * n_weights(tensor) * self.weight_s[block_type(kind).name]
 
     def token_seconds(self, model: Model, types: Mapping[str, str]) -> float:
         """Predicted seconds per token of a plan."""

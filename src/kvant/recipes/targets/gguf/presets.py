@@ -111,7 +111,7 @@ def make_candidate(model: Model, same: Sequence[Plan], size: int, profile: Profi
     types = {name: block_type(kind) for name, kind in plan.types.items()}
     shapes = {name: tensor.shape for name, tensor in model.tensors.items()}
     speed = predict_speed(
-        bytes_per_token(types, shapes),
+        bytes_per_token(types, shapes, model),
         bandwidth_bytes_s=profile.bandwidth_bytes_s,
         cores=profile.cores,
         core_scale=profile.core_scale,

@@ -81,6 +81,13 @@ def is_matrix(shape: tuple[int, ...]) -> bool:
     return any(length > 1 for length in shape[:-1])
 
 
+ALWAYS_F32 = re.compile(
+    r"(blk\.\d+\.)?(ffn_gate_inp(_shexp)?|ssm_conv1d|shortconv\.conv|altup_(correct|predict)_coef"
+    r"|time_mix_(first|w1|w2|decay_w1|decay_w2|lerp_fused)|position_embd|token_types)\.weight"
+)
+"""Matrices that the engine reads as F32 only; they come with GGUFs of other architectures."""
+
+
 def is_quantizable(name: str, shape: tuple[int, ...], architecture: str) -> bool:
     """Whether presets store this tensor as blocks: a weight matrix that is neither a norm, a router nor tiny."""
     if not is_matrix(shape) or not name.endswith("weight") or name in _LEFT_ALONE_NAMES:

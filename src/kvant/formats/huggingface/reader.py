@@ -29,6 +29,7 @@ from kvant.formats.safetensors.reader import left_over, read_sharded, weight_fil
 from kvant.formats.tied import HEAD, head_once
 from kvant.metadata import Value, string, u32
 from kvant.model import Model, Stored
+from kvant.quant.roles import ALWAYS_F32
 from kvant.tensors import LazyTensor, Tensor, n_weights
 
 FILE_TYPES: Mapping[BlockType, int] = {F32: 0, F16: 1, BF16: 32}
@@ -188,7 +189,7 @@ def _canonical(tensors: Mapping[str, Tensor], family: Family, config: Config) ->
                 )
             found[place.name] = parts | {place.expert: renamed(changed, place.name)}
     whole = [_whole(name, parts, family, config) for name, parts in found.items()]
-    return [as_float32(tensor) if len(tensor.shape) <= 1 else tensor for tensor in whole]
+    return [as_float32(t) if len(t.shape) <= 1 or ALWAYS_F32.fullmatch(t.name) else t for t in whole]
 
 
 def _whole(name: str, parts: Mapping[int | None, LazyTensor], family: Family, config: Config) -> LazyTensor:

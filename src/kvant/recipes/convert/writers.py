@@ -1,6 +1,5 @@
 """The formats that a conversion writes: one writer each, and what it takes."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,16 +19,11 @@ from kvant.kernels.mlx_blocks import SAME_VALUES
 from kvant.metadata import u32
 from kvant.model import Model
 from kvant.progress import Progress
+from kvant.quant.roles import ALWAYS_F32
 from kvant.tensors import LazyTensor, Tensor, row_length
 
 FILE_TYPES = {kind.name: number for kind, number in FLOAT_FILE_TYPES.items()} | {"Q8_0": 7}
 """Types of matrices to convert to, with `general.file_type`. Source: llama.h `enum llama_ftype`."""
-
-ALWAYS_F32 = re.compile(
-    r"(blk\.\d+\.)?(ffn_gate_inp(_shexp)?|ssm_conv1d|shortconv\.conv|altup_(correct|predict)_coef"
-    r"|time_mix_(first|w1|w2|decay_w1|decay_w2|lerp_fused)|position_embd|token_types)\.weight"
-)
-"""Matrices that the engine reads as F32 only; they come with GGUFs of other architectures."""
 
 _FILE_TYPES = FILE_TYPES | {"Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q5_1": 9, "MXFP4": 38}
 

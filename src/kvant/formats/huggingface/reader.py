@@ -128,6 +128,8 @@ def _with_adapter(
 def complete_config(raw: Mapping[str, Any], family: Family, path: Path) -> Config:
     """Fill in what transformers assumes where config.json is silent."""
     defaults = {key: value for key, value in family.defaults.items() if key not in NULLABLE or key not in raw}
+    if raw.get("rope_scaling"):
+        defaults.pop("rope_parameters", None)
     values = {**defaults, **{key: value for key, value in raw.items() if value is not None}}
     config = Config(values=values, path=path)
     values.setdefault("num_key_value_heads", config.integer("num_attention_heads"))
@@ -157,7 +159,7 @@ def _check_config(config: Config, family: Family) -> None:
             f"{config.path}: the activation function is {shown(activation)} ({key}), but llama.cpp's "
             f"{family.architecture} computes {family.activation!r}. Such a model cannot be stored as GGUF."
         )
-    check_rope(config, family.architecture, family.rope_types)
+    check_rope(config, family.architecture, family.rope_types, is_rounded=family.is_ramp_rounded)
     heads, kv_heads = config.integer("num_attention_heads"), config.integer("num_key_value_heads")
     if heads % kv_heads:
         raise FormatError(f"{config.path}: {heads} heads cannot share {kv_heads} key-value heads evenly. Correct it.")

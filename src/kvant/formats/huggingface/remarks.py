@@ -23,7 +23,7 @@ def model_remarks(directory: Path, raw: Mapping[str, Any], family: Family, confi
         config: Its configuration, completed.
     """
     yield from _window(family, config)
-    yield from rope_remarks(config)
+    yield from rope_remarks(config, family.known_entries)
     yield from config_remarks(raw, family.known_entries, config.path)
     yield from _generation(directory / GENERATION)
 

@@ -28,6 +28,7 @@ from kvant.formats.huggingface.architectures.names import (
     layer_of,
     rules,
 )
+from kvant.formats.huggingface.architectures.rope import Lengthening
 from kvant.formats.huggingface.architectures.transforms import Transform
 from kvant.formats.huggingface.config import Config
 from kvant.metadata import Value
@@ -74,6 +75,9 @@ class Family:
         since: kvant's version that converts it first.
         activation: The one activation function llama.cpp computes for this architecture.
         rope_types: Rotary scalings that both sides know; empty if positions are no rotations.
+        engine_lengthening: By how much llama.cpp's YaRN lengthens queries and keys, where not by its default rule.
+        is_ramp_rounded: Whether a YaRN with `truncate: false` is taken although llama.cpp rounds the limits of its
+            ramp, because the published models have it and run so everywhere; said in a remark.
         block: transformers' name of the list of blocks.
         names: Canonical stem to transformers' stem within a block, for weights and biases.
         outside: The same outside the blocks, with whole names.
@@ -112,6 +116,8 @@ class Family:
     since: str = "0.2"
     activation: str = "silu"
     rope_types: frozenset[str] = frozenset({"default", "linear", "yarn"})
+    engine_lengthening: Lengthening | None = None
+    is_ramp_rounded: bool = False
     block: str = "model.layers"
     names: Mapping[str, str] = field(default_factory=lambda: BLOCK_NAMES)
     outside: Mapping[str, str] = field(default_factory=lambda: GLOBAL_NAMES)
@@ -158,7 +164,7 @@ class Family:
             return self.own_metadata(config)
         found = hyperparameters(
             config, self.architecture, n_blocks=self.blocks(config), counts=self.counts, epsilons=self.epsilons,
-            experts=self.experts, has_rope=bool(self.rope_types),
+            experts=self.experts, has_rope=bool(self.rope_types), lengthening=self.engine_lengthening,
         )  # fmt: skip
         found |= {f"{self.architecture}.{key}": value for key, value in self.computed(config).items()}
         return found | written(self.keys, config, self.architecture)

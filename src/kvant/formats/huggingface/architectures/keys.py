@@ -12,7 +12,7 @@ import numpy as np
 
 from kvant.errors import FormatError
 from kvant.formats.huggingface.architectures.hyper import has, integer, number
-from kvant.formats.huggingface.architectures.rope import config_theta, rope_entries, rope_scaling
+from kvant.formats.huggingface.architectures.rope import Lengthening, config_theta, rope_entries, rope_scaling
 from kvant.formats.huggingface.config import MAX_INTEGER, MAX_LAYERS, Config, shown
 from kvant.metadata import Value, ValueType, array, boolean, f32, u32
 from kvant.model import Model
@@ -140,6 +140,7 @@ def hyperparameters(
     epsilons: tuple[Key, ...] = (RMS_EPSILON,),
     experts: tuple[Key, ...] = (),
     has_rope: bool = True,
+    lengthening: Lengthening | None = None,
 ) -> dict[str, Value]:
     """Return the metadata that every family has, in upstream's order.
 
@@ -151,11 +152,12 @@ def hyperparameters(
         epsilons: Of the norms, each of which must be there.
         experts: Of a mixture of experts, as they are there.
         has_rope: Whether positions are rotations.
+        lengthening: By how much the engine's YaRN lengthens, see `rope_scaling`.
     """
     found: dict[str, Value] = {f"{architecture}.block_count": u32(n_blocks or config.n_layers)}
     found |= _written(counts, config, architecture)
     if has_rope:
-        found |= rope_scaling(config, architecture)
+        found |= rope_scaling(config, architecture, lengthening)
         found[f"{architecture}.rope.freq_base"] = f32(config_theta(config))
         if config.local_rope_theta is not None:
             found[f"{architecture}.rope.freq_base_swa"] = f32(config.local_rope_theta)

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from kvant.errors import UnsupportedModelError
 from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.gemma3 import GEMMA3
+from kvant.formats.huggingface.architectures.gpt_oss import GPT_OSS
 from kvant.formats.huggingface.architectures.granite import GRANITE
 from kvant.formats.huggingface.architectures.llama import LLAMA, MISTRAL
+from kvant.formats.huggingface.architectures.mistral import MISTRAL3, MIXTRAL
 from kvant.formats.huggingface.architectures.phi3 import PHI3
 from kvant.formats.huggingface.architectures.qwen import QWEN2, QWEN3
 from kvant.formats.huggingface.architectures.qwen_moe import QWEN2MOE, QWEN3MOE
@@ -14,7 +16,10 @@ from kvant.formats.huggingface.architectures.smollm3 import SMOLLM3
 from kvant.formats.huggingface.config import shown
 from kvant.formats.lookalikes import encoder
 
-FAMILIES: tuple[Family, ...] = (LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, GEMMA3, PHI3, GRANITE, QWEN2MOE, QWEN3MOE)
+FAMILIES: tuple[Family, ...] = (
+    LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, GEMMA3, PHI3, GRANITE, QWEN2MOE, QWEN3MOE,
+    MISTRAL3, MIXTRAL, GPT_OSS,
+)  # fmt: skip
 """In the order of documentation; the first of those that share an architecture is what a GGUF becomes."""
 
 BY_CLASS: Mapping[str, Family] = {name: family for family in FAMILIES for name in family.classes}

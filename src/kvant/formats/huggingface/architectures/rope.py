@@ -9,7 +9,7 @@ ggml `rope_yarn`, `ggml_rope_yarn_corr_dims`. Both sides agree in tests/parity/t
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from kvant.errors import FormatError, UnsupportedModelError
@@ -17,6 +17,9 @@ from kvant.formats.huggingface.architectures.hyper import has, integer, number
 from kvant.formats.huggingface.config import ORIGINAL_LENGTH, ROPE_ENTRIES, Config, shown
 from kvant.metadata import Value, f32, string, u32
 from kvant.model import Model
+
+Lengthening = Callable[[Config, float], float]
+"""By how much an engine's YaRN lengthens queries and keys, from the configuration and YaRN's factor."""
 
 MAX_THETA = 1e12
 """Largest base of rotary frequencies: published models stay below 1e8, and float32 has frequencies far beyond."""
@@ -41,8 +44,14 @@ def config_theta(config: Config) -> float:
     return theta
 
 
-def check_rope(config: Config, architecture: str, kinds: frozenset[str]) -> None:
+def check_rope(config: Config, architecture: str, kinds: frozenset[str], *, is_rounded: bool = False) -> None:
     """Refuse rotary parameters that the engine would compute otherwise.
+
+    Args:
+        config: The configuration.
+        architecture: llama.cpp's name.
+        kinds: The rotary scalings that it computes.
+        is_rounded: Whether a ramp whose limits the engine rounds is taken, see `rope_remarks`.
 
     Raises:
         UnsupportedModelError: A kind of scaling, or a setting of YaRN, that it does not have.
@@ -53,7 +62,7 @@ def check_rope(config: Config, architecture: str, kinds: frozenset[str]) -> None
             f"{config.path}: rope type {shown(rope['rope_type'])} is none that llama.cpp's {architecture} computes "
             f"({', '.join(sorted(kinds))}). Such a model cannot be stored as GGUF."
         )
-    if rope["rope_type"] == "yarn" and rope.get("truncate") is False:
+    if rope["rope_type"] == "yarn" and rope.get("truncate") is False and not is_rounded:
         raise UnsupportedModelError(
             f"{config.path}: truncate is false for YaRN, but llama.cpp rounds the limits of its ramp to whole "
             f"components. Such a model cannot be stored as GGUF."
@@ -74,8 +83,9 @@ def check_whole_rotation(config: Config) -> None:
         )
 
 
-def rope_remarks(config: Config) -> Iterator[str]:
-    """Say which rotary parameters nobody reads."""
+def rope_remarks(config: Config, read: Collection[str] = ()) -> Iterator[str]:
+    """Say which rotary parameters nobody reads; `read` are those of the family beyond `ROPE_ENTRIES`."""
+    known = ROPE_ENTRIES | set(read)
     scaling, parameters = config.get("rope_scaling"), config.get("rope_parameters")
     if scaling and parameters and not config.is_rope_by_layer and scaling != parameters:
         yield (
@@ -85,12 +95,17 @@ def rope_remarks(config: Config) -> Iterator[str]:
     for name, place in (("rope_scaling", scaling), ("rope_parameters", parameters)):
         place = place if isinstance(place, dict) else {}
         by_layer = {kind: inner for kind, inner in place.items() if isinstance(inner, dict)}
-        unread = {key for key in place if key not in by_layer} - ROPE_ENTRIES
+        unread = {key for key in place if key not in by_layer} - known
         if config.is_rope_by_layer and name == "rope_parameters":
             unread = set(place) - {"full_attention", "sliding_attention"}
-        unread |= {key for inner in by_layer.values() for key in set(inner) - ROPE_ENTRIES}
+        unread |= {key for inner in by_layer.values() for key in set(inner) - known}
         if unread:
             yield f"{config.path}: {name} holds {', '.join(sorted(unread))}, which nobody reads."
+    if config.rope["rope_type"] == "yarn" and config.rope.get("truncate") is False:
+        yield (
+            f"{config.path}: truncate is false for YaRN, but llama.cpp rounds the limits of its ramp to whole "
+            f"components, so its rotary frequencies differ from transformers' in every GGUF of this model."
+        )
     if config.rope["rope_type"] == "longrope":
         yield (
             "The engine takes its long or short rotary factors by the size of its context, transformers by the length "
@@ -98,8 +113,14 @@ def rope_remarks(config: Config) -> Iterator[str]:
         )
 
 
-def rope_scaling(config: Config, architecture: str) -> dict[str, Value]:
-    """Return the metadata of linear and YaRN scaling; nothing for the other kinds, which are tensors."""
+def rope_scaling(config: Config, architecture: str, lengthening: Lengthening | None = None) -> dict[str, Value]:
+    """Return the metadata of linear and YaRN scaling; nothing for the other kinds, which are tensors.
+
+    Args:
+        config: The configuration.
+        architecture: llama.cpp's name.
+        lengthening: By how much the engine's YaRN lengthens; by default `yarn_lengthening`.
+    """
     rope = Config(values=config.rope, path=config.path)
     kind, prefix = rope.get("rope_type"), f"{architecture}.rope.scaling."
     if kind == "linear":
@@ -113,11 +134,12 @@ def rope_scaling(config: Config, architecture: str) -> dict[str, Value]:
         prefix + "type": string(kind), prefix + "factor": f32(factor), prefix + "original_context_length": u32(length)
     }  # fmt: skip
     found |= {prefix + ours: f32(rope.number(theirs)) for ours, theirs in YARN if rope.get(theirs) is not None}
-    lengthening = attention_factor(rope, factor) / yarn_lengthening(factor)
-    if not lengthening > 0:
-        raise FormatError(f"{config.path}: YaRN's attention factor is {lengthening:g}, not above 0. Correct it.")
-    if lengthening != 1:
-        found[prefix + "attn_factor"] = f32(lengthening)
+    engine = lengthening(config, factor) if lengthening else yarn_lengthening(factor)
+    wanted = attention_factor(rope, factor) / engine
+    if not wanted > 0:
+        raise FormatError(f"{config.path}: YaRN's attention factor is {wanted:g}, not above 0. Correct it.")
+    if wanted != 1:
+        found[prefix + "attn_factor"] = f32(wanted)
     return found
 
 
@@ -140,6 +162,12 @@ def attention_factor(rope: Config, factor: float) -> float:
     if mscale and all_dim:
         return yarn_lengthening(factor, mscale) / (yarn_lengthening(factor, all_dim) or math.inf)
     return yarn_lengthening(factor)
+
+
+def yarn_of_all(config: Config) -> float:
+    """Return YaRN's `mscale_all_dim`, by which some models lengthen the whole head; 0 of those that do not."""
+    rope = Config(values=config.rope, path=config.path)
+    return rope.number("mscale_all_dim", 0.0) if rope.get("rope_type") == "yarn" else 0.0
 
 
 def yarn_lengthening(factor: float, mscale: float = 1.0) -> float:

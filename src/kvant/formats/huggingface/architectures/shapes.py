@@ -32,7 +32,7 @@ def check_tensors(tensors: Mapping[str, Tensor], family: Family, config: Config)
     wanted = ["token_embd.weight", "output_norm.weight"]
     for layer in range(family.blocks(config)):
         stems = (f"blk.{layer}.{stem}" for stem in family.required_in(config, layer))
-        wanted += [name if name in tensors else f"{name}.weight" for name in stems]
+        wanted += [name if name in tensors or name.endswith(".bias") else f"{name}.weight" for name in stems]
     if not config.flag("tie_word_embeddings"):
         wanted.append("output.weight")
     missing = [name for name in wanted if name not in tensors]

@@ -135,7 +135,7 @@ def complete_config(raw: Mapping[str, Any], family: Family, path: Path) -> Confi
     values.setdefault("num_key_value_heads", config.integer("num_attention_heads"))
     if family.computes_head_dim:
         values.setdefault("head_dim", config.head_dim)
-    return Config(values=values, path=path)
+    return Config(values={**values, **family.derived(config)}, path=path)
 
 
 def _untied(tensors: dict[str, LazyTensor], config: Config) -> tuple[dict[str, LazyTensor], tuple[str, ...]]:

@@ -8,26 +8,42 @@ Source: llama.cpp 0.3.36's `conversion/` (`modify_tensors` of the families), tra
 from kvant.formats.huggingface.architectures.names import Rule
 from kvant.formats.huggingface.architectures.transforms import FIRST_HALF, SECOND_HALF
 
-MLP_EXPERTS = (
-    Rule("ffn_gate_exps.weight", "mlp.experts.{}.gate_proj.weight"),
-    Rule("ffn_up_exps.weight", "mlp.experts.{}.up_proj.weight"),
-    Rule("ffn_down_exps.weight", "mlp.experts.{}.down_proj.weight"),
-    Rule("ffn_gate_exps.weight", "mlp.experts.gate_up_proj", FIRST_HALF),
-    Rule("ffn_up_exps.weight", "mlp.experts.gate_up_proj", SECOND_HALF),
-    Rule("ffn_down_exps.weight", "mlp.experts.down_proj"),
-)
+GATED = ("gate_proj", "up_proj", "down_proj")
+NUMBERED = ("w1", "w3", "w2")
+"""Names of an expert's gate, up and down projection; the second are Mixtral's."""
+
+
+def expert_rules(place: str, names: tuple[str, str, str] = GATED) -> tuple[Rule, ...]:
+    """Return the rules of experts at a place in a block: one by one, or stacked with gate and up projection in one."""
+    return (
+        *(
+            Rule(f"ffn_{ours}_exps.weight", f"{place}.{{}}.{theirs}.weight")
+            for ours, theirs in zip(("gate", "up", "down"), names, strict=True)
+        ),
+        Rule("ffn_gate_exps.weight", f"{place}.gate_up_proj", FIRST_HALF),
+        Rule("ffn_up_exps.weight", f"{place}.gate_up_proj", SECOND_HALF),
+        Rule("ffn_down_exps.weight", f"{place}.down_proj"),
+    )
+
+
+MLP_EXPERTS = expert_rules("mlp.experts")
 """As most families name them: one by one, or stacked with gate and up projection in one."""
 
 EXPERT_STEMS = ("ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
 """Stems of a layer of experts: the router, and the three projections of all of them."""
 
-EXPERT_SHAPES = {
-    "ffn_gate_inp": ("{experts}", "hidden_size"),
-    "ffn_gate_exps": ("{experts}", "moe_intermediate_size", "hidden_size"),
-    "ffn_up_exps": ("{experts}", "moe_intermediate_size", "hidden_size"),
-    "ffn_down_exps": ("{experts}", "hidden_size", "moe_intermediate_size"),
-}
-"""Shapes of these, see `Family.shapes`."""
+
+def expert_shapes(length: str) -> dict[str, tuple[str, ...]]:
+    """Return the shapes of these, see `Family.shapes`; `length` is the entry of an expert's inner length."""
+    return {
+        "ffn_gate_inp": ("{experts}", "hidden_size"),
+        "ffn_gate_exps": ("{experts}", length, "hidden_size"),
+        "ffn_up_exps": ("{experts}", length, "hidden_size"),
+        "ffn_down_exps": ("{experts}", "hidden_size", length),
+    }
+
+
+EXPERT_SHAPES = expert_shapes("moe_intermediate_size")
 
 SHARED_EXPERT = {
     "ffn_gate_shexp": "mlp.shared_expert.gate_proj",

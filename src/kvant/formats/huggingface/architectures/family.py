@@ -59,6 +59,10 @@ def _no_metadata(_: Config) -> dict[str, Value]:
     return {}
 
 
+def _nothing_derived(_: Config) -> Mapping[str, Any]:
+    return {}
+
+
 def _same_name(name: str, _: Config) -> str:
     return name
 
@@ -99,6 +103,7 @@ class Family:
         config: Hyperparameters back to entries of config.json; by default those of `keys`.
         is_reversible: Whether transformers' directories can be written from its GGUFs.
         defaults: Entries that transformers assumes when config.json leaves them out.
+        derived: Entries that follow from others, as transformers' configuration computes them.
         entries: What its config.json may hold beyond `entries.COMMON` and `keys`.
         skipped: Further prefixes of tensors that are no part of the language model.
         check: Refuses configurations that llama.cpp would compute differently.
@@ -138,6 +143,7 @@ class Family:
     config: Callable[[Model], dict[str, Any]] | None = None
     is_reversible: bool = True
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    derived: Callable[[Config], Mapping[str, Any]] = _nothing_derived
     entries: frozenset[str] = frozenset()
     skipped: tuple[str, ...] = ()
     check: Callable[[Config], None] = _nothing_refused

@@ -6,7 +6,7 @@ of a rotation with whole limits, which is all of the rest.
 """
 
 from kvant.errors import UnsupportedModelError
-from kvant.formats.huggingface.architectures.experts import EXPERT_STEMS
+from kvant.formats.huggingface.architectures.experts import EXPERT_STEMS, expert_shapes
 from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.keys import EXPERTS, Key
 from kvant.formats.huggingface.architectures.names import ATTENTION_BIASES, ATTENTION_NAMES, Rule
@@ -62,10 +62,7 @@ GPT_OSS = Family(
     shapes={
         "post_attention_norm": ("hidden_size",),
         "attn_sinks": ("num_attention_heads",),
-        "ffn_gate_inp": ("{experts}", "hidden_size"),
-        "ffn_gate_exps": ("{experts}", "intermediate_size", "hidden_size"),
-        "ffn_up_exps": ("{experts}", "intermediate_size", "hidden_size"),
-        "ffn_down_exps": ("{experts}", "hidden_size", "intermediate_size"),
+        **expert_shapes("intermediate_size"),
     },
     check=check,
     is_ramp_rounded=True,

@@ -3,7 +3,13 @@
 import dataclasses
 
 from kvant.errors import FormatError, UnsupportedModelError
-from kvant.formats.huggingface.architectures.experts import EXPERT_STEMS, MLP_EXPERTS
+from kvant.formats.huggingface.architectures.experts import (
+    EXPERT_STEMS,
+    MLP_EXPERTS,
+    NUMBERED,
+    expert_rules,
+    expert_shapes,
+)
 from kvant.formats.huggingface.architectures.keys import EXPERTS
 from kvant.formats.huggingface.architectures.llama import LLAMA, MISTRAL, llama_computed
 from kvant.formats.huggingface.architectures.names import ATTENTION_NAMES, Rule
@@ -88,19 +94,11 @@ MIXTRAL = dataclasses.replace(
     names={**ATTENTION_NAMES, "ffn_gate_inp": "block_sparse_moe.gate"},
     rules=(
         Rule("ffn_gate_inp.weight", "mlp.gate.weight"),
-        *(
-            Rule(f"ffn_{ours}_exps.weight", f"block_sparse_moe.experts.{{}}.{theirs}.weight")
-            for ours, theirs in (("gate", "w1"), ("up", "w3"), ("down", "w2"))
-        ),
+        *expert_rules("block_sparse_moe.experts", NUMBERED),
         *MLP_EXPERTS,
     ),
     required=(*ATTENTION_NAMES, *EXPERT_STEMS),
-    shapes={
-        "ffn_gate_inp": ("{experts}", "hidden_size"),
-        "ffn_gate_exps": ("{experts}", "intermediate_size", "hidden_size"),
-        "ffn_up_exps": ("{experts}", "intermediate_size", "hidden_size"),
-        "ffn_down_exps": ("{experts}", "hidden_size", "intermediate_size"),
-    },
+    shapes=expert_shapes("intermediate_size"),
     experts=EXPERTS,
     computes_head_dim=False,
     bias_flags={},

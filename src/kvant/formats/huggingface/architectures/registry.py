@@ -7,6 +7,7 @@ from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.gemma3 import GEMMA3
 from kvant.formats.huggingface.architectures.gpt_oss import GPT_OSS
 from kvant.formats.huggingface.architectures.granite import GRANITE
+from kvant.formats.huggingface.architectures.lfm2 import LFM2, LFM2MOE
 from kvant.formats.huggingface.architectures.llama import LLAMA, MISTRAL
 from kvant.formats.huggingface.architectures.mistral import MISTRAL3, MIXTRAL
 from kvant.formats.huggingface.architectures.phi3 import PHI3
@@ -18,7 +19,7 @@ from kvant.formats.lookalikes import encoder
 
 FAMILIES: tuple[Family, ...] = (
     LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, GEMMA3, PHI3, GRANITE, QWEN2MOE, QWEN3MOE,
-    MISTRAL3, MIXTRAL, GPT_OSS,
+    MISTRAL3, MIXTRAL, GPT_OSS, LFM2, LFM2MOE,
 )  # fmt: skip
 """In the order of documentation; the first of those that share an architecture is what a GGUF becomes."""
 

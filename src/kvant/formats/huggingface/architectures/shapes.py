@@ -29,7 +29,8 @@ def check_tensors(tensors: Mapping[str, Tensor], family: Family, config: Config)
     Raises:
         FormatError: A tensor is missing, or of another shape than config.json says.
     """
-    wanted = ["token_embd.weight", "output_norm.weight"]
+    last = "output_norm" if "output_norm" in family.outside else "token_embd_norm"
+    wanted = ["token_embd.weight", f"{last}.weight"]
     for layer in range(family.blocks(config)):
         stems = (f"blk.{layer}.{stem}" for stem in family.required_in(config, layer))
         wanted += [name if name in tensors or name.endswith(".bias") else f"{name}.weight" for name in stems]

@@ -32,9 +32,7 @@ from kvant.testing.tiny_models import write_tiny_model
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.classes[0])
 def test_every_name_goes_both_ways(family: Any) -> None:
     stems = [
-        "token_embd",
-        "output_norm",
-        "output",
+        *family.outside,
         *(f"blk.{layer}.{stem}" for layer in (0, 31) for stem in family.names),
     ]
     for name in [f"{stem}.weight" for stem in stems] + ["blk.0.attn_norm.bias"]:

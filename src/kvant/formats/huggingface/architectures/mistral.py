@@ -33,7 +33,7 @@ WRAPPER_ENTRIES = frozenset({
 
 def is_ministral(config: Config) -> bool:
     """Whether the text model is a Ministral 3; the same wrapper holds Mistral Small 3.x."""
-    return config.get("model_type") == "ministral3"
+    return bool(config.get("model_type") == "ministral3")
 
 
 def check_mistral3(config: Config) -> None:

@@ -100,10 +100,12 @@ class WithSettings:
         return msgspec.structs.replace(file, settings=self._settings.get(file.name, file.settings))
 
 
-def write_gguf(path: Path, *, template: str | None = None, seed: int = 0, context: int = 2048) -> Path:
+def write_gguf(
+    path: Path, *, template: str | None = None, seed: int = 0, context: int = 2048, tokenizer: str | None = None
+) -> Path:
     """Write a tiny random model as GGUF; its end token is one that it never chooses."""
     source = path.with_suffix("")
-    write_tiny_model("llama", source, seed=seed, max_position_embeddings=context)
+    write_tiny_model("llama", source, seed=seed, max_position_embeddings=context, tokenizer=tokenizer)
     if template is not None:
         config = source / "tokenizer_config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"chat_template": template}))

@@ -4,6 +4,8 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +16,7 @@ from kvant.errors import KvantError, ValueRangeError
 from kvant.generate.sampling import RUN_DEFAULTS
 
 if TYPE_CHECKING:
+    from kvant.formats.gguf.companions import Projector
     from kvant.recipes.chat import Answer, Chat
 
 HELP = """\
@@ -23,6 +26,7 @@ HELP = """\
   /set NAME VALUE         temperature, top_k, top_p, min_p, typical_p, repeat_penalty,
                           repeat_last_n, presence_penalty, frequency_penalty,
                           mirostat, mirostat_tau, mirostat_eta, seed, max_tokens
+  /image FILE             show a picture with the next message; /audio FILE: a sound
   /show                   what is set
   \"\"\"                     begins and ends a message of several lines
 Ctrl-C stops an answer; a second one quits."""
@@ -54,6 +58,17 @@ PresencePenalty = Annotated[
 FrequencyPenalty = Annotated[
     float | None, typer.Option(help="The same, by how often they were there.", show_default=False)
 ]
+Image = Annotated[
+    list[Path] | None,
+    typer.Option(help="Show this picture (PNG, JPEG, GIF, BMP) with the first message.", show_default=False),
+]
+Audio = Annotated[
+    list[Path] | None, typer.Option(help="Play this sound (WAV, MP3) with the first message.", show_default=False)
+]
+Mmproj = Annotated[
+    Path | None,
+    typer.Option(help="The model's projector; by default mmproj-*.gguf beside it.", show_default=False),
+]
 Context = Annotated[
     int | None,
     typer.Option(help="Tokens of the conversation; by default the model's, at most 4096.", show_default=False),
@@ -66,6 +81,9 @@ def run(
     prompt: Annotated[
         str | None, typer.Argument(help="Ask this once and end; `-` reads standard input.", show_default=False)
     ] = None,
+    image: Image = None,
+    audio: Audio = None,
+    mmproj: Mmproj = None,
     system: Annotated[str | None, typer.Option(help="Tell the model what it is.", show_default=False)] = None,
     temperature: Temperature = RUN_DEFAULTS["temperature"],
     top_k: TopK = RUN_DEFAULTS["top_k"],
@@ -102,20 +120,19 @@ def run(
       git diff | kvant run model-Q4_K_M.gguf --system "Write a commit message."
       kvant run smollm2:q4_k_m "What is the capital of France?"
       kvant run hf:org/name-GGUF:Q4_K_M
+      kvant run vision-Q4_K_M.gguf "What is in the picture?" --image photo.jpg
       kvant run base-model.gguf "Once upon a time" --raw --max-tokens 100 --seed 1
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.cli.preset import Preset, fetched
     from kvant.devices.limits import cores
     from kvant.recipes.chat import Chat, chat_file
 
-    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
-        prompt = sys.stdin.read().rstrip("\n")
-    if as_json and prompt is None:
-        raise ValueRangeError("--json: needs a prompt, and none is given. Add one, or pipe text in.")
+    prompt = _asked(prompt, as_json=as_json)
     with console.progress() as progress:
         given = fetched(model, accepted=accept_licence or (), offline=offline, progress=progress)
         stored = stored_model(given)
         path = chat_file(stored.path if stored else model_path(given), progress=progress)
+    shown = _Shown(image or [], audio or [], mmproj)
     preset = Preset(stored, options)
     sampling = preset.sampling(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, typical_p=typical_p,
@@ -127,21 +144,58 @@ def run(
         path, system=preset.system(system), sampling=sampling, max_tokens=preset.max_tokens(max_tokens),
         context=preset.context(context), raw=raw, threads=threads, template=preset.template,
         trusted_system=preset.has_own_system, trust_prompt_tokens=trust_prompt_tokens,
+        projector=shown.projector(path, raw=raw),
     ) as chat:  # fmt: skip
         chat.messages = preset.messages
+        shown.attach(chat)
         if prompt is None:
             _talk(chat)
         elif as_json:
             with _stoppable() as stopped:
-                answer = chat.ask(prompt, stopped=stopped)
-            console.print_json(_report(model, prompt, answer))
+                console.print_json(_report(model, prompt, chat.ask(prompt, stopped=stopped), shown))
         else:
             _answer(chat, prompt)
 
 
-def _report(model: str, prompt: str, answer: "Answer") -> dict[str, Any]:
+def _asked(prompt: str | None, *, as_json: bool) -> str | None:
+    """Return the prompt, read from standard input where it is there; None for a conversation."""
+    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
+        prompt = sys.stdin.read().rstrip("\n")
+    if as_json and prompt is None:
+        raise ValueRangeError("--json: needs a prompt, and none is given. Add one, or pipe text in.")
+    return prompt
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """Pictures and sounds of the first message, and the projector for them."""
+
+    image: list[Path]
+    audio: list[Path]
+    mmproj: Path | None
+
+    def projector(self, path: Path, *, raw: bool) -> "Projector | None":
+        """Return the projector that a model is started with; what cannot be shown is refused before it is loaded."""
+        from kvant.recipes.chat import projector_of, read_media
+
+        if not (self.image or self.audio or self.mmproj):
+            return None
+        if raw:
+            raise ValueRangeError("--raw: continues a text, in which pictures have no place. Leave it or them out.")
+        found = projector_of(path, self.mmproj, sees=bool(self.image), hears=bool(self.audio))
+        read_media("audio", self.audio, read_media("image", self.image))
+        return found
+
+    def attach(self, chat: "Chat") -> None:
+        """Let them go with the first message."""
+        chat.attach("image", self.image)
+        chat.attach("audio", self.audio)
+
+
+def _report(model: str, prompt: str, answer: "Answer", shown: _Shown) -> dict[str, Any]:
     return {
-        "model": model, "prompt": prompt, "text": answer.text,
+        "model": model, "prompt": prompt, "media": [str(file) for file in (*shown.image, *shown.audio)],
+        "text": answer.text,
         "thinking": answer.thinking, "stop": answer.stop, "n_prompt": answer.n_prompt,
         "n_tokens": answer.n_tokens, "prompt_s": round(answer.prompt_s, 4),
         "generate_s": round(answer.generate_s, 4), "tg_tok_s": round(answer.tokens_per_s, 2),
@@ -249,6 +303,9 @@ def _command(chat: "Chat", text: str) -> None:
     elif name == "/system":
         chat.system = value or None
         console.say("Set." if value else "The model is told nothing.")
+    elif name in ("/image", "/audio"):
+        chat.attach("image" if name == "/image" else "audio", [Path(value)])
+        console.say("It goes with your next message.")
     elif name == "/set":
         _set(chat, *value.partition(" ")[::2])
     elif name == "/show":

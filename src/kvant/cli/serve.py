@@ -85,6 +85,13 @@ TrustOption = Annotated[
         help="Let what clients write hold control tokens, as <|im_end|>.",
     ),
 ]  # fmt: skip
+MediaUrlsOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-media-urls", envvar="KVANT_ALLOW_MEDIA_URLS",
+        help="Fetch pictures that requests name by a public address.",
+    ),
+]  # fmt: skip
 MaxBodyOption = Annotated[str, typer.Option(envvar="KVANT_MAX_BODY", help="Longest JSON body.")]
 RateOption = Annotated[int, typer.Option(envvar="KVANT_RATE", help="Requests a minute and key; 0: any number.")]
 DrainOption = Annotated[
@@ -116,6 +123,7 @@ def serve(
     tls_cert: TlsCertOption = None,
     tls_key: TlsKeyOption = None,
     trust_prompt_tokens: TrustOption = False,
+    allow_media_urls: MediaUrlsOption = False,
     max_body: MaxBodyOption = "32MiB",
     rate: RateOption = 0,
     drain: DrainOption = 30.0,
@@ -162,7 +170,7 @@ def serve(
         allow_hosts=tuple(name.lower() for name in allow_host or ()), allow_origins=tuple(allow_origin or ()),
         root_path=root_path.rstrip("/"), trust_proxies=tuple(trust_proxy or ()), max_connections=max_connections,
         tls_cert=tls_cert, tls_key=tls_key, max_body_bytes=parse_bytes(max_body), requests_per_minute=rate,
-        drain_s=drain, trust_prompt_tokens=trust_prompt_tokens,
+        drain_s=drain, trust_prompt_tokens=trust_prompt_tokens, allow_media_urls=allow_media_urls,
     )  # fmt: skip
     logs.configure(as_json=as_json or log_format == "json")
     try:

@@ -29,6 +29,10 @@ LIVE_FEED_FORWARD, LIVE_HIDDEN, MASK_BYTES = 3, 4, 3
 # used, as a recurrent layer's inside, and as the embeddings that every layer has of its own.
 LIVE_EXPERT, LIVE_STATE, LIVE_PER_LAYER = 4, 8, 3
 
+# Of a projector: numbers live per patch and number of its widest layer while it encodes, and what a photograph takes
+# while it is decoded and cut; measured with random idefics3 encoders of 64 to 1152 numbers and 16 to 1024 patches.
+LIVE_ENCODER, PICTURE_BYTES = 8, 32_000_000
+
 # Types that the engine keeps a second time in a layout for its fastest kernels, by processor; rows in eights.
 REPACKED_TYPES = {
     "x86_64": frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"}),
@@ -124,6 +128,17 @@ def _live_weights(model: Hyperparameters) -> int:
 def engine_bytes(model: Hyperparameters) -> int:
     """Bytes of the program and of the tables it builds from the vocabulary."""
     return ENGINE_BYTES + BYTES_PER_TOKEN_ENTRY * _n_vocabulary(model)
+
+
+def projector_bytes(size_bytes: int, patches: int, hidden: int) -> int:
+    """Bytes of a projector that encodes a picture: its file, its activations, and the picture.
+
+    Args:
+        size_bytes: Its file.
+        patches: Patches that it encodes at once.
+        hidden: Numbers of a patch inside it, at its widest.
+    """
+    return size_bytes + F32_BYTES * LIVE_ENCODER * patches * hidden + PICTURE_BYTES
 
 
 def _n_vocabulary(model: Hyperparameters) -> int:

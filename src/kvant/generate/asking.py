@@ -8,7 +8,7 @@ import msgspec
 
 from kvant.errors import ApiError, ContextExceededError, EngineReplyError, TemplateRefusedError
 from kvant.generate.chunks import Piece, chat_piece, refusal, text_piece
-from kvant.generate.engine import apply_template, tokenize
+from kvant.generate.engine import apply_template, asked, tokenize
 from kvant.generate.prompt import CHAT, Chat, Prompt, Text, Turns
 from kvant.runtime.server.workers import Worker
 
@@ -118,9 +118,12 @@ async def count(prompt: Prompt, worker: Worker, turns: Turns) -> int:
     """
     try:
         _, made = await prompt.request(worker, turns)
+        more = {name: made[name] for name in ("tools", "chat_template_kwargs") if name in made}
+        if isinstance(prompt, Chat) and prompt.media:
+            counted = await asked(worker, f"{CHAT}/input_tokens", {"messages": prompt.messages} | more)
+            return int(counted["input_tokens"])
         if "prompt" in made:  # rendered already
             return len(made["prompt"])
-        more = {name: made[name] for name in ("tools", "chat_template_kwargs") if name in made}
         text = await apply_template(worker, made["messages"], **more)
     except TemplateRefusedError:
         other = prompt.plainer()

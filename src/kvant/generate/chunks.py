@@ -221,6 +221,19 @@ def _decoded(decode: Any, payload: bytes) -> Any:
         raise EngineError(f"engine: sent what is not understood ({error}). Report it with the model.") from None
 
 
+_OF_MEDIA = {
+    "Failed to load image or audio file": (
+        "messages: a picture or sound is damaged, or of a form that the engine does not decode. Save it as PNG, JPEG "
+        "or WAV again."
+    ),
+    "Failed to tokenize prompt": (
+        "messages: the model's chat template leaves out a picture or sound, or its vocabulary has no place for one. "
+        "Use a model made for them, or send text alone."
+    ),
+}
+"""What the engine says of pictures and sounds, and what that means to a client."""
+
+
 def refusal(status: int, answer: Any) -> ApiError:
     """Return what an engine's error means to a client.
 
@@ -236,6 +249,8 @@ def refusal(status: int, answer: Any) -> ApiError:
         return ContextExceededError(int(error.get("n_prompt_tokens", 0)), int(error.get("n_ctx", 0)))
     if "raise_exception" in message and 400 <= status < 600:
         return TemplateRefusedError(f"engine: {message}. Mend the request.", code="invalid_request")
+    if message in _OF_MEDIA:
+        return ApiError(_OF_MEDIA[message], code="invalid_media", param="messages")
     code = error.get("code")
     status = code if isinstance(code, int) and 400 <= code < 600 else status
     if status == 501:

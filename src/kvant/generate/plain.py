@@ -2,9 +2,9 @@
 
 A conversation that spells no control token, which is nearly every one, is sent as it is. Of one that does, the tokens
 are made here (`runtime.plaintext`) and sent in place of the messages. Where the engine must read the answer, for calls
-of tools or thinking, it can only be sent messages: there a character that is not seen is put into each spelling, so
-that it is text, and taken out of the answer again. The same is done to schemas, since the engine would write a control
-token where one spells it.
+of tools or thinking, or has pictures to put between the words, it can only be sent messages: there a character that is
+not seen is put into each spelling, so that it is text, and taken out of the answer again. The same is done to schemas,
+since the engine would write a control token where one spells it.
 """
 
 import dataclasses
@@ -41,7 +41,8 @@ def plain(prompt: Chat, controls: Controls, *, thinks: bool, by_engine: bool) ->
     prompt = dataclasses.replace(prompt, format=wanted, joiner=joiner)
     thinks = thinks and prompt.think is not False
     read = thinks or (prompt.tools and not prompt.forced)
-    if not read or prompt.context or not by_engine:
+    if not prompt.media and (not read or prompt.context or not by_engine):
         return dataclasses.replace(prompt, disguise=disguise)
     messages, tools, effort = disguise.joined(prompt.written, joiner)
-    return dataclasses.replace(prompt, messages=messages, tools=tools, effort=effort)
+    call = disguise.joined(prompt.call, joiner)
+    return dataclasses.replace(prompt, messages=messages, tools=tools, effort=effort, call=call)

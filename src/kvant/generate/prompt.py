@@ -16,6 +16,7 @@ from kvant.errors import ApiError, ContextExceededError
 from kvant.generate import templates, thoughts, turns
 from kvant.generate.engine import apply_template, properties, special_token, tokenize
 from kvant.generate.grammars import lark
+from kvant.generate.media import Media, flattened, media_of
 from kvant.hub.manifest import ModelSettings
 from kvant.runtime import plaintext
 from kvant.runtime.bounded import Bounded
@@ -78,7 +79,7 @@ class Chat:
     """A conversation.
 
     Attributes:
-        messages: In OpenAI's form.
+        messages: In OpenAI's form; the content of one is a text, or a list where it holds pictures or sounds.
         sampling: Under the engine's names; see `sampling.engine_options`.
         tools: In OpenAI's form.
         tool_choice: `auto`, `none`, `required`, or None.
@@ -117,6 +118,11 @@ class Chat:
     def written(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], str | None]:
         """What a template is given of what the client wrote."""
         return self.messages, self.tools, self.effort
+
+    @property
+    def media(self) -> list[Media]:
+        """The pictures and sounds in it."""
+        return media_of(self.messages)
 
     @property
     def forced(self) -> list[str]:
@@ -186,6 +192,27 @@ class Chat:
         body = self._common()
         arguments = body.pop("chat_template_kwargs", {})
         text = await self._rendered(worker, bounded, arguments)
+        body |= {"prompt": await self._sent(worker, text), "stream": True}
+        call = await asyncio.to_thread(self.disguise.joined, self.call, self.joiner) if self.disguise else self.call
+        schema = call if self.forced else self.format.schema
+        if schema is not None:
+            body["grammar"] = lark(schema)
+        if self.top_logprobs is not None:
+            body["n_probs"] = max(1, self.top_logprobs)
+        return TEXT, body
+
+    async def _sent(self, worker: Worker, text: str) -> list[int] | dict[str, Any]:
+        """Return a rendered text as tokens, or with its pictures and sounds as what the engine makes them of."""
+        if self.media:
+            if self.context:
+                raise ApiError(
+                    "context: cannot be used together with images. Send the conversation to /api/chat.", param="context"
+                )
+            start = str((await properties(worker)).get("bos_token", ""))
+            is_twice = start and text.startswith(start) and len(await tokenize(worker, start, special=True)) > 1
+            if is_twice and not self.by_engine(worker):  # written by the template and added by the tokenizer
+                text = text.removeprefix(start)
+            return {"prompt_string": text, "multimodal_data": [part.base64 for part in self.media]}
         if self.disguise is None:
             made = await tokenize(worker, text, special=not self.context)
         else:
@@ -197,14 +224,7 @@ class Chat:
                 tokens = tokens[1:]
         if not tokens:
             raise ApiError("template: leaves nothing to send to the model. Use another one.", param="template")
-        body |= {"prompt": tokens, "stream": True}
-        call = await asyncio.to_thread(self.disguise.joined, self.call, self.joiner) if self.disguise else self.call
-        schema = call if self.forced else self.format.schema
-        if schema is not None:
-            body["grammar"] = lark(schema)
-        if self.top_logprobs is not None:
-            body["n_probs"] = max(1, self.top_logprobs)
-        return TEXT, body
+        return tokens
 
     async def _rendered(self, worker: Worker, bounded: Turns, arguments: dict[str, Any]) -> str:
         messages, tools, effort = self.written
@@ -219,6 +239,7 @@ class Chat:
             return await apply_template(worker, messages, **more)
         assert self.template is not None, "the engine renders the model's own"
         known = await properties(worker)
+        messages = flattened(messages, str(known.get("media_marker", "")))
         return await bounded.run(
             templates.render, self.template, messages, bos_token=str(known.get("bos_token", "")),
             eos_token=str(known.get("eos_token", "")), arguments=arguments, tools=tools or None,

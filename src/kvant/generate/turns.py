@@ -5,6 +5,8 @@ Coding clients send both. A conversation is changed only where the model's templ
 
 from typing import Any
 
+from kvant.generate.media import Media, content_of
+
 Message = dict[str, Any]
 
 
@@ -24,17 +26,28 @@ def plainer(messages: list[Message]) -> list[Message] | None:
 
 def _joined(messages: list[Message]) -> list[Message]:
     instructions = [message["content"] for message in messages if message["role"] == "system" and message["content"]]
-    made: list[Message] = [{"role": "system", "content": "\n\n".join(instructions)}] if instructions else []
+    made: list[Message] = [{"role": "system", "content": _content(instructions)}] if instructions else []
     for message in messages:
         role = message["role"]
         if role == "system":
             continue
         if made and made[-1]["role"] == role and role in ("user", "assistant"):
             last = made[-1]
-            made[-1] = last | message | {"content": "\n\n".join(filter(None, (last["content"], message["content"])))}
+            made[-1] = last | message | {"content": _content([last["content"], message["content"]])}
             calls = [*last.get("tool_calls", ()), *message.get("tool_calls", ())]
             if calls:
                 made[-1]["tool_calls"] = calls
         else:
             made.append(message)
     return made
+
+
+def _content(contents: list[str | list[dict[str, Any]]]) -> str | list[dict[str, Any]]:
+    """Return the contents of several messages as that of one."""
+    parts: list[str | Media] = []
+    for content in contents:
+        if isinstance(content, str):
+            parts += [content] * bool(content)
+        else:
+            parts += [part if isinstance(part, Media) else part["text"] for part in content]
+    return content_of(parts, between="\n\n")

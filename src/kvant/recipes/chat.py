@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -25,12 +25,14 @@ from kvant.errors import (
     ValueRangeError,
 )
 from kvant.files import cache_dir
+from kvant.formats.gguf.companions import Projector, projector_for, projectors_beside, read_projector
 from kvant.formats.gguf.kinds import check_kind
 from kvant.formats.gguf.reader import read_gguf
 from kvant.formats.open import open_model
 from kvant.generate import asking, prompt
 from kvant.generate.chunks import Usage
 from kvant.generate.engine import tokenize
+from kvant.generate.media import MAX_BYTES, Kind, Media, check_number, check_pixels, content_of, of_bytes
 from kvant.generate.plain import plain
 from kvant.generate.sampling import PARAMETERS, RUN_DEFAULTS, checked, engine_options
 from kvant.generate.templates import abilities
@@ -119,6 +121,7 @@ class Chat:
         template: Chat template in place of the file's.
         trusted_system: Whether `system` comes from the model's author, and may hold control tokens.
         trust_prompt_tokens: Whether everything that is said may, and raw texts.
+        projector: What lets the model see or hear; None for a model that reads text alone.
 
     Attributes:
         messages: The conversation so far, in OpenAI's form, without the system message.
@@ -143,6 +146,7 @@ class Chat:
         template: str | None = None,
         trusted_system: bool = False,
         trust_prompt_tokens: bool = False,
+        projector: Projector | None = None,
     ) -> None:
         model = read_gguf(path)
         check_kind(model)
@@ -153,6 +157,7 @@ class Chat:
                 f"context {self.context}, max_tokens {max_tokens}: need at least 8 and 1 tokens. Choose larger ones."
             )
         self.path, self.system, self.max_tokens = path, system, max_tokens
+        self.projector, self._attached = projector, list[Media]()
         self._own_system = system if trusted_system else None
         self._trusts = trust_prompt_tokens
         self._controls = Controls.of(model)
@@ -167,6 +172,7 @@ class Chat:
         start = Start(
             path=str(path), name=path.stem, api_key="", context=self.context, parallel=1, threads=threads,
             http_threads=HTTP_THREADS, template=self._given, address_space_bytes=spawn.address_space_bytes(),
+            projector=str(projector.path) if projector else None,
         )  # fmt: skip
         try:
             self._worker = self._run(start_worker(start, timeout_s=LOAD_S))
@@ -206,6 +212,22 @@ class Chat:
             raise ValueRangeError(f"setting: {name!r} is not known. Type /? for those that are.")
         self.sampling = self.sampling | changed
 
+    def attach(self, kind: Kind, files: Sequence[Path]) -> None:
+        """Show pictures or play sounds with what is said next.
+
+        Args:
+            kind: `image` or `audio`.
+            files: Their files.
+
+        Raises:
+            ValueRangeError: The model cannot take them, or one is none or too large.
+        """
+        able = self.projector is not None and (self.projector.sees if kind == "image" else self.projector.hears)
+        if files and (not able or self.template is None):
+            why = "it was started without a projector for them" if not able else "it continues texts, by no template"
+            raise ValueRangeError(f"{files[0]}: {self.path.name} takes no {kind} files: {why}. {_HOW}")
+        self._attached = read_media(kind, files, self._attached)
+
     def ask(
         self,
         text: str,
@@ -213,7 +235,7 @@ class Chat:
         on_text: Callable[[str], object] = lambda _: None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Answer:
-        """Say something and return the answer, which joins the conversation.
+        """Say something, with what is attached, and return the answer, which joins the conversation.
 
         Args:
             text: What the user says; without a template, the text to continue.
@@ -227,11 +249,12 @@ class Chat:
             EngineError: The engine failed.
         """
         before = list(self.messages)
-        self.messages.append({"role": "user", "content": text})
+        attached, self._attached = self._attached, []
+        self.messages.append({"role": "user", "content": content_of([*attached, text])})
         try:
             answer = self._run(self._ask(on_text, stopped))
         except ApiError as error:
-            self.messages = before
+            self.messages, self._attached = before, attached
             raise self._worded(error) from error
         except BaseException:
             self.messages = before
@@ -318,6 +341,59 @@ class Chat:
         if isinstance(error, TemplateRefusedError) or error.param == "template":
             return UnsupportedModelError(f"chat {error}" if str(error).startswith("template") else str(error))
         return ValueRangeError(str(error)) if error.status < 500 else EngineError(str(error))
+
+
+def read_media(kind: Kind, files: Sequence[Path], before: Sequence[Media] = ()) -> list[Media]:
+    """Return pictures or sounds with those that were there before.
+
+    Raises:
+        ValueRangeError: One is none or too large, or they are too many.
+    """
+    made = list(before)
+    try:
+        made += [of_bytes(kind, _bounded(file, kind), str(file)) for file in files]
+        check_number(made)
+        check_pixels(made)
+    except ApiError as error:
+        raise ValueRangeError(str(error)) from None
+    return made
+
+
+_HOW = "Give --mmproj FILE, and a model with a chat template."
+
+
+def projector_of(path: Path, given: Path | None, *, sees: bool = False, hears: bool = False) -> Projector:
+    """Return the projector that was given, or the one that belongs to a model.
+
+    Args:
+        path: The model's file.
+        given: The projector's; None for the one beside the model.
+        sees: Whether it must take pictures.
+        hears: Whether it must take sounds.
+
+    Raises:
+        UnsupportedModelError: There is none, no telling which, or it does not take what it must.
+        FormatError: What was given is damaged, or no projector.
+    """
+    found = read_projector(given) if given is not None else projector_for(path, read_gguf(path))
+    if found is not None and (sees > found.sees or hears > found.hears):
+        what = "pictures" if sees > found.sees else "sounds"
+        raise UnsupportedModelError(f"{found.path}: takes no {what}. Leave them out, or give another: --mmproj FILE")
+    if found is None:
+        beside = [file.name for file in projectors_beside(path)]
+        there = f"none of {', '.join(beside[:8])} beside it fits" if beside else "there is no mmproj-*.gguf beside it"
+        raise UnsupportedModelError(
+            f"{path}: pictures and sounds need the model's projector, and {there}. Give it: --mmproj FILE"
+        )
+    return found
+
+
+def _bounded(file: Path, kind: Kind) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(MAX_BYTES[kind] + 1)
+    except OSError as error:
+        raise ValueRangeError(f"{file}: cannot be read ({error.strerror}). Give a picture or a sound.") from None
 
 
 class _Alone:

@@ -1,4 +1,4 @@
-"""Work on what others wrote, done outside this process: templates rendered, grammars tried, in processes with limits.
+"""Work on what others wrote, done in processes with limits: templates rendered, grammars tried, pictures unpacked.
 
 Parsers recurse, and what they make can be as large as they like: here a stack that overflows, a text that doubles
 without end or a loop that never does ends a small process and is one request's error. A process is started when it is
@@ -46,6 +46,18 @@ class Try(msgspec.Struct, tag=True, frozen=True):
     language: str
 
 
+class Inflate(msgspec.Struct, tag=True, frozen=True):
+    """Tell whether a PNG's pixels unpack to no more than they may.
+
+    Attributes:
+        data: The PNG.
+        most: Bytes.
+    """
+
+    data: bytes
+    most: int
+
+
 class Text(msgspec.Struct, tag=True, frozen=True):
     """What a template made."""
 
@@ -59,12 +71,12 @@ class Tried(msgspec.Struct, tag=True, frozen=True):
 
 
 class Refused(msgspec.Struct, tag=True, frozen=True):
-    """Why a template makes nothing."""
+    """Why a template makes nothing, or a picture is none."""
 
     reason: str
 
 
-Request = Render | Try
+Request = Render | Try | Inflate
 Reply = Text | Tried | Refused
 
 

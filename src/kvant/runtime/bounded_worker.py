@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import sys
+import zlib
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -15,11 +16,13 @@ from typing import Any
 import msgspec
 
 from kvant.runtime import messages
-from kvant.runtime.bounded import Refused, Render, Reply, Request, Text, Tried, Try
+from kvant.runtime.bounded import Inflate, Refused, Render, Reply, Request, Text, Tried, Try
 
 FUEL = 2_000_000
 MAX_TEXT_CHARACTERS = 1 << 24
 MAX_REASON_CHARACTERS = 500
+UNPACKED_BYTES = 1 << 20
+"""Bytes of a picture's pixels that are held at a time."""
 
 
 class _Refused(Exception):  # noqa: N818
@@ -72,8 +75,29 @@ def tried(request: Try) -> Tried:
     return Tried(error and error[:MAX_REASON_CHARACTERS])
 
 
+def inflated(request: Inflate) -> Text | Refused:
+    """Unpack the pixels of a PNG chunk by chunk, keeping none."""
+    data, at, unpacked = request.data, 8, 0
+    unpacker = zlib.decompressobj()
+    try:
+        while at + 8 <= len(data):
+            length = int.from_bytes(data[at : at + 4], "big")
+            chunk = data[at + 8 : at + 8 + length] if data[at + 4 : at + 8] == b"IDAT" else b""
+            while chunk and not unpacker.eof:
+                unpacked += len(unpacker.decompress(chunk, UNPACKED_BYTES))
+                chunk = unpacker.unconsumed_tail
+                if unpacked > request.most:
+                    return Refused("is a PNG that unpacks to more than its size tells")
+            at += 12 + length
+    except zlib.error:
+        return Refused("is a PNG that is damaged")
+    return Text("")
+
+
 def answer(request: Request) -> Reply:
     """Do what is asked."""
+    if isinstance(request, Inflate):
+        return inflated(request)
     if isinstance(request, Render):
         return render(request.template, request.values)
     return tried(request)

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import msgspec
 
 from kvant.errors import KvantError, ModelNotFoundError
+from kvant.formats.gguf.companions import Projector, projector_for, projectors_beside
+from kvant.formats.gguf.kinds import check_kind
 from kvant.formats.gguf.reader import read_gguf
 from kvant.formats.gguf.spec import SHARD_NAME
 from kvant.generate.templates import abilities
@@ -59,10 +61,11 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
         name: What a client calls it.
         path: Its GGUF file, or the first of its shards.
         digest: SHA-256 hex that changes when the model does.
-        size_bytes: Bytes of its files.
+        size_bytes: Bytes of its files, without the projector's.
         modified_at: When it last changed, UTC.
         settings: What was set for it.
         facts: What its header says.
+        projector: What lets it see or hear.
     """
 
     name: str
@@ -72,14 +75,20 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
     modified_at: datetime
     settings: ModelSettings
     facts: Facts
+    projector: Projector | None = None
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of its files and its projector's."""
+        return self.size_bytes + (self.projector.size_bytes if self.projector else 0)
 
     @property
     def capabilities(self) -> list[str]:
         """What the model can do, in Ollama's words; a template of its settings counts in place of its own."""
         known, template = self.facts.capabilities, self.settings.template
-        if template is None or "completion" not in known:
-            return known
-        return ["completion", *abilities(template)]
+        if template is not None and "completion" in known:
+            known = ["completion", *abilities(template)]
+        return known + (self.projector.abilities if self.projector and "completion" in known else [])
 
 
 class Library(Protocol):
@@ -142,11 +151,17 @@ class DirectoryLibrary:
             if not path.resolve().is_relative_to(self.root.resolve()):
                 return None
             status = path.stat()
-            digest = hashlib.sha256(f"{path}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()
+            facts = f"{path}\0{status.st_size}\0{status.st_mtime_ns}"
+            for projector in projectors_beside(path):
+                status = projector.stat()
+                facts += f"\0{projector}\0{status.st_size}\0{status.st_mtime_ns}"
+            digest = hashlib.sha256(facts.encode()).hexdigest()
             known = self._known.get(path)
             if known is not None and known[0] == digest:
                 return known[1]
             file = model_file(self._name(path), path, digest)
+            if file.projector and not file.projector.path.resolve().is_relative_to(self.root.resolve()):
+                file = msgspec.structs.replace(file, projector=None)
         except (KvantError, OSError):
             return None
         self._known[path] = (digest, file)
@@ -163,9 +178,10 @@ def model_file(name: str, path: Path, digest: str, settings: ModelSettings | Non
     """Read a model's header.
 
     Raises:
-        FormatError: The file is damaged.
+        FormatError: The file is damaged, or holds no model.
     """
     model = read_gguf(path)
+    check_kind(model)
     return ModelFile(
         name=name,
         path=path,
@@ -174,6 +190,7 @@ def model_file(name: str, path: Path, digest: str, settings: ModelSettings | Non
         modified_at=datetime.fromtimestamp(os.stat(path).st_mtime, UTC),  # noqa: PTH116
         settings=settings or ModelSettings(),
         facts=facts(model),
+        projector=projector_for(path, model),
     )
 
 

@@ -4,7 +4,7 @@ import platform
 from collections.abc import Callable
 
 from kvant.devices.limits import cores, memory
-from kvant.devices.memory import BATCH_TOKENS, predict_ram, repacked_bytes
+from kvant.devices.memory import BATCH_TOKENS, predict_ram, projector_bytes, repacked_bytes
 from kvant.formats.gguf.reader import read_gguf
 from kvant.model import Model
 from kvant.runtime.server.start import Start
@@ -28,7 +28,7 @@ def limit_bytes(settings: Settings) -> int:
 
 
 def prediction(file: ModelFile, settings: Settings) -> Predict:
-    """Return what predicts the resident memory of a worker; headers are read here, once.
+    """Return what predicts the resident memory of a worker, its projector's too; headers are read here, once.
 
     Args:
         file: The model.
@@ -42,10 +42,13 @@ def prediction(file: ModelFile, settings: Settings) -> Predict:
     if settings.speculate == "draft" and settings.draft is not None:
         draft = _predicted(read_gguf(settings.draft), settings.draft.stat().st_size)
 
+    seen = file.projector
+    eyes = projector_bytes(seen.size_bytes, seen.patches, seen.hidden) if seen and not makes_vectors(file) else 0
+
     def total(extent: Extent, parallel: int) -> int:
         cells = extent.context * parallel
         guesses = draft(cells, BATCH_TOKENS) if draft else 0
-        return own(cells, _batch(file, extent) or BATCH_TOKENS) + guesses + settings.prompt_cache_bytes
+        return own(cells, _batch(file, extent) or BATCH_TOKENS) + guesses + eyes + settings.prompt_cache_bytes
 
     return total
 
@@ -71,13 +74,14 @@ def start_message(file: ModelFile, size: Size, settings: Settings) -> Start:
     """Return what a worker for a model is told."""
     http_threads = size.parallel + HTTP_THREADS_SPARE
     threads = settings.threads or cores()
+    projector = None if file.projector is None or makes_vectors(file) else str(file.projector.path)
     return Start(
         path=str(file.path), name=file.name, api_key="", context=size.extent.context,
         batch=_batch(file, size.extent), parallel=size.parallel,
         threads=threads, http_threads=http_threads,
         embedding=makes_vectors(file),
         template=file.settings.template, speculate=settings.speculate,
-        draft=str(settings.draft) if settings.draft else None,
+        draft=str(settings.draft) if settings.draft else None, projector=projector,
         prompt_cache_bytes=settings.prompt_cache_bytes,
         address_space_bytes=ADDRESS_SPACE_FACTOR * size.size_bytes + ADDRESS_SPACE_BYTES
         + (threads + http_threads) * THREAD_BYTES,

@@ -74,7 +74,7 @@ NO_EFFECT = {
 }  # fmt: skip
 """Fields that are understood and change nothing here."""
 REFUSED = {
-    "Ollama": {"images"},
+    "Ollama": set[str](),
     "OpenAI": {"previous_response_id", "conversation", "background", "prompt", "echo", "best_of"},
     "Anthropic": set[str](),
 }

@@ -36,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         tls_cert: Certificate chain, PEM.
         tls_key: Its private key, PEM.
         trust_prompt_tokens: Whether what clients write may hold control tokens.
+        allow_media_urls: Whether pictures and sounds that a request names by a public address are fetched.
         max_body_bytes: Longest JSON body.
         max_blob_bytes: Longest upload of a model file.
         max_json_depth: Deepest nesting of a JSON body.
@@ -66,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     trust_prompt_tokens: bool = False
+    allow_media_urls: bool = False
     max_body_bytes: int = 32 << 20
     max_blob_bytes: int = 1 << 40
     max_json_depth: int = 64

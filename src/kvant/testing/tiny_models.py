@@ -101,6 +101,12 @@ TOKENIZERS = {
 _SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>", "<s>", "</s>")
 """The last three are here because llama.cpp looks for them in models named phi3."""
 
+PICTURE_TOKENS = (
+    "<fake_token_around_image>", "<global-img>", "<image>", "\n\n",
+    *(f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)),
+)  # fmt: skip
+"""What SmolVLM's processor puts around pictures; the engine looks them up. Of the kind of tokenizer `pictures`."""
+
 _TEMPLATE = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>'"
     " + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -125,7 +131,7 @@ def write_tiny_model(
         directory: Where to write; made if absent.
         seed: Seed of the weights.
         dtype: `BF16`, `F16` or `F32`.
-        tokenizer: `smollm`, `llama3`, `qwen2`, `spm` or `gemma`; the family's own by default.
+        tokenizer: `smollm`, `pictures`, `llama3`, `qwen2`, `spm` or `gemma`; the family's own by default.
         overrides: Entries of config.json to change; None removes one.
 
     Returns:
@@ -246,6 +252,8 @@ def _tokenizer_json(kind: str) -> str:
         return _spm(kind, ["<unk>", "<s>", "</s>"]).to_str()
     if kind == "gemma":
         return _spm(kind, ["<pad>", "<eos>", "<bos>", "<unk>"]).to_str()
+    if kind == "pictures":
+        return _byte_level("smollm", [*_SPECIALS, *PICTURE_TOKENS]).to_str()
     return _byte_level(kind, list(_SPECIALS)).to_str()
 
 

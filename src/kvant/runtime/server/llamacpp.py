@@ -27,6 +27,8 @@ def parameters(start: Start) -> Any:
     params.model.path = start.path
     if start.template is not None:
         params.chat_template = start.template
+    if start.projector is not None:
+        params.mmproj.path = start.projector
     params.model_alias = {start.name}
     params.hostnames, params.port, params.api_keys = [start.socket or "127.0.0.1"], 0, [start.api_key]
     params.n_ctx, params.n_parallel = start.context * start.parallel, start.parallel

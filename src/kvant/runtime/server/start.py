@@ -21,6 +21,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
         embedding: Whether it makes embeddings rather than text.
         speculate: `none`, `ngram` or `draft`.
         draft: The draft model's file.
+        projector: File of what makes pictures and sounds into what the model reads.
         prompt_cache_bytes: Memory for prompts whose slot was taken by another one.
         address_space_bytes: Most memory it may map; 0 for any.
         open_files: Most files and connections it may have open.
@@ -41,6 +42,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     embedding: bool = False
     speculate: str = "none"
     draft: str | None = None
+    projector: str | None = None
     prompt_cache_bytes: int = 0
     address_space_bytes: int = 0
     open_files: int = 1024

@@ -424,7 +424,7 @@ async def start_worker(
     Raises:
         WorkerError: It could not load the model; nothing is left running.
     """
-    opened = [file for path in (start.path, start.draft) if path for file in files_of(Path(path))]
+    opened = [file for path in (start.path, start.draft, start.projector) if path for file in files_of(Path(path))]
     address = _socket_path() if sys.platform == "linux" else ""
     start = msgspec.structs.replace(
         start, api_key=secrets.token_urlsafe(32), parent=spawn.owner(), files=tuple(map(str, opened)),

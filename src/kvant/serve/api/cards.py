@@ -112,7 +112,7 @@ async def _card(request: Request, file: ModelFile) -> Card:
         ram = None
     passport = await asyncio.to_thread(measured, file)
     return Card(
-        name=file.name, digest=file.digest, size_bytes=file.size_bytes, modified_at=file.modified_at.isoformat(),
+        name=file.name, digest=file.digest, size_bytes=file.total_bytes, modified_at=file.modified_at.isoformat(),
         architecture=facts.architecture, parameters=facts.parameters,
         bpw=8 * file.size_bytes / facts.parameters if facts.parameters else None,
         quantization=facts.quantization,

@@ -14,6 +14,7 @@ from kvant.documents import JSON_ERRORS
 from kvant.errors import ApiError
 from kvant.generate.asking import count
 from kvant.generate.chunks import Piece, PromptDetails, ToolDelta, Usage, Whole, gather
+from kvant.generate.media import Media, content_of, picture
 from kvant.generate.prompt import Chat, Format, opened
 from kvant.generate.sampling import OPENAI_DEFAULTS, context_wanted, engine_options
 from kvant.serve.api.answer import Answer, Output
@@ -30,6 +31,7 @@ from kvant.serve.api.calls import Choice, arguments_text, choice_of, offered
 from kvant.serve.api.formats import settled
 from kvant.serve.api.guard import guarded
 from kvant.serve.api.ids import new_id
+from kvant.serve.api.media import seen
 from kvant.serve.api.run import Job, answering, streaming
 from kvant.serve.api.wire import caller, check, model_file, note_ignored, read, share
 from kvant.serve.endpoints import SSE
@@ -48,6 +50,7 @@ NOT_SHOWN = frozenset({
 BILLING = "x-anthropic-billing-header:"
 """How a block of instructions begins that is for Anthropic's servers."""
 
+_ERROR = {"type": "text", "text": "Error: "}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -61,7 +64,7 @@ async def messages(request: Request) -> Response:
     given = {name: value for name, value in given.items() if value is not None}
     note_ignored(request, _left_out(body))
     sampling = engine_options(OPENAI_DEFAULTS, file.settings.parameters, given)
-    prompt = await settled(request, _prompt(body, file, sampling))
+    prompt = await settled(request, await seen(request, file, _prompt(body, file, sampling)))
     job = Job(
         request=request, file=file, prompt=prompt, context=context_wanted(file.settings.parameters),
         stream=bool(body.stream),
@@ -76,7 +79,7 @@ async def count_tokens(request: Request) -> Response:
     body = await read(request, CountRequest)
     file = await model_file(request, body.model)
     note_ignored(request, _left_out(body))
-    prompt = await settled(request, _prompt(body, file, {}))
+    prompt = await settled(request, await seen(request, file, _prompt(body, file, {})))
     context = context_wanted(file.settings.parameters)
 
     async def run(out: Output) -> None:
@@ -113,7 +116,9 @@ def _prompt(body: CountRequest, file: ModelFile, sampling: dict[str, Any]) -> Ch
         converted += _engine_messages(message, file, f"messages[{i}]")
     system = body.system
     if isinstance(system, list):
-        system = _text([block for block in system if not _is_billing(block)], file)
+        texts = [block for block in system if not _is_billing(block)]
+        check(all(block.type == "text" for block in texts), "system: holds more than text. Send text alone.", "system")
+        system = "\n".join(block.text or "" for block in texts)
     output = body.output_config
     once = body.tool_choice is not None and body.tool_choice.disable_parallel_tool_use
     return Chat(
@@ -148,22 +153,29 @@ def _function(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _text(content: str | list[Block], file: ModelFile) -> str:
-    """Return the text of blocks.
+def _content(content: str | list[Block], file: ModelFile, where: str) -> str | list[dict[str, Any]]:
+    """Return what blocks say, with their pictures.
 
     Raises:
-        ApiError: One is no text.
+        ApiError: One is neither text nor a picture that can be taken.
     """
     if isinstance(content, str):
         return content
-    for block in content:
-        if block.type != "text":
-            raise ApiError(
-                f"messages: {file.name} does not support blocks of type {block.type[:100]!r} here: it is served "
-                "without an encoder for them. Send text alone.",
-                param="messages",
-            )
-    return "\n".join(block.text or "" for block in content)
+    return content_of([_part(block, file, where) for block in content])
+
+
+def _part(block: Block, file: ModelFile, where: str) -> str | Media:
+    if block.type == "text":
+        return block.text or ""
+    source = block.source if block.type == "image" and isinstance(block.source, dict) else {}
+    for kind, key in (("base64", "data"), ("url", "url")):
+        if source.get("type") == kind and isinstance(source.get(key), str):
+            return picture(source[key], f"{where}.source", plain=kind == "base64")
+    raise ApiError(
+        f"messages: {file.name} does not support blocks of type {block.type[:100]!r} here. Send text, or images with a "
+        "source of type base64.",
+        param="messages",
+    )
 
 
 def _engine_messages(message: Message, file: ModelFile, where: str) -> list[dict[str, Any]]:
@@ -173,7 +185,9 @@ def _engine_messages(message: Message, file: ModelFile, where: str) -> list[dict
     results, texts, calls, thoughts = [], [], [], []
     for i, block in enumerate(message.content):
         if block.type == "tool_result":
-            content = ("Error: " if block.is_error else "") + _text(block.content or "", file)
+            content = _content(block.content or "", file, f"{where}.content[{i}]")
+            if block.is_error:
+                content = "Error: " + content if isinstance(content, str) else [_ERROR, *content]
             results.append({"role": "tool", "tool_call_id": block.tool_use_id or "", "content": content})
         elif block.type == "tool_use":
             arguments = arguments_text(block.input, f"{where}.content[{i}].input")
@@ -183,7 +197,7 @@ def _engine_messages(message: Message, file: ModelFile, where: str) -> list[dict
             thoughts.append(block.thinking or "")
         elif block.type not in NOT_SHOWN:
             texts.append(block)
-    made: dict[str, Any] = {"role": message.role, "content": _text(texts, file)}
+    made: dict[str, Any] = {"role": message.role, "content": _content(texts, file, f"{where}.content")}
     if calls:
         made["tool_calls"] = calls
     if thoughts:

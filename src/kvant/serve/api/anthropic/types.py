@@ -20,6 +20,7 @@ class Block(msgspec.Struct):
     tool_use_id: str | None = None
     content: "str | list[Block] | None" = None
     is_error: bool | None = None
+    source: Any = None
 
 
 class Message(msgspec.Struct):

@@ -17,11 +17,13 @@ from kvant.documents import JSON_ERRORS
 from kvant.errors import ApiError
 from kvant.generate.chunks import Piece, ToolDelta, Whole
 from kvant.generate.engine import tokenize
+from kvant.generate.media import content_of, picture
 from kvant.generate.prompt import Chat, Format, Text, opened
 from kvant.generate.sampling import OLLAMA_DEFAULTS, context_wanted, engine_options, unknown
 from kvant.serve.api.answer import Answer, Output
 from kvant.serve.api.formats import settled
 from kvant.serve.api.keepalive import seconds
+from kvant.serve.api.media import seen
 from kvant.serve.api.ollama.library import find
 from kvant.serve.api.ollama.types import (
     ChatRequest,
@@ -73,18 +75,20 @@ async def generate(request: Request) -> Response:
     body = await read(request, GenerateRequest)
     file = await find(request, body.model)
     keep_alive = seconds(body.keep_alive)
-    shape = _generate_shape(body.model, context=not (body.raw or body.suffix))
+    shape = _generate_shape(body.model, context=not (body.raw or body.suffix or body.images))
     plain = not (body.prompt or body.suffix or body.context)
     if plain and not body.images:
         return _only_load(request, file, shape, body.options, keep_alive, stream=body.stream is not False)
     require(file)
     _check_common(request, file, body)
     _check_tokens(body.context or [])
-    check(not body.images, _no_vision(file), "images")
+    check(not (body.images and (body.raw or body.suffix)),
+          "images: have no place in raw mode and beside a suffix. Leave them out.", "images")  # fmt: skip
     check(not (body.raw and (body.template or body.system or body.context)),
           "raw mode does not support template, system, or context")  # fmt: skip
+    prompt = await settled(request, await seen(request, file, _generate_prompt(body, file)))
     job = Job(
-        request=request, file=file, prompt=await settled(request, _generate_prompt(body, file)), keep_alive=keep_alive,
+        request=request, file=file, prompt=prompt, keep_alive=keep_alive,
         context=context_wanted(file.settings.parameters, body.options or {}), truncate=body.truncate is True,
         stream=body.stream is not False,
     )  # fmt: skip
@@ -109,7 +113,9 @@ def _generate_prompt(body: GenerateRequest, file: ModelFile) -> Chat | Text:
     if body.raw:
         return Text(text=body.prompt, sampling=sampling, format=wanted, top_logprobs=top)
     return Chat(
-        messages=opened([{"role": "user", "content": body.prompt}], file.settings, body.system),
+        messages=opened(
+            [{"role": "user", "content": _content(body.prompt, body.images, "images")}], file.settings, body.system
+        ),
         sampling=sampling, format=wanted, top_logprobs=top, verbose=True, context=body.context or [],
         template=body.template or file.settings.template, **_thinking(body.think),
     )  # fmt: skip
@@ -125,7 +131,7 @@ async def chat(request: Request) -> Response:
         return _only_load(request, file, shape, body.options, keep_alive, stream=body.stream is not False)
     require(file, tools=bool(body.tools))
     _check_common(request, file, body)
-    messages = [_engine_message(message, file) for message in body.messages]
+    messages = [_engine_message(message, f"messages[{i}].images") for i, message in enumerate(body.messages)]
     prompt = Chat(
         messages=opened(messages, file.settings),
         sampling=engine_options(OLLAMA_DEFAULTS, file.settings.parameters, body.options or {}),
@@ -133,8 +139,9 @@ async def chat(request: Request) -> Response:
         format=_format(body.format), top_logprobs=body.top_logprobs if body.logprobs else None,
         template=file.settings.template, **_thinking(body.think),
     )  # fmt: skip
+    prompt = await settled(request, await seen(request, file, prompt))
     job = Job(
-        request=request, file=file, prompt=await settled(request, prompt), keep_alive=keep_alive,
+        request=request, file=file, prompt=prompt, keep_alive=keep_alive,
         context=context_wanted(file.settings.parameters, body.options or {}), truncate=body.truncate is True,
         stream=body.stream is not False,
     )  # fmt: skip
@@ -169,14 +176,14 @@ def _format(wanted: Any) -> Format:
     )
 
 
-def _no_vision(file: ModelFile) -> str:
-    return f"{file.name} does not support images: it is served without an image encoder. Send text alone."
+def _content(text: str, images: list[str] | None, where: str) -> str | list[dict[str, Any]]:
+    """Return a message's content; its pictures come first, as in Ollama's own prompts."""
+    return content_of([*(picture(image, f"{where}[{i}]", plain=True) for i, image in enumerate(images or [])), text])
 
 
-def _engine_message(message: Message, file: ModelFile) -> dict[str, Any]:
+def _engine_message(message: Message, where: str) -> dict[str, Any]:
     check(message.role in ROLES, f'invalid role: "{message.role[:100]}". Use one of {", ".join(ROLES)}.', "messages")
-    check(not message.images, _no_vision(file), "images")
-    made: dict[str, Any] = {"role": message.role, "content": message.content}
+    made: dict[str, Any] = {"role": message.role, "content": _content(message.content, message.images, where)}
     if message.thinking:
         made["reasoning_content"] = message.thinking
     if message.tool_calls:

@@ -101,6 +101,7 @@ async def show(request: Request) -> Response:
             details=details(file),
             messages=[{"role": m.role, "content": m.content} for m in settings.messages] or None,
             model_info=info,
+            projector_info=_projector(file),
             tensors=await asyncio.to_thread(_tensors, file) if body.verbose else None,
             capabilities=file.capabilities,
             modified_at=file.modified_at.isoformat(),
@@ -174,8 +175,19 @@ def parameter_size(facts: Facts) -> str:
 def _listed(file: ModelFile) -> ListedModel:
     return ListedModel(
         name=tagged(file.name), model=tagged(file.name), modified_at=file.modified_at.isoformat(),
-        size=file.size_bytes, digest=file.digest, details=details(file), capabilities=file.capabilities,
+        size=file.total_bytes, digest=file.digest, details=details(file), capabilities=file.capabilities,
     )  # fmt: skip
+
+
+def _projector(file: ModelFile) -> dict[str, Any] | None:
+    """Return what a model sees or hears by, under its keys in the file."""
+    found = file.projector
+    if found is None:
+        return None
+    return {
+        "general.architecture": "clip", "clip.projector_type": found.kind, "clip.has_vision_encoder": found.sees,
+        "clip.has_audio_encoder": found.hears, "general.size_bytes": found.size_bytes,
+    }  # fmt: skip
 
 
 def _parameters(parameters: dict[str, Any]) -> str:

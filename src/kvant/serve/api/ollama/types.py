@@ -218,6 +218,7 @@ class ShowResponse(msgspec.Struct, omit_defaults=True, kw_only=True):
     details: Details
     messages: list[dict[str, str]] | None = None
     model_info: dict[str, Any]
+    projector_info: dict[str, Any] | None = None
     tensors: list[dict[str, Any]] | None = None
     capabilities: list[str]
     modified_at: str

@@ -20,7 +20,8 @@ from kvant.serve.api.calls import Choice, allowed, arguments_text, choice_of, of
 from kvant.serve.api.formats import settled
 from kvant.serve.api.ids import new_id
 from kvant.serve.api.keepalive import seconds
-from kvant.serve.api.openai.content import plain_text
+from kvant.serve.api.media import seen
+from kvant.serve.api.openai.content import content
 from kvant.serve.api.openai.sampling import common_sampling, context_of
 from kvant.serve.api.openai.types import (
     DONE,
@@ -62,7 +63,7 @@ async def chat(request: Request) -> Response:
         left_out.append("functions")
         body.functions = None
     note_ignored(request, left_out + unknown(body.options))
-    prompt = await settled(request, chat_prompt(body, file))
+    prompt = await settled(request, await seen(request, file, chat_prompt(body, file)))
     job = Job(
         request=request, file=file, prompt=prompt, keep_alive=seconds(body.keep_alive),
         context=context_of(body, file), stream=bool(body.stream),
@@ -169,7 +170,7 @@ def engine_messages(messages: list[Message], file: ModelFile) -> list[dict[str, 
 
 def _engine_message(message: Message, file: ModelFile, where: str, last: str) -> dict[str, Any]:
     role = {"developer": "system", "function": "tool"}.get(message.role, message.role)
-    made: dict[str, Any] = {"role": role, "content": plain_text(message.content, file)}
+    made: dict[str, Any] = {"role": role, "content": content(message.content, file, f"{where}.content")}
     if message.name is not None:
         made["name"] = message.name
     if message.reasoning_content:

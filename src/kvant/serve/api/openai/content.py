@@ -1,29 +1,46 @@
-"""The content of a message: a text, or parts of which only those that are text can be taken."""
+"""The content of a message: a text, or parts that are texts, pictures and sounds."""
+
+from typing import Any
 
 from kvant.errors import ApiError
-from kvant.serve.api.openai.types import (
-    Part,
-)
+from kvant.generate.media import Media, content_of, picture, sound
+from kvant.serve.api.openai.types import Part
 from kvant.serve.library import ModelFile
 
+Content = str | list[dict[str, Any]]
+THOUGHTS = ("thinking", "reasoning")
+"""A model's old thinking is not shown to it again."""
 
-def plain_text(content: str | list[Part] | None, file: ModelFile) -> str:
-    """Return a message's text.
+TEXTS = ("text", "input_text", "output_text", "refusal")
+
+
+def content(given: str | list[Part] | None, file: ModelFile, where: str = "messages") -> Content:
+    """Return a message's content.
+
+    Args:
+        given: As it was sent.
+        file: The model.
+        where: The field, for errors.
 
     Raises:
-        ApiError: It has a part that is no text.
+        ApiError: It has a part of another kind, or a picture or sound that cannot be taken.
     """
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = []
-    for part in content:
-        if part.type in ("thinking", "reasoning"):  # a model's old thinking is not shown to it again
-            continue
-        if part.type not in ("text", "input_text", "output_text", "refusal"):
-            raise ApiError(
-                f"messages: {file.name} does not support parts of type {part.type[:100]!r}: it is served without an "
-                "encoder for them. Send text alone.",
-                param="messages",
-            )
-        texts.append(part.text or part.refusal or "")
-    return "\n".join(texts) if len(texts) > 1 else "".join(texts)
+    if given is None or isinstance(given, str):
+        return given or ""
+    return content_of([_part(part, file, f"{where}[{i}]") for i, part in enumerate(given) if part.type not in THOUGHTS])
+
+
+def _part(part: Part, file: ModelFile, where: str) -> str | Media:
+    if part.type in TEXTS:
+        return part.text or part.refusal or ""
+    if part.type in ("image_url", "input_image") and part.image_url is not None:
+        return picture(part.image_url if isinstance(part.image_url, str) else part.image_url.url, f"{where}.image_url")
+    if part.type == "input_audio" and part.input_audio is not None:
+        return sound(part.input_audio.data, f"{where}.input_audio")
+    if part.file_id is not None:
+        raise ApiError(f"{where}.file_id: no files are held here. Send a data URL.", param="messages")
+    raise ApiError(
+        f"{where}: {file.name} does not support parts of type {part.type[:100]!r} here. Send text, image_url or "
+        "input_audio.",
+        param="messages",
+    )

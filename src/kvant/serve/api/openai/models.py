@@ -36,4 +36,5 @@ async def _listed(request: Request, file: ModelFile) -> ListedModel:
     return ListedModel(
         id=file.name, created=int(file.modified_at.timestamp()), max_model_len=context, context_length=context,
         display_name=file.name, created_at=f"{file.modified_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        capabilities=file.capabilities,
     )  # fmt: skip

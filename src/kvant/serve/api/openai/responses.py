@@ -16,6 +16,7 @@ from kvant.serve.api.answer import Answer, Output
 from kvant.serve.api.calls import Choice, allowed, choice_of, offered
 from kvant.serve.api.formats import settled
 from kvant.serve.api.ids import new_id
+from kvant.serve.api.media import seen
 from kvant.serve.api.openai.responses_input import messages_of
 from kvant.serve.api.openai.responses_stream import ResponseEvents, message_item, reasoning_item, text_part
 from kvant.serve.api.openai.responses_tools import Item, Offers
@@ -39,7 +40,7 @@ async def responses(request: Request) -> Response:
     offers = Offers(body.tools or [])
     messages, left_out = messages_of(body.input, file, offers)
     note_ignored(request, offers.left_out + left_out)
-    prompt = await settled(request, _prompt(body, file, messages, offers))
+    prompt = await settled(request, await seen(request, file, _prompt(body, file, messages, offers)))
     job = Job(
         request=request, file=file, prompt=prompt, truncate=body.truncation == "auto",
         context=context_wanted(file.settings.parameters), stream=bool(body.stream),

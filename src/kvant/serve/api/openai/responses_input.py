@@ -12,7 +12,7 @@ import msgspec
 
 from kvant.errors import ApiError
 from kvant.serve.api.calls import arguments_text
-from kvant.serve.api.openai.content import plain_text
+from kvant.serve.api.openai.content import Content, content
 from kvant.serve.api.openai.responses_tools import INPUT, Offers
 from kvant.serve.api.openai.responses_types import InputItem
 from kvant.serve.api.openai.types import Part
@@ -40,13 +40,13 @@ def messages_of(given: str | list[InputItem], file: ModelFile, offers: Offers) -
     for i, item in enumerate(given):
         if item.type == "message" and item.role is not None:
             role = "system" if item.role == "developer" else item.role
-            messages.append({"role": role, "content": plain_text(item.content, file)})
+            messages.append({"role": role, "content": content(item.content, file, f"input[{i}].content")})
         elif item.call_id and (
             item.type == "function_call" or (item.type.endswith("_call") and item.call_id in answered)
         ):
             _add_call(messages, item, f"input[{i}]", offers)
         elif item.call_id and item.type.endswith("_output"):
-            text = _output(item.output, file)
+            text = _output(item.output, file, f"input[{i}].output")
             messages.append({"role": "tool", "tool_call_id": item.call_id, "content": text})
         else:
             check(item.type not in LOST and item.type != "message",
@@ -73,8 +73,8 @@ def _add_call(messages: list[Message], item: InputItem, where: str, offers: Offe
         messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
 
 
-def _output(output: Any, file: ModelFile) -> str:
-    """Return what a tool gave, as text."""
+def _output(output: Any, file: ModelFile, where: str) -> Content:
+    """Return what a tool gave, as text, with its pictures."""
     if output is None or isinstance(output, str):
         return output or ""
     if isinstance(output, list):
@@ -83,5 +83,5 @@ def _output(output: Any, file: ModelFile) -> str:
         except msgspec.ValidationError:
             raise ApiError("input: an output is neither text nor parts of it. Send text.", param="input") from None
         if all(part.type.endswith(("text", "image", "file", "audio")) for part in parts):
-            return plain_text(parts, file)
+            return content(parts, file, where)
     return msgspec.json.encode(output).decode()

@@ -14,12 +14,29 @@ DONE = b"data: [DONE]\n\n"
 """What ends a stream."""
 
 
+class ImageUrl(msgspec.Struct):
+    """A picture; how much of its detail is looked at is the model's own."""
+
+    url: str
+    detail: str | None = None
+
+
+class InputAudio(msgspec.Struct):
+    """A sound, base64."""
+
+    data: str
+    format: str | None = None
+
+
 class Part(msgspec.Struct):
-    """A part of a message."""
+    """A part of a message; which fields it needs is told by its type."""
 
     type: str
     text: str | None = None
     refusal: str | None = None
+    image_url: str | ImageUrl | None = None
+    input_audio: InputAudio | None = None
+    file_id: str | None = None
 
 
 class CallFunction(msgspec.Struct):
@@ -276,7 +293,7 @@ class ChatCompletion(msgspec.Struct):
 
 
 class ListedModel(msgspec.Struct):
-    """A model of /v1/models, as clients of OpenAI, vLLM (`max_model_len`) and Anthropic (`display_name`) read it."""
+    """A model of /v1/models, as clients of OpenAI, vLLM (`max_model_len`), llama.cpp and Anthropic read it."""
 
     id: str
     created: int
@@ -284,6 +301,7 @@ class ListedModel(msgspec.Struct):
     context_length: int
     display_name: str
     created_at: str
+    capabilities: list[str]
     type: str = "model"
     object: str = "model"
     owned_by: str = "kvant"

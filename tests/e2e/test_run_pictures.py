@@ -1,0 +1,77 @@
+"""`kvant run --image` from the outside, with a tiny random model that has eyes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvant.recipes.chat import Chat, projector_of
+from kvant.recipes.convert.convert import convert
+from kvant.testing.pictures import disc, wav, write_tiny_projector
+from kvant.testing.tiny_models import write_tiny_model
+
+pytestmark = pytest.mark.heavy
+KVANT = [sys.executable, "-m", "kvant.cli.main", "run"]
+GREEDY: dict[str, Any] = {"temperature": 0.0}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("eyes")
+    write_tiny_model("llama", root / "model", tokenizer="pictures")
+    convert(root / "model", root / "tiny.gguf", to="gguf")
+    write_tiny_projector(root / "mmproj-tiny-F16.gguf")
+    for name, colour in (("red", (255, 0, 0)), ("green", (0, 160, 0))):
+        (root / f"{name}.png").write_bytes(disc(colour))
+    (root / "tone.wav").write_bytes(wav())
+    return root
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [*KVANT, *map(str, arguments)]
+    return subprocess.run(command, input="", capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_picture_from_the_command_line(root: Path) -> None:
+    options = ("--temperature", "0", "--max-tokens", "5", "--json", "--image", root / "red.png")
+    made = run(root / "tiny.gguf", "What is it?", *options)
+    assert made.returncode == 0, made.stderr
+    answer = json.loads(made.stdout)
+    assert answer["media"] == [str(root / "red.png")]
+    with Chat(
+        root / "tiny.gguf", projector=projector_of(root / "tiny.gguf", None), sampling=GREEDY, max_tokens=5
+    ) as chat:
+        chat.attach("image", [root / "red.png"])
+        red = chat.ask("What is it?")
+        assert (red.text, red.n_prompt) == (answer["text"], answer["n_prompt"])
+        chat.clear()
+        chat.attach("image", [root / "green.png"])
+        assert chat.ask("What is it?").text != red.text
+        assert chat.ask("And now?").n_prompt > red.n_prompt  # the picture is still there
+        chat.clear()
+        assert chat.ask("What is it?").n_prompt < red.n_prompt - 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tiny.gguf", "--image", "none.png"), "none.png: cannot be read (No such file"),
+        (("tiny.gguf", "--image", "tone.wav"), "is RIFF (WebP, WAV or AVI), which the engine does not decode"),
+        (("tiny.gguf", "--audio", "tone.wav"), "mmproj-tiny-F16.gguf: takes no sounds"),
+        (("tiny.gguf", "--image", "red.png", "--raw"), "--raw: continues a text"),
+        (("tiny.gguf", "--image", "red.png", "--mmproj", "tiny.gguf"), "is a llama model, no projector"),
+        (("tiny.gguf", "--image", "red.png", "--mmproj", "nowhere.gguf"), "nowhere.gguf"),
+        (("model/alone.gguf", "--image", "red.png"), "there is no mmproj-*.gguf beside it"),
+    ],
+)
+def test_what_is_refused_before_anything_is_loaded(root: Path, arguments: tuple[str, ...], message: str) -> None:
+    alone = root / "model" / "alone.gguf"
+    if not alone.exists():
+        alone.hardlink_to(root / "tiny.gguf")
+    given = [item if item.startswith("--") else root / item for item in arguments]
+    made = run(given[0], "What is it?", *given[1:])
+    assert made.returncode == 1
+    assert message in made.stderr.replace("\n", " ")

@@ -26,7 +26,9 @@ def write_vocabulary(path: Path, metadata: dict[str, Value], name: str = "tiny")
     for key, value in metadata.items():
         if value.type is ValueType.ARRAY:
             assert not isinstance(value.value, (bool, int, float))
-            writer.add_array(key, np.asarray(value.value).tolist() if value.item_type != 8 else list(value.value))
+            items = np.asarray(value.value).tolist() if value.item_type != ValueType.STRING else list(value.value)
+            item_type = gguf.GGUFValueType(int(value.item_type or 0))
+            writer.add_key_value(key, items, gguf.GGUFValueType.ARRAY, sub_type=item_type)
         else:
             writer.add_key_value(key, value.value, gguf.GGUFValueType(int(value.type)))
     writer.write_header_to_file()
@@ -84,6 +86,7 @@ def plain(value: Value) -> Any:
 def shortened(kind: int, value: Any) -> list[Any]:
     """A key as the golden file has it: its type and value, of a list the length and hash."""
     if isinstance(value, list):
+        value = [float(np.float32(item)) if isinstance(item, float) else item for item in value]
         digest = hashlib.sha256(json.dumps(value).encode()).hexdigest()
         return [kind, len(value), digest[:32]]
     return [kind, value]

@@ -19,11 +19,21 @@ from tokenizing import differing_texts, has_case_or_marks_beyond_ascii, plain, r
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tokenizers.json"
 
-COMPOSES = ("qwen35", "qwen3moe", "cohere2", "gpt-neox", "bailingmoe", "stablelm2", "tiny-aya", "exaone-moe")
+COMPOSES = ("qwen35", "qwen3moe", "cohere2", "gpt-neox", "bailingmoe", "stablelm2", "tiny-aya", "exaone-moe",
+            "modernbert")  # fmt: skip
 ENGINE_DIFFERS = {
     **{kind: {"decomposed"} for kind in COMPOSES},  # NFC: the engine has no normalizer
     "gpt-oss": {"marks"},  # the engine's expression leaves combining marks out of words
     "llama4": {"marks"},
+    "bert": {
+        "emoji",
+        "cjk",
+        "marks",
+        "odd spaces",
+        "long words",
+    },  # see `accents_differ`
+    "bert-cased": {"odd spaces", "long words"},  # U+0085 is a control, long words are read
+    "xlm-roberta": {"marks of spaces"},  # a literal mark is a space
 }
 
 
@@ -36,10 +46,18 @@ def never(text: str) -> bool:
     return False
 
 
+def accents_differ(text: str) -> bool:
+    """Whether text holds Hangul, kept by its first letter, or marks that take room, which are dropped."""
+    return any(unicodedata.category(c) in {"Mc", "Me"} or "\uac00" <= c <= "\ud7a3" for c in text)
+
+
 MAY_DIFFER: dict[str, Callable[[str], bool]] = {
     **dict.fromkeys(COMPOSES, is_decomposed),
     "gpt-oss": has_case_or_marks_beyond_ascii,
     "llama4": has_case_or_marks_beyond_ascii,
+    "bert": lambda text: accents_differ(text) or "\x85" in text or "\u2581" in text,
+    "bert-cased": lambda text: "\x85" in text or "\u2581" in text,
+    "xlm-roberta": lambda text: "\u2581" in text,
     "deepseek-llm": lambda text: "\u3000" in text,
     "tiny-aya": lambda text: is_decomposed(text) or re.search(r"\s\s\d", text) is not None,
 }

@@ -5,13 +5,15 @@ tokens. `upstream` is the class of llama.cpp's converter and the name of the pre
 the published vocabulary: what its `set_vocab` is asked with.
 """
 
+import base64
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from kvant.formats.huggingface.tokenizer.words import DEEPSEEK_LLM
 from kvant.testing.tiny_tokenizers import GPT4O_PATTERN, LLAMA3_PATTERN, QWEN2_PATTERN, TEXT
@@ -19,9 +21,27 @@ from kvant.testing.tiny_tokenizers import GPT4O_PATTERN, LLAMA3_PATTERN, QWEN2_P
 _META = "\u2581"
 _BYTES: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 _GPT2: dict[str, Any] = {**_BYTES, "use_regex": True}
+_BYTES_BACK = {
+    "type": "Sequence",
+    "decoders": [
+        {"type": "Replace", "pattern": {"String": _META}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+    ],
+}  # fmt: skip
 _DIGITS = {"type": "Digits", "individual_digits": True}
 _NFC = {"type": "NFC"}
 _TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+
+CHARSMAP = base64.b64encode(zlib.decompress(base64.b64decode(
+    "eNod01dMFUEUxvFvN2JA4cFE3zTxydgIwYKJYhTFLopd7FhQrKCo2PcCl66CHRABK9h7BRv2XKzYG4LGmCioqIj9v27yy+zMljlzzozqSGoqeTSR"
+    "6jWQ6jeSPD0kLy/Zl+XyN2W5Mc6901fKbEy/hZTjzUC0KUcU/RDJMVaKGSTFDpPi+kjOICk+QEroISUukpKWScmRUsp8KZf/mXxu9TaVnso/mG8v"
+    "I+6M5REHIVkO5q9L24wgmE7N0QotwdRqDR/k7pCKgk0Vuky1pd8G7dEOHeCH/Fqp4LfUifuO6Ax/dMGBNxJhqiu6oxsIWYHohZ5gOQpwN9WPti9Y"
+    "mvpjIAaAZSsYQzAYpEBDMQLDQXo0EqMxCqRKYzAe4xCKCZiEiZiCyZiKMIRjGmZgOmZhJuZgNkirIjAPc0GKFYWFWADSr2gswWJQCi3FCiyHwy40"
+    "YhEDJ+KQgHgkIREpSMZKpGI1ViEdaViLNViPddiIDcjAJmQhE9nYjBxsQZ5dR2zDVlBSbccu7ESBXUPswW7sk71fqB324xAO4ggO4xiO4gSO4xRO"
+    "4gxOowiFOIezuIDzKMZFXMYlXMUVXMc1+1lDQzdoS+DCLdzEHdzGPdzFfZTiIR7gMR7hKZ7gOZ7hJV7gFcpQgXKwJfUab1GVb+id/U6ZofI0QxWl"
+    "hj7Qf28/QyU+4SOq8Rlf8QU1+Aa2v77jJ36Ao6Bf+Is//4+/L2cgVGHhKrb0D73To+o="
+))).decode()  # fmt: skip
+"""A table of normalizations as SentencePiece 0.2.3 compiles it: full-width and circled characters, a ligature, an
+accent composed, and white space of every kind to a space."""
 
 QWEN35_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
@@ -253,6 +273,63 @@ PUBLISHED: Mapping[str, Published] = {
         pre=_steps(_split(" ?[^(\\s|[.,!?…。，、।۔،])]+"), _BYTES), special=("<unk>", "<s>", "</s>", "<pad>"),
         roles={"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
     ),
+    "gemma4": Published(
+        model_type="gemma4_text", upstream=("Gemma4ForCausalLM", "gemma4"), last=False, around=(("<bos>",), ()),
+        normalizer={"type": "Replace", "pattern": {"String": " "}, "content": _META},
+        pre={"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False},
+        special=("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<|turn>", "<turn|>", "<|channel>", "<channel|>",
+                 "<|tool_call>", "<tool_call|>"),
+        model={"unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True},
+        roles={"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>",
+               "mask_token": "<mask>", "extra_special_tokens": ["<|turn>", "<turn|>", "<|channel>", "<channel|>",
+                                                                "<|tool_call>", "<tool_call|>"]},
+    ),
+    "modernbert": Published(
+        model_type="modernbert", upstream=("ModernBertModel", "modern-bert"), normalizer=_NFC, pre=_GPT2, last=False,
+        special=("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"), plain=("|||IP_ADDRESS|||",),
+        around=(("[CLS]",), ("[SEP]",)),
+        roles={"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "pad_token": "[PAD]",
+               "mask_token": "[MASK]"},
+    ),
+    "roberta": Published(
+        model_type="roberta", upstream=("RobertaModel", "roberta-bpe"), pre=_GPT2, last=False,
+        special=("<s>", "<pad>", "</s>", "<unk>", "<mask>"),
+        post={"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0], "trim_offsets": True,
+              "add_prefix_space": False},
+        roles={"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>",
+               "mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>"},
+        config={"type_vocab_size": 1},
+    ),
+    "bert": Published(
+        model_type="bert", upstream=("BertModel", "bert-bge"), last=False, around=(("[CLS]",), ("[SEP]",)),
+        normalizer={"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None,
+                    "lowercase": True},
+        pre={"type": "BertPreTokenizer"}, special=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+        model={"type": "WordPiece", "unk_token": "[UNK]"},
+        roles={"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "pad_token": "[PAD]",
+               "mask_token": "[MASK]", "do_lower_case": True},
+        config={"type_vocab_size": 2},
+    ),
+    "bert-cased": Published(
+        model_type="bert", upstream=("BertModel", "bert-bge"), last=False, around=(("[CLS]",), ("[SEP]",)),
+        normalizer={"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": False,
+                    "lowercase": False},
+        pre={"type": "BertPreTokenizer"}, special=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+        model={"type": "WordPiece", "unk_token": "[UNK]"},
+        roles={"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "pad_token": "[PAD]",
+               "mask_token": "[MASK]", "do_lower_case": False, "strip_accents": False},
+        config={"type_vocab_size": 2},
+    ),
+    "xlm-roberta": Published(
+        model_type="xlm-roberta", upstream=("XLMRobertaModel", "default"), last=False, around=(("<s>",), ("</s>",)),
+        normalizer={"type": "Precompiled", "precompiled_charsmap": CHARSMAP},
+        pre=_steps({"type": "WhitespaceSplit"},
+                   {"type": "Metaspace", "replacement": _META, "prepend_scheme": "always", "split": True}),
+        special=("<s>", "<pad>", "</s>", "<unk>", "<mask>"), model={"type": "Unigram", "unk_id": 3},
+        roles={"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>",
+               "mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>", "clean_up_tokenization_spaces": True},
+        config={"type_vocab_size": 1},
+    ),
 }  # fmt: skip
 
 
@@ -269,6 +346,8 @@ def write_published(kind: str, directory: Path, vocab_size: int = 1000) -> dict[
     first = [] if published.last else named
     document = _trained(published, first, vocab_size)
     vocab = document["model"]["vocab"]
+    if isinstance(vocab, list):
+        vocab = {text: number for number, (text, _) in enumerate(vocab)}
     ids = {**vocab, **{text: len(vocab) + i for i, text in enumerate(t for t in named if t not in vocab)}}
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     document["added_tokens"] = [
@@ -298,6 +377,10 @@ def _trained(published: Published, first: list[str], vocab_size: int) -> dict[st
         "model": model,
     }  # fmt: skip
     tokenizer = Tokenizer.from_str(json.dumps(document))
+    if published.model.get("type"):
+        return {**document, "decoder": None, "model": _of_words(published, first)}
+    if published.model.get("byte_fallback"):
+        return {**document, "decoder": _BYTES_BACK, "model": {**model, **published.model, **_by_characters(first)}}
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=first,
@@ -307,6 +390,42 @@ def _trained(published: Published, first: list[str], vocab_size: int) -> dict[st
     tokenizer.train_from_iterator(TEXT.split("\n\n"), trainer)
     trained = json.loads(tokenizer.to_str())["model"]
     return {**document, "model": {**trained, **published.model}}
+
+
+def _of_words(published: Published, first: list[str]) -> dict[str, Any]:
+    """Make WordPiece or Unigram of merges of words as the family cuts them: their own trainers differ by run."""
+    is_wordpiece = published.model["type"] == "WordPiece"
+    frame = {
+        "version": "1.0", "added_tokens": [], "normalizer": published.normalizer, "pre_tokenizer": published.pre,
+        "model": json.loads(Tokenizer(models.BPE()).to_str())["model"],
+    }  # fmt: skip
+    tokenizer = Tokenizer.from_str(json.dumps(frame))
+    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=first, show_progress=False)
+    tokenizer.train_from_iterator(TEXT.split("\n"), trainer)
+    trained = json.loads(tokenizer.to_str())["model"]["vocab"]
+    tokens = [*first, *sorted(set(trained) - set(first), key=lambda text: (len(text), text))]
+    if is_wordpiece:
+        tokens += [f"##{text}" for text in tokens[len(first) :]]
+        return {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100, **published.model,
+                "vocab": {text: number for number, text in enumerate(tokens)}}  # fmt: skip
+    scores = [0.0 if text in first else -12.0 + len(text) / 2 - number / 1024 for number, text in enumerate(tokens)]
+    return {
+        **published.model,
+        "vocab": [list(pair) for pair in zip(tokens, scores, strict=True)],
+        "byte_fallback": False,
+    }
+
+
+def _by_characters(first: list[str]) -> dict[str, Any]:
+    """Train merges of characters, spaces marked, over whole lines: tokens may hold several words."""
+    tokenizer = Tokenizer(models.BPE())
+    trainer = trainers.BpeTrainer(vocab_size=1000, show_progress=False)
+    tokenizer.train_from_iterator([line.replace(" ", _META) for line in TEXT.split("\n") if line], trainer)
+    trained = json.loads(tokenizer.to_str())["model"]
+    head = [*first, *(f"<0x{byte:02X}>" for byte in range(256)), "\n", "\n\n"]
+    tokens = [*head, *sorted(trained["vocab"], key=trained["vocab"].__getitem__)]
+    merges = [["\n", "\n"], *(merge if isinstance(merge, list) else merge.split(" ") for merge in trained["merges"])]
+    return {"vocab": {text: number for number, text in enumerate(tokens)}, "merges": merges}
 
 
 def _around(published: Published, ids: Mapping[str, int]) -> dict[str, Any]:

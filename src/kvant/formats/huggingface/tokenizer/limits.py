@@ -81,7 +81,7 @@ def flag_remarks(added: Iterable[AddedToken], normalizer: Any) -> Iterator[str]:
     words = [token.content for token in added if token.single_word]
     if words:
         yield f"{_listed(words)} match inside words, too; tokenizer.json lets them match whole words only."
-    prepends = any(step.get("type") == "Prepend" for step in _steps(normalizer, "normalizers"))
+    prepends = any(step.get("type") == "Prepend" for step in steps_of(normalizer, "normalizers"))
     changed = [token.content for token in added if token.normalized and (prepends or META in token.content)]
     if changed:
         yield (
@@ -97,9 +97,9 @@ def byte_level_remarks(tokenizer: Mapping[str, Any], pre: PreTokenizer) -> Itera
         UnsupportedModelError: Pieces are written in a way that the engine's merges cannot have.
     """
     model = tokenizer["model"]
-    _check_model(model)
+    check_model(model)
     yield from _dropout(model)
-    if any(step.get("add_prefix_space") for step in _steps(tokenizer.get("pre_tokenizer"), "pretokenizers")):
+    if any(step.get("add_prefix_space") for step in steps_of(tokenizer.get("pre_tokenizer"), "pretokenizers")):
         yield (
             "tokenizer.json puts a space before a text and after special tokens (add_prefix_space); llama.cpp does not "
             "for this kind of tokenizer, so that first words get other tokens."
@@ -110,7 +110,7 @@ def byte_level_remarks(tokenizer: Mapping[str, Any], pre: PreTokenizer) -> Itera
             f"llama.cpp's {pre.name} {ours} a word that is a token {'whole' if pre.ignore_merges else 'from parts'}, "
             f"tokenizer.json {theirs} it (ignore_merges): a word may get other tokens."
         )
-    if _steps(tokenizer.get("normalizer"), "normalizers"):
+    if steps_of(tokenizer.get("normalizer"), "normalizers"):
         yield (
             "tokenizer.json composes accents (NFC) and llama.cpp does not: text with decomposed accents gets other "
             "tokens."
@@ -126,9 +126,9 @@ def sentencepiece_remarks(tokenizer: Mapping[str, Any], tokens: Collection[str])
         UnsupportedModelError: Pieces are written in a way that the engine's merges cannot have.
     """
     model = tokenizer["model"]
-    _check_model(model)
+    check_model(model)
     yield from _dropout(model)
-    metaspace = [s for s in _steps(tokenizer.get("pre_tokenizer"), "pretokenizers") if s.get("type") == "Metaspace"]
+    metaspace = [s for s in steps_of(tokenizer.get("pre_tokenizer"), "pretokenizers") if s.get("type") == "Metaspace"]
     if any(step.get("split", True) for step in metaspace) and any(META in text[1:] for text in tokens):
         yield (
             "tokenizer.json cuts text before every space (Metaspace with split), llama.cpp does not: tokens that hold "
@@ -175,7 +175,7 @@ def added_around(post_processor: Any, adds: Mapping[str, bool], names: Mapping[s
         adds: Whether the engine puts `bos` before and `eos` after a text.
         names: Texts of these tokens.
     """
-    single = next((_single(s) for s in _steps(post_processor, "processors") if s.get("type") in _PUT_AROUND), None)
+    single = next((_single(s) for s in steps_of(post_processor, "processors") if s.get("type") in _PUT_AROUND), None)
     if not isinstance(single, list):
         return
     pieces = [next(iter(piece.items())) for piece in single if isinstance(piece, dict) and len(piece) == 1]
@@ -206,7 +206,12 @@ def _single(step: Mapping[str, Any]) -> Any:
     return [first, {"Sequence": {"id": "A"}}, last]
 
 
-def _check_model(model: Mapping[str, Any]) -> None:
+def check_model(model: Mapping[str, Any]) -> None:
+    """Refuse pieces written in a way that the engine's merges cannot have.
+
+    Raises:
+        UnsupportedModelError: They have prefixes or suffixes of their own.
+    """
     for key in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise UnsupportedModelError(
@@ -220,7 +225,8 @@ def _dropout(model: Mapping[str, Any]) -> Iterator[str]:
         yield f"tokenizer.json leaves out merges by chance (dropout {model['dropout']}); llama.cpp never does."
 
 
-def _steps(part: Any, plural: str) -> list[Mapping[str, Any]]:
+def steps_of(part: Any, plural: str) -> list[Mapping[str, Any]]:
+    """Return the steps of a normalizer, pre-tokenizer or post-processor, a sequence or one; odd ones are none."""
     steps = part.get(plural, [part]) if isinstance(part, dict) else []
     return [step for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
 

@@ -6,10 +6,15 @@ bpe          byte-level BPE (`gpt2` in GGUF)     + pretokenizers: how text is cu
 spm          SentencePiece-style BPE (`llama`)   + sentencepiece: tokenizer.model
 special      roles of special tokens
 limits       where the two ways of reading a text differ
+charbpe      ranked BPE over characters (`gemma4`)
+wordpiece    BERT's (`bert`)
+unigram      XLM-RoBERTa's and T5's (`t5`)
+keys         metadata keys that all of them have
+padding      embedding rows beyond the tokens
 writer       the way back
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +23,21 @@ import numpy as np
 from kvant.errors import UnsupportedModelError
 from kvant.formats.huggingface.entries import tokenizer_remarks
 from kvant.formats.huggingface.tokenizer.bpe import byte_level_vocabulary, is_byte_level, merge_strings, read_merges
+from kvant.formats.huggingface.tokenizer.charbpe import is_ranked, ranked_vocabulary
 from kvant.formats.huggingface.tokenizer.files import TokenizerFiles, read_templates, read_tokenizer_files
+from kvant.formats.huggingface.tokenizer.keys import around_remarks, template_keys, token_type_count, vocabulary_keys
 from kvant.formats.huggingface.tokenizer.limits import (
-    added_around,
     byte_level_remarks,
     engine_name,
     flag_remarks,
     space_remarks,
 )
 from kvant.formats.huggingface.tokenizer.pretokenizers import identify
-from kvant.formats.huggingface.tokenizer.special import SpecialTokens, read_special_tokens, unnamed_roles
+from kvant.formats.huggingface.tokenizer.special import read_special_tokens, unnamed_roles
 from kvant.formats.huggingface.tokenizer.spm import is_sentencepiece_style, sentencepiece_vocabulary
-from kvant.formats.huggingface.tokenizer.vocabulary import Vocabulary, read_added_tokens
+from kvant.formats.huggingface.tokenizer.unigram import is_unigram, unigram_keys
+from kvant.formats.huggingface.tokenizer.vocabulary import read_added_tokens
+from kvant.formats.huggingface.tokenizer.wordpiece import NORMALIZED_BY, is_wordpiece, wordpiece_keys
 from kvant.formats.huggingface.tokenizer.writer import write_tokenizer
 from kvant.metadata import Value, ValueType, array, boolean, string
 
@@ -40,6 +48,8 @@ LLAMA_LIKE = frozenset({
     "apertus", "arcee", "afmoe",
 })  # fmt: skip
 """`model_type`s whose directories upstream's converter reads by its rules for Llama."""
+SEGMENTED = frozenset({"roberta", "camembert"})
+"""`model_type`s with a byte-level tokenizer whose embeddings have token types."""
 STARCODER_VOCABULARY = 49152
 """Vocabulary size by which upstream tells Granite and SmolLM models, which want no BOS."""
 
@@ -64,7 +74,13 @@ def tokenizer_metadata(
 
 def describe(files: TokenizerFiles, config: Mapping[str, Any], remarks: list[str]) -> dict[str, Value]:
     """Do what `tokenizer_metadata` does, with files that are read already."""
-    if is_byte_level(files.tokenizer):
+    if is_wordpiece(files):
+        keys = wordpiece_keys(files, config, remarks)
+    elif is_unigram(files):
+        keys = unigram_keys(files, config, remarks)
+    elif is_ranked(files, config):
+        keys = _ranked_keys(files, config, remarks)
+    elif is_byte_level(files.tokenizer):
         keys = _byte_level_keys(files, config, remarks)
     elif is_sentencepiece_style(files):
         keys = _sentencepiece_keys(files, config, remarks)
@@ -72,12 +88,13 @@ def describe(files: TokenizerFiles, config: Mapping[str, Any], remarks: list[str
         model = files.tokenizer.get("model")
         kind = model.get("type") if isinstance(model, dict) else None
         raise UnsupportedModelError(
-            f"{files.directory}: a tokenizer of type {kind!r} is not supported. Supported: BPE over bytes, and"
-            " SentencePiece-style BPE with byte fallback."
+            f"{files.directory}: a tokenizer of type {kind!r} is not supported. Supported: BPE over bytes,"
+            " SentencePiece-style BPE with byte fallback, WordPiece and Unigram."
         )
-    remarks += tokenizer_remarks(files.config, files.directory / "tokenizer_config.json")
-    stated, taken = files.config.get("chat_template"), keys.get("tokenizer.chat_template")
-    if stated and taken is not None and isinstance(stated, str) and stated != taken.value:
+    stated = {k: v for k, v in files.config.items() if not (is_wordpiece(files) and k in NORMALIZED_BY)}
+    remarks += tokenizer_remarks(stated, files.directory / "tokenizer_config.json")
+    template, taken = files.config.get("chat_template"), keys.get("tokenizer.chat_template")
+    if template and taken is not None and isinstance(template, str) and template != taken.value:
         remarks.append("chat_template.jinja counts, as in transformers; tokenizer_config.json holds another one.")
     return _family_keys(files, config, keys)
 
@@ -96,12 +113,6 @@ def name_for_engine(name: str, files: TokenizerFiles, keys: Mapping[str, Value],
     spelled, said = engine_name(name, read_added_tokens(files).values(), tokens, types)  # type: ignore[arg-type]
     remarks += said
     return spelled
-
-
-def around_remarks(files: TokenizerFiles, special: SpecialTokens, vocabulary: Vocabulary) -> Iterator[str]:
-    """Say which tokens tokenizer.json puts around a text that the engine does not."""
-    names = {role: vocabulary.tokens[number] for role, number in special.ids.items()}
-    return added_around(files.tokenizer.get("post_processor"), special.add, names)
 
 
 def _byte_level_keys(files: TokenizerFiles, config: Mapping[str, Any], remarks: list[str]) -> dict[str, Value]:
@@ -123,10 +134,29 @@ def _byte_level_keys(files: TokenizerFiles, config: Mapping[str, Any], remarks: 
     return {
         "tokenizer.ggml.model": string("gpt2"),
         "tokenizer.ggml.pre": string(pre.name),
-        **_vocabulary_keys(vocabulary),
+        **vocabulary_keys(vocabulary),
         "tokenizer.ggml.merges": array(ValueType.STRING, merge_strings(merges)),
         **special.metadata(),
         **template_keys(read_templates(files)),
+    }
+
+
+def _ranked_keys(files: TokenizerFiles, config: Mapping[str, Any], remarks: list[str]) -> dict[str, Value]:
+    added = read_added_tokens(files)
+    vocabulary = ranked_vocabulary(files, added, config, remarks)
+    vocab = files.tokenizer["model"]["vocab"]
+    special = read_special_tokens(files, config, added, vocab, len(vocabulary.tokens), remarks)
+    special.add["bos"] = True  # the engine adds it whatever the file says
+    remarks += [
+        *flag_remarks(added.values(), files.tokenizer.get("normalizer")), *around_remarks(files, special, vocabulary)
+    ]  # fmt: skip
+    return {
+        "tokenizer.ggml.model": string("gemma4"),
+        **vocabulary_keys(vocabulary),
+        "tokenizer.ggml.merges": array(ValueType.STRING, merge_strings(read_merges(files.tokenizer))),
+        **special.metadata(),
+        **template_keys(read_templates(files)),
+        "tokenizer.ggml.add_space_prefix": boolean(False),
     }
 
 
@@ -147,36 +177,13 @@ def _sentencepiece_keys(files: TokenizerFiles, config: Mapping[str, Any], remark
     keys = {
         "tokenizer.ggml.model": string("llama"),
         "tokenizer.ggml.pre": string("default"),
-        **_vocabulary_keys(vocabulary),
+        **vocabulary_keys(vocabulary),
         **special.metadata(),
         **template_keys(templates),
     }
     if not prefix:
         keys["tokenizer.ggml.add_space_prefix"] = boolean(False)
     return keys
-
-
-def _vocabulary_keys(vocabulary: Vocabulary) -> dict[str, Value]:
-    keys = {"tokenizer.ggml.tokens": array(ValueType.STRING, vocabulary.tokens)}
-    if vocabulary.scores is not None:
-        keys["tokenizer.ggml.scores"] = array(ValueType.FLOAT32, np.asarray(vocabulary.scores, "<f4"))
-    keys["tokenizer.ggml.token_type"] = array(ValueType.INT32, np.asarray(vocabulary.types, "<i4"))
-    return keys
-
-
-def template_keys(templates: Mapping[str, str]) -> dict[str, Value]:
-    """Return the keys of chat templates: named ones, their list, and the default."""
-    named = {_template_name(name): text for name, text in templates.items() if name != "default"}
-    keys = {f"tokenizer.chat_template.{name}": string(text) for name, text in named.items() if name}
-    if keys:
-        keys["tokenizer.chat_templates"] = array(ValueType.STRING, [name for name in named if name])
-    if "default" in templates:
-        keys["tokenizer.chat_template"] = string(templates["default"])
-    return keys
-
-
-def _template_name(name: str) -> str:
-    return "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
 
 
 def _family_keys(files: TokenizerFiles, config: Mapping[str, Any], keys: dict[str, Value]) -> dict[str, Value]:
@@ -188,4 +195,6 @@ def _family_keys(files: TokenizerFiles, config: Mapping[str, Any], keys: dict[st
             keys = {"tokenizer.ggml.add_space_prefix": boolean(prefix), **keys}
         if config.get("vocab_size") == STARCODER_VOCABULARY:
             keys["tokenizer.ggml.add_bos_token"] = boolean(False)
+    if family in SEGMENTED:
+        keys["tokenizer.ggml.token_type_count"] = token_type_count(config)
     return keys

@@ -70,7 +70,7 @@ def sentencepiece_vocabulary(
         remarks += said
     else:
         base, scheme = _from_json(files.tokenizer, added), space_scheme(files.tokenizer) or "never"
-    _check_bytes({text for text, _, kind in base.values() if kind == TokenType.BYTE})
+    check_bytes({text for text, _, kind in base.values() if kind == TokenType.BYTE})
     beyond = beyond_vocabulary(config, added)
     remarks += beyond_remarks(beyond)
     added = {number: token for number, token in added.items() if number not in beyond}
@@ -124,7 +124,7 @@ def space_scheme(tokenizer: Mapping[str, Any], *, strict: bool = True) -> str | 
     return scheme if marks else None
 
 
-def _check_bytes(texts: set[str]) -> None:
+def check_bytes(texts: set[str]) -> None:
     """Refuse a vocabulary in which bytes have no token: the engine ends on a character that it cannot spell.
 
     Raises:

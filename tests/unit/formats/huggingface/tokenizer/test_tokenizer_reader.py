@@ -171,7 +171,7 @@ def test_nothing_there(tmp_path: Path) -> None:
         tokenizer_metadata(tmp_path, {})
 
 
-@pytest.mark.parametrize("model", [{"type": "Unigram", "vocab": []}, {"type": "WordPiece"}, {}, None, 3])
+@pytest.mark.parametrize("model", [{"type": "WordLevel", "vocab": []}, {"type": "Other"}, {}, None, 3])
 def test_other_kinds_of_tokenizers_are_refused_by_name(model: Any, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
 

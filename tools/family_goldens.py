@@ -50,10 +50,17 @@ import conversion
 from conversion.base import TextModel, ModelBase, ModelType
 TextModel.get_vocab_base_pre = lambda self, tokenizer: "qwen2"
 get = conversion.get_model_class
+def with_returned(modify):  # StableLM's norms by head are returned from a generator, where they were to be yielded
+    def modify_tensors(self, *a):
+        returned = yield from modify(self, *a)
+        yield from returned or ()
+    return modify_tensors
 def patched(*a, **k):
     found = get(*a, **k)
     if hasattr(found, "_set_vocab_gpt2"):
         found.set_vocab = lambda self: self._set_vocab_gpt2()
+    if found.__name__ == "StableLMModel":
+        found.modify_tensors = with_returned(found.modify_tensors)
     return found
 conversion.get_model_class = patched
 sys.argv = [root + "/convert_hf_to_gguf.py", source, "--outfile", out, "--outtype", "f32"]

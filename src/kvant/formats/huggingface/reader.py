@@ -35,7 +35,9 @@ from kvant.tensors import LazyTensor, Tensor, n_weights
 FILE_TYPES: Mapping[BlockType, int] = {F32: 0, F16: 1, BF16: 32}
 """`general.file_type` of a model whose matrices are of one type. Source: llama.h `enum llama_ftype`."""
 
-IGNORED_SUFFIXES = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
+IGNORED_SUFFIXES = (
+    ".attention.masked_bias", ".attention.bias", ".attn.masked_bias", ".attn.bias", ".rotary_emb.inv_freq",
+)  # fmt: skip
 """Buffers of old checkpoints that are computed, not trained."""
 
 ACTIVATIONS: Mapping[str, str] = {"swish": "silu", "gelu_new": "gelu_pytorch_tanh", "gelu_fast": "gelu_pytorch_tanh"}
@@ -127,6 +129,7 @@ def _with_adapter(
 
 def complete_config(raw: Mapping[str, Any], family: Family, path: Path) -> Config:
     """Fill in what transformers assumes where config.json is silent."""
+    raw = family.spelled(raw)
     defaults = {key: value for key, value in family.defaults.items() if key not in NULLABLE or key not in raw}
     if raw.get("rope_scaling"):
         defaults.pop("rope_parameters", None)
@@ -169,6 +172,7 @@ def _check_config(config: Config, family: Family) -> None:
 def _canonical(tensors: Mapping[str, Tensor], family: Family, config: Config) -> list[LazyTensor]:
     """Return the tensors under canonical names, each where the last of what it is made of stood."""
     found: dict[str, dict[int | None, LazyTensor]] = {}
+    counts: dict[str, str | None] = {}
     for theirs, tensor in tensors.items():
         if theirs.endswith(IGNORED_SUFFIXES) or family.is_skipped(theirs):
             continue
@@ -189,20 +193,24 @@ def _canonical(tensors: Mapping[str, Tensor], family: Family, config: Config) ->
                 raise FormatError(
                     f"{config.path.parent}: {place.name} comes from two tensors. Keep the weights of one model only."
                 )
+            counts[place.name] = place.count
             found[place.name] = parts | {place.expert: renamed(changed, place.name)}
-    whole = [_whole(name, parts, family, config) for name, parts in found.items()]
+    n_experts = expert_count(family, config)
+    whole = [
+        _whole(name, parts, config.integer(counts[name] or "") if counts[name] else n_experts, config)
+        for name, parts in found.items()
+    ]
     return [as_float32(t) if len(t.shape) <= 1 or ALWAYS_F32.fullmatch(t.name) else t for t in whole]
 
 
-def _whole(name: str, parts: Mapping[int | None, LazyTensor], family: Family, config: Config) -> LazyTensor:
-    """Return a tensor, stacked where it is one of each expert.
+def _whole(name: str, parts: Mapping[int | None, LazyTensor], count: int, config: Config) -> LazyTensor:
+    """Return a tensor, stacked where it is one of each of `count` experts.
 
     Raises:
         FormatError: The experts are not those that the configuration says, or not of one shape and type.
     """
     if None in parts:
         return parts[None]
-    count = expert_count(family, config)
     missing = next((number for number in range(count) if number not in parts), None)
     if missing is not None or len(parts) != count:
         which = f"expert {missing} is missing" if missing is not None else f"there are {len(parts)} experts"

@@ -63,6 +63,10 @@ def _nothing_derived(_: Config) -> Mapping[str, Any]:
     return {}
 
 
+def _as_it_is(entries: Mapping[str, Any]) -> Mapping[str, Any]:
+    return entries
+
+
 def _same_name(name: str, _: Config) -> str:
     return name
 
@@ -89,6 +93,9 @@ class Family:
         outside_rules: Further tensors outside the blocks.
         transforms: Tensors of `names` and `outside` that change, by canonical stem.
         renamed: Gives a tensor of a checkpoint the name that the tables know.
+        spelled: Gives the entries of config.json the names that the tables know.
+        ends: Stems outside the blocks that must be there.
+        has_head: Whether there is an `output.weight` where the embedding is not the head as well.
         required: Stems that every block must have, or those of one block by its number.
         shapes: Shapes by stem where they are not those of attention and MLP: products of entries of config.json, see
             `shapes.py`; an empty one is not checked.
@@ -130,6 +137,9 @@ class Family:
     outside_rules: tuple[Rule, ...] = ()
     transforms: Mapping[str, Transform] = field(default_factory=dict)
     renamed: Callable[[str, Config], str] = _same_name
+    spelled: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _as_it_is
+    ends: tuple[str, ...] = ("token_embd", "output_norm")
+    has_head: bool = True
     required: Sequence[str] | Callable[[Config, int], Collection[str]] = tuple(BLOCK_NAMES)
     shapes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     counts: tuple[Key, ...] = INTEGERS

@@ -124,6 +124,7 @@ def _family(architecture: str, **others: Any) -> Family:
     return Family(
         architecture=architecture,
         outside={"token_embd": "model.embed_tokens", "token_embd_norm": "model.embedding_norm", "output": "lm_head"},
+        ends=("token_embd", "token_embd_norm"),
         transforms={"shortconv.conv": SQUEEZED},
         required=required,
         derived=derived,

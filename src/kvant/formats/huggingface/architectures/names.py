@@ -58,11 +58,13 @@ class Rule:
         ours: Canonical name within the block, whole: `ffn_gate_exps.weight`.
         theirs: transformers' name within the block, whole; `{}` for the number of an expert.
         change: What happens to the values.
+        count: Entry of config.json that says how many there are where they are no experts.
     """
 
     ours: str
     theirs: str
     change: Transform | None = None
+    count: str | None = None
 
     @property
     def stem(self) -> str:
@@ -78,11 +80,13 @@ class Place:
         name: Canonical name.
         expert: Its number in the stack of experts; None if it is the whole tensor.
         change: What happens to the values.
+        count: Entry of config.json that says how many there are where they are no experts.
     """
 
     name: str
     expert: int | None
     change: Transform | None
+    count: str | None = None
 
 
 class Names:
@@ -114,7 +118,7 @@ class Names:
                 expert = int(number[1])
                 rules = self._inside.get(rest[: number.start()] + ".{}." + rest[number.end() :])
         for rule in rules or ():
-            yield Place(prefix + rule.ours, expert, rule.change)
+            yield Place(prefix + rule.ours, expert, rule.change, rule.count)
 
     def theirs(self, ours: str) -> tuple[str, Rule] | None:
         """Return transformers' name of a canonical tensor and its rule; None if there is no such tensor."""

@@ -3,16 +3,23 @@
 from collections.abc import Mapping
 
 from kvant.errors import UnsupportedModelError
+from kvant.formats.huggingface.architectures.cohere2 import COHERE2
+from kvant.formats.huggingface.architectures.ernie import ERNIE4_5, ERNIE4_5_MOE
+from kvant.formats.huggingface.architectures.exaone import EXAONE4
 from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.gemma3 import GEMMA3
+from kvant.formats.huggingface.architectures.gpt2 import GPT2
 from kvant.formats.huggingface.architectures.gpt_oss import GPT_OSS
 from kvant.formats.huggingface.architectures.granite import GRANITE
+from kvant.formats.huggingface.architectures.layer_norms import PHI2, STABLELM, STARCODER2
 from kvant.formats.huggingface.architectures.lfm2 import LFM2, LFM2MOE
 from kvant.formats.huggingface.architectures.llama import LLAMA, MISTRAL
 from kvant.formats.huggingface.architectures.mistral import MISTRAL3, MIXTRAL
+from kvant.formats.huggingface.architectures.olmo import OLMO2, OLMO3
 from kvant.formats.huggingface.architectures.phi3 import PHI3
 from kvant.formats.huggingface.architectures.qwen import QWEN2, QWEN3
 from kvant.formats.huggingface.architectures.qwen_moe import QWEN2MOE, QWEN3MOE
+from kvant.formats.huggingface.architectures.seed_oss import SEED_OSS
 from kvant.formats.huggingface.architectures.smollm3 import SMOLLM3
 from kvant.formats.huggingface.config import shown
 from kvant.formats.lookalikes import encoder
@@ -20,6 +27,7 @@ from kvant.formats.lookalikes import encoder
 FAMILIES: tuple[Family, ...] = (
     LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, GEMMA3, PHI3, GRANITE, QWEN2MOE, QWEN3MOE,
     MISTRAL3, MIXTRAL, GPT_OSS, LFM2, LFM2MOE,
+    OLMO2, OLMO3, EXAONE4, SEED_OSS, STABLELM, STARCODER2, PHI2, GPT2, COHERE2, ERNIE4_5, ERNIE4_5_MOE,
 )  # fmt: skip
 """In the order of documentation; the first of those that share an architecture is what a GGUF becomes."""
 

@@ -57,6 +57,8 @@ def check_rope(config: Config, architecture: str, kinds: frozenset[str], *, is_r
         UnsupportedModelError: A kind of scaling, or a setting of YaRN, that it does not have.
     """
     rope = config.rope
+    if not kinds:
+        return
     if rope["rope_type"] not in kinds:
         raise UnsupportedModelError(
             f"{config.path}: rope type {shown(rope['rope_type'])} is none that llama.cpp's {architecture} computes "

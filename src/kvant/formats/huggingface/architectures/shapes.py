@@ -29,12 +29,11 @@ def check_tensors(tensors: Mapping[str, Tensor], family: Family, config: Config)
     Raises:
         FormatError: A tensor is missing, or of another shape than config.json says.
     """
-    last = "output_norm" if "output_norm" in family.outside else "token_embd_norm"
-    wanted = ["token_embd.weight", f"{last}.weight"]
+    wanted = [f"{stem}.weight" for stem in family.ends]
     for layer in range(family.blocks(config)):
         stems = (f"blk.{layer}.{stem}" for stem in family.required_in(config, layer))
         wanted += [name if name in tensors or name.endswith(".bias") else f"{name}.weight" for name in stems]
-    if not config.flag("tie_word_embeddings"):
+    if family.has_head and not config.flag("tie_word_embeddings"):
         wanted.append("output.weight")
     missing = [name for name in wanted if name not in tensors]
     if missing == ["output.weight"]:

@@ -14,9 +14,11 @@ import numpy as np
 from kvant.errors import FormatError
 from kvant.formats.huggingface.config import Config
 from kvant.formats.huggingface.lazy import (
+    as_float32,
     columns,
     computed,
     gathered,
+    renamed,
     reshaped,
     selected,
     shifted,
@@ -75,6 +77,9 @@ ROTARY: Mapping[str, Transform] = MappingProxyType(
 PLUS_ONE = Transform(forward=lambda tensor, _: shifted(tensor, 1.0), back=lambda tensor, _: shifted(tensor, -1.0))
 """Norm weights that transformers stores without the 1 that it adds to them."""
 
+AS_FLOAT32 = Transform(forward=lambda tensor, _: as_float32(tensor), back=lambda tensor, _: as_float32(tensor))
+"""Small matrices that the engine multiplies with in float32, as it does with vectors."""
+
 MINUS_EXP = Transform(
     forward=lambda tensor, _: computed(tensor, lambda values: -np.exp(values)),
     back=lambda tensor, _: computed(tensor, lambda values: np.log(-values)),
@@ -93,8 +98,13 @@ COLUMN = Transform(
 )
 """A value per head as a matrix of one column."""
 
-TRANSPOSED = Transform(forward=lambda tensor, _: transposed(tensor), back=lambda tensor, _: transposed(tensor))
-"""Matrices, or a stack of them, that transformers stores with inputs along the rows: [..., in, out]."""
+
+def _turned(tensor: Tensor, _: Config) -> LazyTensor:
+    return transposed(tensor) if len(tensor.shape) > 1 else renamed(tensor, tensor.name)
+
+
+TRANSPOSED = Transform(forward=_turned, back=_turned)
+"""Matrices, or a stack of them, that transformers stores with inputs along the rows: [..., in, out]; not vectors."""
 
 
 def grouped(n_groups: str) -> Transform:

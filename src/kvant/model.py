@@ -11,18 +11,62 @@ from kvant.tensors import Tensor, n_bytes, n_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """How well a type holds weights that lie on a grid.
+
+    Attributes:
+        kind: The type: a block type, or the float that stands in where no block type does.
+        n_blocks: Blocks that were looked at.
+        n_exact: Those whose every weight is the source's, to the bit; the codes are the grid's own.
+        n_near: Those, and the ones that miss by no more than the last place of the source's float type.
+        error: Largest difference of a weight.
+        is_sampled: Some blocks were looked at, not all.
+    """
+
+    kind: str
+    n_blocks: int
+    n_exact: int
+    n_near: int
+    error: float
+    is_sampled: bool
+
+    @property
+    def share(self) -> float:
+        """Share of the blocks that are exact."""
+        return self.n_exact / max(1, self.n_blocks)
+
+    @property
+    def holds(self) -> bool:
+        """Whether every block is exact or misses by next to nothing, so that the tensor may be carried over."""
+        return self.n_near == self.n_blocks
+
+
+def _no_grid(*, proven: bool) -> Grid | None:  # noqa: ARG001 - what the field is called with
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
     """How a file holds a tensor that is no block type here and is decoded as it is read.
 
     Attributes:
         kind: The field's name, e.g. MLX's `4bit-g64`.
         n_bytes: Bytes of all its parts.
-        blocks: Gives the tensor in the block type that holds exactly the same values; None if there is none.
+        blocks: Gives the tensor in the smallest type that holds the same values: a block type, or the float that does;
+            None if that is not looked for.
+        grid: Gives how well that type holds it, of a sample of blocks or proven of all; None where nothing is known.
+        is_base: What it decodes to may stand for the original that variants are measured against.
     """
 
     kind: str
     n_bytes: int
     blocks: Callable[[], Tensor | None]
+    grid: Callable[..., Grid | None] = _no_grid
+    is_base: bool = False
+
+
+BASE_TYPES = frozenset({"MXFP4", "NVFP4"})
+"""Block types that makers publish weights in: a model of floats and these is an original."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +120,12 @@ class Model:
         """What its weights are quantized as; empty for a full-precision model."""
         kinds = {t.block_type.name for t in self.tensors.values() if t.block_type.is_quantized}
         return sorted(kinds | {stored.kind for stored in self.stored.values()})
+
+    @property
+    def is_base(self) -> bool:
+        """Whether variants may be measured against it: it is of full precision, or its original is quantized so."""
+        kinds = {t.block_type.name for t in self.tensors.values() if t.block_type.is_quantized}
+        return kinds <= BASE_TYPES and all(stored.is_base for stored in self.stored.values())
 
     def get(self, key: str, default: object = None) -> object:
         """Return a metadata value without its type; `default` if absent."""

@@ -108,7 +108,9 @@ def _say(result: "ConvertResult") -> None:
             f"{fallback.tensor}: rows of {fallback.row_length} do not fit {fallback.wanted}; stored as {fallback.used}."
         )
     for part in result.compared:
-        same = "every weight equal" if part.n_exact == part.n_tensors else f"errors of up to {part.largest_error:.2g}"
+        blocks = f"{part.n_exact_blocks / max(1, part.n_blocks):.3%} of blocks equal, "
+        lost = f"{blocks if part.n_exact_blocks else ''}errors of up to {part.largest_error:.2g}"
+        same = "every weight equal" if part.n_exact == part.n_tensors else lost
         console.say(f"{part.source} -> {part.stored}: {part.n_tensors} tensors, {part.n_exact} bit-exact, {same}")
     files = "" if len(result.files) == 1 else f" in {len(result.files)} files"
     console.say(

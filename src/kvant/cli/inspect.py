@@ -10,7 +10,9 @@ from kvant.cli.stored import complete_model, model_path
 from kvant.units import format_bytes
 
 if TYPE_CHECKING:
-    from kvant.recipes.inspect.inspect import Entry, Inspection, Share, TokenizerReport
+    from collections.abc import Sequence
+
+    from kvant.recipes.inspect.inspect import Entry, Inspection, Share, TensorReport, TokenizerReport
 
 _WIDTH = 100
 
@@ -46,8 +48,9 @@ def inspect(
     _print_summary(found)
     _print_shares("By role", found.by_role, found.tensor_bytes)
     _print_shares("By type", found.by_type, found.tensor_bytes)
+    _print_grids(found.tensors)
     if tensors:
-        columns = ("tensor", "role", "type", "shape", "bpw", "class", "size")
+        columns = ("tensor", "role", "type", "shape", "bpw", "class", "size", "grid")
         rows = [
             (
                 _visible(t.name),
@@ -57,6 +60,7 @@ def inspect(
                 f"{t.bpw:.2f}",
                 t.precision_class,
                 format_bytes(t.bytes),
+                "" if t.grid is None else f"{t.grid} {_percent(t.grid_share)}",
             )
             for t in found.tensors
         ]
@@ -101,6 +105,27 @@ def _print_shares(title: str, shares: "tuple[Share, ...]", total: int) -> None:
         for s in shares
     ]
     console.table(title, ("", "tensors", "weights", "size", "share", "bpw"), rows)
+
+
+def _print_grids(tensors: "Sequence[TensorReport]") -> None:
+    """Say which weights lie on a grid, and which type holds that."""
+    groups: dict[tuple[str, str], list[TensorReport]] = {}
+    for tensor in tensors:
+        if tensor.grid is not None:
+            groups.setdefault((tensor.type, tensor.grid), []).append(tensor)
+    rows = [
+        (kind, grid, len(found), _percent(min(t.grid_share or 0.0 for t in found)))
+        for (kind, grid), found in groups.items()
+    ]
+    if rows:
+        columns = ("stored as", "block type", "tensors", "blocks exact, least")
+        console.table("Grids: what -t keep carries over (from samples)", columns, rows, left=2)
+
+
+def _percent(share: float | None) -> str:
+    """A share in percent, 100 only for all."""
+    text = f"{100 * (share or 0.0):.1f} %"
+    return "99.9 %" if text == "100.0 %" and share != 1.0 else text.replace("100.0", "100")
 
 
 def _visible(text: str) -> str:

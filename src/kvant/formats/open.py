@@ -72,7 +72,8 @@ def open_as_stored(path: Path | str) -> Model:
 
 def format_name(model: Model) -> str:
     """Return the format that an open model was read from: `gguf`, `huggingface`, or `mlx` if it is quantized so."""
-    return "mlx" if model.stored else sniff(model.path)
+    is_mlx = any(not stored.is_base for stored in model.stored.values())
+    return "mlx" if is_mlx else sniff(model.path)
 
 
 def _open_gguf(path: Path, known_as: str, kinds: Collection[str]) -> Model:

@@ -18,6 +18,8 @@ MAX_PLAN_BYTES = 64 << 20
 PLAN_FORM = 1
 """The field `plan` of a plan file."""
 CUSTOM = "custom"
+KEEP = "keep"
+"""Preset of what lies on a grid already: every tensor in the type that holds it, none rounded again."""
 
 WEIGHT_TYPES = tuple(name for name, kind in BLOCK_TYPES.items() if kind.family is not Family.INTEGER and name != "F64")
 """Types that weights are encoded as; the others are only carried over."""

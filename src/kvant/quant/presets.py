@@ -6,6 +6,8 @@ GGUF. What a preset does to a model that is not made of rows of 256 is in docs/e
 
 import difflib
 import re
+import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,8 +16,9 @@ import numpy as np
 from kvant.dtypes import block_type
 from kvant.errors import PlanError
 from kvant.model import Model
+from kvant.quant.grids import kept_tensors
 from kvant.quant.matching import PatternMatch, check_pattern
-from kvant.quant.plan import Fallback, Plan, fitting_type, stored_type, weight_type
+from kvant.quant.plan import KEEP, Fallback, Plan, fitting_type, stored_type, weight_type
 from kvant.quant.roles import EMBEDDINGS, OUTPUT, Role, file_order, is_quantizable, layer_of, role_of
 from kvant.quant.rules import ULTRA_LOW, Facts, expert_type, head_type, least_type, mixed_type
 from kvant.tensors import Tensor, n_weights, row_length
@@ -54,6 +57,9 @@ PRESETS = {
         ("Q2_0", 41, "Q2_0"), ("Q1_0", 40, "Q1_0"),
     )
 }  # fmt: skip
+
+KEPT_FILE_TYPES = {p.base: p.file_type for p in reversed(PRESETS.values())} | {"NVFP4": 39}
+"""`general.file_type` of what is carried over, by its commonest block type: the first preset of that type."""
 
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "MXFP4": "MXFP4_MOE"}
 
@@ -125,6 +131,10 @@ def plan_with_matches(
         PlanError: An unknown preset, a malformed expression, one that decides nothing, or a row that fits neither a
             type nor its substitute.
     """
+    if preset.lower() == KEEP:
+        if pure or overrides or output_type or embedding_type or keep:
+            raise PlanError(f"preset {KEEP}: gives each tensor the type that holds it, so no option can give another.")
+        return keep_plan(model), ()
     asked = find_preset(preset)
     compiled = [(_compiled(pattern), weight_type(name)) for pattern, name in overrides]
     chooser = _Chooser(
@@ -154,6 +164,27 @@ def plan_with_matches(
         return plan, ()
     plain = plan_preset(model, preset, has_importance=has_importance, pure=pure).types
     return plan, tuple(_match(option, pattern, chooser, plan, plain) for option, pattern in options)
+
+
+def keep_plan(model: Model) -> Plan:
+    """Plan to carry over what lies on a grid: every tensor in the type that holds its values, proven block by block.
+
+    Raises:
+        PlanError: Nothing of the model does, and it is in no blocks either.
+    """
+    held = kept_tensors(model)
+    kinds = {
+        name: held[name].block_type.name if name in held
+        else stored_type(name, model.tensors[name].shape, model.tensors[name].block_type.name)
+        for name in file_order(model.tensors)
+    }  # fmt: skip
+    if not held and not model.quantized_types:
+        raise PlanError(
+            f"{model.path}: -t {KEEP} carries over weights that lie on a grid, and none of these does. Choose a "
+            f"preset: kvant advise {shlex.quote(str(model.path))}"
+        )
+    counts = Counter(kind for kind in kinds.values() if block_type(kind).is_quantized) or Counter(kinds.values())
+    return Plan(preset=KEEP, file_type=KEPT_FILE_TYPES.get(counts.most_common(1)[0][0], 1), types=kinds)
 
 
 def _match(option: str, pattern: str, chooser: "_Chooser", plan: Plan, plain: Mapping[str, str]) -> PatternMatch:

@@ -14,15 +14,11 @@ from typing import Any
 from kvant.dtypes import Family
 from kvant.errors import UnsupportedFormatError, UnsupportedModelError
 from kvant.formats.huggingface.config import read_optional_json, shown
+from kvant.formats.huggingface.quantized.schemes import ENTRIES, FILES, as_floats
 from kvant.formats.lookalikes import ADAPTER_CONFIG, ADAPTER_FILES, adapter_in
 from kvant.formats.recode import narrowed
+from kvant.model import Stored
 from kvant.tensors import Tensor
-
-QUANTIZED_KEYS = ("quantization_config", "compression_config")
-"""Entries of config.json by which tools mark weights that are no longer plain floats."""
-
-OLD_CONFIGS = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
-"""Files by which older tools (AutoGPTQ, AutoAWQ) and NVIDIA's ModelOpt do so."""
 
 WRAPPERS = (
     ("base_model.model.", "a PEFT wrapper"),
@@ -85,10 +81,25 @@ _MARKS = tuple(
 )
 
 
-def plain_weights(
-    weights: Mapping[str, Tensor], config: Mapping[str, Any], directory: Path
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return a checkpoint's tensors under the names of the model alone, and a remark for all that was done to them.
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A checkpoint's tensors as floats, under the names of the model alone.
+
+    Attributes:
+        tensors: Tensors; what was quantized is F32 and decoded as it is read.
+        stored: Of those that are decoded, how the checkpoint holds them.
+        remarks: All that was done to them, a sentence each.
+        is_renamed: Other programs find other names, types or tensors in the files.
+    """
+
+    tensors: dict[str, Tensor]
+    stored: dict[str, Stored]
+    remarks: tuple[str, ...]
+    is_renamed: bool
+
+
+def plain_weights(weights: Mapping[str, Tensor], config: Mapping[str, Any], directory: Path) -> Plain:
+    """Return a checkpoint's tensors as plain floats under the names of the model alone.
 
     Args:
         weights: Tensors as they are saved.
@@ -96,7 +107,9 @@ def plain_weights(
         directory: Where they are, for messages and for what lies beside them.
 
     Raises:
-        UnsupportedModelError: The weights are quantized already, or an entry says so of weights that are not.
+        FormatError: Parts of a quantized matrix do not fit one another.
+        UnsupportedModelError: The weights are quantized in a way that is not read, or an entry says so of weights that
+            are not.
         UnsupportedFormatError: They are an adapter's, or one lies beside them.
     """
     found, remarks = _unwrapped(weights)
@@ -107,11 +120,13 @@ def plain_weights(
             f"{len(heads)} tensors left out."
         )
     found = {name: tensor for name, tensor in found.items() if name not in heads}
-    _check_quantized(found, config, directory)
+    found, stored, said = as_floats(found, config, directory)
+    _check_quantized(found, config, directory, is_decoded=bool(stored))
     wide = [name for name, tensor in found.items() if tensor.block_type.name == "F64"]
     if wide:
         remarks.append(f"{len(wide)} tensors (first {wide[0]}) are F64 and are read as F32.")
-    return {n: narrowed(t) if t.block_type.name == "F64" else t for n, t in found.items()}, tuple(remarks)
+    tensors = {n: narrowed(t) if t.block_type.name == "F64" else t for n, t in found.items()}
+    return Plain(tensors, stored, (*remarks, *said), bool(remarks))
 
 
 def check_adapter(directory: Path) -> None:
@@ -150,10 +165,12 @@ def _unwrapped(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[s
     return {name: weights[old] for old, name in names.items()}, said
 
 
-def _check_quantized(weights: Mapping[str, Tensor], config: Mapping[str, Any], directory: Path) -> None:
+def _check_quantized(
+    weights: Mapping[str, Tensor], config: Mapping[str, Any], directory: Path, *, is_decoded: bool
+) -> None:
     """Refuse quantized weights by what they are, and an entry that calls plain weights quantized."""
-    key = next((k for k in QUANTIZED_KEYS if config.get(k) and config[k] != config.get("quantization")), None)
-    old = next((name for name in OLD_CONFIGS if (directory / name).is_file()), None)
+    key = next((k for k in ENTRIES if config.get(k) and config[k] != config.get("quantization")), None)
+    old = next((name for name in FILES if (directory / name).is_file()), None)
     says = f"{key} in config.json" if key else old
     mark, name = _marked(weights, is_mlx=bool(config.get("quantization")))
     if mark:
@@ -163,7 +180,7 @@ def _check_quantized(weights: Mapping[str, Tensor], config: Mapping[str, Any], d
             f"{directory}: its weights are {mark.method}{'' if adapter else ' already'} ({name}"
             f"{f', {says}' if says else ''}). {advice}"
         )
-    if says is None or config.get("quantization"):
+    if says is None or config.get("quantization") or is_decoded:
         return
     method = _method(config[key] if key else read_optional_json(directory / str(old)))
     kinds = sorted({t.block_type.name for t in weights.values() if t.block_type.family is Family.FLOAT})

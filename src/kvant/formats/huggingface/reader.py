@@ -1,5 +1,6 @@
 """Read a Hugging Face directory as a `Model`: weights mapped, translated as they are read; none of its code runs."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -73,9 +74,10 @@ def read_huggingface(directory: Path, *, known_as: str = "", adapter: Adapter | 
     family = family_of_class(architecture_name(raw, path), path)
     config = complete_config(raw, family, path)
     _check_config(config, family)
-    weights, remarks = plain_weights(_weights(directory), raw, directory)
+    plain = plain_weights(_weights(directory), raw, directory)
+    weights = plain.tensors
     scheme = read_scheme(raw, layers_of(weights), str(path))
-    stored = _stored(weights, scheme, family, config) if scheme else {}
+    stored = _held(plain.stored, family, config) | (_stored(weights, scheme, family, config) if scheme else {})
     if scheme is not None:
         weights = dequantized(weights, scheme, str(directory))
     if adapter is not None:
@@ -109,10 +111,10 @@ def read_huggingface(directory: Path, *, known_as: str = "", adapter: Adapter | 
         metadata=metadata, tensors=tensors, path=directory, known_as=known_as,
         files=(*_files(directory), *(adapter.files if adapter else ())),
         stored={name: how for name, how in stored.items() if name in tensors},
-        remarks=(*left_over(directory), *remarks, *_other_parts(weights, family), *tied, *dropped,
+        remarks=(*left_over(directory), *plain.remarks, *_other_parts(weights, family), *tied, *dropped,
             *without, *model_remarks(directory, raw, family, config),
         ),
-        is_mended=bool(remarks or tied),
+        is_mended=bool(plain.is_renamed or tied),
     )  # fmt: skip
 
 
@@ -293,6 +295,21 @@ def _stored(weights: Mapping[str, Tensor], scheme: Scheme, family: Family, confi
         for path, name in named.items()
         if name is not None
     }  # fmt: skip
+
+
+def _held(stored: Mapping[str, Stored], family: Family, config: Config) -> dict[str, Stored]:
+    """What decoded tensors are stored as, by their names here, with blocks in the order of rows that they have here."""
+
+    def blocks(how: Stored, name: str) -> Tensor | None:
+        found = how.blocks()
+        return None if found is None else _transformed(found, name, family, config)
+
+    named = {theirs: family.canonical_name(theirs) for theirs in stored if not _is_skipped(theirs, family)}
+    return {
+        name: dataclasses.replace(stored[theirs], blocks=partial(blocks, stored[theirs], name))
+        for theirs, name in named.items()
+        if name is not None
+    }
 
 
 def _files(directory: Path) -> tuple[Path, ...]:

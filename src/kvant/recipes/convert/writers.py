@@ -19,13 +19,14 @@ from kvant.kernels.mlx_blocks import SAME_VALUES
 from kvant.metadata import u32
 from kvant.model import Model
 from kvant.progress import Progress
+from kvant.quant.grids import kept_tensors, may_keep
 from kvant.quant.roles import ALWAYS_F32
 from kvant.tensors import LazyTensor, Tensor, row_length
 
 FILE_TYPES = {kind.name: number for kind, number in FLOAT_FILE_TYPES.items()} | {"Q8_0": 7}
 """Types of matrices to convert to, with `general.file_type`. Source: llama.h `enum llama_ftype`."""
 
-_FILE_TYPES = FILE_TYPES | {"Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q5_1": 9, "MXFP4": 38}
+_FILE_TYPES = FILE_TYPES | {"Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q5_1": 9, "MXFP4": 38, "NVFP4": 39}
 
 
 class Fallback(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,9 +109,10 @@ class Writer:
 
 
 def _write_gguf(work: Work) -> Files:
-    blocks = _kept_blocks(work.model) if work.keeps else {}
-    tensors = [blocks.get(t.name) or t for t in gguf_tensors(work.model, work.type, threads=work.threads)]
-    kinds = Counter(t.block_type.name for t in blocks.values()) or Counter([work.type.name])
+    blocks = kept_tensors(work.model) if work.keeps else {}
+    tensors = [blocks.get(t.name) or t for t in _rest(work)]
+    kinds = Counter(t.block_type.name for t in blocks.values() if t.block_type.is_quantized)
+    kinds = kinds or Counter([t.block_type.name for t in blocks.values()] or [work.type.name])
     metadata = {**work.model.metadata, "general.file_type": u32(_FILE_TYPES[kinds.most_common(1)[0][0]])}
     files = write_gguf(
         work.out, metadata, tensors, overwrite=work.overwrite, max_file_bytes=work.max_file_bytes,
@@ -146,8 +148,7 @@ WRITERS = {
     writer.name: writer
     for writer in (
         Writer(
-            name="gguf", suffix=".gguf", types=tuple(FILE_TYPES), can_keep=lambda model: bool(model.stored),
-            write=_write_gguf,
+            name="gguf", suffix=".gguf", types=tuple(FILE_TYPES), can_keep=may_keep, write=_write_gguf,
         ),
         Writer(name="hf", suffix="", types=_FLOATS, can_keep=lambda _: False, write=_write_huggingface),
         Writer(name="mlx", suffix="", types=_FLOATS, can_keep=_holds_blocks_of_mlx, write=_write_mlx),
@@ -155,16 +156,23 @@ WRITERS = {
 }  # fmt: skip
 
 
-def _kept_blocks(model: Model) -> dict[str, Tensor]:
-    """The quantized tensors of an MLX directory as blocks of the same values, where there are such."""
-    found = {name: stored.blocks() for name, stored in model.stored.items()}
-    return {name: tensor for name, tensor in found.items() if tensor is not None}
+def _rest(work: Work) -> Iterator[LazyTensor]:
+    """The tensors as floats; where the source lies on a grid of its own, in the type that they have."""
+    if work.keeps and work.model.is_base:
+        return kept_floats(work.model)
+    return gguf_tensors(work.model, work.type, threads=work.threads)
 
 
 def gguf_tensors(model: Model, target: BlockType, *, threads: int = 0) -> Iterator[LazyTensor]:
     """Yield every tensor in the type that upstream's converter gives it at this output type."""
     for tensor in model.tensors.values():
         yield recoded(tensor, converted_type(tensor, target), threads=threads)
+
+
+def kept_floats(model: Model) -> Iterator[LazyTensor]:
+    """Yield every tensor in its own type, and vectors in F32."""
+    for tensor in model.tensors.values():
+        yield recoded(tensor, converted_type(tensor, tensor.block_type))
 
 
 def converted_type(tensor: Tensor, target: BlockType) -> BlockType:

@@ -12,13 +12,15 @@ from kvant.dtypes import Family, precision_class
 from kvant.formats.gguf.kinds import MODEL, kind_of
 from kvant.formats.open import format_name, open_as_stored
 from kvant.metadata import StringArray, Value, ValueType
-from kvant.model import Model, Stored
+from kvant.model import Model
+from kvant.quant.grids import grid_of
 from kvant.quant.presets import PRESETS
 from kvant.quant.roles import EMBEDDINGS, OUTPUT
 from kvant.recipes.inspect.findings import fallbacks, has_chat_template, warnings
 from kvant.tensors import Tensor, n_bytes, n_weights
 
 _SHOWN_ITEMS = 8
+_LEAST_SHARE = 0.5  # of the blocks of floats that restore a grid, for it to be named
 
 
 class TensorReport(msgspec.Struct, frozen=True):
@@ -27,6 +29,8 @@ class TensorReport(msgspec.Struct, frozen=True):
     Attributes:
         shape: Lengths of its axes in NumPy order.
         role: `embedding`, `output`, `attention`, `ffn`, `norm` or `other`.
+        grid: Type that holds weights which lie on a grid, or comes nearest; None if they lie on none.
+        grid_share: Share of its blocks that restore every weight, of a sample.
     """
 
     name: str
@@ -36,6 +40,8 @@ class TensorReport(msgspec.Struct, frozen=True):
     bpw: float
     precision_class: str
     bytes: int
+    grid: str | None = None
+    grid_share: float | None = None
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -130,7 +136,7 @@ def inspect(source: Model | Path) -> Inspection:
         UnsupportedModelError: A Hugging Face model of an architecture that is not known.
     """
     model = source if isinstance(source, Model) else open_as_stored(source)
-    reports = tuple(_report(tensor, model.stored.get(tensor.name)) for tensor in model.tensors.values())
+    reports = tuple(_report(model, tensor) for tensor in model.tensors.values())
     bpw = 8 * model.tensor_bytes / max(1, model.n_weights)
     preset = _preset(model)
     return Inspection(
@@ -176,13 +182,17 @@ def role_name(name: str) -> str:
     return "ffn" if "ffn_" in name else "other"
 
 
-def _report(tensor: Tensor, stored: Stored | None) -> TensorReport:
-    kind = tensor.block_type
+def _report(model: Model, tensor: Tensor) -> TensorReport:
+    kind, stored = tensor.block_type, model.stored.get(tensor.name)
+    found = grid_of(model, tensor.name)
+    found = found if found is not None and (stored is not None or found.share >= _LEAST_SHARE) else None
+    grid, share = (found.kind, found.share) if found else (None, None)
     if stored is not None:
         bpw = 8 * stored.n_bytes / max(1, n_weights(tensor))
         return TensorReport(
             name=tensor.name, role=role_name(tensor.name), shape=tensor.shape, type=stored.kind, bpw=bpw,
-            precision_class=precision_class(bpw).value, bytes=stored.n_bytes,
+            precision_class=precision_class(bpw).value, bytes=stored.n_bytes, grid=grid,
+            grid_share=share,
         )  # fmt: skip
     return TensorReport(
         name=tensor.name,
@@ -192,6 +202,8 @@ def _report(tensor: Tensor, stored: Stored | None) -> TensorReport:
         bpw=kind.bpw,
         precision_class="integer" if kind.family is Family.INTEGER else kind.precision_class.value,
         bytes=n_bytes(tensor),
+        grid=grid,
+        grid_share=share,
     )
 
 

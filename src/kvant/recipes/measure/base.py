@@ -68,16 +68,26 @@ def f32_file(against: Model | Path, *, progress: Progress = SILENT) -> tuple[Pat
     The engine rounds activations to the type of the weights they meet: run from a BF16 file a model is .0001 nats away
     from itself. So the base is always run from F32.
 
+    A model that its makers publish in MXFP4 or another grid is its own base: a directory is decoded, a GGUF runs as it
+    is.
+
     Raises:
-        FormatError: `against` is quantized.
+        FormatError: `against` is quantized from something else.
     """
     model = opened(against)
-    if model.quantized_types:
+    if not model.is_base:
         raise FormatError(
             f"{model.path}: holds {', '.join(model.quantized_types)} tensors, so it is no full-precision base. "
             "Give the Hugging Face directory or a GGUF of F32, BF16 or F16."
         )
     name = identity(model.files)
+    if model.quantized_types:
+        progress.say(
+            f"{model.path}: holds {', '.join(model.quantized_types)}, and is taken for the original: what was lost "
+            f"when that was made is not seen."
+        )
+    if is_gguf(model.files[0]) and model.quantized_types:  # decoded, experts would take eight times the memory
+        return model.files[0], name
     if is_gguf(model.files[0]) and all(_is_f32(t) for t in model.tensors.values()):
         return model.files[0], name
     for remark in model.remarks:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from kvant.dtypes import block_type
 from kvant.model import Model
-from kvant.quant.plan import Plan
+from kvant.quant.plan import KEEP, Plan
 from kvant.tensors import n_weights
 
 # Relative distortion without importance and with (uniform) importance; None: cannot be encoded without.
@@ -53,6 +53,9 @@ def type_distortion(name: str, *, has_importance: bool) -> float:
 def plan_distortion(plan: Plan, model: Model) -> float:
     """Mean distortion of a plan over its weights; a tensor that stays as it is costs nothing."""
     total = 0.0
+    if plan.preset == KEEP:  # nothing is rounded but activations
+        blocks = [t for t in model.tensors.values() if block_type(plan.types[t.name]).is_quantized]
+        return ACTIVATION_FLOOR * sum(map(n_weights, blocks)) / max(1, model.n_weights)
     for tensor in model.tensors.values():
         kind = plan.types[tensor.name]
         if kind != tensor.block_type.name:

@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kvant.quant.plan import Plan
+from kvant.quant.plan import KEEP, Plan
 from kvant.recipes.goal import Goal
 from kvant.recipes.measure.distortion import expected_kld
 from kvant.recipes.optimize.variant import Variant
@@ -85,6 +85,8 @@ def least_kld(candidate: Candidate, measured: Sequence[Variant], contest: Contes
     ratios = [v.kld / v.candidate.distortion for v in measured if v.candidate.distortion > 0]
     by_distortion = candidate.distortion * min(ratios, default=0.0) / SLACK
     alike = [v for v in measured if v.candidate.is_fitted or not candidate.is_fitted]
+    if candidate.plan.preset == KEEP:  # its types say nothing of what it loses
+        return by_distortion
     by_types = (v.kld - 2 * v.score.kld_se for v in alike if is_finer(v.candidate.plan, candidate.plan, contest.finer))
     return max([by_distortion, *by_types])
 

@@ -91,7 +91,7 @@ def test_float64_beyond_float32_is_named(copied: Path) -> None:
     ("suffix", "method"),
     [
         (".SCB", "bitsandbytes 8-bit"), (".weight.absmax", "bitsandbytes 4-bit"),
-        (".weight.quant_state.bitsandbytes__nf4", "bitsandbytes 4-bit"), (".g_idx", "GPTQ"), (".qweight", "AWQ"),
+        (".g_idx", "GPTQ"), (".qweight", "AWQ"),
         (".weight_packed", "compressed-tensors"), (".weight_scale_inv", "FP8"), (".weight_scale_2", "NVFP4"),
         (".W_q", "HQQ"), (".scales", "MLX"), (".codebooks", "AQLM"), (".weight._scale", "Quanto"),
     ],

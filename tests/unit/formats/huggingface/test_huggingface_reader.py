@@ -210,7 +210,7 @@ def fp8(directory: Path) -> None:
         (without("config.json"), FormatError, "config.json"),
         (without("tokenizer.json"), KvantError, "tokenizer"),
         (doubled, FormatError, "output_norm.weight comes from two tensors"),
-        (fp8, UnsupportedModelError, "FP8 already.*mlp.up_proj.weight.*16-bit"),
+        (fp8, FormatError, "ffn_up.weight"),
         (truncated, FormatError, "model.safetensors"),
         (changed(architectures=["BloomForCausalLM"]), UnsupportedModelError, "BloomForCausalLM.*LlamaForCausalLM"),
         (changed(auto_map={"AutoModel": "m.M"}), UnsupportedModelError, "auto_map"),

@@ -12,8 +12,9 @@ from kvant.formats.gguf.layout import TensorInfo, checked_alignment, file_layout
 from kvant.formats.gguf.spec import KEY_ALIGNMENT
 from kvant.metadata import ValueType, u32
 from kvant.model import Model
+from kvant.quant.grids import may_keep
 from kvant.quant.importance import Importance
-from kvant.quant.plan import Plan, needs_importance
+from kvant.quant.plan import KEEP, Plan, needs_importance
 from kvant.quant.presets import find_preset, plan_preset
 from kvant.recipes.measure.distortion import plan_distortion
 from kvant.recipes.targets.candidate import Candidate
@@ -42,6 +43,8 @@ def make_candidates(
 ) -> list[Candidate]:
     """Plan every preset and predict size, memory and speed; nothing is encoded.
 
+    A model that lies on a grid is offered as it is, too: the preset `keep`, which rounds nothing.
+
     Args:
         model: The full-precision model.
         profile: The device it will run on.
@@ -55,17 +58,19 @@ def make_candidates(
     Raises:
         PlanError: A preset that was asked for is unknown or needs importance.
     """
-    asked = presets or (full_precision(model), *DEFAULT_PRESETS)
-    plans: dict[tuple[tuple[str, str], ...], list[Plan]] = {}
+    kept = (KEEP,) if not presets and model.is_base and may_keep(model) else ()
+    asked = presets or (*kept, full_precision(model), *DEFAULT_PRESETS)
+    plans: dict[tuple[bool, tuple[tuple[str, str], ...]], list[Plan]] = {}
     for name in asked:
-        plan = plan_preset(model, find_preset(name).name, has_importance=importance is not None)
+        known = KEEP if name.lower() == KEEP else find_preset(name).name
+        plan = plan_preset(model, known, has_importance=importance is not None)
         if importance is None and needs_importance(plan, model):
             if presets:
                 raise PlanError(
                     f"{plan.preset}: needs importance to be worth making. Pass --imatrix FILE, or leave it out."
                 )
             continue
-        plans.setdefault(tuple(sorted(plan.types.items())), []).append(plan)
+        plans.setdefault((known == KEEP, tuple(sorted(plan.types.items()))), []).append(plan)
     sizes = exact_sizes(model, [same[0] for same in plans.values()], importance)
     found = [
         make_candidate(model, same, size, profile, context) for same, size in zip(plans.values(), sizes, strict=True)

@@ -18,7 +18,7 @@ from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.curvature import Curvatures
 from kvant.quant.importance import Importance
-from kvant.quant.plan import Plan
+from kvant.quant.plan import KEEP, Plan
 from kvant.quant.presets import find_preset
 from kvant.recipes.measure.base import Floor
 from kvant.recipes.measure.rounding import predicted_kld
@@ -60,6 +60,8 @@ class GGUF:
 
     def knows(self, preset: str) -> bool:
         """Say whether a name is one of llama.cpp's presets."""
+        if preset.lower() == KEEP:
+            return True
         try:
             find_preset(preset)
         except PlanError:

@@ -23,10 +23,11 @@ from kvant.metadata import Value, ValueType, string, u32
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.curvature import Curvatures
+from kvant.quant.grids import kept_as, loss_again
 from kvant.quant.importance import Importance, without_zero_runs
 from kvant.quant.journal import Journal
 from kvant.quant.matching import check_fits, is_used, match_importance, run_length
-from kvant.quant.plan import Fallback, Plan, check_plan, needs_importance
+from kvant.quant.plan import KEEP, Fallback, Plan, check_plan, needs_importance
 from kvant.quant.presets import plan_preset
 from kvant.quant.roles import file_order
 from kvant.quant.stream import Job, encode_stream, encoded_tensor
@@ -208,7 +209,7 @@ def check_work(
     tensors = model.tensors
     twice = [n for n, t in tensors.items() if t.block_type.is_quantized and t.block_type.name != plan.types[n]]
     twice += model.stored
-    if twice and not allow_requantize:
+    if twice and not (allow_requantize or model.is_base or plan.preset == KEEP):
         found = model.stored[twice[0]].kind if twice[0] in model.stored else tensors[twice[0]].block_type
         raise PlanError(
             f"{twice[0]}: is {found} already; as {plan.types[twice[0]]} it would lose twice "
@@ -226,7 +227,8 @@ def plan_jobs(
     """
     jobs = []
     for name in file_order(model.tensors):
-        tensor, target = model.tensors[name], block_type(plan.types[name])
+        target = block_type(plan.types[name])
+        tensor = kept_as(model, name, target) if plan.preset == KEEP else model.tensors[name]
         encodes = target.is_quantized and tensor.block_type != target
         weights = importance.weights_for(tensor) if encodes and importance else None
         weights = None if weights is None else without_zero_runs(weights, run_length(target))
@@ -308,8 +310,10 @@ def _write(writer: GGUFWriter, journal: Journal, jobs: list[Job], threads: int, 
 
 
 def remarks_on(model: Model, plan: Plan, importance: Importance | None) -> tuple[str, ...]:
-    """Say what was left out of a model, and what its importance file did not do."""
-    return (*model.remarks, *(match_importance(importance, model, plan).remarks() if importance else ()))
+    """Say what was left out of a model, what is rounded a second time, and what its importance file did not do."""
+    again = loss_again(model, plan.types) if plan.preset != KEEP else ""
+    used = match_importance(importance, model, plan).remarks() if importance else ()
+    return (*model.remarks, *([again] if again else []), *used)
 
 
 def _result(

@@ -1,0 +1,116 @@
+"""The table of schemes, and a checkpoint's matrices as the floats that they stand for."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from kvant.formats.huggingface.config import read_optional_json
+from kvant.formats.huggingface.quantized import bitsandbytes, compressed, fp8, gptq, mxfp4, nvfp4
+from kvant.formats.huggingface.quantized.base import Checkpoint, Layer
+from kvant.model import Grid, Stored
+from kvant.quant.grids import Held, hold, sample
+from kvant.tensors import Tensor, n_bytes
+
+SCHEMES: Mapping[str, Callable[[Checkpoint], Iterator[Layer]]] = {
+    "FP8": fp8.find,
+    "MXFP4": mxfp4.find,
+    "NVFP4": nvfp4.find,
+    "GPTQ and AWQ": gptq.find,
+    "compressed-tensors": compressed.find,
+    "bitsandbytes": bitsandbytes.find,
+}
+"""What finds the matrices of each way of quantizing; MLX's, whose tensors have other shapes, is in mlx/."""
+
+ENTRIES = ("quantization_config", "compression_config")
+"""Entries of config.json by which tools say how weights are quantized."""
+
+FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+"""Files by which older tools (AutoGPTQ, AutoAWQ) and NVIDIA's ModelOpt do so."""
+
+ACTIVATIONS = re.compile(
+    r"\.(?:input|output|activation|k|v|q|prob)_scale$|_activation_scale$|\.input_global_scale$|\.qscale_act$"
+    r"|\.(?:input|output)_zero_point$"
+)
+"""Scales of activations and of the KV cache, which say nothing of weights."""
+
+
+def as_floats(
+    weights: Mapping[str, Tensor], config: Mapping[str, Any], directory: Path
+) -> tuple[dict[str, Tensor], dict[str, Stored], list[str]]:
+    """Return tensors with every quantized matrix as F32 that is decoded as it is read.
+
+    Args:
+        weights: Tensors by their names in the checkpoint.
+        config: The content of config.json.
+        directory: Where they are.
+
+    Returns:
+        The tensors, what those that were decoded are stored as, and remarks. What no scheme knows stays as it is.
+
+    Raises:
+        FormatError: The parts of a matrix do not fit one another.
+    """
+    checkpoint = Checkpoint(weights, settings(config, directory), str(directory))
+    layers = {layer.name: layer for find in SCHEMES.values() for layer in find(checkpoint)}
+    if not layers:
+        return dict(weights), {}, []
+    used = {part for layer in layers.values() for part in layer.parts}
+    idle = [name for name in weights if name not in used and ACTIVATIONS.search(name)]
+    found: dict[str, Tensor] = {}
+    by_part = {layer.parts[0]: layer for layer in layers.values()}
+    for name, tensor in weights.items():
+        if name in by_part:
+            found[by_part[name].name] = by_part[name].tensor()
+        elif name not in used and name not in idle:
+            found[name] = tensor
+    stored = {name: _stored(layer, weights) for name, layer in layers.items()}
+    return found, stored, _remarks(layers, idle)
+
+
+def settings(config: Mapping[str, Any], directory: Path) -> Mapping[str, Any]:
+    """Return what a checkpoint says of how it is quantized, from wherever it says so; empty if it does not."""
+    inner = config.get("text_config")
+    for holder in (config, inner if isinstance(inner, dict) else {}):
+        for key in ENTRIES:
+            if isinstance(holder.get(key), dict) and holder[key]:
+                return dict(holder[key])
+    for name in FILES:
+        found = read_optional_json(directory / name)
+        if found:
+            entry = found.get("quantization")
+            return dict(entry) if isinstance(entry, dict) else dict(found)
+    return {}
+
+
+def _remarks(layers: Mapping[str, Layer], idle: list[str]) -> list[str]:
+    said = []
+    if idle:
+        said.append(
+            f"{len(idle)} scales of activations or of the KV cache (first {idle[0]}) are left out: engines of GGUF "
+            f"compute with their own."
+        )
+    ordered = [layer for layer in layers.values() if layer.remark]
+    if ordered:
+        said.append(f"{len(ordered)} matrices, first {ordered[0].name}: {ordered[0].remark}.")
+    return said
+
+
+def _stored(layer: Layer, weights: Mapping[str, Tensor]) -> Stored:
+    """What a layer is stored as, with the search for the type that holds it, which is made once."""
+    tensor = layer.tensor()
+    steps, packed = layer.steps, layer.packed
+
+    @cache
+    def held() -> Held:
+        return hold(tensor, steps=steps, packed=packed)
+
+    def grid(*, proven: bool) -> Grid | None:
+        return held().grid if proven else sampled()
+
+    sampled = cache(partial(sample, tensor, steps=steps, packed=packed))
+    return Stored(
+        kind=layer.kind, n_bytes=sum(n_bytes(weights[part]) for part in layer.parts), blocks=lambda: held().tensor,
+        grid=grid, is_base=True,
+    )  # fmt: skip

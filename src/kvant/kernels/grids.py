@@ -29,8 +29,8 @@ AFFINE = {"Q4_1": 15, "Q5_1": 31}
 GRID_TYPES = ("MXFP4", *SYMMETRIC, *AFFINE)
 """Types that `fit_grid` fits."""
 
-SEARCHED = ("MXFP4", "Q4_0", "Q4_1", "Q5_0")
-"""Those whose step can be found from weights alone; eight bits have too many levels to try, and need a known step."""
+SEARCHED = ("MXFP4", "Q4_0", "Q4_1")
+"""Those whose step can be found from weights alone; more bits have too many levels to try, and need a known step."""
 
 _ULP = {F32: np.uint32(1), F16: np.uint32(1 << 13), BF16: np.uint32(1 << 16)}
 """Distance of neighbours in the bits of a float32."""
@@ -113,16 +113,16 @@ def rounded(x: np.ndarray, kind: BlockType) -> np.ndarray:
 def _proven(blocks: np.ndarray, x: np.ndarray, kind: BlockType, source: BlockType) -> GridBlocks:
     """Decode blocks and compare them with the weights."""
     restored = rounded(decode(blocks, kind, x.shape[1], threads=1), source)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         difference = np.abs(restored - x)
-    exact = (difference == 0).reshape(len(x), -1, kind.block_length).all(axis=-1)
-    near, worst = exact.copy(), 0.0
-    if not exact.all():
-        left = ~exact
-        wrong, weights = (a.reshape(*exact.shape, -1)[left] for a in (difference, np.abs(x)))
-        ulp = (weights.view(np.uint32) + _ULP[source]).view(np.float32) - weights
-        near[left] = (wrong <= np.maximum(ulp, _TINY)).all(axis=-1)
-        worst = float(wrong.max())
+        exact = (difference == 0).reshape(len(x), -1, kind.block_length).all(axis=-1)
+        near, worst = exact.copy(), 0.0
+        if not exact.all():
+            left = ~exact
+            wrong, weights = (a.reshape(*exact.shape, -1)[left] for a in (difference, np.abs(x)))
+            ulp = (weights.view(np.uint32) + _ULP[source]).view(np.float32) - weights
+            near[left] = (wrong <= np.maximum(ulp, _TINY)).all(axis=-1)
+            worst = float(np.nan_to_num(wrong, nan=np.inf).max())
     return GridBlocks(blocks=blocks, exact=exact, near=near, error=worst)
 
 
@@ -208,7 +208,9 @@ def _settle(
             trial = rounded(step[left] if attempt else rounded(step[left], BF16), F16)
         elif attempt == 2:
             least, most = _bounds(w[left], q[left], offset[left], source)
-            centre = np.where(np.isfinite(least + most), (least + most) / 2, step[left]).astype(np.float32)
+            known = np.isfinite(least) & np.isfinite(most)
+            with np.errstate(invalid="ignore"):
+                centre = np.where(known, (least + most) / 2, step[left]).astype(np.float32)
             trial = rounded(centre, F16)
         else:
             trial = _neighbour(rounded(centre, F16), up=attempt == 3)

@@ -51,28 +51,36 @@ class Held:
     missed: Grid | None = None
 
 
-def sample(tensor: Tensor, *, steps: Steps | None = None, packed: Tensor | None = None) -> Grid | None:
+def sample(
+    tensor: Tensor, *, steps: Steps | None = None, packed: Tensor | None = None, searches: bool = True
+) -> Grid | None:
     """Tell from some blocks which block type holds a tensor, or comes nearest; None if none holds a single block.
 
     Args:
         tensor: Weights of F32, F16 or BF16.
         steps: Steps of its grid, where they are known.
         packed: Its codes in a block type, where there are such.
+        searches: Look for an even grid where neither is known.
     """
-    found = [grid for grid in _sampled(tensor, steps, packed) if grid.n_near]
-    return next((grid for grid in found if grid.holds), max(found, key=lambda grid: grid.share, default=None))
+    best: Grid | None = None
+    for found in _sampled(tensor, steps, packed, searches=searches):
+        if found.holds:
+            return found
+        best = found if found.n_exact and (best is None or found.share > best.share) else best
+    return best
 
 
-def hold(tensor: Tensor, *, steps: Steps | None = None, packed: Tensor | None = None) -> Held:
+def hold(tensor: Tensor, *, steps: Steps | None = None, packed: Tensor | None = None, searches: bool = True) -> Held:
     """Return a tensor in the smallest type that holds its weights, every block of which is proven.
 
     Args:
         tensor: Weights of F32, F16 or BF16; where it is decoded from something else, F32.
         steps: As for `sample`, and so are the others.
         packed: Its codes in a block type.
+        searches: Look for an even grid where neither is known.
     """
     missed: list[Grid] = []
-    for likely in _sampled(tensor, steps, packed):
+    for likely in _sampled(tensor, steps, packed, searches=searches):
         if likely.holds:
             kind = block_type(likely.kind)
             likely = _proven(tensor, kind, steps, packed, _spans(tensor))
@@ -183,25 +191,22 @@ def grid_of(model: Model, name: str) -> Grid | None:
     return sample(model.tensors[name]) if name in set(float_matrices(model)) else None
 
 
-def _sampled(tensor: Tensor, steps: Steps | None, packed: Tensor | None) -> list[Grid]:
-    """What the sampled blocks say of every type that may hold them, exact ones first, then by size."""
-    if packed is not None:
-        spans = _places(tensor)
-        return [replace(_proven(tensor, packed.block_type, None, packed, spans), is_sampled=True)]
+def _sampled(tensor: Tensor, steps: Steps | None, packed: Tensor | None, *, searches: bool) -> Iterator[Grid]:
+    """What the sampled blocks say of each type that may hold them, the smallest first."""
     spans = _places(tensor)
-    rows = np.concatenate([_rows(tensor, *span) for span in spans]) if spans else np.empty((0, 32), np.float32)
-    if row_length(tensor) % 32 or not _may_be_grid(rows, known=steps is not None):
-        return []
-    kinds = SEARCHED if steps is None else STEPPED
-    found = [replace(_proven(tensor, block_type(kind), steps, None, spans), is_sampled=True) for kind in kinds]
-    return sorted(found, key=lambda grid: (grid.n_exact < grid.n_blocks, block_type(grid.kind).bpw))
+    if packed is not None:
+        yield replace(_proven(tensor, packed.block_type, None, packed, spans), is_sampled=True)
+        return
+    if not spans or row_length(tensor) % 32 or not (steps or (searches and _may_be_grid(tensor, spans))):
+        return
+    for kind in STEPPED if steps else SEARCHED:
+        yield replace(_proven(tensor, block_type(kind), steps, None, spans), is_sampled=True)
 
 
-def _may_be_grid(rows: np.ndarray, *, known: bool) -> bool:
-    """Whether blocks hold so few different values that four bits could code them."""
-    if known:
-        return True
-    blocks = np.sort(np.abs(rows).reshape(-1, 32), axis=1)
+def _may_be_grid(tensor: Tensor, spans: Sequence[tuple[int, int]]) -> bool:
+    """Whether sampled blocks hold so few different values that four bits could code them."""
+    rows = np.concatenate([_rows(tensor, *span) for span in spans])
+    blocks = np.sort(rows.reshape(-1, 32), axis=1)
     levels = 1 + (blocks[:, 1:] != blocks[:, :-1]).sum(axis=1)
     telling = levels[levels >= MIN_LEVELS]
     return len(telling) >= MIN_BLOCKS and float(np.mean(telling <= MAX_LEVELS)) > 0.9

@@ -14,10 +14,10 @@ from typing import Any
 from kvant.dtypes import Family
 from kvant.errors import UnsupportedFormatError, UnsupportedModelError
 from kvant.formats.huggingface.config import read_optional_json, shown
+from kvant.formats.huggingface.quantized.base import Layer
 from kvant.formats.huggingface.quantized.schemes import ENTRIES, FILES, as_floats
 from kvant.formats.lookalikes import ADAPTER_CONFIG, ADAPTER_FILES, adapter_in
 from kvant.formats.recode import narrowed
-from kvant.model import Stored
 from kvant.tensors import Tensor
 
 WRAPPERS = (
@@ -87,13 +87,13 @@ class Plain:
 
     Attributes:
         tensors: Tensors; what was quantized is F32 and decoded as it is read.
-        stored: Of those that are decoded, how the checkpoint holds them.
+        layers: Those that are decoded, as the checkpoint holds them.
         remarks: All that was done to them, a sentence each.
         is_renamed: Other programs find other names, types or tensors in the files.
     """
 
     tensors: dict[str, Tensor]
-    stored: dict[str, Stored]
+    layers: dict[str, Layer]
     remarks: tuple[str, ...]
     is_renamed: bool
 
@@ -120,13 +120,13 @@ def plain_weights(weights: Mapping[str, Tensor], config: Mapping[str, Any], dire
             f"{len(heads)} tensors left out."
         )
     found = {name: tensor for name, tensor in found.items() if name not in heads}
-    found, stored, said = as_floats(found, config, directory)
-    _check_quantized(found, config, directory, is_decoded=bool(stored))
+    found, layers, said = as_floats(found, config, directory)
+    _check_quantized(found, config, directory, is_decoded=bool(layers))
     wide = [name for name, tensor in found.items() if tensor.block_type.name == "F64"]
     if wide:
         remarks.append(f"{len(wide)} tensors (first {wide[0]}) are F64 and are read as F32.")
     tensors = {n: narrowed(t) if t.block_type.name == "F64" else t for n, t in found.items()}
-    return Plain(tensors, stored, (*remarks, *said), bool(remarks))
+    return Plain(tensors, layers, (*remarks, *said), bool(remarks))
 
 
 def check_adapter(directory: Path) -> None:

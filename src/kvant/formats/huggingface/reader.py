@@ -1,6 +1,5 @@
 """Read a Hugging Face directory as a `Model`: weights mapped, translated as they are read; none of its code runs."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.registry import family_of_class
 from kvant.formats.huggingface.architectures.rope import check_rope
 from kvant.formats.huggingface.architectures.shapes import check_tensors, expert_count
+from kvant.formats.huggingface.architectures.transforms import Transform
 from kvant.formats.huggingface.checkpoint import check_adapter, plain_weights
 from kvant.formats.huggingface.config import Config, architecture_name, read_config, read_optional_json, shown
 from kvant.formats.huggingface.general import general_metadata
@@ -22,6 +22,8 @@ from kvant.formats.huggingface.lazy import as_float32, renamed, stacked
 from kvant.formats.huggingface.mlx.layers import WEIGHT, dequantized, layer_bytes, layers_of, same_blocks
 from kvant.formats.huggingface.mlx.schemes import Scheme, grouping_name, read_scheme
 from kvant.formats.huggingface.naming import directory_identifier
+from kvant.formats.huggingface.quantized.base import Layer
+from kvant.formats.huggingface.quantized.schemes import Move, stored_as
 from kvant.formats.huggingface.remarks import model_remarks
 from kvant.formats.huggingface.tokenizer.files import read_tokenizer_files
 from kvant.formats.huggingface.tokenizer.padding import pad_to_rows
@@ -77,7 +79,7 @@ def read_huggingface(directory: Path, *, known_as: str = "", adapter: Adapter | 
     plain = plain_weights(_weights(directory), raw, directory)
     weights = plain.tensors
     scheme = read_scheme(raw, layers_of(weights), str(path))
-    stored = _held(plain.stored, family, config) | (_stored(weights, scheme, family, config) if scheme else {})
+    stored = _stored(weights, scheme, family, config) if scheme else {}
     if scheme is not None:
         weights = dequantized(weights, scheme, str(directory))
     if adapter is not None:
@@ -87,6 +89,7 @@ def read_huggingface(directory: Path, *, known_as: str = "", adapter: Adapter | 
     weights = {name: tensor for name, tensor in weights.items() if name not in unused}
     tensors = _by_name((*family.extra_tensors(config), *_canonical(weights, family, config)), directory)
     tensors, tied = _untied(tensors, config)
+    stored |= _held(plain.layers, tensors, family, config)
     dropped: list[str] = []
     general = general_metadata(directory, raw, sum(n_weights(t) for t in tensors.values()), known_as=known_as)
     files = read_tokenizer_files(directory)
@@ -297,18 +300,22 @@ def _stored(weights: Mapping[str, Tensor], scheme: Scheme, family: Family, confi
     }  # fmt: skip
 
 
-def _held(stored: Mapping[str, Stored], family: Family, config: Config) -> dict[str, Stored]:
-    """What decoded tensors are stored as, by their names here, with blocks in the order of rows that they have here."""
+def _held(
+    layers: Mapping[str, Layer], tensors: Mapping[str, Tensor], family: Family, config: Config
+) -> dict[str, Stored]:
+    """What decoded tensors are stored as, by their names here."""
 
-    def blocks(how: Stored, name: str) -> Tensor | None:
-        found = how.blocks()
-        return None if found is None else _transformed(found, name, family, config)
+    def move(change: Transform | None, tensor: Tensor) -> LazyTensor:
+        return change.forward(tensor, config) if change else renamed(tensor, tensor.name)
 
-    named = {theirs: family.canonical_name(theirs) for theirs in stored if not _is_skipped(theirs, family)}
+    found: dict[str, dict[int, tuple[Layer, Move]]] = {}
+    for theirs, layer in layers.items():
+        for place in () if family.is_skipped(theirs) else family.places(theirs, config):
+            found.setdefault(place.name, {})[place.expert or 0] = (layer, partial(move, place.change))
     return {
-        name: dataclasses.replace(stored[theirs], blocks=partial(blocks, stored[theirs], name))
-        for theirs, name in named.items()
-        if name is not None
+        name: stored_as(tensors[name], [parts[expert] for expert in sorted(parts)])
+        for name, parts in found.items()
+        if name in tensors
     }
 
 

@@ -290,11 +290,11 @@ def _float_costs(model: Model, compared: Iterable[ComparedTensor]) -> Iterator[s
     """Say of what no block type holds what it costs as floats, and what less would."""
     groups: dict[tuple[str, str], list[str]] = {}
     for one in compared:
-        if one.name in model.stored and model.stored[one.name].is_base and one.stored in FILE_TYPES:
+        if one.name in model.stored and model.stored[one.name].is_base and not block_type(one.stored).is_quantized:
             groups.setdefault((one.source, one.stored), []).append(one.name)
     for (theirs, ours), names in groups.items():
         before, weights = sum(model.stored[n].n_bytes for n in names), sum(n_weights(model.tensors[n]) for n in names)
-        after = weights * block_type(ours).block_bytes if ours != "Q8_0" else 0
+        after = weights * block_type(ours).block_bytes
         missed = model.stored[names[0]].grid(proven=False)
         nearest = f"; {missed.kind} comes nearest and restores {missed.share:.1%} of sampled blocks" if missed else ""
         less = ", -t BF16 writes half of that, with weights moved by up to .4 %" if ours == "F32" else ""

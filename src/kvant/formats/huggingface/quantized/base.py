@@ -36,6 +36,7 @@ class Layer:
         steps: Step of the even grid that its weights lie on, one per equal run of each row; None for other grids.
         packed: The same codes in the block type of that layout, where there is one.
         remark: What is to be said of it; empty if nothing.
+        n_bytes: Bytes of its parts.
     """
 
     name: str
@@ -46,14 +47,26 @@ class Layer:
     steps: Rows | None = None
     packed: LazyTensor | None = None
     remark: str = ""
+    n_bytes: int = 0
 
     def tensor(self) -> LazyTensor:
         """The matrix as F32, decoded as it is read."""
+        return _numbers(self.name, self.shape, self.rows)
 
-        def read(start: int, stop: int) -> np.ndarray:
-            return np.ascontiguousarray(self.rows(start, stop), np.float32).view(np.uint8)
+    def step_tensor(self) -> LazyTensor | None:
+        """The steps as F32, one row for each row of the matrix; None if it has none."""
+        if self.steps is None:
+            return None
+        return _numbers(self.name, (*self.shape[:-1], self.steps(0, 1).shape[1]), self.steps)
 
-        return LazyTensor(name=self.name, shape=self.shape, block_type=F32, read=read)
+
+def _numbers(name: str, shape: tuple[int, ...], rows: Rows) -> LazyTensor:
+    def read(start: int, stop: int) -> np.ndarray:
+        if stop <= start:
+            return np.empty((0, shape[-1] * F32.block_bytes), np.uint8)
+        return np.ascontiguousarray(rows(start, stop), np.float32).view(np.uint8)
+
+    return LazyTensor(name=name, shape=shape, block_type=F32, read=read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +160,12 @@ def unpacked(packed: np.ndarray, bits: int, order: tuple[int, ...] = ()) -> np.n
     """
     places = np.array(order or range(32 // bits), np.uint32) * np.uint32(bits)
     codes = (packed[..., None] >> places & np.uint32((1 << bits) - 1)).astype(np.uint8)
-    return np.asarray(codes).reshape(*packed.shape[:-1], -1)
+    return np.asarray(codes).reshape(*packed.shape[:-1], packed.shape[-1] * len(places))
 
 
 def nibbles(packed: np.ndarray) -> np.ndarray:
     """Four-bit codes, two to a byte and the low one first, uint8 [..., n] -> [..., 2 * n]."""
-    return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
+    return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], 2 * packed.shape[-1])
 
 
 def spread(values: np.ndarray, n: int) -> np.ndarray:

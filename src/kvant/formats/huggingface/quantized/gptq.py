@@ -109,8 +109,9 @@ def _awq(checkpoint: Checkpoint, name: str, qweight: Tensor, qzeros: Tensor, sca
 
 
 def _bits(checkpoint: Checkpoint, name: str, qzeros: Tensor, outputs: int) -> int:
+    groups = checkpoint.weights[name.removesuffix(".weight") + SCALES].shape[0]
     bits, rest = divmod(32 * qzeros.shape[-1], max(1, outputs))
-    if rest or bits not in WIDTHS or qzeros.block_type != I32:
+    if rest or bits not in WIDTHS or qzeros.block_type != I32 or qzeros.shape[:-1] != (groups,):
         raise checkpoint.misfit(name, qzeros, f"zero points of 2, 4 or 8 bits for {outputs} outputs")
     return bits
 

@@ -78,12 +78,12 @@ def layer(checkpoint: Checkpoint, name: str, codes: Tensor, scales: Tensor) -> L
     def read(start: int, stop: int) -> np.ndarray:
         raw, exponents = parts(start, stop)
         values = E2M1_VALUES[nibbles(raw)] * powers(exponents)[..., None]
-        return np.asarray(values).reshape(stop - start, -1)
+        return np.asarray(values).reshape(stop - start, shape[-1])
 
     def read_blocks(start: int, stop: int) -> np.ndarray:
         raw, exponents = parts(start, stop)
         halves = bits.pack_nibbles(nibbles(raw))
-        return np.concatenate([exponents[..., None], halves], axis=-1).reshape(stop - start, -1)
+        return np.concatenate([exponents[..., None], halves], axis=-1).reshape(stop - start, groups * 17)
 
     packed = LazyTensor(name=name, shape=shape, block_type=BLOCK_TYPES[KIND], read=read_blocks)
     return Layer(name=name, kind=KIND, shape=shape, parts=(codes.name, scales.name), rows=read, packed=packed)

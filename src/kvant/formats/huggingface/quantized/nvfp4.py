@@ -70,15 +70,15 @@ def _packed(name: str, codes: Tensor, scales: Tensor, factor: np.float32) -> Laz
     if fraction != 0.5:
         return None
     values = small_floats(E4M3)
-    positive = values[:0x7F].astype(np.float64)
+    positive, supers = values[:0x7F].astype(np.float64), scales.shape[1] // RUNS
 
     def read(start: int, stop: int) -> np.ndarray:
         scale = np.ldexp(values[scales.read_bytes(start, stop)].astype(np.float64), int(exponent) - 1)
         at = np.clip(np.searchsorted(positive, scale), 0, len(positive) - 1).astype(np.uint8)  # proven by the reader
-        raw = nibbles(codes.read_bytes(start, stop)).reshape(stop - start, -1, RUNS, GROUP)
+        raw = nibbles(codes.read_bytes(start, stop)).reshape(stop - start, supers, RUNS, GROUP)
         halves = raw[..., :8] | raw[..., 8:] << 4
-        blocks = [at.reshape(stop - start, -1, RUNS), halves.reshape(stop - start, -1, 8 * RUNS)]
-        return np.concatenate(blocks, axis=-1).reshape(stop - start, -1)
+        blocks = [at.reshape(stop - start, supers, RUNS), halves.reshape(stop - start, supers, 8 * RUNS)]
+        return np.concatenate(blocks, axis=-1).reshape(stop - start, supers * 9 * RUNS)
 
     shape = (codes.shape[0], codes.shape[1] * 2)
     return LazyTensor(name=name, shape=shape, block_type=BLOCK_TYPES[KIND], read=read)

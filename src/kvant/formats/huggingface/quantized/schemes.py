@@ -1,17 +1,25 @@
 """The table of schemes, and a checkpoint's matrices as the floats that they stand for."""
 
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kvant.formats.huggingface.config import read_optional_json
+from kvant.formats.huggingface.lazy import renamed, stacked
 from kvant.formats.huggingface.quantized import bitsandbytes, compressed, fp8, gptq, mxfp4, nvfp4
 from kvant.formats.huggingface.quantized.base import Checkpoint, Layer
 from kvant.model import Grid, Stored
-from kvant.quant.grids import Held, hold, sample
-from kvant.tensors import Tensor, n_bytes
+from kvant.quant.grids import hold, sample
+from kvant.tensors import LazyTensor, Tensor, n_bytes, n_weights
+
+Move = Callable[[Tensor], LazyTensor]
+"""Puts the rows of a tensor where they belong here, whatever they are."""
 
 SCHEMES: Mapping[str, Callable[[Checkpoint], Iterator[Layer]]] = {
     "FP8": fp8.find,
@@ -38,7 +46,7 @@ ACTIVATIONS = re.compile(
 
 def as_floats(
     weights: Mapping[str, Tensor], config: Mapping[str, Any], directory: Path
-) -> tuple[dict[str, Tensor], dict[str, Stored], list[str]]:
+) -> tuple[dict[str, Tensor], dict[str, Layer], list[str]]:
     """Return tensors with every quantized matrix as F32 that is decoded as it is read.
 
     Args:
@@ -47,7 +55,7 @@ def as_floats(
         directory: Where they are.
 
     Returns:
-        The tensors, what those that were decoded are stored as, and remarks. What no scheme knows stays as it is.
+        The tensors, those of them that are decoded, and remarks. What no scheme knows stays as it is.
 
     Raises:
         FormatError: The parts of a matrix do not fit one another.
@@ -65,8 +73,8 @@ def as_floats(
             found[by_part[name].name] = by_part[name].tensor()
         elif name not in used and name not in idle:
             found[name] = tensor
-    stored = {name: _stored(layer, weights) for name, layer in layers.items()}
-    return found, stored, _remarks(layers, idle)
+    sized = {n: replace(la, n_bytes=sum(n_bytes(weights[part]) for part in la.parts)) for n, la in layers.items()}
+    return found, sized, _remarks(layers, idle)
 
 
 def settings(config: Mapping[str, Any], directory: Path) -> Mapping[str, Any]:
@@ -97,20 +105,38 @@ def _remarks(layers: Mapping[str, Layer], idle: list[str]) -> list[str]:
     return said
 
 
-def _stored(layer: Layer, weights: Mapping[str, Tensor]) -> Stored:
-    """What a layer is stored as, with the search for the type that holds it, which is made once."""
-    tensor = layer.tensor()
-    steps, packed = layer.steps, layer.packed
+def stored_as(tensor: Tensor, parts: Sequence[tuple[Layer, Move]]) -> Stored:
+    """Tell how a tensor is stored that is decoded from layers, with the search for the type that holds it, made once.
 
-    @cache
-    def held() -> Held:
-        return hold(tensor, steps=steps, packed=packed)
+    Args:
+        tensor: The tensor as F32, rows in the order that they have here.
+        parts: The layers that it is stacked from, one of each expert, and how their rows are moved.
+    """
+    moved = [(layer, move) for layer, move in parts]
+    steps = _together(tensor, [(layer.step_tensor(), move) for layer, move in moved])
+    packed = _together(tensor, [(layer.packed, move) for layer, move in moved])
+
+    def steps_of(start: int, stop: int) -> np.ndarray:
+        assert steps is not None
+        return np.ascontiguousarray(steps.read_bytes(start, stop)).view(np.float32)
+
+    known = steps_of if steps else None
+    held = cache(partial(hold, tensor, steps=known, packed=packed, searches=False))
+    sampled = cache(partial(sample, tensor, steps=known, packed=packed, searches=False))
 
     def grid(*, proven: bool) -> Grid | None:
         return held().grid if proven else sampled()
 
-    sampled = cache(partial(sample, tensor, steps=steps, packed=packed))
+    share = n_weights(tensor) / max(1, sum(math.prod(layer.shape) for layer, _ in moved))
     return Stored(
-        kind=layer.kind, n_bytes=sum(n_bytes(weights[part]) for part in layer.parts), blocks=lambda: held().tensor,
-        grid=grid, is_base=True,
+        kind="/".join(sorted({layer.kind for layer, _ in moved})), grid=grid, is_base=True,
+        n_bytes=round(share * sum(layer.n_bytes for layer, _ in moved)), blocks=lambda: held().tensor,
     )  # fmt: skip
+
+
+def _together(tensor: Tensor, parts: Sequence[tuple[LazyTensor | None, Move]]) -> LazyTensor | None:
+    """Parts of layers, stacked as the layers are; None unless all have them, of one type."""
+    found = [move(part) for part, move in parts if part is not None]
+    if len(found) != len(parts) or len({(part.block_type, part.shape) for part in found}) != 1:
+        return None
+    return renamed(found[0], tensor.name) if len(found) == 1 else stacked(tensor.name, found)

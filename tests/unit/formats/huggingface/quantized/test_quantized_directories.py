@@ -1,0 +1,162 @@
+"""Directories of quantized weights: decoded to what they stand for, carried over where a block type holds them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from family_cases import table, write_checkpoint
+from kvant.errors import FormatError, UnsupportedModelError
+from kvant.formats.huggingface.reader import read_huggingface
+from kvant.formats.open import format_name, open_model
+from kvant.kernels import decode
+from kvant.model import Model
+from kvant.recipes.convert.convert import convert
+from kvant.tensors import n_rows
+from kvant.testing.tiny_models import write_tiny_model
+from quantized_files import KINDS, Parts, Saved, quantize_files, read, write
+
+UNMOVED = {
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "self_attn.v_proj": "attn_v",
+}
+
+HELD = {
+    "gptq-sym": "Q4_0", "gptq-asym": "Q5_0", "awq": "Q5_0", "pack-int4-g32": "Q4_0", "pack-int8-g128": "Q8_0",
+    "int8": "Q8_0", "fp8-block": "F32", "fp8-block-power": "BF16", "mxfp4": "MXFP4", "nvfp4": "F32",
+    "nvfp4-power": "BF16", "bnb-nf4": "F32", "bnb-int8": "F32", "qat": "Q4_0",
+}  # fmt: skip
+"""The smallest type that holds each kind."""
+
+
+def tiny(directory: Path, kind: str) -> dict[str, np.ndarray]:
+    write_tiny_model("llama", directory, num_hidden_layers=1, intermediate_size=256)
+    return quantize_files(directory, kind)
+
+
+def values(model: Model, name: str) -> np.ndarray:
+    tensor = model.tensors[name]
+    return decode(tensor.read_bytes(0, n_rows(tensor)), tensor.block_type, tensor.shape[-1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_are_what_the_format_says(kind: str, tmp_path: Path) -> None:
+    written = tiny(tmp_path / "m", kind)
+    model = read_huggingface(tmp_path / "m")
+    for theirs, ours in UNMOVED.items():
+        assert np.array_equal(values(model, f"blk.0.{ours}.weight"), written[f"model.layers.0.{theirs}.weight"]), theirs
+    assert format_name(model) == "huggingface"
+    assert model.is_base
+    assert (len(model.stored) == 7) == (kind != "qat")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_kept_is_proven_and_equal(kind: str, tmp_path: Path) -> None:
+    tiny(tmp_path / "m", kind)
+    result = convert(tmp_path / "m", tmp_path / "out.gguf", to="gguf", type="keep")
+    written = open_model(tmp_path / "out.gguf")
+    matrices = [one for one in result.tensors if one.name.startswith("blk.") and "norm" not in one.name]
+    assert {one.stored for one in matrices} == {HELD[kind]}
+    assert all(one.n_exact_blocks == one.n_blocks for one in result.tensors)
+    source = read_huggingface(tmp_path / "m")
+    for one in result.tensors:
+        if kind == "qat" and one.stored == "Q4_0":  # bfloat16 rounded what the codes stand for
+            continue
+        assert np.array_equal(values(written, one.name), values(source, one.name)), one.name
+    if HELD[kind] in ("F32", "BF16"):
+        assert any("in no block type" in remark and "is the smallest float" in remark for remark in result.remarks)
+
+
+def test_experts_are_stacked_with_their_blocks(tmp_path: Path) -> None:
+    write_checkpoint({**table("qwen3moe"), "dtype": "BF16"}, tmp_path / "m")
+    quantize_files(tmp_path / "m", "mxfp4")
+    result = convert(tmp_path / "m", tmp_path / "out.gguf", to="gguf", type="keep")
+    experts = [one for one in result.tensors if "_exps" in one.name]
+    assert {(one.source, one.stored) for one in experts} == {("MXFP4", "MXFP4")}
+    assert all(one.n_exact_blocks == one.n_blocks for one in experts)
+
+
+def change(directory: Path, how: Callable[[Parts], Any]) -> None:
+    tensors: Parts = {}
+    raw = (directory / "model.safetensors").read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    for name, e in json.loads(raw[8 : 8 + length]).items():
+        width = {"F32": 4, "I32": 4, "I64": 8, "BF16": 2, "F16": 2}.get(e["dtype"], 1)
+        data = np.frombuffer(raw[8 + length :][slice(*e["data_offsets"])], f"u{width}")
+        tensors[name] = Saved(e["dtype"], data.reshape(e["shape"]))
+    how(tensors)
+    write(directory / "model.safetensors", tensors)
+
+
+def cut(suffix: str) -> Callable[[Parts], None]:
+    """Take the last row from the first tensor of a suffix."""
+
+    def how(tensors: Parts) -> None:
+        name = next(name for name in tensors if name.endswith(suffix))
+        found = tensors[name]
+        assert isinstance(found, Saved)
+        tensors[name] = Saved(found.dtype, found.bits[:-1])
+
+    return how
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [
+        ("gptq-sym", ".qzeros"), ("gptq-sym", ".g_idx"), ("awq", ".qweight"), ("pack-int4-g32", ".weight_packed"),
+        ("pack-int4-g32", ".weight_scale"), ("fp8-block", ".weight_scale_inv"), ("mxfp4", ".weight_scale"),
+        ("nvfp4", ".weight_scale"), ("bnb-nf4", ".absmax"), ("bnb-nf4", "proj.weight"), ("bnb-int8", ".SCB"),
+        ("bnb-nf4", "__nf4"), ("pack-int4-g32", ".weight_shape"),
+    ],
+)  # fmt: skip
+def test_parts_that_do_not_fit_are_refused_by_name(kind: str, suffix: str, tmp_path: Path) -> None:
+    tiny(tmp_path / "m", kind)
+    change(tmp_path / "m", cut(suffix))
+    with pytest.raises(FormatError, match=r"_proj.*(Download|Correct)"):
+        read_huggingface(tmp_path / "m")
+
+
+def test_a_missing_part_is_named(tmp_path: Path) -> None:
+    tiny(tmp_path / "m", "gptq-sym")
+    change(tmp_path / "m", lambda tensors: [tensors.pop(name) for name in list(tensors) if name.endswith(".scales")])
+    with pytest.raises(UnsupportedModelError, match="GPTQ already"):
+        read_huggingface(tmp_path / "m")
+
+
+def test_a_group_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    def how(tensors: Parts) -> None:
+        name = next(name for name in tensors if name.endswith(".g_idx"))
+        tensors[name] = np.full(256, 7, np.int32)
+
+    tiny(tmp_path / "m", "gptq-sym")
+    change(tmp_path / "m", how)
+    with pytest.raises(FormatError, match=r"g_idx.*numbers of 2 groups"):
+        read_huggingface(tmp_path / "m")
+
+
+def test_scales_of_activations_are_left_out_with_a_word(tmp_path: Path) -> None:
+    def how(tensors: Parts) -> None:
+        tensors["model.layers.0.mlp.up_proj.input_scale"] = np.ones(1, np.float32)
+
+    tiny(tmp_path / "m", "fp8-block")
+    change(tmp_path / "m", how)
+    assert any("scales of activations" in remark for remark in read_huggingface(tmp_path / "m").remarks)
+
+
+def test_memory_is_bounded_by_rows(tmp_path: Path) -> None:
+    """What is read of a layer is as much as was asked for, whatever its layout."""
+    tiny(tmp_path / "m", "gptq-sym")
+    tensor = read_huggingface(tmp_path / "m").tensors["blk.0.ffn_down.weight"]
+    whole = tensor.read_bytes(0, n_rows(tensor))
+    for start, stop in ((0, 1), (5, 6), (7, 19), (255, 256), (4, 4)):
+        assert np.array_equal(tensor.read_bytes(start, stop), whole[start:stop])
+
+
+def test_the_reader_of_these_tests_reads_its_own_files(tmp_path: Path) -> None:
+    write_tiny_model("llama", tmp_path / "m", num_hidden_layers=1)
+    assert read(tmp_path / "m/model.safetensors")["model.norm.weight"].dtype == "BF16"

@@ -77,13 +77,14 @@ def read_huggingface(directory: Path, *, known_as: str = "", adapter: Adapter | 
     config = complete_config(raw, family, path)
     _check_config(config, family)
     plain = plain_weights(_weights(directory), raw, directory)
-    weights = plain.tensors
+    weights, remarks = plain.tensors, plain.remarks
     scheme = read_scheme(raw, layers_of(weights), str(path))
     stored = _stored(weights, scheme, family, config) if scheme else {}
     if scheme is not None:
         weights = dequantized(weights, scheme, str(directory))
     if adapter is not None:
-        weights, merged_in = _with_adapter(weights, adapter, directory, is_quantized=scheme is not None)
+        is_quantized = scheme is not None or bool(plain.layers)
+        weights, merged_in = _with_adapter(weights, adapter, directory, is_quantized=is_quantized)
         remarks = (*remarks, merged_in)
     unused, without = unused_biases(weights, family, config)
     weights = {name: tensor for name, tensor in weights.items() if name not in unused}
@@ -114,10 +115,10 @@ def read_huggingface(directory: Path, *, known_as: str = "", adapter: Adapter | 
         metadata=metadata, tensors=tensors, path=directory, known_as=known_as,
         files=(*_files(directory), *(adapter.files if adapter else ())),
         stored={name: how for name, how in stored.items() if name in tensors},
-        remarks=(*left_over(directory), *plain.remarks, *_other_parts(weights, family), *tied, *dropped,
+        remarks=(*left_over(directory), *remarks, *_other_parts(weights, family), *tied, *dropped,
             *without, *model_remarks(directory, raw, family, config),
         ),
-        is_mended=bool(plain.is_renamed or tied),
+        is_mended=bool(plain.is_renamed or adapter or tied),
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import typer
 
 import kvant
 from kvant import errors
+from kvant.calibrate.decoder import ARCHITECTURES
 from kvant.cli.main import app
 from kvant.devices.providers import PROVIDERS
 from kvant.dtypes import BLOCK_TYPES, block_type
@@ -174,8 +175,8 @@ def presets() -> str:
 def models() -> str:
     """Return the reference of the model families, with the proof of each."""
     rows = [
-        [", ".join(f"`{name}`" for name in family.classes), family.models, f"`{family.architecture}`", proof(family),
-         family.since]
+        [", ".join(f"`{name}`" for name in family.classes), family.models, f"`{family.architecture}`", written(family),
+         statistics(family), proof(family), family.since]
         for family in FAMILIES
     ]  # fmt: skip
     text = (
@@ -184,8 +185,24 @@ def models() -> str:
         "engine's logits on the converted file against those of transformers in float32, as mean KL divergence in nats "
         "per token (`python tools/family_goldens.py ENVIRONMENT`; tests/golden/families). Those without a figure are "
         "checked by tests/parity/test_upstream_converter.py, below 1e-10, Gemma's below 1e-6.\n\n"
+        "Written as: GGUF always, Hugging Face and MLX directories where the layout is transformers' own. Statistics: "
+        "`--calibrate` measures second moments and gradients of these; all others are quantized plainly or with an "
+        "importance file (`--imatrix`).\n\n"
     )
-    return text + table(["classes", "models", "in GGUF", "KL", "since"], rows)
+    header = ["classes", "models", "architecture", "written as", "statistics", "KL", "since"]
+    return text + table(header, rows)
+
+
+def written(family: Family) -> str:
+    """Return the formats that a family is written in."""
+    if not family.is_reversible:
+        return "GGUF"
+    return "GGUF, HF" if family.experts else "GGUF, HF, MLX"
+
+
+def statistics(family: Family) -> str:
+    """Return how a family is calibrated."""
+    return "yes" if family.architecture in ARCHITECTURES and not family.experts else "importance file"
 
 
 def proof(family: Family) -> str:

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
+from kvant.formats.huggingface.tokenizer.tekken import BYTE_CHARACTERS, OLD_SPECIAL
 from kvant.formats.huggingface.tokenizer.words import DEEPSEEK_LLM
-from kvant.testing.tiny_tokenizers import GPT4O_PATTERN, LLAMA3_PATTERN, QWEN2_PATTERN, TEXT
+from kvant.testing.tiny_tokenizers import GPT4O_PATTERN, LLAMA3_PATTERN, QWEN2_PATTERN, TEKKEN_PATTERN, TEXT
 
 _META = "\u2581"
 _BYTES: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
@@ -363,6 +364,46 @@ def write_published(kind: str, directory: Path, vocab_size: int = 1000) -> dict[
     for name, content in (("tokenizer.json", document), ("tokenizer_config.json", roles), ("config.json", config)):
         (directory / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     return config
+
+
+TEKKEN_SPECIAL = (*OLD_SPECIAL, "[ARGS]", "[CALL_ID]")
+
+
+def write_tekken(directory: Path, *, n_special: int = 30, n_tokens: int = 900, lists_special: bool = True) -> None:
+    """Write a tekken.json as Mistral publishes them, with the text's tokens; more of them than it says to read.
+
+    Args:
+        directory: Exists.
+        n_special: Special tokens, those that nobody names included.
+        n_tokens: Other tokens that it says to read.
+        lists_special: Whether it names special tokens, as files since version 7 do.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(TEKKEN_PATTERN), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=n_tokens + 40, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(TEXT.split("\n\n"), trainer)
+    trained = json.loads(tokenizer.to_str())["model"]["vocab"]
+    byte_of = {character: byte for byte, character in BYTE_CHARACTERS.items()}
+    made = [text for text in sorted(trained, key=trained.__getitem__) if len(text) > 1]
+    tokens = [bytes([byte]) for byte in range(256)]
+    tokens += [bytes(byte_of[c] for c in text) for text in made]
+    document: dict[str, Any] = {
+        "config": {
+            "pattern": TEKKEN_PATTERN, "num_vocab_tokens": len(tokens), "default_vocab_size": n_tokens + n_special,
+            "default_num_special_tokens": n_special, "version": "v11" if lists_special else "v3",
+        },
+        "vocab": [
+            {"rank": rank, "token_bytes": base64.b64encode(data).decode(), "token_str": data.decode(errors="replace")}
+            for rank, data in enumerate(tokens)
+        ],
+    }  # fmt: skip
+    if lists_special:
+        document["special_tokens"] = [
+            {"rank": rank, "token_str": text, "is_control": True} for rank, text in enumerate(TEKKEN_SPECIAL)
+        ]
+    (directory / "tekken.json").write_text(json.dumps(document), encoding="utf-8")
 
 
 def _trained(published: Published, first: list[str], vocab_size: int) -> dict[str, Any]:

@@ -25,9 +25,9 @@ from kvant.formats.huggingface.naming import directory_identifier
 from kvant.formats.huggingface.quantized.base import Layer
 from kvant.formats.huggingface.quantized.schemes import Move, stored_as
 from kvant.formats.huggingface.remarks import model_remarks
-from kvant.formats.huggingface.tokenizer.files import read_tokenizer_files
 from kvant.formats.huggingface.tokenizer.padding import pad_to_rows
 from kvant.formats.huggingface.tokenizer.reader import describe, name_for_engine
+from kvant.formats.huggingface.tokenizer.sources import read_tokenizer_files
 from kvant.formats.safetensors.reader import left_over, read_sharded, weight_files
 from kvant.formats.tied import HEAD, head_once
 from kvant.metadata import Value, string, u32
@@ -321,5 +321,8 @@ def _held(
 
 
 def _files(directory: Path) -> tuple[Path, ...]:
-    others = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+    others = (
+        "config.json", "generation_config.json", "tokenizer.json", "tekken.json", "tokenizer.model",
+        "tokenizer_config.json",
+    )  # fmt: skip
     return (*weight_files(directory), *(directory / name for name in others if (directory / name).is_file()))

@@ -182,7 +182,6 @@ def test_a_pad_token_outside_the_vocabulary_is_left_out_with_a_word(number: int,
     ("files", "words"),
     [
         (("vocab.json", "merges.txt"), r"vocab.json and merges.txt are there.*save_pretrained\('"),
-        (("tekken.json",), "tekken.json is there"),
         (("spiece.model",), "spiece.model is there"),
         (("qwen.tiktoken",), "qwen.tiktoken is there"),
         ((), "Copy the tokenizer there"),

@@ -28,6 +28,7 @@ class TokenizerFiles:
         config: tokenizer_config.json; empty if absent.
         generation: generation_config.json; empty if absent.
         sentencepiece: Path of tokenizer.model, or None.
+        is_tekken: Whether `tokenizer` and what `config` leaves out were made of Mistral's tekken.json.
     """
 
     directory: Path
@@ -35,54 +36,7 @@ class TokenizerFiles:
     config: Mapping[str, Any]
     generation: Mapping[str, Any]
     sentencepiece: Path | None
-
-
-def read_tokenizer_files(directory: Path) -> TokenizerFiles:
-    """Read the tokenizer files of a model directory.
-
-    Raises:
-        FormatError: Neither tokenizer.json nor tokenizer.model is there, or a file is not what its name says.
-        LimitError: A file is larger than a tokenizer can be.
-    """
-    files = TokenizerFiles(
-        directory=directory,
-        tokenizer=read_object(directory, "tokenizer.json"),
-        config=read_object(directory, "tokenizer_config.json"),
-        generation=read_object(directory, "generation_config.json"),
-        sentencepiece=find(directory, "tokenizer.model"),
-    )
-    if not files.tokenizer and files.sentencepiece is None:
-        raise FormatError(
-            f"{directory}: holds neither tokenizer.json nor tokenizer.model. {_other_tokenizer(directory)}"
-        )
-    return files
-
-
-# Files of tokenizers that kvant does not read, and the program each comes from.
-_SLOW = (
-    (("vocab.json", "merges.txt"), "the slow tokenizer's vocab.json and merges.txt are"),
-    (("spiece.model",), "SentencePiece's spiece.model is"),
-    (("sentencepiece.bpe.model",), "SentencePiece's sentencepiece.bpe.model is"),
-    (("vocab.txt",), "WordPiece's vocab.txt is"),
-    (("vocab.json",), "vocab.json is"),
-)
-
-
-def _other_tokenizer(directory: Path) -> str:
-    """Say how a tokenizer.json is made of what the directory has."""
-    if (directory / "tekken.json").is_file():
-        return "Mistral's tekken.json is there: take tokenizer.json from the model's Hugging Face version."
-    tiktoken = sorted(directory.glob("*.tiktoken"))
-    if tiktoken:
-        return f"{tiktoken[0].name} is there, of tiktoken: take tokenizer.json from a later version of the model."
-    for names, found in _SLOW:
-        if all((directory / name).is_file() for name in names):
-            where = repr(str(directory))
-            return (
-                f"But {found} there: make tokenizer.json with transformers, "
-                f"AutoTokenizer.from_pretrained({where}).save_pretrained({where})."
-            )
-    return "Copy the tokenizer there."
+    is_tekken: bool = False
 
 
 def find(directory: Path, name: str) -> Path | None:

@@ -1,6 +1,6 @@
 """A tokenizer's two forms: the files of a Hugging Face directory and the `tokenizer.*` keys of GGUF.
 
-files        the files, read with limits
+files        the files, read with limits   + sources: which of them is read; tekken: Mistral's own
 vocabulary   tokens, types, scores; added tokens
 bpe          byte-level BPE (`gpt2` in GGUF)     + pretokenizers: how text is cut into words
 spm          SentencePiece-style BPE (`llama`)   + sentencepiece: tokenizer.model
@@ -24,7 +24,7 @@ from kvant.errors import UnsupportedModelError
 from kvant.formats.huggingface.entries import tokenizer_remarks
 from kvant.formats.huggingface.tokenizer.bpe import byte_level_vocabulary, is_byte_level, merge_strings, read_merges
 from kvant.formats.huggingface.tokenizer.charbpe import is_ranked, ranked_vocabulary
-from kvant.formats.huggingface.tokenizer.files import TokenizerFiles, read_templates, read_tokenizer_files
+from kvant.formats.huggingface.tokenizer.files import TokenizerFiles, read_templates
 from kvant.formats.huggingface.tokenizer.keys import around_remarks, template_keys, token_type_count, vocabulary_keys
 from kvant.formats.huggingface.tokenizer.limits import (
     byte_level_remarks,
@@ -33,6 +33,7 @@ from kvant.formats.huggingface.tokenizer.limits import (
     space_remarks,
 )
 from kvant.formats.huggingface.tokenizer.pretokenizers import identify
+from kvant.formats.huggingface.tokenizer.sources import read_tokenizer_files
 from kvant.formats.huggingface.tokenizer.special import read_special_tokens, unnamed_roles
 from kvant.formats.huggingface.tokenizer.spm import is_sentencepiece_style, sentencepiece_vocabulary
 from kvant.formats.huggingface.tokenizer.unigram import is_unigram, unigram_keys
@@ -93,6 +94,11 @@ def describe(files: TokenizerFiles, config: Mapping[str, Any], remarks: list[str
         )
     stated = {k: v for k, v in files.config.items() if not (is_wordpiece(files) and k in NORMALIZED_BY)}
     remarks += tokenizer_remarks(stated, files.directory / "tokenizer_config.json")
+    if files.is_tekken and "tokenizer.chat_template" not in keys:
+        remarks.append(
+            "tekken.json holds no chat template, and none is written: prompts are the user's own. Put "
+            "chat_template.jinja of the model's Hugging Face version beside it."
+        )
     template, taken = files.config.get("chat_template"), keys.get("tokenizer.chat_template")
     if template and taken is not None and isinstance(template, str) and template != taken.value:
         remarks.append("chat_template.jinja counts, as in transformers; tokenizer_config.json holds another one.")

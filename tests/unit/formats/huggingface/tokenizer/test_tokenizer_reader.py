@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from kvant.errors import FormatError, UnsupportedFormatError, UnsupportedModelError
-from kvant.formats.huggingface.tokenizer.files import read_tokenizer_files
 from kvant.formats.huggingface.tokenizer.reader import describe, name_for_engine, tokenizer_metadata
+from kvant.formats.huggingface.tokenizer.sources import read_tokenizer_files
 from kvant.metadata import ValueType
 from kvant.testing.tiny_tokenizers import KINDS, write_tokenizer
 
@@ -167,7 +167,7 @@ def test_chat_templates_file_string_and_list(tmp_path: Path) -> None:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=r"neither tokenizer\.json nor tokenizer\.model"):
+    with pytest.raises(FormatError, match=r"none of tokenizer\.json, tekken\.json and tokenizer\.model"):
         tokenizer_metadata(tmp_path, {})
 
 

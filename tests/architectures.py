@@ -43,6 +43,23 @@ def write_architecture(name: str, path: Path, *, is_hollow: bool = False, **chan
     return path
 
 
+def write_encoder(path: Path) -> Path:
+    """Write a tiny BERT with random weights and a vocabulary of letters, which the engine makes vectors with."""
+    letters = [chr(ord("a") + i) for i in range(26)]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"\u2581{c}" for c in letters), *letters]
+    words += [f"[unused{i}]" for i in range(N_VOCAB - len(words))]
+    values = {
+        **metadata("bert"), "tokenizer.ggml.model": string("bert"), "tokenizer.ggml.pre": string("default"),
+        "tokenizer.ggml.tokens": Value(ValueType.ARRAY, words, ValueType.STRING),
+        "tokenizer.ggml.token_type": Value(ValueType.ARRAY, np.ones(N_VOCAB, np.int32), ValueType.INT32),
+        "tokenizer.ggml.unknown_token_id": u32(1), "tokenizer.ggml.cls_token_id": u32(2),
+        "tokenizer.ggml.bos_token_id": u32(2), "tokenizer.ggml.seperator_token_id": u32(3),
+        "tokenizer.ggml.padding_token_id": u32(0), "tokenizer.ggml.token_type_count": u32(2),
+    }  # fmt: skip
+    write_gguf(path, values, [array_tensor(*one) for one in arrays("bert")])
+    return path
+
+
 def metadata(name: str) -> dict[str, Value]:
     """Return the hyperparameters of a file, with a vocabulary of numbers alone."""
     found = {key: _value(*entry) for key, entry in facts()[name]["metadata"].items()}

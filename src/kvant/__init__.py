@@ -74,6 +74,8 @@ if TYPE_CHECKING:
     from kvant.recipes.measure.bench import Timing as Timing
     from kvant.recipes.measure.bench import bench as bench
     from kvant.recipes.measure.calibration import Calibration as Calibration
+    from kvant.recipes.measure.embeddings import VectorComparison as VectorComparison
+    from kvant.recipes.measure.embeddings import evaluate_embeddings as evaluate_embeddings
     from kvant.recipes.measure.evaluate import Comparison as Comparison
     from kvant.recipes.measure.evaluate import evaluate as evaluate
     from kvant.recipes.measure.importance import Calibrated as Calibrated
@@ -179,6 +181,7 @@ _HOMES = {
     "Timing": "kvant.recipes.measure.bench",
     "Value": "kvant.metadata",
     "VariantScore": "kvant.evaluate.score",
+    "VectorComparison": "kvant.recipes.measure.embeddings",
     "Wish": "kvant.hub.pull",
     "Workshop": "kvant.recipes.targets.base",
     "Written": "kvant.recipes.targets.preset",
@@ -193,6 +196,7 @@ _HOMES = {
     "decode": "kvant.kernels",
     "encode": "kvant.kernels",
     "evaluate": "kvant.recipes.measure.evaluate",
+    "evaluate_embeddings": "kvant.recipes.measure.embeddings",
     "export": "kvant.hub.jobs",
     "fsck": "kvant.hub.jobs",
     "gc": "kvant.hub.jobs",
@@ -227,9 +231,11 @@ __all__ = [
     "KvantError", "Limits", "Listed", "Lock", "MLXResult", "Machine", "Making", "Material", "Matrix", "Measured",
     "MeasuredVariant", "Model", "ModelName", "ModelSettings", "Modelfile", "Opened", "Option", "Parity", "Plan",
     "Profile", "Progress", "Pulled", "QuantizeResult", "Questions", "RamPrediction", "Rebuilt", "Removed", "Report",
-    "Request", "SpeedRuns", "Spoken", "Store", "StoredModel", "Target", "Timing", "Value", "VariantScore", "Wish",
+    "Request", "SpeedRuns", "Spoken", "Store", "StoredModel", "Target", "Timing", "Value", "VariantScore",
+    "VectorComparison", "Wish",
     "Workshop", "Written", "__version__", "advise", "advise_machine", "bench", "calibrate", "convert",
-    "convert_decoder", "copy", "create", "decode", "encode", "evaluate", "export", "fsck", "gc", "import_", "inspect",
+    "convert_decoder", "copy", "create", "decode", "encode", "evaluate", "evaluate_embeddings", "export", "fsck",
+    "gc", "import_", "inspect",
     "list_", "open_model", "optimize", "parity", "plan_preset", "predict_size", "pull", "quantize", "quantize_decoder",
     "quantize_int8", "read_plan", "read_recipe", "rebuild", "rm", "search", "show", "to_mlx", "write_plan",
     "write_preset", "write_recipe",

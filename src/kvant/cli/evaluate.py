@@ -12,6 +12,7 @@ from kvant.units import counted, format_bytes
 
 if TYPE_CHECKING:
     from kvant.evaluate.score import VariantScore
+    from kvant.recipes.measure.embeddings import VectorComparison
     from kvant.recipes.measure.evaluate import Comparison
     from kvant.recipes.measure.parity import Parity
 
@@ -19,6 +20,7 @@ COLUMNS = (
     "variant", "size", "bpw", "tokens", "KLD", "± SE", "median", "99 %", "top-1 %", "Δp RMS %", "ppl", "ratio",
     "pp tok/s", "tg tok/s", "RAM",
 )  # fmt: skip
+VECTOR_COLUMNS = ("variant", "size", "bpw", "distance", "99 %", "top-10 overlap %", "own first %")
 
 
 def evaluate(
@@ -51,6 +53,9 @@ def evaluate(
     Each variant's engine also reads texts and chat prompts, and its tokens are compared with those of the original's
     own tokenizer (tokenizer.json): "tokens" says "same", or "DIFFER", and then what differs stands below the table.
 
+    Of a model that makes vectors of texts (BERT, embedding models) the vectors are compared: cosine distance, and how
+    many of the original's 10 nearest passages each variant finds for a query.
+
     KLD is the KL divergence of the next-token distribution in nats: 0 is the same model. The base's logits are computed
     once per text and kept under ~/.kvant/cache, which can be deleted at any time.
 
@@ -59,14 +64,34 @@ def evaluate(
       kvant evaluate small-Q4_K_M.gguf small-Q3_K_M.gguf --against SmolLM2-135M
       kvant evaluate small-Q4_K_M.gguf --against SmolLM2-135M --text book.txt --chunks 0
     """  # noqa: D301 - \b keeps the lines of the examples apart
+    from kvant.formats.gguf.kinds import makes_vectors
+    from kvant.formats.open import open_model
+    from kvant.recipes.measure.embeddings import evaluate_embeddings
     from kvant.recipes.measure.evaluate import evaluate as run
 
     if text is not None:
         refuse(options, ("corpus",), "is a bundled text, and --text gives another")
+    base = open_model(model_path(against))
+    if makes_vectors(base):
+        refuse(
+            options,
+            ("context", "chunks", "no_speed", "no_floors"),
+            "is about text that a model writes; this one makes vectors",
+        )
+        with console.progress(quiet=json) as progress:
+            vectors = evaluate_embeddings(
+                [model_path(v) for v in variants], against=base, text=text, corpus=corpus, threads=threads,
+                progress=progress,
+            )  # fmt: skip
+        if json:
+            console.print_json(vectors)
+        else:
+            show_vectors(vectors)
+        return
 
     with console.progress(quiet=json) as progress:
         result = run(
-            [model_path(v) for v in variants], against=model_path(against),
+            [model_path(v) for v in variants], against=base,
             text=text, corpus=corpus, context=context, chunks=chunks, threads=threads,
             speed=not no_speed, floors=not no_floors, progress=progress,
         )  # fmt: skip
@@ -84,6 +109,23 @@ def evaluate(
         console.table("KLD by domain", ("variant", *domains), rows)
     for line in notes(result):
         console.say(line)
+
+
+def show_vectors(result: "VectorComparison") -> None:
+    """Print how far vectors of variants are from their original's."""
+    rows = [
+        (
+            v.name, format_bytes(v.size_bytes), f"{v.bpw:.2f}", f"{v.score.distance_mean:.6f}",
+            f"{v.score.distance_p99:.6f}", f"{100 * v.score.overlap:.2f}", f"{100 * v.score.found:.1f}",
+        )
+        for v in result.scores
+    ]  # fmt: skip
+    title = f"{Path(result.base).name} (F32) on {result.text}: {counted(result.pairs, 'pair')} of query and passage"
+    console.table(title, VECTOR_COLUMNS, rows)
+    if result.scores:
+        one = result.scores[0].score
+        console.say(f"Own passage first by the original's vectors: {100 * one.found_original:.1f} % of queries.")
+    console.say(f"{result.engine}; text SHA-256 {result.text_sha256[:16]}, base {result.base_identity[:16]}")
 
 
 def _title(result: "Comparison") -> str:

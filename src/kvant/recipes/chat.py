@@ -26,7 +26,7 @@ from kvant.errors import (
 )
 from kvant.files import cache_dir
 from kvant.formats.gguf.companions import Projector, projector_for, projectors_beside, read_projector
-from kvant.formats.gguf.kinds import check_kind
+from kvant.formats.gguf.kinds import check_generates, check_kind
 from kvant.formats.gguf.reader import read_gguf
 from kvant.formats.open import open_model
 from kvant.generate import asking, prompt
@@ -150,6 +150,7 @@ class Chat:
     ) -> None:
         model = read_gguf(path)
         check_kind(model)
+        check_generates(model)
         trained = model.hyper("context_length", DEFAULT_CONTEXT)
         self.context = context or min(trained, DEFAULT_CONTEXT)
         if not 8 <= self.context <= 1 << 24 or max_tokens < 1:

@@ -32,6 +32,7 @@ SPIN_VARIABLE, SPIN_TURNS = "GOMP_SPINCOUNT", "10000"
 TYPE_F16 = 1
 FLASH_ATTENTION_ON = 1
 LOAD_READ, LOAD_MAP = 0, 1
+POOLING_NONE, POOLING_MEAN, POOLING_RANK = 0, 1, 4
 
 
 class ModelParams(c.Structure):
@@ -216,6 +217,11 @@ def _declare(library: c.CDLL) -> None:
         "llama_decode": (i32, (pointer, Batch)),
         "llama_get_logits": (c.POINTER(c.c_float), (pointer,)),
         "llama_get_logits_ith": (c.POINTER(c.c_float), (pointer, i32)),
+        "llama_model_has_encoder": (flag, (pointer,)),
+        "llama_model_has_decoder": (flag, (pointer,)),
+        "llama_model_n_embd_out": (i32, (pointer,)),
+        "llama_pooling_type": (i32, (pointer,)),
+        "llama_get_embeddings_seq": (c.POINTER(c.c_float), (pointer, i32)),
         "llama_print_system_info": (text, ()),
     }
     for name, (result, arguments) in signatures.items():

@@ -32,6 +32,7 @@ class LlamaCpp:
         repack: Let the engine keep some weights in a second, faster layout.
         vocab_only: Load the tokenizer and no weights; nothing can be decoded.
         n_seq: Sequences that `extend` reads side by side; all other calls use the first.
+        embeddings: Make vectors of texts, by the model's own pooling or else the mean, instead of logits.
 
     Attributes:
         n_vocab: Tokens in the vocabulary.
@@ -43,7 +44,7 @@ class LlamaCpp:
         load_s: Seconds it took to load and to prepare a context.
 
     Raises:
-        EngineError: The engine cannot load the file.
+        EngineError: The engine cannot load the file, or the model writes no text and no vectors are asked for.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class LlamaCpp:
         repack: bool = True,
         vocab_only: bool = False,
         n_seq: int = 1,
+        embeddings: bool = False,
     ) -> None:
         self._lib = capi.load()
         self._model: int | None = None
@@ -69,7 +71,7 @@ class LlamaCpp:
             self._model = self._open_model(use_mmap=use_mmap, repack=repack, vocab_only=vocab_only)
             self._vocab = self._lib.llama_model_get_vocab(self._model)
             if not vocab_only:
-                self._context = self._open_context(n_threads, all_logits=all_logits)
+                self._context = self._open_context(n_threads, all_logits=all_logits, embeddings=embeddings)
         except EngineError:
             self.close()
             raise
@@ -96,15 +98,44 @@ class LlamaCpp:
             )
         return int(model)
 
-    def _open_context(self, n_threads: int, *, all_logits: bool) -> int:
-        params = self._lib.llama_context_default_params()
+    def _open_context(self, n_threads: int, *, all_logits: bool, embeddings: bool) -> int:
+        if self._lib.llama_model_has_encoder(self._model):
+            reads_only = not self._lib.llama_model_has_decoder(self._model)
+            what = "an encoder alone" if reads_only else "an encoder before its decoder, each run by itself"
+            raise EngineError(f"{self.path}: is {what}, which is not run here. Use llama.cpp's own programs.")
+        context = self._make_context(self._context_params(n_threads, all_logits=all_logits, embeddings=embeddings))
+        pooling = int(self._lib.llama_pooling_type(context))
+        if embeddings and pooling == capi.POOLING_RANK:
+            self._lib.llama_free(context)
+            raise EngineError(
+                f"{self.path}: scores pairs of texts (a reranker) and makes no vectors. Serve it instead."
+            )
+        if embeddings and pooling == capi.POOLING_NONE:
+            self._lib.llama_free(context)
+            params = self._context_params(n_threads, all_logits=all_logits, embeddings=embeddings)
+            params.pooling_type = capi.POOLING_MEAN
+            context = self._make_context(params)
+        if not embeddings and not self._lib.llama_get_memory(context):
+            self._lib.llama_free(context)
+            raise EngineError(
+                f"{self.path}: keeps nothing of what it reads, so it makes vectors of texts and writes none. Measure "
+                "it with kvant evaluate; serve it with kvant serve (/v1/embeddings)."
+            )
+        return context
+
+    def _context_params(self, n_threads: int, *, all_logits: bool, embeddings: bool) -> capi.ContextParams:
+        params: capi.ContextParams = self._lib.llama_context_default_params()
         params.n_seq_max = len(self._lengths)
         params.n_ctx = params.n_batch = self.n_ctx * params.n_seq_max
-        params.n_ubatch = min(params.n_ctx, MAX_UBATCH)
+        params.n_ubatch = params.n_ctx if embeddings else min(params.n_ctx, MAX_UBATCH)
+        params.embeddings = embeddings
         params.n_threads = params.n_threads_batch = n_threads
-        params.n_outputs_max = 0 if all_logits else params.n_seq_max
+        params.n_outputs_max = 0 if all_logits or embeddings else params.n_seq_max
         params.flash_attn_type = capi.FLASH_ATTENTION_ON
         params.type_k = params.type_v = capi.TYPE_F16
+        return params
+
+    def _make_context(self, params: capi.ContextParams) -> int:
         context = self._lib.llama_init_from_model(self._model, params)
         if not context:
             raise EngineError(
@@ -251,6 +282,27 @@ class LlamaCpp:
         self._decode(text[kept:], kept, len(text) - kept - 1)
         self._held += text[kept:]
         return self._last_logits()
+
+    def embed(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return the vector of a text, float32 [width], as the engine pools it; opened with `embeddings`.
+
+        Raises:
+            ValueRangeError: No tokens, too many, or an id outside the vocabulary.
+            EngineError: The engine failed.
+        """
+        if not len(tokens):
+            raise ValueRangeError("tokens: none are given, so there is nothing to read. Give at least one.")
+        memory = self._lib.llama_get_memory(self._context)
+        if memory:
+            self._lib.llama_memory_clear(memory, True)
+        self._decode(tokens, 0, 0)
+        pointer = self._lib.llama_get_embeddings_seq(self._context, 0)
+        if not pointer:
+            raise EngineError(
+                f"{self.path}: llama.cpp gave no vector ({capi.log_tail()}). Open it with embeddings=True."
+            )
+        width = int(self._lib.llama_model_n_embd_out(self._model))
+        return np.ctypeslib.as_array(pointer, shape=(width,)).copy()
 
     def extend(self, parts: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
         """Append tokens to sequences side by side and return logits of what follows those that grew.

@@ -22,6 +22,7 @@ class Open(msgspec.Struct, tag=True, frozen=True):
     vocab_only: bool = False
     n_seq: int = 1
     spinning: bool | None = None  # of ONNX Runtime's idle threads
+    embeddings: bool = False
 
 
 class Tokenize(msgspec.Struct, tag=True, frozen=True):
@@ -42,6 +43,12 @@ class Logits(msgspec.Struct, tag=True, frozen=True):
 
 class Next(msgspec.Struct, tag=True, frozen=True):
     """Read a text, of which the context may hold the start; put float32 logits of what follows into shared memory."""
+
+    tokens: bytes
+
+
+class Embed(msgspec.Struct, tag=True, frozen=True):
+    """Ask for the vector of a text."""
 
     tokens: bytes
 
@@ -87,6 +94,12 @@ class Tokens(msgspec.Struct, tag=True, frozen=True):
     """Token ids as little-endian int32 bytes."""
 
     ids: bytes
+
+
+class Vector(msgspec.Struct, tag=True, frozen=True):
+    """A text's vector as little-endian float32 bytes."""
+
+    values: bytes
 
 
 class Bytes(msgspec.Struct, tag=True, frozen=True):
@@ -138,8 +151,8 @@ class Measured(msgspec.Struct, tag=True, frozen=True):
     energy_reason: str | None
 
 
-Request = Open | Tokenize | Logits | Next | Extend | Pieces | Ends | Speed
-Reply = Opened | Tokens | Bytes | Wrote | Measured | Failed
+Request = Open | Tokenize | Logits | Next | Extend | Embed | Pieces | Ends | Speed
+Reply = Opened | Tokens | Vector | Bytes | Wrote | Measured | Failed
 
 
 class Readable(Protocol):

@@ -64,7 +64,7 @@ class EngineProcess:
 
     def open(
         self, path: Path, *, n_ctx: int, n_threads: int, all_logits: bool = False, repack: bool = True,
-        vocab_only: bool = False, n_seq: int = 1, spinning: bool | None = None,
+        vocab_only: bool = False, n_seq: int = 1, spinning: bool | None = None, embeddings: bool = False,
     ) -> messages.Opened:  # fmt: skip
         """Load a model in place of the one that was open.
 
@@ -72,7 +72,9 @@ class EngineProcess:
             EngineError: llama.cpp cannot load it, or crashed over it.
         """
         self._start(path)
-        request = messages.Open(str(path), n_ctx, n_threads, all_logits, repack, vocab_only, n_seq, spinning)
+        request = messages.Open(
+            str(path), n_ctx, n_threads, all_logits, repack, vocab_only, n_seq, spinning, embeddings
+        )
         self.opened = self._ask(request, messages.Opened)
         return self.opened
 
@@ -96,6 +98,11 @@ class EngineProcess:
         self._shared.reserve(self.opened.n_vocab * 4 * max(grown, SLOTS))
         self._send(messages.Extend([np.asarray(part, "<i4").tobytes() for part in parts]))
         return self._receive_rows(0, self.opened.n_vocab)
+
+    def embed(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return the vector of a text, float32 [width]; see `LlamaCpp.embed`."""
+        reply = self._ask(messages.Embed(np.asarray(tokens, "<i4").tobytes()), messages.Vector)
+        return np.frombuffer(reply.values, "<f4")
 
     def pieces(self, ids: Sequence[int]) -> list[bytes]:
         """Return the bytes that tokens stand for; a special token stands for none."""

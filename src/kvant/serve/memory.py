@@ -3,8 +3,9 @@
 import platform
 from collections.abc import Callable
 
+from kvant.devices.cache import BATCH_TOKENS
 from kvant.devices.limits import cores, memory
-from kvant.devices.memory import BATCH_TOKENS, predict_ram, projector_bytes, repacked_bytes
+from kvant.devices.memory import predict_ram, projector_bytes, repacked_bytes
 from kvant.formats.gguf.reader import read_gguf
 from kvant.model import Model
 from kvant.runtime.server.start import Start

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from kvant.devices.memory import BATCH_TOKENS
+from kvant.devices.cache import BATCH_TOKENS
 from kvant.errors import KvantError, ModelTooLargeError, QueueFullError, WorkerError
 from kvant.runtime.server.workers import Worker, start_worker
 from kvant.serve.lease import Lease, RetryingWorker

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from kvant.errors import UnsupportedFormatError
+from kvant.errors import UnsupportedFormatError, UnsupportedModelError
 from kvant.model import Model
 
 MODEL, PROJECTOR = "model", "mmproj"
@@ -19,6 +19,47 @@ _INSTEAD = {
     PROJECTOR: "a projector of pictures or sounds (mmproj), a companion of a language model. Give the language model.",
 }
 """By `general.type`. Source: gguf-py `constants.py`, `GGUFType`."""
+
+
+ENCODERS = frozenset({
+    "bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "eurobert",
+    "gemma-embedding", "t5encoder",
+})  # fmt: skip
+"""Architectures that only read: what they make of a text is vectors. Source: llama.cpp `llama-model.cpp`
+(`create_memory`), b11549."""
+
+_POOLED = (1, 2, 3)
+"""Of `pooling_type`: the mean, the first and the last token's vector stand for a text; 4 is a reranker's score."""
+
+_NO_ANSWER = {
+    "t5": "reads a text with an encoder before its decoder writes, which is not run here. Use llama.cpp's llama-cli.",
+    "dream": "writes by diffusion, not token by token. Use llama.cpp's llama-diffusion-cli.",
+    "llada": "writes by diffusion, not token by token. Use llama.cpp's llama-diffusion-cli.",
+    "llada-moe": "writes by diffusion, not token by token. Use llama.cpp's llama-diffusion-cli.",
+    "rnd1": "writes by diffusion, not token by token. Use llama.cpp's llama-diffusion-cli.",
+    "wavtokenizer-dec": "makes sound of codes, no text. Use llama.cpp's llama-tts.",
+}
+"""Architectures that write no text token by token, though they are no encoders."""
+
+
+def makes_vectors(model: Model) -> bool:
+    """Whether a model is made for vectors of texts: an encoder, or one that names how its vectors are pooled."""
+    return model.architecture in ENCODERS or model.get(f"{model.architecture}.pooling_type") in _POOLED
+
+
+def check_generates(model: Model) -> None:
+    """Refuse a model that writes no text.
+
+    Raises:
+        UnsupportedModelError: It does not; the message says what it does.
+    """
+    if model.architecture in ENCODERS:
+        raise UnsupportedModelError(
+            f"{model.path}: {model.architecture} makes vectors of texts and writes none. Serve it with kvant serve "
+            "(/v1/embeddings); measure it with kvant evaluate."
+        )
+    if model.architecture in _NO_ANSWER:
+        raise UnsupportedModelError(f"{model.path}: {model.architecture} {_NO_ANSWER[model.architecture]}")
 
 
 def kind_of(model: Model) -> str:

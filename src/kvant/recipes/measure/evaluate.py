@@ -15,9 +15,11 @@ import numpy as np
 from kvant._version import __version__
 from kvant.devices.detect import detect
 from kvant.devices.limits import cores
+from kvant.errors import UnsupportedModelError
 from kvant.evaluate.baselogits import BaseLogits, engine_name
 from kvant.evaluate.corpora import check_unseen
 from kvant.evaluate.score import VariantScore, score
+from kvant.formats.gguf.kinds import makes_vectors
 from kvant.formats.open import opened
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
@@ -106,6 +108,10 @@ def evaluate(
     for artifact in artifacts:
         check_unseen(used, artifact.path, artifact.metadata)
     model = opened(against)
+    if makes_vectors(model):
+        raise UnsupportedModelError(
+            f"{model.path}: makes vectors of texts and no text to compare. In Python use kvant.evaluate_embeddings."
+        )
     base_file, base = prepare_base(model, text=used, context=context, chunks=chunks, threads=threads, progress=progress)
     found_floors = measure_floors(base_file, base, threads=threads, progress=progress) if floors else []
     scores = [score(artifact, base, threads=threads, speed=speed, progress=progress) for artifact in artifacts]

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from kvant.devices.detect import detect
 from kvant.devices.profiles import device_for
-from kvant.errors import KvantError, LicenceError, OutputExistsError
+from kvant.errors import KvantError, LicenceError, OutputExistsError, UnsupportedModelError
+from kvant.formats.gguf.kinds import check_generates, makes_vectors
 from kvant.formats.imatrix import read_imatrix
 from kvant.formats.open import open_model
 from kvant.hub.licences import check_model
@@ -57,6 +58,7 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     check_directory(request.out)
     machine = detect()
     model = open_model(request.source)
+    check_measurable(model)
     targets = targets_of(request.formats, model, request.presets)
     check_model(model, accepted=request.accepted_licences)
     calibration = None
@@ -95,6 +97,20 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     report = deliver(outcome, request)
     write_recipe(Path(report.path).with_name(RECIPE_FILE), request)
     return report
+
+
+def check_measurable(model: Model) -> None:
+    """Refuse a model whose variants cannot be told apart by what they would write.
+
+    Raises:
+        UnsupportedModelError: It makes vectors, or writes by other means than token by token.
+    """
+    if makes_vectors(model):
+        raise UnsupportedModelError(
+            f"{model.path}: {model.architecture} makes vectors of texts, and variants are searched by KL divergence of "
+            "text. Make some with kvant quantize, and compare their vectors with kvant evaluate."
+        )
+    check_generates(model)
 
 
 def importance_of(request: Request, model: Model) -> Importance | None:

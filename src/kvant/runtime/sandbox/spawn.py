@@ -37,6 +37,8 @@ KEPT = frozenset({
     "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "LD_LIBRARY_PATH",
     "DYLD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONUTF8", "CUDA_VISIBLE_DEVICES", "NUMBER_OF_PROCESSORS",
 })  # fmt: skip
+QUIET = {"GGML_NO_BACKTRACE": "1"}
+"""An engine that aborts says why; it would start a debugger where there is one, and the reason is lost in pages."""
 KEPT_PREFIXES = ("OMP_", "GOMP_", "KMP_", "OPENBLAS_", "MKL_", "MALLOC_")
 """How libraries of threads, products and memory are tuned."""
 
@@ -44,7 +46,7 @@ KEPT_PREFIXES = ("OMP_", "GOMP_", "KMP_", "OPENBLAS_", "MKL_", "MALLOC_")
 def environment(**given: str) -> dict[str, str]:
     """Return what an engine finds in its environment; `given` goes first."""
     kept = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith(KEPT_PREFIXES)}
-    return {**kept, "PYTHONDONTWRITEBYTECODE": "1", **given}
+    return {**kept, "PYTHONDONTWRITEBYTECODE": "1", **QUIET, **given}
 
 
 def command(policy: Policy, *words: str, python: str = sys.executable, isolated: bool = False) -> list[str]:

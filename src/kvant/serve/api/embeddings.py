@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from kvant.devices.memory import BATCH_TOKENS
+from kvant.devices.cache import BATCH_TOKENS
 from kvant.errors import ApiError, ContextExceededError
 from kvant.generate.engine import asked, tokenize
 from kvant.runtime.server.workers import Worker

@@ -44,7 +44,10 @@ def test_variants_are_measured_by_their_vectors(encoder: Path, tmp_path: Path) -
     small = tmp_path / "small.gguf"
     runner = CliRunner()
     assert runner.invoke(app, ["quantize", str(encoder), "-t", "Q4_0", "-o", str(small)]).exit_code == 0
-    done = runner.invoke(app, ["evaluate", str(encoder), str(small), "--against", str(encoder), "--json"])
+    words = np.random.default_rng(0).choice(["ab", "cd", "efg", "hij", "kl"], (24, 60))
+    (tmp_path / "text.txt").write_text("\n\n".join(" ".join(line[:9]) + ". " + " ".join(line) for line in words))
+    options = ["--text", str(tmp_path / "text.txt"), "--threads", "1", "--json"]
+    done = runner.invoke(app, ["evaluate", str(encoder), str(small), "--against", str(encoder), *options])
     assert done.exit_code == 0, done.output
     itself, quantized = json.loads(done.stdout)["scores"]
     assert itself["score"]["distance_max"] < 1e-5

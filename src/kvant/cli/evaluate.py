@@ -73,20 +73,14 @@ def evaluate(
         refuse(options, ("corpus",), "is a bundled text, and --text gives another")
     base = open_model(model_path(against))
     if makes_vectors(base):
-        refuse(
-            options,
-            ("context", "chunks", "no_speed", "no_floors"),
-            "is about text that a model writes; this one makes vectors",
-        )
+        why = "is about text that a model writes, and this one makes vectors"
+        refuse(options, ("context", "chunks", "no_speed", "no_floors"), why)
         with console.progress(quiet=json) as progress:
-            vectors = evaluate_embeddings(
-                [model_path(v) for v in variants], against=base, text=text, corpus=corpus, threads=threads,
-                progress=progress,
+            paths = [model_path(v) for v in variants]
+            found = evaluate_embeddings(
+                paths, against=base, text=text, corpus=corpus, threads=threads, progress=progress
             )  # fmt: skip
-        if json:
-            console.print_json(vectors)
-        else:
-            show_vectors(vectors)
+        console.print_json(found) if json else show_vectors(found)
         return
 
     with console.progress(quiet=json) as progress:

@@ -9,7 +9,7 @@ Sources, llama.cpp b11549: `llama-graph.cpp` (`build_moe_ffn`), `llama-model.cpp
 
 import math
 
-from kvant.devices.cache import Hyperparameters, layers_run, per_layer
+from kvant.devices.cache import Hyperparameters, layers_run, number, per_layer
 from kvant.devices.memory import EMBEDDING, EXPERTS, LOOKED_UP, OUTPUT
 from kvant.model import Model
 from kvant.tensors import n_weights
@@ -20,7 +20,8 @@ def read_share(name: str, shape: tuple[int, ...], model: Hyperparameters, *, is_
 
     Args:
         name: Canonical name.
-        shape: Lengths of its axes in NumPy order; experts are stacked along the first.
+        shape: Lengths of its axes in NumPy order; experts are stacked along the first,
+            or stand alone in checkpoints that are not converted.
         model: For the experts that are used, and the layers that are run.
         is_tied: The embedding is the output head, too.
     """
@@ -29,10 +30,11 @@ def read_share(name: str, shape: tuple[int, ...], model: Hyperparameters, *, is_
     layer = _layer(name)
     if layer is not None and layer >= layers_run(model) > 0:
         return 0.0
-    if EXPERTS in name and len(shape) == 3:
+    if EXPERTS in name and len(shape) > 1:
         used = per_layer(model, "expert_used_count", 0)
         n_used = used[layer] if layer is not None and layer < len(used) else 0
-        return min(1.0, n_used / max(1, shape[0])) if n_used > 0 else 1.0
+        n_experts = shape[0] if len(shape) == 3 else number(model, "expert_count", 1)
+        return min(1.0, n_used / max(1, n_experts)) if n_used > 0 else 1.0
     return 1.0
 
 

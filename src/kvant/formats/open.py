@@ -63,11 +63,29 @@ def open_model(path: Path | str, *, known_as: str = "", kinds: Collection[str] =
 def open_as_stored(path: Path | str) -> Model:
     """Open what is at a path just as it is, to look at: a GGUF of any kind, with all that it stores.
 
+    Of a Hugging Face directory whose architecture is not known, headers and configuration are told.
+
     Raises:
         FormatError, UnsupportedModelError: As for `open_model`.
     """
     path = Path(path)
     return _OPENERS_AS_STORED.get(sniff(path), open_model)(path)
+
+
+def open_to_estimate(path: Path | str) -> Model:
+    """Open what is at a path for sizes and memory: a directory of unknown architecture by the usual words of its names.
+
+    Raises:
+        FormatError, UnsupportedFormatError: As for `open_model`.
+    """
+    from kvant.formats.huggingface.headers import usual_names
+
+    try:
+        return open_model(path)
+    except UnsupportedModelError:
+        if sniff(Path(path)) != "huggingface":
+            raise
+        return usual_names(open_as_stored(path))
 
 
 def format_name(model: Model) -> str:
@@ -96,11 +114,23 @@ def _open_huggingface(path: Path, known_as: str, _: Collection[str]) -> Model:
     return read_huggingface(path, known_as=known_as)
 
 
+def _huggingface_as_stored(path: Path) -> Model:
+    """Open a directory as a model if its architecture is known, else as its headers tell."""
+    from kvant.formats.huggingface.headers import read_headers
+
+    try:
+        return _open_huggingface(path, "", ())
+    except UnsupportedModelError as error:
+        return read_headers(path, str(error).removeprefix(f"{path}/config.json: "))
+
+
 _OPENERS: dict[FormatName, Callable[[Path, str, Collection[str]], Model]] = {
     "gguf": _open_gguf,
     "huggingface": _open_huggingface,
 }
-_OPENERS_AS_STORED: dict[FormatName, Callable[[Path], Model]] = {"gguf": _gguf_as_stored}
+_OPENERS_AS_STORED: dict[FormatName, Callable[[Path], Model]] = {
+    "gguf": _gguf_as_stored, "huggingface": _huggingface_as_stored,
+}  # fmt: skip
 
 
 def _floats_narrowed(model: Model) -> Model:

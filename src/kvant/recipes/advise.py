@@ -14,7 +14,7 @@ from kvant.devices.memory import RamPrediction
 from kvant.devices.profiles import THIS, Profile, device_for
 from kvant.dtypes import precision_class
 from kvant.errors import BudgetError, ValueRangeError
-from kvant.formats.open import opened
+from kvant.formats.open import open_to_estimate
 from kvant.model import Model
 from kvant.recipes.goal import Budget
 from kvant.recipes.measure.distortion import expected_kld, quality_band
@@ -124,7 +124,7 @@ def advise(
         raise ValueRangeError(f"use case: {use_case!r} is not known. Use one of {', '.join(USE_CASES)}.")
     name = device or use.device
     profile = device_for(name, detect(measure=name == THIS))
-    model = opened(source)
+    model = source if isinstance(source, Model) else open_to_estimate(source)
     candidates = make_candidates(model, profile, context=context)
     budget = Budget(device=profile.name)
     rows = tuple(_row(c, model, why_not(c, budget, profile, margin=GGUF.speed_margin)) for c in candidates)

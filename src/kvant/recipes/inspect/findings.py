@@ -8,7 +8,8 @@ import numpy as np
 
 from kvant.dtypes import BlockType, Family, block_type
 from kvant.errors import KvantError, PlanError
-from kvant.formats.huggingface.architectures.registry import FAMILIES
+from kvant.formats.gguf.architectures import ENGINE_ARCHITECTURES
+from kvant.formats.gguf.kinds import makes_vectors
 from kvant.kernels import decode
 from kvant.model import Model
 from kvant.quant.plan import fitting_type
@@ -140,14 +141,15 @@ def _sample(tensor: Tensor) -> np.ndarray | None:
 
 
 def _missing(model: Model) -> Iterator[str]:
-    known = dict.fromkeys(family.architecture for family in FAMILIES)
     if "general.architecture" not in model.metadata:
         yield "there is no general.architecture: no engine can load this file."
-    elif model.architecture not in known:
-        yield f"architecture {model.architecture[:80]!r} is not one that kvant converts ({', '.join(known)})."
+    elif model.architecture not in ENGINE_ARCHITECTURES:
+        if model.path.is_dir():  # its headers alone are read, and no tokenizer
+            return
+        yield f"architecture {model.architecture[:80]!r} is not one that the engine runs: it cannot load it."
     if "tokenizer.ggml.tokens" not in model.metadata:
         yield "there is no tokenizer: the file cannot turn text into tokens by itself."
-    elif not has_chat_template(model):
+    elif not has_chat_template(model) and not makes_vectors(model):
         yield "there is no chat template: chat programs fall back on one that the model may not have learned."
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from kvant.devices.active import active_weights
 from kvant.dtypes import Family, precision_class
 from kvant.formats.gguf.kinds import MODEL, kind_of
+from kvant.formats.huggingface.headers import usual_name, usual_names
 from kvant.formats.open import format_name, open_as_stored
 from kvant.metadata import StringArray, Value, ValueType
 from kvant.model import Model
@@ -149,7 +150,7 @@ def inspect(source: Model | Path) -> Inspection:
         size_bytes=sum(file.stat().st_size for file in model.files),
         tensor_bytes=model.tensor_bytes,
         weights=model.n_weights,
-        active_weights=active_weights(model),
+        active_weights=active_weights(model if format_name(model) == "gguf" else usual_names(model)),
         bpw=bpw,
         precision_class=precision_class(bpw).value,
         by_role=_shares(reports, [t.role for t in reports], order=ROLES),
@@ -171,6 +172,8 @@ def _kind(model: Model) -> tuple[str, ...]:
 
 def role_name(name: str) -> str:
     """Return what a tensor does, one of `ROLES`, from its canonical name."""
+    if name.partition(".")[0] not in ("blk", "output", "token_embd"):  # a checkpoint's own name
+        name = usual_name(name)
     if name in EMBEDDINGS:
         return "embedding"
     if name == OUTPUT:

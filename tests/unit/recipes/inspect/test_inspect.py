@@ -147,8 +147,13 @@ class TestWarnings:
         without = {k: v for k, v in LLAMA.items() if k != "tokenizer.chat_template"}
         write_gguf(path, without | {"general.architecture": string("megalosaur")}, weights, overwrite=True)
         first, second = inspect(path).warnings
-        assert first.startswith("architecture 'megalosaur' is not one that kvant converts (llama, ")
+        assert first == "architecture 'megalosaur' is not one that the engine runs: it cannot load it."
         assert second.startswith("there is no chat template")
+
+    def test_an_architecture_that_is_run_but_not_converted_is_fine(self, tmp_path: Path) -> None:
+        path = tmp_path / "m.gguf"
+        write_gguf(path, LLAMA | {"general.architecture": string("jamba")}, [tensor("a.weight", "F32", 2, 32)])
+        assert not any("architecture" in warning for warning in inspect(path).warnings)
 
     def test_a_heavy_embedding(self, tmp_path: Path) -> None:
         tensors = [tensor("token_embd.weight", "F16", 64, 64), tensor("blk.0.ffn_up.weight", "Q4_0", 64, 64)]

@@ -1,22 +1,21 @@
-"""Run upstream's Hugging Face converter, the oracle of kvant's, in an environment of its own.
+"""Run upstream's Hugging Face converter, the oracle of kvant's, as it is.
 
     python tools/upstream_converter.py ENVIRONMENT                        # make it: 1 GB, some minutes, once
     python tools/upstream_converter.py ENVIRONMENT SOURCE OUT.gguf --type f32 [--pre llama-bpe]
 
-The converter comes from the source distribution of llama-cpp-python, fetched by pip and not built. It tells tokenizers
-apart by hashes of published vocabularies; `--pre` answers in its place for vocabularies that no one published.
+The environment is the one that `kvant convert` makes for classes that it has no family of, kept in a directory of its
+own; `KVANT_CONVERTER_PYTHON` and `KVANT_CONVERTER_SOURCE` name one that is there. But nothing is checked, laid out or
+confined here: this is what upstream does by itself. It tells tokenizers apart by hashes of published vocabularies;
+`--pre` answers in its place for vocabularies that no one published.
 """
 
 import argparse
+import os
 import subprocess
-import sys
-import tarfile
-import venv
 from pathlib import Path
 
-SDIST = "llama-cpp-python==0.3.36"
-PACKAGES = ("torch==2.13.0", "transformers==5.23.0", "sentencepiece==0.2.3", "protobuf", "pyyaml", "safetensors")
-PARTS = ("conversion/", "gguf-py/", "convert_hf_to_gguf.py")
+from kvant.runtime.converter import environment as environments
+
 RUNNER = """
 import runpy, sys
 root, pre, *sys.argv = sys.argv[1:]
@@ -28,46 +27,30 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def make(environment: Path) -> None:
-    """Make the environment, unless it is there in these versions."""
-    stamp, wanted = environment / "versions.txt", "\n".join((SDIST, *PACKAGES))
-    if stamp.is_file() and stamp.read_text() == wanted:
-        return
+def make(environment: Path) -> environments.Converter:
+    """Return the converter, which is made in a directory unless it is there in these versions."""
     environment.mkdir(parents=True, exist_ok=True)
-    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(environment / "sdist")]
-    name = SDIST.split("==")[0]
-    subprocess.run([*pip, "--no-binary", name, SDIST], check=True)
-    extract(next((environment / "sdist").glob("*.tar.gz")), environment / "converter")
-    venv.create(environment / "venv", with_pip=True)
-    subprocess.run([str(python(environment)), "-m", "pip", "install", "-q", *PACKAGES], check=True)
-    stamp.write_text(wanted)
-
-
-def extract(sdist: Path, directory: Path) -> None:
-    """Take the converter's files out of a source distribution."""
-    with tarfile.open(sdist) as archive:
-        for member in archive:
-            _, _, path = member.name.partition("/vendor/llama.cpp/")
-            if member.isfile() and path.startswith(PARTS):
-                target = directory / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                content = archive.extractfile(member)
-                assert content is not None
-                target.write_bytes(content.read())
+    before = os.environ.get("KVANT_HOME")
+    os.environ["KVANT_HOME"] = str(environment)
+    try:
+        return environments.find() or environments.make()
+    finally:
+        os.environ.pop("KVANT_HOME")
+        os.environ.update({} if before is None else {"KVANT_HOME": before})
 
 
 def python(environment: Path) -> Path:
     """Return the environment's interpreter, which has torch and transformers."""
-    return environment / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    return Path(make(environment).python)
 
 
 def convert(environment: Path, source: Path, out: Path, kind: str, pre: str = "") -> None:
     """Convert a model directory by upstream's converter."""
-    root = environment / "converter"
-    script = [str(root), pre, str(root / "convert_hf_to_gguf.py")]
+    converter = make(environment)
+    script = [str(converter.source), pre, str(converter.script)]
     arguments = [str(source), "--outfile", str(out), "--outtype", kind]
     done = subprocess.run(
-        [str(python(environment)), "-c", RUNNER, *script, *arguments], capture_output=True, text=True, check=False
+        [converter.python, "-c", RUNNER, *script, *arguments], capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise SystemExit(f"{source}: upstream's converter failed.\n{done.stderr[-2000:]}")

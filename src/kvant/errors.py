@@ -27,6 +27,7 @@ A message reads `<subject>: <value found> <breaks which limit>. <What to do>.`
     ├── TransferError (ConnectionError)   a download that failed, or whose bytes are not what they should be
     ├── LicenceError (PermissionError)    a licence that the policy does not allow
     ├── MissingDependencyError (ImportError) an extra that is not installed
+    │   └── ConverterMissingError         upstream's converter, which is installed when someone agrees
     ├── ModelNameError (ValueError)       a model name that is malformed, or one too many
     ├── StoreError (RuntimeError)         the store holds something else than it promised
     │   ├── QuotaError                    the store would grow beyond its quota
@@ -161,6 +162,18 @@ class AccessError(KvantError, ValueError):
 
 class MissingDependencyError(KvantError, ImportError):
     """An optional dependency that is not installed."""
+
+
+class ConverterMissingError(MissingDependencyError):
+    """Upstream's converter is needed and not installed: someone has to agree to that.
+
+    Attributes:
+        plan: What would be installed, where, and of what size.
+    """
+
+    def __init__(self, message: str, *, plan: str = "") -> None:
+        super().__init__(message)
+        self.plan = plan
 
 
 class ModelNameError(KvantError, ValueError):

@@ -83,6 +83,7 @@ class Model:
         known_as: Name that goes into the metadata of what is made from it: its directory's or file's, if empty.
         stored: Of tensors that are decoded from something else, what that is; they are quantized already.
         remarks: What reading left out or took otherwise than it looks, a sentence each, for whoever uses the model.
+        origin: Directory that its file was converted from by another program; its tokenizer is the model's own.
         is_mended: Its weights are not those that other programs find at `path`: they must come from here.
     """
 
@@ -93,6 +94,7 @@ class Model:
     known_as: str = ""
     stored: Mapping[str, Stored] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    origin: Path | None = None
     is_mended: bool = False
 
     @property

@@ -34,6 +34,12 @@ def fail(message: str) -> None:
     sys.stderr.write(_wrapped(f"kvant: {clean(message)}", sys.stderr) + "\n")
 
 
+def ask(question: str) -> None:
+    """Print a question on standard error; the answer is typed behind it."""
+    sys.stderr.write(_wrapped(clean(question), sys.stderr) + " ")
+    sys.stderr.flush()
+
+
 def say(message: str) -> None:
     """Print a line for people on standard output; on a terminal that is narrower it goes on between two words."""
     sys.stdout.write(_wrapped(clean(message), sys.stdout) + "\n")

@@ -6,12 +6,22 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from kvant.cli import console, convert_onnx
+from kvant.cli import architectures, console, convert_onnx
 from kvant.cli.given import refuse
 from kvant.units import format_bytes, format_weights, parse_bytes
 
 if TYPE_CHECKING:
     from kvant.recipes.convert.convert import ConvertResult, Format
+
+_OF_A_MODEL = ("model", "to", "type_", "out", "max_file_size", "threads", "overwrite", "converter", "yes")
+
+
+class By(StrEnum):
+    """Who converts."""
+
+    auto = "auto"
+    native = "native"
+    upstream = "upstream"
 
 
 class To(StrEnum):
@@ -25,7 +35,9 @@ class To(StrEnum):
 
 def convert(
     options: typer.Context,
-    model: Annotated[Path, typer.Argument(help="Hugging Face directory or GGUF file.", show_default=False)],
+    model: Annotated[
+        Path | None, typer.Argument(help="Hugging Face directory or GGUF file.", show_default=False)
+    ] = None,
     to: Annotated[To, typer.Option("--to", help="Format to write.")] = To.gguf,
     type_: Annotated[
         str,
@@ -52,6 +64,14 @@ def convert(
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 for one per core.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    converter: Annotated[
+        By,
+        typer.Option("--converter", help="Who makes a GGUF of a directory: kvant, or upstream's converter."),
+    ] = By.auto,
+    yes: Annotated[bool, typer.Option("--yes", help="Install upstream's converter without asking.")] = False,
+    list_architectures: Annotated[
+        bool, typer.Option("--list-architectures", help="List the classes that are converted, and by whom.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Convert a model between a Hugging Face directory and GGUF, or to an MLX directory.
@@ -60,6 +80,9 @@ def convert(
     and MLX, unless -t keep moves their blocks as they are: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and MXFP4 to MLX, and what an
     MLX directory holds in 5 bits or fewer to GGUF. Either way every weight is compared with the source's, and a loss is
     said.
+
+    Classes that kvant has no family of go to GGUF through upstream's own converter, confined, in an environment of its
+    own that is installed once: asked for on a terminal, with --yes or KVANT_CONVERTER_INSTALL=yes in scripts.
 
     \b
     Examples:
@@ -72,11 +95,20 @@ def convert(
       kvant convert smol-Q8_0.gguf --to onnx -o smol-onnx
       kvant convert SmolLM2-135M --lora my-adapter -t BF16 -o tuned.gguf
       kvant convert SmolLM2-135M --lora my-adapter --lora-only -o my-adapter.gguf
+      kvant convert stablelm-2-1_6b -t BF16 --yes
+      kvant convert --list-architectures
     """  # noqa: D301 - \b keeps the lines of the examples apart
+    if list_architectures:
+        refuse(options, _OF_A_MODEL, "is of a conversion, and --list-architectures is a list alone")
+        architectures.show(json=json)
+        return
+    if model is None:
+        raise typer.BadParameter("give the directory or file to convert, or --list-architectures.")
     from kvant.recipes.convert.writers import WRITERS
 
     if to.value not in WRITERS:  # what an exporter draws, not what kvant writes tensor by tensor
-        refuse(options, ("type_", "lora", "lora_only", "max_file_size", "threads"), "is not used with --to onnx")
+        unused = ("type_", "lora", "lora_only", "max_file_size", "threads", "converter", "yes")
+        refuse(options, unused, "is not used with --to onnx")
         convert_onnx.decoder(model, out, overwrite=overwrite, json=json)
         return
     if lora_only:
@@ -93,7 +125,7 @@ def convert(
     with console.progress(quiet=json) as progress:
         result = run(
             model, path, to=kind, type=target, lora=lora, overwrite=overwrite, max_file_bytes=limit, progress=progress,
-            threads=threads,
+            threads=threads, converter=converter.value, install=yes,
         )  # fmt: skip
     if json:
         console.print_json(result)
@@ -116,7 +148,7 @@ def _say(result: "ConvertResult") -> None:
     console.say(
         f"{result.output}: {result.architecture}, {result.n_tensors} tensors, "
         f"{format_weights(result.n_weights)} weights, {result.type}, {format_bytes(result.size_bytes)}{files}, "
-        f"{result.seconds:.1f} s"
+        f"{result.seconds:.1f} s, {result.converter}"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from kvant._version import __version__
-from kvant.cli import console, interrupt
+from kvant.cli import consent, console, interrupt
 from kvant.cli.advise import advise
 from kvant.cli.bench import bench
 from kvant.cli.calibrate import calibrate
@@ -35,7 +35,7 @@ from kvant.cli.search import search
 from kvant.cli.serve import serve
 from kvant.cli.show import show
 from kvant.cli.top import top
-from kvant.errors import KvantError
+from kvant.errors import ConverterMissingError, KvantError
 from kvant.files import check_path_name, is_text, printable
 
 app = typer.Typer(
@@ -62,6 +62,11 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             _check_text((*args, *kwargs.values()))
             return command(*args, **kwargs)
         except BrokenPipeError:  # the reader of our output has seen enough
+            raise typer.Exit(FAILED) from None
+        except ConverterMissingError as error:
+            if consent.agreed(error.plan):
+                return call(*args, **kwargs)
+            console.fail(str(error))
             raise typer.Exit(FAILED) from None
         except KvantError as error:
             console.fail(str(error))

@@ -24,10 +24,12 @@ _RULES = ("type_", "output_tensor_type", "token_embedding_type", "keep", "pure")
 
 def run(asked: Asked) -> None:
     """Write a GGUF by a preset or a plan, or only say what would be written."""
-    from kvant.formats.open import open_model
     from kvant.quant.presets import plan_with_matches
+    from kvant.recipes.source import open_model
 
-    source, importance = open_model(asked.model, kinds=("model", "mmproj")), asked.importance
+    with console.progress(quiet=asked.json) as progress:
+        source = open_model(asked.model, kinds=("model", "mmproj"), progress=progress)
+    importance = asked.importance
     chosen, matches = (_checked_plan(source, asked.plan), ()) if asked.plan is not None else plan_with_matches(
         source, asked.preset or "", has_importance=importance is not None, pure=asked.pure,
         overrides=_overrides(asked.type_ or ()), output_type=asked.output_tensor_type,

@@ -8,7 +8,7 @@ import re
 import shlex
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kvant.errors import UnsupportedFormatError
@@ -23,10 +23,6 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors", "adapters.npz")
 """Weights of an adapter: PEFT's names, then mlx-lm's."""
 
-_SAVE = (
-    "Take the model's .safetensors files, or where you trust who made it, write them once with transformers: "
-    "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(DIR)."
-)
 _UNPACK = "Unpack it and give what is in it."
 _AGAIN = "Download it again."
 
@@ -104,6 +100,35 @@ def adapter_in(directory: Path) -> str | None:
     )
 
 
+_UNPICKLE = (
+    "import sys, torch, safetensors.torch as s; "
+    "s.save_file({name: tensor.clone().contiguous() for file in sys.argv[2:] "
+    "for name, tensor in torch.load(file, map_location='cpu', weights_only=True).items()}, sys.argv[1], "
+    "{'format': 'pt'})"
+)
+"""Makes safetensors of pickles: torch's own reader makes tensors alone then, and refuses what else a pickle asks."""
+
+
+def from_pickles(directory: Path, names: Sequence[str]) -> str:
+    """Say how pickled weights become safetensors: by a download, or by one command that runs none of their code.
+
+    Args:
+        directory: Where they are, and where the safetensors go.
+        names: Their files.
+    """
+    files = [shlex.quote(str(directory / name)) for name in names]
+    if len(files) > 1 and all(name.startswith(_SHARDS) and name.endswith(_SHARD_END) for name in names):
+        files = [f"{shlex.quote(str(directory / _SHARDS))}*{_SHARD_END}"]
+    out = shlex.quote(str(directory / "model.safetensors"))
+    return (
+        f"Take the model's .safetensors files, or make them of these where torch and safetensors are installed; only "
+        f'tensors are read: python -c "{_UNPICKLE}" {out} {" ".join(files)}'
+    )
+
+
+_SHARDS, _SHARD_END = "pytorch_model", ".bin"
+
+
 def encoder(architecture: str) -> bool:
     """Whether a class of transformers is an encoder, classifier or the like: no language model that generates."""
     return _ENCODERS.search(architecture) is not None
@@ -152,7 +177,7 @@ def _packed(path: Path, head: bytes) -> str | None:
         kind = "tar" if head[257:262] == b"ustar" else kind
         extra = " A bundle of `kvant export` is read by `kvant import`." if kind == "tar" else ""
         return f"is a {kind} archive. {_UNPACK}{extra}" if kind else None
-    return f"is a pickle, which can run code when it is opened. {_SAVE}"
+    return f"is a pickle, which can run code when it is opened. {from_pickles(path.parent, (path.name,))}"
 
 
 def _old(_path: Path, head: bytes) -> str | None:

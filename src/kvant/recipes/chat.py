@@ -28,7 +28,6 @@ from kvant.files import cache_dir
 from kvant.formats.gguf.companions import Projector, projector_for, projectors_beside, read_projector
 from kvant.formats.gguf.kinds import check_generates, check_kind
 from kvant.formats.gguf.reader import read_gguf
-from kvant.formats.open import open_model
 from kvant.generate import asking, prompt
 from kvant.generate.chunks import Usage
 from kvant.generate.engine import tokenize
@@ -38,6 +37,8 @@ from kvant.generate.sampling import PARAMETERS, RUN_DEFAULTS, checked, engine_op
 from kvant.generate.templates import abilities
 from kvant.progress import SILENT, Progress
 from kvant.recipes.convert.convert import convert
+from kvant.recipes.convert.upstream import is_upstreams
+from kvant.recipes.source import open_model
 from kvant.runtime.artifacts import engine_of
 from kvant.runtime.bounded import Bounded
 from kvant.runtime.plaintext import Controls, Trusted
@@ -96,12 +97,16 @@ def chat_file(source: Path, *, progress: Progress = SILENT) -> Path:
     """
     if engine_of(source).is_served:
         return source
+    if is_upstreams(source):
+        return open_model(source, progress=progress).files[0]
     files = sorted(p for p in source.iterdir() if p.is_file())
     facts = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     key = hashlib.sha256(repr((str(source.resolve()), facts)).encode()).hexdigest()[:16]
     path = cache_dir("run") / f"{source.resolve().name}-{key}-F16.gguf"
     if not path.is_file():
-        model = open_model(source)  # what cannot be converted is refused before it is said that it will be
+        model = open_model(
+            source, progress=progress
+        )  # what cannot be converted is refused before it is said that it will be
         progress.say(f"Converting {source} to F16 once; kept as {path}.")
         convert(model, path, to="gguf", type="F16", progress=progress)
     return path

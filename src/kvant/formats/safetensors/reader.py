@@ -4,7 +4,7 @@ from pathlib import Path
 
 from kvant.errors import FormatError, LimitError, UnsupportedFormatError
 from kvant.formats.base import member
-from kvant.formats.lookalikes import ADAPTER_FILES, PICKLES
+from kvant.formats.lookalikes import ADAPTER_FILES, PICKLES, from_pickles
 from kvant.formats.mapped import mapped_tensor
 from kvant.formats.safetensors import spec
 from kvant.formats.safetensors.header import parse_object, read_header
@@ -89,9 +89,8 @@ def _no_weights(directory: Path) -> FormatError:
     pickles = [name for name in found if not name.startswith(_NOT_WEIGHTS)]
     if pickles:
         return UnsupportedFormatError(
-            f"{directory}: its weights are pickles ({pickles[0]}), which can run code when they are opened. Download "
-            f"the model's .safetensors files, or where you trust who made it, write them once with transformers: "
-            f"AutoModelForCausalLM.from_pretrained({str(directory)!r}).save_pretrained({str(directory)!r})."
+            f"{directory}: its weights are pickles ({pickles[0]}), which can run code when they are opened. "
+            f"{from_pickles(directory, pickles)}"
         )
     others = sorted(p.name for suffix in (".h5", ".msgpack", ".onnx", ".gguf") for p in directory.glob("*" + suffix))
     unfinished = sorted(p.name for p in directory.glob("*.incomplete"))

@@ -17,18 +17,21 @@ import numpy as np
 from kvant.dtypes import F32, BlockType, block_type
 from kvant.errors import UnsupportedFormatError
 from kvant.files import check_apart
+from kvant.formats.base import sniff
 from kvant.formats.gguf.kinds import MODEL, PROJECTOR
 from kvant.formats.gguf.writer import write_gguf
 from kvant.formats.huggingface.adapters.reader import read_adapter
 from kvant.formats.huggingface.lora_gguf import adapter_model
 from kvant.formats.huggingface.naming import directory_identifier
+from kvant.formats.huggingface.staged import check_directory
 from kvant.formats.open import open_model, open_with_adapter
 from kvant.kernels import decode
 from kvant.kernels.grids import rounded
 from kvant.kernels.mlx_blocks import SAME_VALUES
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
-from kvant.recipes.convert.writers import FILE_TYPES, WRITERS, Fallback, Work, Writer
+from kvant.recipes.convert.upstream import NATIVE, UPSTREAM, Way, converted, keep, ready, way_of
+from kvant.recipes.convert.writers import FILE_TYPES, WRITERS, Fallback, Work, Writer, find_fallbacks
 from kvant.tensors import Tensor, n_rows, n_weights, row_length
 from kvant.units import format_bytes
 
@@ -39,6 +42,7 @@ DECODED = "F16"
 
 COMPARED_WEIGHTS = 1 << 22
 """Weights in memory at once when a result is compared with its source."""
+
 
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 """What the stem of a shard's name ends with."""
@@ -93,6 +97,7 @@ class ConvertResult(msgspec.Struct, frozen=True, kw_only=True):
         remarks: What was left out or taken otherwise than it looks.
         compared: Of a quantized source: every tensor compared with it, by types. Empty if nothing could be lost.
         tensors: The same, tensor by tensor.
+        converter: Who converted: `native`, or `upstream` for upstream's own converter.
         seconds: Wall time.
     """
 
@@ -108,6 +113,7 @@ class ConvertResult(msgspec.Struct, frozen=True, kw_only=True):
     remarks: tuple[str, ...] = ()
     compared: tuple[Compared, ...] = ()
     tensors: tuple[ComparedTensor, ...] = ()
+    converter: str = NATIVE
     seconds: float
 
 
@@ -122,6 +128,8 @@ def convert(
     max_file_bytes: int | None = None,
     progress: Progress = SILENT,
     threads: int = 0,
+    converter: Way = "auto",
+    install: bool = False,
 ) -> ConvertResult:
     """Convert a model; weights pass through memory a few megabytes at a time.
 
@@ -137,9 +145,15 @@ def convert(
         max_file_bytes: Write shards of at most this size.
         progress: Told of the bytes written.
         threads: Threads of the encoders; 0 for one per core.
+        converter: Who makes a GGUF of a directory: `auto` is kvant where it has a family of the class, else upstream's
+            own converter, in an environment of its own.
+        install: Install that environment if it is not there.
 
     Raises:
-        UnsupportedFormatError: A type that is not converted to, or nothing that could be kept.
+        UnsupportedFormatError: A type that is not converted to, nothing that could be kept, or upstream's converter for
+            what it does not make.
+        ConverterMissingError: Upstream's converter is needed and not installed.
+        EngineError: It fails, or llama.cpp does not open what it makes.
         OutputExistsError: The output exists, or is the source.
         ValueRangeError: A weight is NaN or infinite, or overflows F16.
         FormatError: The source is damaged.
@@ -149,6 +163,12 @@ def convert(
     out, keeps, writer = Path(out), type.lower() == KEEP, WRITERS[to]
     target = conversion_type(DECODED if keeps else type, to)
     writer.check(out, overwrite=overwrite)
+    if _goes_upstream(source, to, converter, keeps=keeps, lora=lora):
+        result = _by_upstream(
+            Path(source), out, target, max_file_bytes=max_file_bytes, overwrite=overwrite, install=install,  # type: ignore[arg-type]
+            threads=threads, progress=progress,
+        )  # fmt: skip
+        return msgspec.structs.replace(result, seconds=round(time.monotonic() - started, 3))
     model = _opened(source, lora)
     check_apart(out, (model.path, *model.files))
     if keeps:
@@ -201,6 +221,57 @@ def convert_adapter(base: Path | str, lora: Path | str, out: Path | str, *, over
         source=str(model.path), output=str(files[0]), files=tuple(map(str, files)), architecture=model.architecture,
         type=F32.name, n_tensors=len(model.tensors), n_weights=model.n_weights, size_bytes=files[0].stat().st_size,
         fallbacks=(), seconds=round(time.monotonic() - started, 3),
+    )  # fmt: skip
+
+
+def _goes_upstream(
+    source: Model | Path | str, to: Format, converter: Way, *, keeps: bool, lora: Path | str | None
+) -> bool:
+    """Whether upstream's converter is what converts.
+
+    Raises:
+        UnsupportedFormatError: It is asked for what it does not do.
+    """
+    if lora is not None and converter == UPSTREAM:
+        raise UnsupportedFormatError(f"{lora}: adapters are merged by kvant's own families. Leave --converter out.")
+    if lora is not None:
+        return False
+    is_directory = not isinstance(source, Model) and sniff(Path(source)) == "huggingface"
+    if is_directory and to == "gguf" and way_of(Path(source), converter) == UPSTREAM:  # type: ignore[arg-type]
+        if keeps:
+            raise UnsupportedFormatError(f"{source}: -t {KEEP} is not what upstream's converter does. Use -t BF16.")
+        return True
+    if converter == UPSTREAM:
+        raise UnsupportedFormatError(
+            f"{source if not isinstance(source, Model) else source.path}: upstream's converter makes GGUF files of "
+            f"Hugging Face directories alone. Leave --converter out."
+        )
+    return False
+
+
+def _by_upstream(
+    directory: Path, out: Path, target: BlockType, *, max_file_bytes: int | None, overwrite: bool, install: bool,
+    threads: int, progress: Progress,
+) -> ConvertResult:  # fmt: skip
+    """Convert a directory by upstream's converter; what it makes is proven before it has the output's name."""
+    checked = check_directory(directory)
+    check_apart(out, checked.files)
+    program = ready(directory, agreed=install, progress=progress)
+    with converted(checked, out, target, program, threads=threads, progress=progress) as made:
+        model = made.model
+        if max_file_bytes is None:
+            keep(made, out)
+            files: tuple[Path, ...] = (out,)
+        else:
+            files = write_gguf(
+                out, model.metadata, tuple(model.tensors.values()), overwrite=overwrite,
+                max_file_bytes=max_file_bytes, progress=progress,
+            )  # fmt: skip
+    return ConvertResult(
+        source=str(directory), output=str(files[0]), files=tuple(map(str, files)), architecture=model.architecture,
+        type=target.name, n_tensors=len(model.tensors), n_weights=model.n_weights,
+        size_bytes=sum(path.stat().st_size for path in files), remarks=made.remarks,
+        fallbacks=find_fallbacks(tuple(model.tensors.values()), target), converter=UPSTREAM, seconds=0.0,
     )  # fmt: skip
 
 

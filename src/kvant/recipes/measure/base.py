@@ -16,10 +16,10 @@ from kvant.evaluate.windows import cut
 from kvant.files import atomic_write, cache_dir
 from kvant.formats.base import is_gguf
 from kvant.formats.gguf.reader import files_of
-from kvant.formats.open import opened
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes.convert.convert import convert
+from kvant.recipes.source import opened
 from kvant.runtime.process import EngineProcess
 from kvant.tensors import Tensor
 
@@ -74,7 +74,7 @@ def f32_file(against: Model | Path, *, progress: Progress = SILENT) -> tuple[Pat
     Raises:
         FormatError: `against` is quantized from something else.
     """
-    model = opened(against)
+    model = opened(against, progress=progress)
     if not model.is_base:
         raise FormatError(
             f"{model.path}: holds {', '.join(model.quantized_types)} tensors, so it is no full-precision base. "

@@ -20,13 +20,13 @@ from kvant.evaluate.baselogits import BaseLogits, engine_name
 from kvant.evaluate.corpora import check_unseen
 from kvant.evaluate.score import VariantScore, score
 from kvant.formats.gguf.kinds import makes_vectors
-from kvant.formats.open import opened
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes.measure.base import Floor, measure_floors, measured_text, prepare_base
 from kvant.recipes.measure.parity import Parity, Truth
 from kvant.recipes.measure.sample import PROMPT, TOKENS, Sample, Samples, continuation, generate
 from kvant.recipes.measure.words import is_degraded
+from kvant.recipes.source import opened
 from kvant.runtime.artifacts import open_artifact
 from kvant.runtime.engines.base import Artifact
 
@@ -107,7 +107,7 @@ def evaluate(
     artifacts = [open_artifact(variant) for variant in variants]
     for artifact in artifacts:
         check_unseen(used, artifact.path, artifact.metadata)
-    model = opened(against)
+    model = opened(against, progress=progress)
     if makes_vectors(model):
         raise UnsupportedModelError(
             f"{model.path}: makes vectors of texts and no text to compare. In Python use kvant.evaluate_embeddings."

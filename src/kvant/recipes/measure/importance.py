@@ -10,12 +10,12 @@ import msgspec
 from kvant._version import __version__
 from kvant.files import cache_dir, check_apart, check_output
 from kvant.formats.imatrix import write_imatrix
-from kvant.formats.open import opened
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes import cache
 from kvant.recipes.measure.calibration import SEED, WINDOWS, read_text
 from kvant.recipes.measure.textname import BUNDLED
+from kvant.recipes.source import opened
 
 
 class Calibrated(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +64,7 @@ def calibrate(
 
     out = Path(out)
     check_output(out, overwrite=overwrite)
-    model = opened(source)
+    model = opened(source, progress=progress)
     check_apart(out, (model.path, *model.files))
     base, used, cuts = read_text(model, text, windows=windows, seed=seed, progress=progress)
     directory = cache_dir("importance") / cache.digest("importance", __version__, base, cuts.tokens.tobytes())[:32]

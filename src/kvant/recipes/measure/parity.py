@@ -17,10 +17,10 @@ from kvant.evaluate.corpora import Corpus, corpus, text_file
 from kvant.evaluate.odd_texts import TEXTS
 from kvant.formats.gguf.writer import write_gguf
 from kvant.formats.huggingface.tokenizer.words import by_name
-from kvant.formats.open import opened
 from kvant.metadata import TokenType, Value
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
+from kvant.recipes.source import opened
 from kvant.runtime.artifacts import engine_of, open_artifact
 from kvant.runtime.engines.base import Artifact
 from kvant.runtime.tokenizers import Conversation, Questions, Spoken, by_llama, by_tokenizer_json, rendered
@@ -190,8 +190,9 @@ class Truth:
 
 def _own(model: Model, questions: Questions) -> Spoken:
     """Ask what is nearest to a model's source: its tokenizer.json, or the engine for its GGUF file."""
-    if (model.path / "tokenizer.json").is_file():
-        return by_tokenizer_json(model.path, questions)
+    home = model.origin or model.path
+    if (home / "tokenizer.json").is_file():
+        return by_tokenizer_json(home, questions)
     if engine_of(model.path).is_served:
         return by_llama(model.files[0], questions)
     with tempfile.TemporaryDirectory(

@@ -18,7 +18,6 @@ from kvant.devices.profiles import device_for
 from kvant.errors import KvantError, LicenceError, OutputExistsError, UnsupportedModelError
 from kvant.formats.gguf.kinds import check_generates, makes_vectors
 from kvant.formats.imatrix import read_imatrix
-from kvant.formats.open import open_model
 from kvant.hub.licences import check_model
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
@@ -34,6 +33,7 @@ from kvant.recipes.optimize.request import Request
 from kvant.recipes.optimize.schema import RECIPE_FILE, write_recipe
 from kvant.recipes.optimize.search import Search, Yardstick, search_format
 from kvant.recipes.report.report import Report
+from kvant.recipes.source import open_model
 from kvant.recipes.targets.base import Material
 from kvant.recipes.targets.registry import targets_of
 
@@ -57,7 +57,7 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     request = request if isinstance(request, Request) else Request(source=Path(request))
     check_directory(request.out)
     machine = detect()
-    model = open_model(request.source)
+    model = open_model(request.source, progress=progress)
     check_measurable(model)
     targets = targets_of(request.formats, model, request.presets)
     check_model(model, accepted=request.accepted_licences)

@@ -20,7 +20,6 @@ from kvant.errors import LockError, OutputExistsError
 from kvant.evaluate.corpora import Corpus
 from kvant.files import check_apart, check_output, commit_file, partial_path
 from kvant.formats.imatrix import read_imatrix
-from kvant.formats.open import open_model
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.importance import Importance
@@ -30,6 +29,7 @@ from kvant.recipes.measure.textname import BUNDLED, name_of
 from kvant.recipes.output import digest_of, hashes, put_directory, remove, size_bytes
 from kvant.recipes.rebuild import lock as locks
 from kvant.recipes.rebuild.lock import Lock, LockedCalibration, LockedImportance, present_encoder
+from kvant.recipes.source import open_model
 from kvant.recipes.targets.base import Material, Workshop
 from kvant.recipes.targets.registry import find_target
 
@@ -85,7 +85,7 @@ def rebuild(
     out = out or Path(lock.output.file)
     check_place(lock, out, overwrite=overwrite)
     check_version(lock)
-    model = open_model(source, known_as=lock.source.name)
+    model = open_model(source, known_as=lock.source.name, progress=progress)
     check_apart(out, (model.path, *model.files))
     check_source(lock, model)
     importance = locked_importance(lock.importance, imatrix) if lock.importance else None

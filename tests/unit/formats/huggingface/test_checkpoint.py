@@ -195,9 +195,16 @@ def test_a_tokenizer_of_another_kind_is_named(files: tuple[str, ...], words: str
         read_huggingface(copied)
 
 
-def test_encoders_are_sent_to_onnx(copied: Path) -> None:
-    configure(copied, architectures=["BertModel"])
-    with pytest.raises(UnsupportedModelError, match=r"BertModel' is an encoder.*kvant quantize model.onnx"):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("BertForQuestionAnswering", "is an encoder.*kvant quantize model.onnx"),
+        ("BertModel", "Upstream's converter makes a GGUF of it"),
+    ],
+)
+def test_encoders_are_sent_to_who_makes_something_of_them(name: str, words: str, copied: Path) -> None:
+    configure(copied, architectures=[name])
+    with pytest.raises(UnsupportedModelError, match=words):
         read_huggingface(copied)
 
 

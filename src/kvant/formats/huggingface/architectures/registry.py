@@ -21,8 +21,8 @@ from kvant.formats.huggingface.architectures.qwen import QWEN2, QWEN3
 from kvant.formats.huggingface.architectures.qwen_moe import QWEN2MOE, QWEN3MOE
 from kvant.formats.huggingface.architectures.seed_oss import SEED_OSS
 from kvant.formats.huggingface.architectures.smollm3 import SMOLLM3
+from kvant.formats.huggingface.architectures.unknown import unknown_class
 from kvant.formats.huggingface.config import shown
-from kvant.formats.lookalikes import encoder
 
 FAMILIES: tuple[Family, ...] = (
     LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, GEMMA3, PHI3, GRANITE, QWEN2MOE, QWEN3MOE,
@@ -41,16 +41,8 @@ def family_of_class(name: str, subject: object) -> Family:
         UnsupportedModelError: kvant does not convert it.
     """
     found = BY_CLASS.get(name)
-    if found is None and encoder(name):
-        raise UnsupportedModelError(
-            f"{subject}: architecture {shown(name)} is an encoder or classifier, no model that continues text. Export "
-            f"it to ONNX (optimum-cli export onnx) and make that int8: kvant quantize model.onnx -t int8-dynamic."
-        )
     if found is None:
-        raise UnsupportedModelError(
-            f"{subject}: architecture {shown(name)} is none of those that kvant converts. Use a model of one of these: "
-            f"{', '.join(BY_CLASS)}."
-        )
+        raise unknown_class(name, subject, BY_CLASS)
     return found
 
 

@@ -18,7 +18,6 @@ from kvant.evaluate.corpora import CALIBRATION_HASH_KEY
 from kvant.files import check_output, disk_errors, partial_path
 from kvant.formats.gguf.kinds import MODEL, PROJECTOR
 from kvant.formats.gguf.writer import GGUFWriter, TensorInfo, file_layout, write_gguf
-from kvant.formats.open import open_model
 from kvant.metadata import Value, ValueType, string, u32
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
@@ -31,6 +30,7 @@ from kvant.quant.plan import KEEP, Fallback, Plan, check_plan, needs_importance
 from kvant.quant.presets import plan_preset
 from kvant.quant.roles import file_order
 from kvant.quant.stream import Job, encode_stream, encoded_tensor
+from kvant.recipes.source import open_model
 from kvant.tensors import n_bytes
 
 QUANTIZATION_VERSION = 2
@@ -134,7 +134,7 @@ def quantize(
     started = time.monotonic()
     out = Path(out)
     if not isinstance(model, Model):
-        model = open_model(model, kinds=(MODEL, PROJECTOR))
+        model = open_model(model, kinds=(MODEL, PROJECTOR), progress=progress)
     if not isinstance(plan, Plan):
         plan = plan_preset(model, plan, has_importance=importance is not None)
     check_work(model, plan, importance, curvatures, allow_requantize=allow_requantize)

@@ -21,7 +21,8 @@ from kvant.cli.main import app
 from kvant.devices.providers import PROVIDERS
 from kvant.dtypes import BLOCK_TYPES, block_type
 from kvant.formats.huggingface.architectures.family import Family
-from kvant.formats.huggingface.architectures.registry import FAMILIES
+from kvant.formats.huggingface.architectures.registry import BY_CLASS, FAMILIES
+from kvant.formats.huggingface.architectures.upstream_table import TEXT
 from kvant.generate.sampling import PARAMETERS
 from kvant.quant.presets import PRESETS
 from kvant.recipes.optimize.fields import FIELDS, Field, Kind
@@ -190,7 +191,7 @@ def models() -> str:
         "importance file (`--imatrix`).\n\n"
     )
     header = ["classes", "models", "architecture", "written as", "statistics", "KL", "since"]
-    return text + table(header, rows)
+    return text + table(header, rows) + "\n" + upstream_models()
 
 
 def written(family: Family) -> str:
@@ -203,6 +204,19 @@ def written(family: Family) -> str:
 def statistics(family: Family) -> str:
     """Return how a family is calibrated."""
     return "yes" if family.architecture in ARCHITECTURES and not family.experts else "importance file"
+
+
+def upstream_models() -> str:
+    """Return the classes that upstream's converter alone converts, by architecture."""
+    classes: dict[str, list[str]] = {}
+    for name, architecture in sorted(TEXT.items()):
+        if name not in BY_CLASS:
+            classes.setdefault(architecture, []).append(f"`{name}`")
+    text = (
+        "## By upstream's converter\n\nClasses that become a GGUF through upstream's own converter, in an environment "
+        "of its own (docs/how-to/convert.md).\n\n"
+    )
+    return text + table(["in GGUF", "classes"], [[f"`{a}`", ", ".join(found)] for a, found in sorted(classes.items())])
 
 
 def proof(family: Family) -> str:

@@ -13,7 +13,9 @@ from kvant.units import format_bytes, format_weights, parse_bytes
 if TYPE_CHECKING:
     from kvant.recipes.convert.convert import ConvertResult, Format
 
-_OF_A_MODEL = ("model", "to", "type_", "out", "max_file_size", "threads", "overwrite", "converter", "yes")
+_OF_A_MODEL = (
+    "model", "to", "type_", "out", "lora", "lora_only", "max_file_size", "threads", "overwrite", "converter", "yes",
+)  # fmt: skip
 
 
 class By(StrEnum):
@@ -33,46 +35,38 @@ class To(StrEnum):
     onnx = "onnx"
 
 
+# fmt: off
+Source = Annotated[Path | None, typer.Argument(help="Hugging Face directory or GGUF file.", show_default=False)]
+Target = Annotated[To, typer.Option("--to", help="Format to write.")]
+Type = Annotated[str, typer.Option("-t", "--type", help="Type of the matrices: F32, F16, BF16; for GGUF also Q8_0; keep moves quantized weights as they are.")]  # noqa: E501
+Out = Annotated[Path | None, typer.Option("-o", "--out", help="Output; named after the model by default.", show_default=False)]  # noqa: E501
+Lora = Annotated[Path | None, typer.Option(help="Directory of a LoRA adapter (peft) that is merged into MODEL, its base.", show_default=False)]  # noqa: E501
+LoraOnly = Annotated[bool, typer.Option("--lora-only", help="Write the adapter alone, as a GGUF for llama.cpp's --lora.")]  # noqa: E501
+MaxFileSize = Annotated[str | None, typer.Option(help="Split the output into files of at most this size: 2GB.", show_default=False)]  # noqa: E501
+Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 for one per core.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+Converter = Annotated[By, typer.Option("--converter", help="Who makes a GGUF of a directory: kvant, or upstream's converter.")]  # noqa: E501
+Yes = Annotated[bool, typer.Option("--yes", help="Install upstream's converter without asking.")]
+Listing = Annotated[bool, typer.Option("--list-architectures", help="List the classes that are converted, and by whom.")]  # noqa: E501
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+# fmt: on
+
+
 def convert(
     options: typer.Context,
-    model: Annotated[
-        Path | None, typer.Argument(help="Hugging Face directory or GGUF file.", show_default=False)
-    ] = None,
-    to: Annotated[To, typer.Option("--to", help="Format to write.")] = To.gguf,
-    type_: Annotated[
-        str,
-        typer.Option(
-            "-t",
-            "--type",
-            help="Type of the matrices: F32, F16, BF16; for GGUF also Q8_0; keep moves quantized weights as they are.",
-        ),
-    ] = "F16",
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Output; named after the model by default.", show_default=False)
-    ] = None,
-    lora: Annotated[
-        Path | None,
-        typer.Option(
-            help="Directory of a LoRA adapter (peft) that is merged into MODEL, its base.", show_default=False
-        ),
-    ] = None,
-    lora_only: Annotated[
-        bool, typer.Option("--lora-only", help="Write the adapter alone, as a GGUF for llama.cpp's --lora.")
-    ] = False,
-    max_file_size: Annotated[
-        str | None, typer.Option(help="Split the output into files of at most this size: 2GB.", show_default=False)
-    ] = None,
-    threads: Annotated[int, typer.Option(min=0, help="Threads; 0 for one per core.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
-    converter: Annotated[
-        By,
-        typer.Option("--converter", help="Who makes a GGUF of a directory: kvant, or upstream's converter."),
-    ] = By.auto,
-    yes: Annotated[bool, typer.Option("--yes", help="Install upstream's converter without asking.")] = False,
-    list_architectures: Annotated[
-        bool, typer.Option("--list-architectures", help="List the classes that are converted, and by whom.")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    model: Source = None,
+    to: Target = To.gguf,
+    type_: Type = "F16",
+    out: Out = None,
+    lora: Lora = None,
+    lora_only: LoraOnly = False,
+    max_file_size: MaxFileSize = None,
+    threads: Threads = 0,
+    overwrite: Overwrite = False,
+    converter: Converter = By.auto,
+    yes: Yes = False,
+    list_architectures: Listing = False,
+    json: Json = False,
 ) -> None:
     """Convert a model between a Hugging Face directory and GGUF, or to an MLX directory.
 
@@ -112,7 +106,8 @@ def convert(
         convert_onnx.decoder(model, out, overwrite=overwrite, json=json)
         return
     if lora_only:
-        refuse(options, ("to", "type_", "max_file_size", "threads"), "is not used with --lora-only")
+        of_models = ("to", "type_", "max_file_size", "threads", "converter", "yes")
+        refuse(options, of_models, "is not used with --lora-only")
         _adapter(model, lora, out, overwrite=overwrite, json=json)
         return
     from kvant.recipes.convert.convert import KEEP, conversion_type, default_output
@@ -145,10 +140,12 @@ def _say(result: "ConvertResult") -> None:
         same = "every weight equal" if part.n_exact == part.n_tensors else lost
         console.say(f"{part.source} -> {part.stored}: {part.n_tensors} tensors, {part.n_exact} bit-exact, {same}")
     files = "" if len(result.files) == 1 else f" in {len(result.files)} files"
+    is_conversion = Path(result.source).is_dir() and result.output.endswith(".gguf")
+    by = f", {result.converter}" if is_conversion else ""
     console.say(
         f"{result.output}: {result.architecture}, {result.n_tensors} tensors, "
         f"{format_weights(result.n_weights)} weights, {result.type}, {format_bytes(result.size_bytes)}{files}, "
-        f"{result.seconds:.1f} s, {result.converter}"
+        f"{result.seconds:.1f} s{by}"
     )
 
 

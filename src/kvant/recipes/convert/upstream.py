@@ -152,9 +152,10 @@ def pretokenizer(directory: Path) -> tuple[str, str]:
         return WORDPIECE, ""
     if not is_byte_level(tokenizer):
         return "", "it is no byte-level BPE in a tokenizer.json"
-    config = read_object(directory, "tokenizer_config.json")
+    config, family = read_object(directory, "tokenizer_config.json"), read_object(directory, "config.json")
+    cleans = config.get("clean_up_tokenization_spaces") is True
     try:
-        return identify(tokenizer, cleans_spaces=config.get("clean_up_tokenization_spaces") is True).name, ""
+        return identify(tokenizer, cleans_spaces=cleans, family=family.get("model_type")).name, ""
     except (UnsupportedModelError, FormatError) as error:
         return "", str(error)
 

@@ -110,7 +110,7 @@ def write_model(directory: Path, **entries: Any) -> Path:
     """Write a directory of a class that upstream alone converts, whose tokenizer kvant knows by its patterns."""
     write_tiny_model("llama", directory, tokenizer="smollm")
     config = json.loads((directory / "config.json").read_text())
-    config |= {"architectures": ["StableLmForCausalLM"], "model_type": "stablelm", **entries}
+    config |= {"architectures": ["OrionForCausalLM"], "model_type": "orion", **entries}
     (directory / "config.json").write_text(json.dumps(config))
     write_safetensors(directory / "model.safetensors", {"w": np.ones((4, 8), np.float32)}, "BF16")
     return directory

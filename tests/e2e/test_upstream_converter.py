@@ -223,8 +223,8 @@ def test_every_class_is_listed() -> None:
     rows = {row["name"]: row for row in json.loads(done.output)}
     assert rows.keys() == {*BY_CLASS, *TEXT}
     assert {name for name, row in rows.items() if row["converter"] == "native"} == set(BY_CLASS)
-    assert rows["StableLmForCausalLM"] == {
-        "name": "StableLmForCausalLM", "architecture": "stablelm", "converter": "upstream", "has_projector": False,
+    assert rows["OrionForCausalLM"] == {
+        "name": "OrionForCausalLM", "architecture": "orion", "converter": "upstream", "has_projector": False,
     }  # fmt: skip
     text = run("convert", "--list-architectures").output
     assert all(name in text for name in rows)

@@ -94,7 +94,7 @@ def content(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0"])
 @pytest.mark.parametrize("model", PLAIN, indirect=True)
 def test_the_file_is_the_one_that_upstream_makes_by_itself(home: Path, model: Path, kind: str, tmp_path: Path) -> None:
-    done = convert(model, tmp_path / "ours.gguf", to="gguf", type=kind)
+    done = convert(model, tmp_path / "ours.gguf", to="gguf", type=kind, converter="upstream")
     assert done.converter == "upstream"
     words = [str(home), str(model), str(tmp_path / "theirs.gguf"), "--type", kind.lower(), "--pre", "smollm"]
     subprocess.run([sys.executable, str(TOOL), *words], check=True)
@@ -109,7 +109,7 @@ def test_the_engine_computes_what_transformers_does(
     converter: environment.Converter, model: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     name = request.node.callspec.params["model"]
-    convert(model, tmp_path / "m.gguf", to="gguf", type="F32")
+    convert(model, tmp_path / "m.gguf", to="gguf", type="F32", converter="upstream")
     words = [name, str(model), json.dumps(TOKENS.tolist()), str(tmp_path / "theirs.npy")]
     subprocess.run([converter.python, "-c", LOGITS, *words], check=True)
     theirs = np.load(tmp_path / "theirs.npy").astype(np.float64)

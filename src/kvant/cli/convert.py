@@ -89,7 +89,7 @@ def convert(
       kvant convert smol-Q8_0.gguf --to onnx -o smol-onnx
       kvant convert SmolLM2-135M --lora my-adapter -t BF16 -o tuned.gguf
       kvant convert SmolLM2-135M --lora my-adapter --lora-only -o my-adapter.gguf
-      kvant convert stablelm-2-1_6b -t BF16 --yes
+      kvant convert orion-14b -t BF16 --yes
       kvant convert --list-architectures
     """  # noqa: D301 - \b keeps the lines of the examples apart
     if list_architectures:

@@ -34,7 +34,7 @@ def test_what_describes_a_model_and_its_weights_are_there(model: Path, tmp_path:
         "1_Pooling/config.json",
     }  # fmt: skip
     assert all((made / name).read_bytes() == (model / name).read_bytes() for name in names(made))
-    assert checked.architecture == "StableLmForCausalLM"
+    assert checked.architecture == "OrionForCausalLM"
     assert checked.n_weights == 32
     assert checked.exact.name == "BF16"
     assert checked.remarks == ()

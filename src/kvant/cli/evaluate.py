@@ -65,13 +65,14 @@ def evaluate(
       kvant evaluate small-Q4_K_M.gguf --against SmolLM2-135M --text book.txt --chunks 0
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.formats.gguf.kinds import makes_vectors
-    from kvant.formats.open import open_model
     from kvant.recipes.measure.embeddings import evaluate_embeddings
     from kvant.recipes.measure.evaluate import evaluate as run
+    from kvant.recipes.source import open_model
 
     if text is not None:
         refuse(options, ("corpus",), "is a bundled text, and --text gives another")
-    base = open_model(model_path(against))
+    with console.progress(quiet=json) as progress:
+        base = open_model(model_path(against), progress=progress)
     if makes_vectors(base):
         why = "is about text that a model writes, and this one makes vectors"
         refuse(options, ("context", "chunks", "no_speed", "no_floors"), why)

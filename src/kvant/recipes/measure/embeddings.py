@@ -15,10 +15,11 @@ from kvant.errors import UnsupportedModelError, ValueRangeError
 from kvant.evaluate.baselogits import engine_name
 from kvant.evaluate.embeddings import Pairs, VectorScore, compare_vectors, pairs_of
 from kvant.formats.gguf.kinds import makes_vectors
-from kvant.formats.open import open_model, opened
+from kvant.formats.open import open_model
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes.measure.base import f32_file, measured_text
+from kvant.recipes.source import opened
 from kvant.runtime.process import EngineProcess
 
 LONGEST_TOKENS = 512
@@ -83,7 +84,7 @@ def evaluate_embeddings(
         UnsupportedModelError: The model makes no vectors.
         ValueRangeError: The text has too few paragraphs, or a variant's vectors have another width.
     """
-    threads, model = threads or cores(), opened(against)
+    threads, model = threads or cores(), opened(against, progress=progress)
     if not makes_vectors(model):
         raise UnsupportedModelError(f"{model.path}: makes no vectors of texts. Measure it with: kvant evaluate")
     used = measured_text(text, corpus)

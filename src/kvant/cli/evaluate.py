@@ -77,13 +77,12 @@ def evaluate(
         why = "is about text that a model writes, and this one makes vectors"
         refuse(options, ("context", "chunks", "no_speed", "no_floors"), why)
         with console.progress(quiet=json) as progress:
-            paths = [model_path(v) for v in variants]
             found = evaluate_embeddings(
-                paths, against=base, text=text, corpus=corpus, threads=threads, progress=progress
+                list(map(model_path, variants)), against=base, text=text, corpus=corpus, threads=threads,
+                progress=progress,
             )  # fmt: skip
         console.print_json(found) if json else show_vectors(found)
         return
-
     with console.progress(quiet=json) as progress:
         result = run(
             [model_path(v) for v in variants], against=base,

@@ -19,12 +19,15 @@ from tokenizing import differing_texts, has_case_or_marks_beyond_ascii, plain, r
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tokenizers.json"
 
-COMPOSES = ("qwen35", "qwen3moe", "cohere2", "gpt-neox", "bailingmoe", "stablelm2", "tiny-aya", "exaone-moe",
-            "modernbert")  # fmt: skip
+COMPOSES = (
+    "qwen35", "qwen3moe", "qwen3-embedding", "cohere2", "gpt-neox", "bailingmoe", "stablelm2", "tiny-aya",
+    "exaone-moe", "modernbert", "mpt",
+)  # fmt: skip
 ENGINE_DIFFERS = {
     **{kind: {"decomposed"} for kind in COMPOSES},  # NFC: the engine has no normalizer
     "gpt-oss": {"marks"},  # the engine's expression leaves combining marks out of words
     "llama4": {"marks"},
+    "minimax-m2": {"marks"},
     "bert": {
         "emoji",
         "cjk",
@@ -55,6 +58,8 @@ MAY_DIFFER: dict[str, Callable[[str], bool]] = {
     **dict.fromkeys(COMPOSES, is_decomposed),
     "gpt-oss": has_case_or_marks_beyond_ascii,
     "llama4": has_case_or_marks_beyond_ascii,
+    "minimax-m2": has_case_or_marks_beyond_ascii,
+    "granite-embedding": has_case_or_marks_beyond_ascii,
     "bert": lambda text: accents_differ(text) or "\x85" in text or "\u2581" in text,
     "bert-cased": lambda text: "\x85" in text or "\u2581" in text,
     "xlm-roberta": lambda text: "\u2581" in text,

@@ -59,6 +59,11 @@ EXAONE_MOE_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?"
     r"|\s*[\r\n]|\s+(?!\S)|\s+"
 )
+JAIS2_PATTERN = (
+    LLAMA3_PATTERN.removesuffix(r"|\s+(?!\S)|\s+")
+    + "".join(rf"|\s{{{count}}}(?!\S)" for count in ("512", "256", "128", "64", "32", "16", "8", "4", "1,2"))
+    + r"|\s{1}"
+)
 MINICPM5_PATTERN = LLAMA3_PATTERN.replace("{1,3}", "+")
 DEEPSEEK3_PATTERNS = (
     r"\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+",
@@ -273,6 +278,71 @@ PUBLISHED: Mapping[str, Published] = {
         model_type="bloom", upstream=("BloomForCausalLM", "bloom"), last=False, post=_GPT2,
         pre=_steps(_split(" ?[^(\\s|[.,!?…。，、।۔،])]+"), _BYTES), special=("<unk>", "<s>", "</s>", "<pad>"),
         roles={"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
+    ),
+    "qwen3-embedding": Published(
+        model_type="qwen3", upstream=("Qwen3ForCausalLM", "qwen2"), normalizer=_NFC, around=((), ("<|endoftext|>",)),
+        pre=_steps(_split(QWEN2_PATTERN), _BYTES), special=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        plain=("<think>", "</think>"), roles=_QWEN,
+    ),
+    "viking": Published(
+        model_type="llama", upstream=("LlamaForCausalLM", "viking"), last=False, post=_GPT2,
+        special=("<unk>", "<s>", "</s>"),
+        pre=_steps(_split(" ?[^(\\s|[.,!?…。，、।۔،])]+"), _DIGITS, _BYTES),
+        roles={"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+    ),
+    "jais2": Published(
+        model_type="jais2", upstream=("Jais2ForCausalLM", "jais-2"), last=False, post=_GPT2, special=("<|endoftext|>",),
+        pre=_steps(_split(JAIS2_PATTERN), _BYTES), roles=_END,
+    ),
+    "ufakzeka": Published(
+        model_type="llama", upstream=("LlamaForCausalLM", "ufakzeka"), last=False, post=_GPT2,
+        special=("<|endoftext|>",), roles=_END,
+        pre=_steps(_split(QWEN2_PATTERN.removeprefix("(?i:'s|'t|'re|'ve|'m|'ll|'d)|")), _BYTES),
+    ),
+    "superbpe": Published(
+        model_type="olmo2", upstream=("Olmo2ForCausalLM", "superbpe"), last=False, post=_GPT2,
+        special=("<|endoftext|>",), pre=_steps(_split(r"\p{N}+"), _split(r"(?=(\d{3})+(?!\d))"), _BYTES), roles=_END,
+    ),
+    "glm": Published(
+        model_type="glm", upstream=("GlmForCausalLM", "chatglm-bpe"), pre=_steps(_split(LLAMA3_PATTERN), _BYTES),
+        special=_GLM, roles=_GLM_ROLES,
+    ),
+    "solar-open": Published(
+        model_type="solar_open", upstream=("SolarOpenForCausalLM", "solar-open"), last=False, model={},
+        pre=_steps(_split(QWEN2_PATTERN), _BYTES), special=("<|startoftext|>", "<|endoftext|>", "<unk>", "<|pad|>"),
+        roles={"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|pad|>"},
+    ),
+    "bailingmoe2": Published(
+        model_type="bailing_moe_v2", upstream=("BailingMoeV2ForCausalLM", "bailingmoe2"), post=_GPT2,
+        pre=_steps(_split(BAILING_PATTERN), _BYTES), special=("<|startoftext|>", "<|endoftext|>", "<|role_end|>"),
+        roles={"bos_token": "<|startoftext|>", "eos_token": "<|role_end|>", "pad_token": "<|endoftext|>"},
+    ),
+    "minimax-m2": Published(
+        model_type="minimax_m2", upstream=("MiniMaxM2ForCausalLM", "minimax-m2"), post=_GPT2,
+        pre=_steps(_split(GPT4O_PATTERN), _BYTES), special=("]~!b[", "[e~[", "]!d~[", "]!p~["), plain=("<think>",),
+        roles={"bos_token": "]~!b[", "eos_token": "[e~[", "unk_token": "]!d~["},
+    ),
+    "exaone": Published(
+        model_type="exaone", upstream=("ExaoneForCausalLM", "exaone"), pre=_steps(_DIGITS, _GPT2), last=False,
+        post=_GPT2, special=("[PAD]", "[BOS]", "[EOS]", "[UNK]"),
+        roles={"bos_token": "[BOS]", "eos_token": "[EOS]", "pad_token": "[PAD]", "unk_token": "[UNK]"},
+    ),
+    "mpt": Published(
+        model_type="mpt", upstream=("MPTForCausalLM", "mpt"), normalizer=_NFC, pre=_GPT2, last=False,
+        special=("<|endoftext|>", "<|padding|>"), roles=_END, post=_GPT2,
+    ),
+    "granite-embedding": Published(
+        model_type="modernbert", upstream=("ModernBertModel", "granite-embed-multi-97m"), model=_IGNORE,
+        pre=_steps(_split(GPT4O_PATTERN), _BYTES), special=("<|endoftext|>", "<|pad|>", "<|mask|>"),
+        around=(("<|endoftext|>",), ("<|endoftext|>",)),
+        roles={"cls_token": "<|endoftext|>", "sep_token": "<|endoftext|>", "pad_token": "<|pad|>",
+               "mask_token": "<|mask|>"},
+    ),
+    "granite4": Published(
+        model_type="granitemoehybrid", upstream=("GraniteForCausalLM", "dbrx"),
+        pre=_steps(_split(LLAMA3_PATTERN), _BYTES),
+        special=("<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>", "<|pad|>"), post=_GPT2,
+        roles={"bos_token": "<|end_of_text|>", "eos_token": "<|end_of_text|>", "pad_token": "<|pad|>"},
     ),
     "gemma4": Published(
         model_type="gemma4_text", upstream=("Gemma4ForCausalLM", "gemma4"), last=False, around=(("<bos>",), ()),

@@ -193,7 +193,10 @@ _ROWS: Sequence[PreTokenizer] = (
 def _like(name: str, other: str, *families: str, example: str, normalizer: str | None = None) -> PreTokenizer:
     """A row that cuts as another does, under the name that upstream gives to some families."""
     row = next(row for row in _ROWS if row.name == other)
-    return replace(row, name=name, families=frozenset(families), example=example, normalizer=normalizer)
+    caveat = row.caveat.replace(other, name)
+    return replace(
+        row, name=name, families=frozenset(families), example=example, normalizer=normalizer, caveat=caveat
+    )  # fmt: skip
 
 
 _BY_FAMILY: Sequence[PreTokenizer] = (
@@ -203,6 +206,9 @@ _BY_FAMILY: Sequence[PreTokenizer] = (
     _like("lfm2", "llama-bpe", "lfm2", "lfm2_moe", "lfm2_vl", example="LFM2"),
     _like("falcon-h1", "llama-bpe", "falcon_h1", example="Falcon-H1"),
     _like("llama4", "gpt-4o", "llama4", "llama4_text", example="Llama 4"),
+    replace(_like("granite-embed-multi-97m", "gpt-4o", "modernbert", example="Granite Embedding Multilingual"),
+            ignore_merges=True, caveat="llama.cpp's granite-embed-multi-97m cuts words with case beyond ASCII "
+            "otherwise than tokenizer.json: such words may get other tokens."),
     _like("minimax-m2", "gpt-4o", "minimax_m2", example="MiniMax-M2"),
     _like("command-r", "smollm", "cohere", "cohere2", example="Command R", normalizer="NFC"),
     _like("cohere2moe", "tiny_aya", "cohere2_moe", example="Cohere2 MoE"),

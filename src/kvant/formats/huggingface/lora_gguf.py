@@ -14,8 +14,8 @@ from kvant.formats.huggingface.adapters.merge import floats
 from kvant.formats.huggingface.adapters.reader import Adapter, Pair
 from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.names import Place
-from kvant.formats.huggingface.architectures.registry import family_of_class
-from kvant.formats.huggingface.config import Config, architecture_name, read_config
+from kvant.formats.huggingface.architectures.registry import family_of_config
+from kvant.formats.huggingface.config import Config, read_config
 from kvant.formats.huggingface.lazy import renamed
 from kvant.formats.huggingface.reader import complete_config
 from kvant.metadata import Value, f32, string, u32
@@ -37,7 +37,7 @@ def adapter_model(adapter: Adapter, base: Path) -> Model:
     """
     path = Path(base) / "config.json"
     raw = read_config(Path(base))
-    family = family_of_class(architecture_name(raw, path), path)
+    family = family_of_config(raw, path)
     config = complete_config(raw, family, path)
     if adapter.replaced:
         raise UnsupportedModelError(

@@ -11,12 +11,12 @@ from kvant.formats.huggingface.adapters.merge import merged
 from kvant.formats.huggingface.adapters.reader import Adapter
 from kvant.formats.huggingface.architectures.biases import unused_biases
 from kvant.formats.huggingface.architectures.family import Family
-from kvant.formats.huggingface.architectures.registry import family_of_class
+from kvant.formats.huggingface.architectures.registry import family_of_config
 from kvant.formats.huggingface.architectures.rope import check_rope
 from kvant.formats.huggingface.architectures.shapes import check_tensors, expert_count
 from kvant.formats.huggingface.architectures.transforms import Transform
 from kvant.formats.huggingface.checkpoint import check_adapter, plain_weights
-from kvant.formats.huggingface.config import Config, architecture_name, read_config, read_optional_json, shown
+from kvant.formats.huggingface.config import Config, read_config, read_optional_json, shown
 from kvant.formats.huggingface.general import general_metadata
 from kvant.formats.huggingface.lazy import as_float32, renamed, stacked
 from kvant.formats.huggingface.mlx.layers import WEIGHT, dequantized, layer_bytes, layers_of, same_blocks
@@ -73,7 +73,7 @@ def read_huggingface(directory: Path, *, known_as: str = "", adapter: Adapter | 
     path = directory / "config.json"
     raw = read_config(directory)
     check_adapter(directory)
-    family = family_of_class(architecture_name(raw, path), path)
+    family = family_of_config(raw, path)
     config = complete_config(raw, family, path)
     _check_config(config, family)
     plain = plain_weights(_weights(directory), raw, directory)

@@ -67,6 +67,10 @@ def _as_it_is(entries: Mapping[str, Any]) -> Mapping[str, Any]:
     return entries
 
 
+def _itself(_: Mapping[str, Any]) -> "Family | None":
+    return None
+
+
 def _same_name(name: str, _: Config) -> str:
     return name
 
@@ -111,6 +115,7 @@ class Family:
         is_reversible: Whether transformers' directories can be written from its GGUFs.
         defaults: Entries that transformers assumes when config.json leaves them out.
         derived: Entries that follow from others, as transformers' configuration computes them.
+        instead: Another family that a config.json of these classes is of; None if it is of this one.
         entries: What its config.json may hold beyond `entries.COMMON` and `keys`.
         skipped: Further prefixes of tensors that are no part of the language model.
         check: Refuses configurations that llama.cpp would compute differently.
@@ -154,6 +159,7 @@ class Family:
     is_reversible: bool = True
     defaults: Mapping[str, Any] = field(default_factory=dict)
     derived: Callable[[Config], Mapping[str, Any]] = _nothing_derived
+    instead: Callable[[Mapping[str, Any]], "Family | None"] = _itself
     entries: frozenset[str] = frozenset()
     skipped: tuple[str, ...] = ()
     check: Callable[[Config], None] = _nothing_refused

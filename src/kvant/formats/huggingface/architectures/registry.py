@@ -1,6 +1,8 @@
 """Every family kvant converts: the one list."""
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from kvant.errors import UnsupportedModelError
 from kvant.formats.huggingface.architectures.cohere2 import COHERE2
@@ -11,6 +13,7 @@ from kvant.formats.huggingface.architectures.gemma3 import GEMMA3
 from kvant.formats.huggingface.architectures.gpt2 import GPT2
 from kvant.formats.huggingface.architectures.gpt_oss import GPT_OSS
 from kvant.formats.huggingface.architectures.granite import GRANITE
+from kvant.formats.huggingface.architectures.granite_moe import GRANITEHYBRID, GRANITEMOE
 from kvant.formats.huggingface.architectures.layer_norms import PHI2, STABLELM, STARCODER2
 from kvant.formats.huggingface.architectures.lfm2 import LFM2, LFM2MOE
 from kvant.formats.huggingface.architectures.llama import LLAMA, MISTRAL
@@ -22,12 +25,12 @@ from kvant.formats.huggingface.architectures.qwen_moe import QWEN2MOE, QWEN3MOE
 from kvant.formats.huggingface.architectures.seed_oss import SEED_OSS
 from kvant.formats.huggingface.architectures.smollm3 import SMOLLM3
 from kvant.formats.huggingface.architectures.unknown import unknown_class
-from kvant.formats.huggingface.config import shown
+from kvant.formats.huggingface.config import architecture_name, shown
 
 FAMILIES: tuple[Family, ...] = (
-    LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, GEMMA3, PHI3, GRANITE, QWEN2MOE, QWEN3MOE,
-    MISTRAL3, MIXTRAL, GPT_OSS, LFM2, LFM2MOE,
-    OLMO2, OLMO3, EXAONE4, SEED_OSS, STABLELM, STARCODER2, PHI2, GPT2, COHERE2, ERNIE4_5, ERNIE4_5_MOE,
+    LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, GEMMA3, PHI3, GRANITE, QWEN2MOE, QWEN3MOE, MISTRAL3, MIXTRAL, GPT_OSS,
+    LFM2, LFM2MOE, GRANITEMOE, GRANITEHYBRID, OLMO2, OLMO3, EXAONE4, SEED_OSS, STABLELM, STARCODER2, PHI2, GPT2,
+    COHERE2, ERNIE4_5, ERNIE4_5_MOE,
 )  # fmt: skip
 """In the order of documentation; the first of those that share an architecture is what a GGUF becomes."""
 
@@ -44,6 +47,17 @@ def family_of_class(name: str, subject: object) -> Family:
     if found is None:
         raise unknown_class(name, subject, BY_CLASS)
     return found
+
+
+def family_of_config(raw: Mapping[str, Any], path: Path) -> Family:
+    """Return the family of a config.json: that of its class, or the one that its entries make it.
+
+    Raises:
+        FormatError: It names no class.
+        UnsupportedModelError: kvant does not convert it.
+    """
+    family = family_of_class(architecture_name(raw, path), path)
+    return family.instead(raw) or family
 
 
 def family_of_architecture(architecture: str, subject: object) -> Family:

@@ -4,7 +4,7 @@ A family's own shapes are written as products of entries of config.json: `("num_
 `{experts}` is the number of experts, whichever entry says it; `?` is any length.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import prod
 
 from kvant.errors import FormatError
@@ -46,7 +46,7 @@ def check_tensors(tensors: Mapping[str, Tensor], family: Family, config: Config)
         raise FormatError(
             f"{config.path.parent}: {len(missing)} tensors are missing, first {theirs}. Download all weight files."
         )
-    shapes = expected_shapes(family, config)
+    shapes = expected_shapes(family, config, {family.stem(name) or "" for name in tensors})
     for name, tensor in tensors.items():
         stem = family.stem(name) or ""
         block = family.layer(name)
@@ -71,9 +71,19 @@ def _shown(shape: tuple[int, ...]) -> str:
     return f"[{', '.join('any' if length == ANY else str(length) for length in shape)}]"
 
 
-def expected_shapes(family: Family, config: Config) -> dict[str, tuple[int, ...]]:
-    """Return the shape that each weight must have by its stem, those with a row per token apart; empty: any."""
-    own = {stem: tuple(_length(dim, family, config) for dim in dims) for stem, dims in family.shapes.items()}
+def expected_shapes(family: Family, config: Config, stems: Collection[str]) -> dict[str, tuple[int, ...]]:
+    """Return the shape that each weight must have by its stem, those with a row per token apart; empty: any.
+
+    Args:
+        family: The family.
+        config: The configuration.
+        stems: Those that the model has; entries of config.json that the others need may be absent.
+    """
+    own = {
+        stem: tuple(_length(dim, family, config) for dim in dims)
+        for stem, dims in family.shapes.items()
+        if stem in stems
+    }
     if family.counts is not INTEGERS:
         return own
     hidden, ffn, head = config.integer("hidden_size"), config.integer("intermediate_size"), config.head_dim
@@ -104,4 +114,4 @@ def _factor(name: str, family: Family, config: Config) -> int:
 def expert_count(family: Family, config: Config) -> int:
     """Return the number of experts in a layer; 0 of a family without any."""
     entry = next((key.entry(config) for key in family.experts if key.ours.endswith("expert_count")), None)
-    return config.integer(entry, limit=MAX_EXPERTS) if entry else 0
+    return config.integer(entry, limit=MAX_EXPERTS) if entry and config.get(entry) != 0 else 0

@@ -7,6 +7,7 @@ Source: llama.cpp 0.3.36's `conversion/` (`modify_tensors` of the families), tra
 
 from kvant.formats.huggingface.architectures.names import Rule
 from kvant.formats.huggingface.architectures.transforms import FIRST_HALF, SECOND_HALF
+from kvant.formats.huggingface.config import Config
 
 GATED = ("gate_proj", "up_proj", "down_proj")
 NUMBERED = ("w1", "w3", "w2")
@@ -52,3 +53,30 @@ SHARED_EXPERT = {
     "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
 }
 """The expert that every token passes through, and its gate."""
+
+SHARED_EXPERTS = {
+    "ffn_gate_shexp": "mlp.shared_experts.gate_proj",
+    "ffn_up_shexp": "mlp.shared_experts.up_proj",
+    "ffn_down_shexp": "mlp.shared_experts.down_proj",
+}
+"""Several of these in one MLP, without a gate."""
+
+SHARED_EXPERTS_SHAPES = {
+    "ffn_gate_shexp": ("n_shared_experts*moe_intermediate_size", "hidden_size"),
+    "ffn_up_shexp": ("n_shared_experts*moe_intermediate_size", "hidden_size"),
+    "ffn_down_shexp": ("hidden_size", "n_shared_experts*moe_intermediate_size"),
+}
+
+EXPERT_BIAS = "exp_probs_b.bias"
+"""What is added to the scores while experts are chosen, and not when they are weighed."""
+
+SCORE_CORRECTION = Rule(EXPERT_BIAS, "mlp.gate.e_score_correction_bias")
+
+SOFTMAX, SIGMOID = 1, 2
+"""`expert_gating_func`. Source: gguf-py `ExpertGatingFuncType`."""
+
+
+def is_dense(config: Config, layer: int) -> bool:
+    """Whether a layer is one of the leading ones without experts."""
+    leading = config.get("first_k_dense_replace")
+    return isinstance(leading, int) and layer < leading

@@ -10,6 +10,7 @@ from kvant.formats.huggingface.architectures.experts import EXPERT_STEMS, expert
 from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.keys import EXPERTS, Key
 from kvant.formats.huggingface.architectures.names import ATTENTION_BIASES, ATTENTION_NAMES, Rule
+from kvant.formats.huggingface.architectures.refusals import check_values
 from kvant.formats.huggingface.architectures.rope import check_whole_rotation
 from kvant.formats.huggingface.architectures.transforms import TRANSPOSED, every, every_column
 from kvant.formats.huggingface.config import Config, shown
@@ -37,12 +38,7 @@ RULES = (
 def check(config: Config) -> None:
     """Refuse what llama.cpp's gpt-oss would compute differently."""
     check_whole_rotation(config)
-    for key, value in FIXED.items():
-        if config.get(key) != value:
-            raise UnsupportedModelError(
-                f"{config.path}: {key} is {shown(config.get(key))}, but llama.cpp's gpt-oss computes {value} only. "
-                f"Such a model cannot be stored as GGUF."
-            )
+    check_values(config, "gpt-oss", **FIXED)
     wanted = ["full_attention" if layer % 2 else "sliding_attention" for layer in range(config.n_layers)]
     if config.items("layer_types") not in (None, wanted):
         raise UnsupportedModelError(

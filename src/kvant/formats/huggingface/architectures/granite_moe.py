@@ -77,7 +77,7 @@ SHARED_SHAPES = {
 
 def has_experts(config: Config) -> bool:
     """Whether there are experts beside the shared one."""
-    return config.get("num_local_experts") != 0
+    return bool(config.get("num_local_experts") != 0)
 
 
 def is_state_space(config: Config, layer: int) -> bool:

@@ -4,16 +4,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvant.errors import FormatError, UnsupportedModelError
-from kvant.formats.huggingface.architectures.experts import EXPERT_SHAPES, EXPERT_STEMS, NUMBERED, expert_rules
+from kvant.formats.huggingface.architectures.experts import (
+    EXPERT_BIAS,
+    EXPERT_SHAPES,
+    EXPERT_STEMS,
+    NUMBERED,
+    SIGMOID,
+    expert_rules,
+)
 from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.keys import EXPERTS, Key, Kind, integers
 from kvant.formats.huggingface.architectures.names import Rule
+from kvant.formats.huggingface.architectures.refusals import check_values
 from kvant.formats.huggingface.architectures.transforms import SQUEEZED
 from kvant.formats.huggingface.config import Config, shown
 from kvant.metadata import Value, u32
-
-SIGMOID = 2
-"""`expert_gating_func` of scores through a sigmoid. Source: gguf-py `ExpertGatingFuncType`."""
 
 NORMS = {"attn_norm": "operator_norm", "ffn_norm": "ffn_norm"}
 CONVOLUTION = {
@@ -26,7 +31,6 @@ ATTENTION = {
 }  # fmt: skip
 MLP = {"ffn_gate": "feed_forward.w1", "ffn_up": "feed_forward.w3", "ffn_down": "feed_forward.w2"}
 ROUTER = {"ffn_gate_inp": "feed_forward.gate"}
-EXPERT_BIAS = "exp_probs_b.bias"
 SHAPES = {
     "token_embd_norm": ("hidden_size",), "shortconv.conv": ("hidden_size", "conv_L_cache"),
     "shortconv.in_proj": ("3*hidden_size", "hidden_size"), "shortconv.out_proj": ("hidden_size", "hidden_size"),
@@ -99,12 +103,8 @@ def check(config: Config) -> None:
             f"{config.path}: conv_L_cache is 1, but llama.cpp convolves over 2 tokens or more. Such a model cannot be "
             f"stored as GGUF."
         )
-    wrong = [key for key, value in FIXED.items() if "num_experts" in config.values and config.get(key, value) != value]
-    for key in wrong:
-        raise UnsupportedModelError(
-            f"{config.path}: {key} is {shown(config.get(key))}, but llama.cpp's lfm2moe computes {FIXED[key]} only. "
-            f"Such a model cannot be stored as GGUF."
-        )
+    if "num_experts" in config.values:
+        check_values(config, "lfm2moe", **FIXED)
 
 
 def computed(config: Config) -> dict[str, Value]:

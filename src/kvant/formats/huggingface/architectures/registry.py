@@ -10,6 +10,7 @@ from kvant.formats.huggingface.architectures.ernie import ERNIE4_5, ERNIE4_5_MOE
 from kvant.formats.huggingface.architectures.exaone import EXAONE4
 from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.gemma3 import GEMMA3
+from kvant.formats.huggingface.architectures.glm4 import GLM4, GLM4MOE
 from kvant.formats.huggingface.architectures.gpt2 import GPT2
 from kvant.formats.huggingface.architectures.gpt_oss import GPT_OSS
 from kvant.formats.huggingface.architectures.granite import GRANITE
@@ -30,7 +31,7 @@ from kvant.formats.huggingface.config import architecture_name, shown
 FAMILIES: tuple[Family, ...] = (
     LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, GEMMA3, PHI3, GRANITE, QWEN2MOE, QWEN3MOE, MISTRAL3, MIXTRAL, GPT_OSS,
     LFM2, LFM2MOE, GRANITEMOE, GRANITEHYBRID, OLMO2, OLMO3, EXAONE4, SEED_OSS, STABLELM, STARCODER2, PHI2, GPT2,
-    COHERE2, ERNIE4_5, ERNIE4_5_MOE,
+    COHERE2, ERNIE4_5, ERNIE4_5_MOE, GLM4, GLM4MOE,
 )  # fmt: skip
 """In the order of documentation; the first of those that share an architecture is what a GGUF becomes."""
 

@@ -81,10 +81,13 @@ AS_FLOAT32 = Transform(forward=lambda tensor, _: as_float32(tensor), back=lambda
 """Small matrices that the engine multiplies with in float32, as it does with vectors."""
 
 MINUS_EXP = Transform(
-    forward=lambda tensor, _: computed(tensor, lambda values: -np.exp(values)),
-    back=lambda tensor, _: computed(tensor, lambda values: np.log(-values)),
+    forward=lambda tensor, _: computed(tensor, lambda values: -np.exp(values.astype(np.float64))),
+    back=lambda tensor, _: computed(tensor, lambda values: np.log(-values.astype(np.float64))),
 )
-"""Decay rates, which transformers stores as the logarithm of their negative."""
+"""Decay rates, which transformers stores as the logarithm of their negative; rounded once, so alike on every machine.
+
+Upstream's are torch's, which differ in the last bit of one value in a hundred.
+"""
 
 SQUEEZED = Transform(
     forward=lambda tensor, _: reshaped(tensor, (tensor.shape[0], tensor.shape[-1])),

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from kvant.errors import UnsupportedModelError
+from kvant.errors import FormatError, UnsupportedModelError
 from kvant.formats.huggingface.entries import tokenizer_remarks
 from kvant.formats.huggingface.tokenizer.bpe import byte_level_vocabulary, is_byte_level, merge_strings, read_merges
 from kvant.formats.huggingface.tokenizer.charbpe import is_ranked, ranked_vocabulary
@@ -34,7 +34,7 @@ from kvant.formats.huggingface.tokenizer.limits import (
 )
 from kvant.formats.huggingface.tokenizer.pretokenizers import identify
 from kvant.formats.huggingface.tokenizer.sources import read_tokenizer_files
-from kvant.formats.huggingface.tokenizer.special import read_special_tokens, unnamed_roles
+from kvant.formats.huggingface.tokenizer.special import ENGINE_DEFAULTS, read_special_tokens, unnamed_roles
 from kvant.formats.huggingface.tokenizer.spm import is_sentencepiece_style, sentencepiece_vocabulary
 from kvant.formats.huggingface.tokenizer.unigram import is_unigram, unigram_keys
 from kvant.formats.huggingface.tokenizer.vocabulary import read_added_tokens
@@ -131,11 +131,12 @@ def _byte_level_keys(files: TokenizerFiles, config: Mapping[str, Any], remarks: 
     )  # fmt: skip
     vocab = files.tokenizer["model"]["vocab"]
     special = read_special_tokens(files, config, added, vocab, len(vocabulary.tokens), remarks)
+    defaults = pre.name if pre.name in ENGINE_DEFAULTS else "gpt2"
     if pre.adds_bos:
         special.add.setdefault("bos", False)
     remarks += [
         *byte_level_remarks(files.tokenizer, pre), *flag_remarks(added.values(), files.tokenizer.get("normalizer")),
-        *around_remarks(files, special, vocabulary), *unnamed_roles("gpt2", special, vocabulary),
+        *around_remarks(files, special, vocabulary), *unnamed_roles(defaults, special, vocabulary),
     ]  # fmt: skip
     return {
         "tokenizer.ggml.model": string("gpt2"),
@@ -152,9 +153,15 @@ def _ranked_keys(files: TokenizerFiles, config: Mapping[str, Any], remarks: list
     vocabulary = ranked_vocabulary(files, added, config, remarks)
     vocab = files.tokenizer["model"]["vocab"]
     special = read_special_tokens(files, config, added, vocab, len(vocabulary.tokens), remarks)
+    if "bos" not in special.ids:
+        raise FormatError(
+            f"{files.directory}: names no bos_token, without which llama.cpp ends on the first text it reads so."
+            " Name it in tokenizer_config.json."
+        )
     special.add["bos"] = True  # the engine adds it whatever the file says
     remarks += [
-        *flag_remarks(added.values(), files.tokenizer.get("normalizer")), *around_remarks(files, special, vocabulary)
+        *flag_remarks(added.values(), files.tokenizer.get("normalizer")),
+        *unnamed_roles("gemma4", special, vocabulary), *around_remarks(files, special, vocabulary),
     ]  # fmt: skip
     return {
         "tokenizer.ggml.model": string("gemma4"),

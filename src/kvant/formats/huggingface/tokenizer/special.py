@@ -23,8 +23,12 @@ ROLE_KEYS: Mapping[str, str] = {
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "mask", "cls")
 ADDED_ROLES = ("bos", "eos", "sep")
-ENGINE_DEFAULTS: Mapping[str, Mapping[str, int]] = {"gpt2": {"bos": 11, "eos": 11}, "llama": {"bos": 1, "eos": 2}}
-"""Ids that the engine takes where a file names none, by `tokenizer.ggml.model` (llama-vocab.cpp, `load`)."""
+ENGINE_DEFAULTS: Mapping[str, Mapping[str, int]] = {
+    "gpt2": {"bos": 11, "eos": 11}, "llama": {"bos": 1, "eos": 2}, "t5": {"eos": 1}, "gemma4": {}, "bert": {},
+    "glm4": {"eos": 11}, "chatglm-bpe": {"eos": 11},
+}  # fmt: skip
+"""Ids that the engine takes where a file names none, by `tokenizer.ggml.model`, and by `.pre` where that says otherwise
+(llama-vocab.cpp, `load`)."""
 
 _GLM = {"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"}
 _CHATGLM = {"eos": "<|endoftext|>", "eot": "<|user|>", "unk": "<|endoftext|>"}
@@ -129,10 +133,14 @@ def unnamed_roles(model: str, special: SpecialTokens, vocabulary: Vocabulary) ->
     """Say what the engine does where no token is named for a role; what it would add of its own choice is switched off.
 
     Args:
-        model: `tokenizer.ggml.model`.
+        model: `tokenizer.ggml.model`, or the pre-tokenizer if `ENGINE_DEFAULTS` has it.
         special: The tokenizer's special tokens.
         vocabulary: Its tokens.
     """
+    for role in ("bos", "eos"):
+        if special.add.get(role) and role not in special.ids and role not in ENGINE_DEFAULTS[model]:
+            special.add[role] = False  # the engine ends on the first text that it is to add nothing to
+            yield f"add_{role}_token is true, but no {role} token is named: none is added."
     for role, number in ENGINE_DEFAULTS[model].items():
         if role in special.ids or number >= len(vocabulary.tokens) or vocabulary.types[number] == TokenType.CONTROL:
             continue

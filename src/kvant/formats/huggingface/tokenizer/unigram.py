@@ -17,7 +17,7 @@ from kvant.errors import FormatError, LimitError, UnsupportedModelError
 from kvant.formats.huggingface.tokenizer.files import TokenizerFiles, read_templates
 from kvant.formats.huggingface.tokenizer.keys import around_remarks, template_keys, token_type_count, vocabulary_keys
 from kvant.formats.huggingface.tokenizer.limits import flag_remarks, steps_of
-from kvant.formats.huggingface.tokenizer.special import read_special_tokens
+from kvant.formats.huggingface.tokenizer.special import read_special_tokens, unnamed_roles
 from kvant.formats.huggingface.tokenizer.vocabulary import (
     MAX_TOKENS,
     META,
@@ -58,10 +58,12 @@ def unigram_keys(files: TokenizerFiles, config: Mapping[str, Any], remarks: list
     ids = {text: number for number, text in enumerate(vocabulary.tokens)}
     special = read_special_tokens(files, config, added, ids, len(ids), remarks)
     special.ids.setdefault("unk", files.tokenizer["model"]["unk_id"])
+    for role in ("bos", "eos"):  # the engine adds EOS where a file does not say
+        special.add.setdefault(role, False)
     merges = merges_spaces or splits
     remarks += [
         *_remarks(merges, splits, bool(charsmap)), *flag_remarks(added.values(), None),
-        *around_remarks(files, special, vocabulary),
+        *unnamed_roles("t5", special, vocabulary), *around_remarks(files, special, vocabulary),
     ]  # fmt: skip
     keys = {
         "tokenizer.ggml.model": string("t5"),

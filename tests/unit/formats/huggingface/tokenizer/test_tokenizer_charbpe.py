@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvant.errors import UnsupportedModelError
+from kvant.errors import FormatError, UnsupportedModelError
 from kvant.formats.huggingface.tokenizer.reader import tokenizer_metadata
 from kvant.metadata import TokenType
 from kvant.testing.published_tokenizers import write_published
@@ -49,6 +49,15 @@ def test_a_missing_byte_is_refused(tmp_path: Path) -> None:
 
     changed(tmp_path, rename)
     with pytest.raises(UnsupportedModelError, match="first <0x41>"):
+        tokenizer_metadata(tmp_path, config)
+
+
+def test_a_missing_bos_is_refused_because_the_engine_would_end(tmp_path: Path) -> None:
+    config = write_published("gemma4", tmp_path)
+    changed(tmp_path, lambda document: document.update(post_processor=None))
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+
+    with pytest.raises(FormatError, match="names no bos_token"):
         tokenizer_metadata(tmp_path, config)
 
 

@@ -160,6 +160,16 @@ def test_what_upstream_knows_of_a_family_comes_after_what_the_files_say() -> Non
     assert read(model_config={"model_type": "modernbert"}).add == {"bos": True, "eos": True, "sep": True}
 
 
+def test_a_token_that_the_engine_has_no_default_for_is_not_added() -> None:
+    special = SpecialTokens(add={"bos": True, "eos": True}, ids={"eos": 1})
+    vocabulary = Vocabulary([str(number) for number in range(12)], [1] * 12)
+
+    assert list(unnamed_roles("glm4", special, vocabulary)) == [
+        "add_bos_token is true, but no bos token is named: none is added."
+    ]
+    assert special.add == {"bos": False, "eos": True}
+
+
 def test_hunyuans_end_of_text_is_its_own_entry() -> None:
     config = {"model_type": "hunyuan_v1_dense", "eod_token_id": 2, "eos_token_id": 1}
 

@@ -95,6 +95,23 @@ def test_where_spaces_are_put() -> None:
         read_spaces({"pre_tokenizer": {"type": "WhitespaceSplit"}})
 
 
+def test_tokens_that_are_not_named_are_not_added(tmp_path: Path) -> None:
+    config = write_published("xlm-roberta", tmp_path)
+    for name, entries in (
+        ("tokenizer.json", {"post_processor": None}),
+        ("tokenizer_config.json", {"add_bos_token": True, "bos_token": None, "cls_token": None}),
+    ):
+        path = tmp_path / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+    said: list[str] = []
+
+    keys = tokenizer_metadata(tmp_path, config, said)
+
+    assert keys["tokenizer.ggml.add_bos_token"].value is False
+    assert keys["tokenizer.ggml.add_eos_token"].value is False
+    assert "add_bos_token is true, but no bos token is named: none is added." in said
+
+
 def test_the_table_is_stored_as_it_is(tmp_path: Path) -> None:
     config = write_published("xlm-roberta", tmp_path)
 

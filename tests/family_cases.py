@@ -1,7 +1,8 @@
 """Tiny random checkpoints of every family, from the tables under golden/families: no torch is needed to make them.
 
 A table holds a configuration, names and shapes of the tensors that transformers saves of it, and what upstream's
-converter made of the checkpoint written here: names, types, shapes and hashes of tensors, and metadata.
+converter made of the checkpoint written here: names, types, shapes and hashes of tensors, and metadata. `factors`
+scale tensors whose names hold a text, where the engine computes a part of such a tiny model coarsely; `note` says why.
 tools/family_goldens.py makes the tables.
 """
 
@@ -31,19 +32,21 @@ def write_checkpoint(case: dict[str, Any], directory: Path) -> Path:
     (directory / "config.json").write_text(json.dumps(case["config"], indent=1))
     write_tokenizer(directory, case.get("tokenizer", "qwen2"))
     values = {name: random_tensor(name, shape) for name, shape in case["source"].items()}
+    for part, factor in case.get("factors", {}).items():
+        values |= {name: tensor * np.float32(factor) for name, tensor in values.items() if part in name}
     write_safetensors(directory / "model.safetensors", values, case.get("dtype", "F32"))
     return directory
 
 
 def random_tensor(name: str, shape: list[int]) -> np.ndarray:
-    """Return random values of a tensor, float32, by its name: norms near 1, matrices of unit gain, slow decays."""
+    """Return random values of a tensor, float32, by its name: norms and scales near 1, unit gain, slow decays."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     normal = rng.standard_normal(shape)
     if name.endswith("A_log"):
         values = np.log(rng.uniform(1, 8, shape))
     elif name.endswith(("dt_bias", "dt_proj.bias")):
         values = rng.uniform(-4, -1, shape)
-    elif "norm" in name and not name.endswith("bias"):
+    elif ("norm" in name and not name.endswith("bias")) or name.endswith(("scalar", "scale")):
         values = 1 + 0.2 * normal
     elif len(shape) < 2:
         values = 0.1 * normal

@@ -8,7 +8,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from kvant.dtypes import F32
+from kvant.dtypes import F32, BlockType
 from kvant.errors import FormatError
 from kvant.kernels import decode
 from kvant.tensors import LazyTensor, Tensor, n_rows, row_length
@@ -156,6 +156,24 @@ def transposed(tensor: Tensor) -> LazyTensor:
         return np.concatenate(parts) if parts else np.zeros((0, rows * item), np.uint8)
 
     return LazyTensor(name=tensor.name, shape=(*stack, length, rows), block_type=tensor.block_type, read=read)
+
+
+def zeros(name: str, shape: tuple[int, ...], block_type: BlockType = F32) -> LazyTensor:
+    """Nothing but zeros, of a plain float type."""
+    length = (shape[-1] if shape else 1) * block_type.block_bytes
+    return LazyTensor(
+        name=name, shape=shape, block_type=block_type,
+        read=lambda start, stop: np.zeros((stop - start, length), np.uint8),
+    )  # fmt: skip
+
+
+def padded(tensor: Tensor, rows: int) -> LazyTensor:
+    """A matrix of floats with rows of zeros behind its own, up to so many; one that has as many stays as it is."""
+    more = rows - tensor.shape[0]
+    if more <= 0:
+        return renamed(tensor, tensor.name)
+    shape = (rows, *tensor.shape[1:])
+    return joined(tensor.name, (tensor, zeros(tensor.name, (more, *shape[1:]), tensor.block_type)), shape)
 
 
 def joined(name: str, tensors: Sequence[Tensor], shape: tuple[int, ...]) -> LazyTensor:

@@ -1,6 +1,7 @@
 """Read a Hugging Face directory as a `Model`: weights mapped, translated as they are read; none of its code runs."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ IGNORED_SUFFIXES = (
 ACTIVATIONS: Mapping[str, str] = {"swish": "silu", "gelu_new": "gelu_pytorch_tanh", "gelu_fast": "gelu_pytorch_tanh"}
 """Other names that transformers has for the same functions."""
 
-NULLABLE = frozenset({"sliding_window"})
+NULLABLE = frozenset({"sliding_window", "attn_logit_softcapping", "final_logit_softcapping"})
 """Entries whose null is not the default but says that there is none."""
 
 INDEX = "model.safetensors.index.json"
@@ -78,6 +79,7 @@ def read_huggingface(directory: Path, *, known_as: str = "", adapter: Adapter | 
     _check_config(config, family)
     plain = plain_weights(_weights(directory), raw, directory)
     weights, remarks = plain.tensors, plain.remarks
+    config = replace(config, values={**config.values, **family.seen(config, weights)})
     scheme = read_scheme(raw, layers_of(weights), str(path))
     stored = _stored(weights, scheme, family, config) if scheme else {}
     if scheme is not None:
@@ -90,6 +92,11 @@ def read_huggingface(directory: Path, *, known_as: str = "", adapter: Adapter | 
     weights = {name: tensor for name, tensor in weights.items() if name not in unused}
     tensors = _by_name((*family.extra_tensors(config), *_canonical(weights, family, config)), directory)
     tensors, tied = _untied(tensors, config)
+    if family.is_tied and HEAD in tensors:
+        raise UnsupportedModelError(
+            f"{directory}: has a head of its own, but llama.cpp's {family.architecture} takes the embedding as its "
+            f"head. Such a model cannot be stored as GGUF."
+        )
     stored |= _held(plain.layers, tensors, family, config)
     dropped: list[str] = []
     general = general_metadata(directory, raw, sum(n_weights(t) for t in tensors.values()), known_as=known_as)

@@ -6,8 +6,9 @@ from typing import Any
 
 from kvant.errors import FormatError
 from kvant.formats.huggingface.architectures.family import Family
+from kvant.formats.huggingface.architectures.nextn import MTP_LAYERS
 from kvant.formats.huggingface.architectures.rope import rope_remarks
-from kvant.formats.huggingface.config import Config, read_optional_json
+from kvant.formats.huggingface.config import Config, read_optional_json, shown
 from kvant.formats.huggingface.entries import config_remarks, generation_remarks
 
 GENERATION = "generation_config.json"
@@ -24,8 +25,18 @@ def model_remarks(directory: Path, raw: Mapping[str, Any], family: Family, confi
     """
     yield from _window(family, config)
     yield from rope_remarks(config, family.known_entries)
+    yield from _heads(raw, config)
     yield from config_remarks(raw, family.known_entries, config.path)
     yield from _generation(directory / GENERATION)
+
+
+def _heads(raw: Mapping[str, Any], config: Config) -> Iterator[str]:
+    named, found = raw.get(MTP_LAYERS), config.get(MTP_LAYERS)
+    if named and named != found and isinstance(found, int):
+        yield (
+            f"{config.path}: {MTP_LAYERS} is {shown(named)}, but the weights have {found} of these layers, which guess "
+            f"further tokens: as many are written."
+        )
 
 
 def _window(family: Family, config: Config) -> Iterator[str]:

@@ -71,6 +71,14 @@ def _itself(_: Mapping[str, Any]) -> "Family | None":
     return None
 
 
+def _no_shapes(_: Config, __: int | None) -> Mapping[str, tuple[int, ...]]:
+    return {}
+
+
+def _nothing_seen(_: Config, __: Collection[str]) -> Mapping[str, Any]:
+    return {}
+
+
 def _same_name(name: str, _: Config) -> str:
     return name
 
@@ -103,15 +111,18 @@ class Family:
         required: Stems that every block must have, or those of one block by its number.
         shapes: Shapes by stem where they are not those of attention and MLP: products of entries of config.json, see
             `shapes.py`; an empty one is not checked.
+        shapes_in: The same as lengths, for one block by its number or outside of them (None), -1 for any length.
         counts: Sizes in metadata that must be there, see `keys.hyperparameters`.
         epsilons: Epsilons of norms in metadata.
         experts: Hyperparameters of experts.
         keys: Further hyperparameters that both sides store as they are.
         computed: Hyperparameters that need more than that, under keys without their architecture.
         own_metadata: All hyperparameters, where upstream's order is another than `hyperparameters`'.
+        seen: Entries of config.json that follow from which tensors a checkpoint has.
         blocks: Number of blocks in the file; by default that of the layers.
         extra_tensors: Tensors that upstream computes from the configuration.
         config: Hyperparameters back to entries of config.json; by default those of `keys`.
+        is_tied: Whether llama.cpp has no head for it but the embedding.
         is_reversible: Whether transformers' directories can be written from its GGUFs.
         defaults: Entries that transformers assumes when config.json leaves them out.
         derived: Entries that follow from others, as transformers' configuration computes them.
@@ -147,15 +158,18 @@ class Family:
     has_head: bool = True
     required: Sequence[str] | Callable[[Config, int], Collection[str]] = tuple(BLOCK_NAMES)
     shapes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    shapes_in: Callable[[Config, int | None], Mapping[str, tuple[int, ...]]] = _no_shapes
     counts: tuple[Key, ...] = INTEGERS
     epsilons: tuple[Key, ...] = (RMS_EPSILON,)
     experts: tuple[Key, ...] = ()
     keys: tuple[Key, ...] = ()
     computed: Callable[[Config], Mapping[str, Value]] = _no_metadata
     own_metadata: Callable[[Config], dict[str, Value]] | None = None
+    seen: Callable[[Config, Collection[str]], Mapping[str, Any]] = _nothing_seen
     blocks: Callable[[Config], int] = lambda config: config.n_layers
     extra_tensors: Callable[[Config], list[LazyTensor]] = _nothing_extra
     config: Callable[[Model], dict[str, Any]] | None = None
+    is_tied: bool = False
     is_reversible: bool = True
     defaults: Mapping[str, Any] = field(default_factory=dict)
     derived: Callable[[Config], Mapping[str, Any]] = _nothing_derived

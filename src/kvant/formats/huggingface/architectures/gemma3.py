@@ -19,12 +19,14 @@ PATTERN = 6
 LAYERS_27B = 62
 """The one size whose queries are scaled by hidden size over heads instead of by head length."""
 
-_NORMS = {
-    **QK_NORMS,
+GEMMA_NORMS = {
     "post_attention_norm": "post_attention_layernorm",
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
+"""Norms of a block beside the first, from Gemma 2 on."""
+
+_NORMS = {**QK_NORMS, **GEMMA_NORMS}
 
 
 def pattern(config: Config) -> int:
@@ -56,20 +58,25 @@ def check(config: Config) -> None:
             f"windowed layers without scaling. Such a model cannot be stored as GGUF."
         )
     pattern(config)
-    hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
-    expected = hidden // heads if config.n_layers == LAYERS_27B else config.head_dim
-    scalar = config.number("query_pre_attn_scalar")
-    if scalar != expected:
-        raise UnsupportedModelError(
-            f"{config.path}: query_pre_attn_scalar is {scalar}, but llama.cpp's gemma3 scales by {expected} at "
-            f"{config.n_layers} layers. Such a model cannot be stored as GGUF."
-        )
+    check_scale(config, "gemma3", LAYERS_27B)
     for key in ("attn_logit_softcapping", "use_bidirectional_attention"):
         if config.get(key):
             raise UnsupportedModelError(
                 f"{config.path}: {key} is {shown(config.get(key))}, which llama.cpp's gemma3 does not compute. "
                 f"Such a model cannot be stored as GGUF."
             )
+
+
+def check_scale(config: Config, architecture: str, layers_27b: int) -> None:
+    """Refuse queries that are scaled otherwise than llama.cpp scales them: by head length, in one size by heads."""
+    hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
+    expected = hidden // heads if config.n_layers == layers_27b else config.head_dim
+    scalar = config.number("query_pre_attn_scalar")
+    if scalar != expected:
+        raise UnsupportedModelError(
+            f"{config.path}: query_pre_attn_scalar is {scalar}, but llama.cpp's {architecture} scales by {expected} at "
+            f"{config.n_layers} layers. Such a model cannot be stored as GGUF."
+        )
 
 
 def computed(config: Config) -> dict[str, Value]:

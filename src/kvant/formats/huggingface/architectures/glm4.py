@@ -19,6 +19,7 @@ from kvant.formats.huggingface.architectures.experts import (
 from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.keys import EXPERTS, Key, Kind
 from kvant.formats.huggingface.architectures.names import ATTENTION_BIASES, ATTENTION_NAMES, MLP_NAMES, QK_NORMS
+from kvant.formats.huggingface.architectures.nextn import NEXTN_ENDS, NEXTN_NAMES, NEXTN_SHAPES
 from kvant.formats.huggingface.config import MAX_LAYERS, Config
 from kvant.metadata import Value, u32
 
@@ -40,21 +41,11 @@ MOE_NAMES = {
     **MLP_NAMES,
     "ffn_gate_inp": "mlp.gate",
     **SHARED_EXPERTS,
-    "nextn.eh_proj": "eh_proj",
-    "nextn.enorm": "enorm",
-    "nextn.hnorm": "hnorm",
-    "nextn.embed_tokens": "embed_tokens",
-    "nextn.shared_head_head": "shared_head.head",
-    "nextn.shared_head_norm": "shared_head.norm",
+    **NEXTN_NAMES,
+    **NEXTN_ENDS,
 }
 GUESSING = "num_nextn_predict_layers"
 """Entry of how many blocks behind the others guess further tokens; they are kept."""
-
-GUESSING_SHAPES = {
-    "nextn.eh_proj": ("hidden_size", "2*hidden_size"), "nextn.enorm": ("hidden_size",),
-    "nextn.hnorm": ("hidden_size",), "nextn.shared_head_norm": ("hidden_size",),
-    "nextn.embed_tokens": ("?", "hidden_size"), "nextn.shared_head_head": ("?", "hidden_size"),
-}  # fmt: skip
 
 
 def rotated(config: Config) -> dict[str, Value]:
@@ -108,7 +99,7 @@ GLM4MOE = Family(
     names=MOE_NAMES,
     rules=(*MLP_EXPERTS, SCORE_CORRECTION),
     required=required,
-    shapes={**EXPERT_SHAPES, **SHARED_EXPERTS_SHAPES, **GUESSING_SHAPES},
+    shapes={**EXPERT_SHAPES, **SHARED_EXPERTS_SHAPES, **NEXTN_SHAPES},
     blocks=with_guessing,
     bias_flags={"attention_bias": BIASES},
     experts=EXPERTS,

@@ -112,11 +112,12 @@ class Names:
         prefix, rest = (f"blk.{match[1]}.", match[2]) if match else ("", theirs)
         rules = (self._inside if match else self._outside).get(rest)
         expert = None
-        if rules is None and match:
+        if rules is None:
             number = _NUMBER.search(rest)
             if number is not None:
                 expert = int(number[1])
-                rules = self._inside.get(rest[: number.start()] + ".{}." + rest[number.end() :])
+                table = self._inside if match else self._outside
+                rules = table.get(rest[: number.start()] + ".{}." + rest[number.end() :])
         for rule in rules or ():
             yield Place(prefix + rule.ours, expert, rule.change, rule.count)
 

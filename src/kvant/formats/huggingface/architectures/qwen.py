@@ -32,16 +32,21 @@ def check_qwen2(config: Config) -> None:
 def check_sparse(config: Config) -> None:
     """Refuse mixtures with dense layers between, or whose experts are weighed otherwise than in llama.cpp."""
     check_whole_rotation(config)
-    if config.integer("decoder_sparse_step", 1) != 1 or config.items("mlp_only_layers"):
-        raise UnsupportedModelError(
-            f"{config.path}: decoder_sparse_step and mlp_only_layers ask for dense layers between those of experts, "
-            f"which llama.cpp's {config.get('model_type')} does not have. Such a model cannot be stored as GGUF."
-        )
+    no_dense_layers(config, str(config.get("model_type")))
     wanted = config.get("model_type") == "qwen3_moe"
     if config.flag("norm_topk_prob") != wanted:
         raise UnsupportedModelError(
             f"{config.path}: norm_topk_prob is {shown(config.get('norm_topk_prob'))}, but llama.cpp's "
             f"{config.get('model_type')} computes {wanted}. Such a model cannot be stored as GGUF."
+        )
+
+
+def no_dense_layers(config: Config, architecture: str) -> None:
+    """Refuse mixtures with dense layers between those of experts."""
+    if config.integer("decoder_sparse_step", 1) != 1 or config.items("mlp_only_layers"):
+        raise UnsupportedModelError(
+            f"{config.path}: decoder_sparse_step and mlp_only_layers ask for dense layers between those of experts, "
+            f"which llama.cpp's {architecture} does not have. Such a model cannot be stored as GGUF."
         )
 
 

@@ -9,7 +9,10 @@ from kvant.formats.huggingface.architectures.cohere2 import COHERE2
 from kvant.formats.huggingface.architectures.ernie import ERNIE4_5, ERNIE4_5_MOE
 from kvant.formats.huggingface.architectures.exaone import EXAONE4
 from kvant.formats.huggingface.architectures.family import Family
+from kvant.formats.huggingface.architectures.gemma2 import GEMMA2
 from kvant.formats.huggingface.architectures.gemma3 import GEMMA3
+from kvant.formats.huggingface.architectures.gemma3n import GEMMA3N
+from kvant.formats.huggingface.architectures.gemma4 import GEMMA4, GEMMA4UNIFIED
 from kvant.formats.huggingface.architectures.glm4 import GLM4, GLM4MOE
 from kvant.formats.huggingface.architectures.gpt2 import GPT2
 from kvant.formats.huggingface.architectures.gpt_oss import GPT_OSS
@@ -23,13 +26,16 @@ from kvant.formats.huggingface.architectures.olmo import OLMO2, OLMO3
 from kvant.formats.huggingface.architectures.phi3 import PHI3
 from kvant.formats.huggingface.architectures.qwen import QWEN2, QWEN3
 from kvant.formats.huggingface.architectures.qwen_moe import QWEN2MOE, QWEN3MOE
+from kvant.formats.huggingface.architectures.qwen_next import QWEN3NEXT, QWEN35, QWEN35MOE
+from kvant.formats.huggingface.architectures.qwen_vl import QWEN2VL, QWEN3VL, QWEN3VLMOE
 from kvant.formats.huggingface.architectures.seed_oss import SEED_OSS
 from kvant.formats.huggingface.architectures.smollm3 import SMOLLM3
 from kvant.formats.huggingface.architectures.unknown import unknown_class
 from kvant.formats.huggingface.config import architecture_name, shown
 
 FAMILIES: tuple[Family, ...] = (
-    LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, GEMMA3, PHI3, GRANITE, QWEN2MOE, QWEN3MOE, MISTRAL3, MIXTRAL, GPT_OSS,
+    LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, GEMMA2, GEMMA3, GEMMA3N, GEMMA4, GEMMA4UNIFIED, PHI3, GRANITE,
+    QWEN2MOE, QWEN3MOE, QWEN3NEXT, QWEN35, QWEN35MOE, QWEN2VL, QWEN3VL, QWEN3VLMOE, MISTRAL3, MIXTRAL, GPT_OSS,
     LFM2, LFM2MOE, GRANITEMOE, GRANITEHYBRID, OLMO2, OLMO3, EXAONE4, SEED_OSS, STABLELM, STARCODER2, PHI2, GPT2,
     COHERE2, ERNIE4_5, ERNIE4_5_MOE, GLM4, GLM4MOE,
 )  # fmt: skip

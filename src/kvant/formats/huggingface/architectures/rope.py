@@ -9,13 +9,15 @@ ggml `rope_yarn`, `ggml_rope_yarn_corr_dims`. Both sides agree in tests/parity/t
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 from kvant.errors import FormatError, UnsupportedModelError
 from kvant.formats.huggingface.architectures.hyper import has, integer, number
-from kvant.formats.huggingface.config import ORIGINAL_LENGTH, ROPE_ENTRIES, Config, shown
-from kvant.metadata import Value, f32, string, u32
+from kvant.formats.huggingface.config import MAX_INTEGER, ORIGINAL_LENGTH, ROPE_ENTRIES, Config, shown
+from kvant.metadata import Value, ValueType, array, f32, string, u32
 from kvant.model import Model
 
 Lengthening = Callable[[Config, float], float]
@@ -83,6 +85,24 @@ def check_whole_rotation(config: Config) -> None:
             f"{config.path}: partial_rotary_factor is {shown(share)}, but models of this class rotate whole heads. "
             f"Such a model cannot be stored as GGUF; remove the entry if it was trained without."
         )
+
+
+def rope_sections(config: Config, default: Sequence[int] = ()) -> Value:
+    """Return how rotary pairs are shared between time, height, width and a fourth axis, int32 [4].
+
+    Raises:
+        FormatError: `mrope_section` is no list of up to four counts, or of more than a head has: the engine aborts.
+    """
+    found = config.rope.get("mrope_section") or default
+    counts = [n for n in found if isinstance(n, int) and 0 <= n <= MAX_INTEGER] if isinstance(found, Sequence) else []
+    if not 1 <= len(counts) <= 4 or len(counts) != len(found):
+        raise FormatError(f"{config.path}: mrope_section is {shown(found)}, not up to four counts. Correct it.")
+    if not 1 <= sum(counts) <= config.head_dim:
+        raise FormatError(
+            f"{config.path}: mrope_section {shown(found)} shares out {sum(counts)} pairs, not 1 to the "
+            f"{config.head_dim} of a head, which is what llama.cpp takes. Correct it."
+        )
+    return array(ValueType.INT32, np.asarray([*counts, 0, 0, 0, 0][:4], np.int32))
 
 
 def rope_remarks(config: Config, read: Collection[str] = ()) -> Iterator[str]:

@@ -42,11 +42,12 @@ def check_tensors(tensors: Mapping[str, Tensor], family: Family, config: Config)
             "its embedding, set tie_word_embeddings to true in config.json; else download all weight files."
         )
     if missing:
-        theirs = family.transformers_name(missing[0])
+        theirs = family.transformers_name(missing[0]) or family.transformers_name(missing[0].removesuffix(".weight"))
         raise FormatError(
             f"{config.path.parent}: {len(missing)} tensors are missing, first {theirs}. Download all weight files."
         )
-    shapes = expected_shapes(family, config, {family.stem(name) or "" for name in tensors})
+    common = expected_shapes(family, config, {family.stem(name) or "" for name in tensors})
+    blocks = {layer: {**common, **family.shapes_in(config, layer)} for layer in (None, *range(family.blocks(config)))}
     for name, tensor in tensors.items():
         stem = family.stem(name) or ""
         block = family.layer(name)
@@ -54,6 +55,7 @@ def check_tensors(tensors: Mapping[str, Tensor], family: Family, config: Config)
             raise FormatError(
                 f"{name}: is beyond the {family.blocks(config)} layers that {config.path} names. Correct it."
             )
+        shapes = blocks[block]
         per_token = (*tensor.shape[:1], config.integer("hidden_size"))
         shape: tuple[int, ...] | None = per_token if stem in PER_TOKEN else shapes.get(stem)
         if shape and not name.endswith(".bias") and not _fits(tensor.shape, shape):

@@ -18,6 +18,7 @@ from kvant.formats.huggingface.lazy import (
     columns,
     computed,
     gathered,
+    padded,
     renamed,
     reshaped,
     selected,
@@ -108,6 +109,20 @@ def _turned(tensor: Tensor, _: Config) -> LazyTensor:
 
 TRANSPOSED = Transform(forward=_turned, back=_turned)
 """Matrices, or a stack of them, that transformers stores with inputs along the rows: [..., in, out]; not vectors."""
+
+
+def inputs_along_columns(entry: str) -> Transform:
+    """Matrices with as many columns as an entry of config.json says; turned over where the rows are as many."""
+
+    def forward(tensor: Tensor, config: Config) -> LazyTensor:
+        fits = tensor.shape[-1] == config.integer(entry)
+        return renamed(tensor, tensor.name) if fits else transposed(tensor)
+
+    return Transform(forward=forward)
+
+
+PADDED = Transform(forward=lambda tensor, config: padded(tensor, config.integer("vocab_size")))
+"""Embeddings that have no rows for the last tokens, those of pictures and sounds: zeros, as upstream writes."""
 
 
 def grouped(n_groups: str) -> Transform:

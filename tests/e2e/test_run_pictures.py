@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from kvant.formats.gguf.companions import read_projector
 from kvant.recipes.chat import Chat, projector_of
 from kvant.recipes.convert.convert import convert
 from kvant.testing.pictures import disc, wav, write_tiny_projector
 from kvant.testing.tiny_models import write_tiny_model
+from projector_cases import table, write_checkpoint
 
 pytestmark = pytest.mark.heavy
 KVANT = [sys.executable, "-m", "kvant.cli.main", "run"]
@@ -75,3 +77,19 @@ def test_what_is_refused_before_anything_is_loaded(root: Path, arguments: tuple[
     made = run(given[0], "What is it?", *given[1:])
     assert made.returncode == 1
     assert message in made.stderr.replace("\n", " ")
+
+
+def test_a_projector_that_was_converted_here_sees(root: Path, tmp_path: Path) -> None:
+    source = write_checkpoint(table("idefics3"), tmp_path / "model")
+    command = [sys.executable, "-m", "kvant.cli.main", "convert", str(source), "--mmproj", "-o"]
+    made = subprocess.run([*command, str(tmp_path / "mmproj.gguf")], capture_output=True, text=True, check=True)
+    assert "projector idefics3, 38 tensors" in made.stdout
+    with Chat(
+        root / "tiny.gguf", projector=read_projector(tmp_path / "mmproj.gguf"), sampling=GREEDY, max_tokens=5
+    ) as chat:
+        said = []
+        for name in ("red", "green"):
+            chat.clear()
+            chat.attach("image", [root / f"{name}.png"])
+            said.append(chat.ask("What is it?").text)
+    assert said[0] != said[1]

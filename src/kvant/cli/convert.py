@@ -40,6 +40,7 @@ Source = Annotated[Path | None, typer.Argument(help="Hugging Face directory or G
 Target = Annotated[To, typer.Option("--to", help="Format to write.")]
 Type = Annotated[str, typer.Option("-t", "--type", help="Type of the matrices: F32, F16, BF16; for GGUF also Q8_0; keep moves quantized weights as they are.")]  # noqa: E501
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Output; named after the model by default.", show_default=False)]  # noqa: E501
+Mmproj = Annotated[bool, typer.Option("--mmproj", help="Write the projector alone, which turns pictures into what MODEL reads.")]  # noqa: E501
 Lora = Annotated[Path | None, typer.Option(help="Directory of a LoRA adapter (peft) that is merged into MODEL, its base.", show_default=False)]  # noqa: E501
 LoraOnly = Annotated[bool, typer.Option("--lora-only", help="Write the adapter alone, as a GGUF for llama.cpp's --lora.")]  # noqa: E501
 MaxFileSize = Annotated[str | None, typer.Option(help="Split the output into files of at most this size: 2GB.", show_default=False)]  # noqa: E501
@@ -58,6 +59,7 @@ def convert(
     to: Target = To.gguf,
     type_: Type = "F16",
     out: Out = None,
+    mmproj: Mmproj = False,
     lora: Lora = None,
     lora_only: LoraOnly = False,
     max_file_size: MaxFileSize = None,
@@ -72,8 +74,8 @@ def convert(
 
     Nothing of the model is run: no pickles, no code of its own. Quantized GGUFs are decoded on the way to Hugging Face
     and MLX, unless -t keep moves their blocks as they are: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and MXFP4 to MLX, and what an
-    MLX directory holds in 5 bits or fewer to GGUF. Either way every weight is compared with the source's, and a loss is
-    said.
+    MLX directory holds in 5 bits or fewer to GGUF. A model that sees becomes two GGUFs, the other one mmproj-NAME.gguf
+    beside it. Either way every weight is compared with the source's, and a loss is said.
 
     Classes that kvant has no family of go to GGUF through upstream's own converter, confined, in an environment of its
     own that is installed once: asked for on a terminal, with --yes or KVANT_CONVERTER_INSTALL=yes in scripts.
@@ -87,6 +89,7 @@ def convert(
       kvant convert smol-Q4_0.gguf --to mlx -t keep -o smol-mlx-q4
       kvant convert smol-mlx-4bit --to gguf -t keep -o smol-4bit.gguf
       kvant convert smol-Q8_0.gguf --to onnx -o smol-onnx
+      kvant convert SmolVLM-500M-Instruct --mmproj -t F16
       kvant convert SmolLM2-135M --lora my-adapter -t BF16 -o tuned.gguf
       kvant convert SmolLM2-135M --lora my-adapter --lora-only -o my-adapter.gguf
       kvant convert orion-14b -t BF16 --yes
@@ -101,9 +104,14 @@ def convert(
     from kvant.recipes.convert.writers import WRITERS
 
     if to.value not in WRITERS:  # what an exporter draws, not what kvant writes tensor by tensor
-        unused = ("type_", "lora", "lora_only", "max_file_size", "threads", "converter", "yes")
+        unused = ("type_", "mmproj", "lora", "lora_only", "max_file_size", "threads", "converter", "yes")
         refuse(options, unused, "is not used with --to onnx")
         convert_onnx.decoder(model, out, overwrite=overwrite, json=json)
+        return
+    if mmproj:
+        of_text = ("to", "lora", "lora_only", "max_file_size", "converter", "yes")
+        refuse(options, of_text, "is not used with --mmproj")
+        _projector(model, out, type_, overwrite=overwrite, threads=threads, json=json)
         return
     if lora_only:
         of_models = ("to", "type_", "max_file_size", "threads", "converter", "yes")
@@ -146,6 +154,23 @@ def _say(result: "ConvertResult") -> None:
         f"{result.output}: {result.architecture}, {result.n_tensors} tensors, "
         f"{format_weights(result.n_weights)} weights, {result.type}, {format_bytes(result.size_bytes)}{files}, "
         f"{result.seconds:.1f} s{by}"
+    )
+
+
+def _projector(model: Path, out: Path | None, kind: str, *, overwrite: bool, threads: int, json: bool) -> None:
+    from kvant.recipes.convert.projector import convert_projector, projector_name
+
+    path = out or projector_name(Path(model.resolve().name), kind)
+    result = convert_projector(model, path, type=kind, overwrite=overwrite, threads=threads)
+    if json:
+        console.print_json(result)
+        return
+    console.notes(result.remarks)
+    for fallback in result.fallbacks:
+        console.say(f"{fallback.tensor}: its rows do not fit {fallback.wanted}; stored as {fallback.used}.")
+    console.say(
+        f"{result.output}: projector {result.kind}, {result.n_tensors} tensors, {format_weights(result.n_weights)} "
+        f"weights, {result.type}, {format_bytes(result.size_bytes)}, {result.seconds:.1f} s"
     )
 
 

@@ -18,7 +18,10 @@ from kvant.formats.huggingface.quantized.base import Layer
 from kvant.formats.huggingface.quantized.schemes import ENTRIES, FILES, as_floats
 from kvant.formats.lookalikes import ADAPTER_CONFIG, ADAPTER_FILES, adapter_in
 from kvant.formats.recode import narrowed
+from kvant.formats.safetensors.reader import read_sharded
 from kvant.tensors import Tensor
+
+INDEX = "model.safetensors.index.json"
 
 WRAPPERS = (
     ("base_model.model.", "a PEFT wrapper"),
@@ -96,6 +99,13 @@ class Plain:
     layers: dict[str, Layer]
     remarks: tuple[str, ...]
     is_renamed: bool
+
+
+def weights_in_order(directory: Path) -> dict[str, Tensor]:
+    """Return the tensors by shard and then by name: upstream's order, which files converted by either tool share."""
+    shards = read_optional_json(directory / INDEX).get("weight_map")
+    files = shards if isinstance(shards, dict) else {}
+    return dict(sorted(read_sharded(directory).items(), key=lambda item: (str(files.get(item[0], "")), item[0])))
 
 
 def plain_weights(weights: Mapping[str, Tensor], config: Mapping[str, Any], directory: Path) -> Plain:

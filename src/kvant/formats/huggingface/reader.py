@@ -16,8 +16,8 @@ from kvant.formats.huggingface.architectures.registry import family_of_config
 from kvant.formats.huggingface.architectures.rope import check_rope
 from kvant.formats.huggingface.architectures.shapes import check_tensors, expert_count
 from kvant.formats.huggingface.architectures.transforms import Transform
-from kvant.formats.huggingface.checkpoint import check_adapter, plain_weights
-from kvant.formats.huggingface.config import Config, read_config, read_optional_json, shown
+from kvant.formats.huggingface.checkpoint import check_adapter, plain_weights, weights_in_order
+from kvant.formats.huggingface.config import Config, read_config, shown
 from kvant.formats.huggingface.general import general_metadata
 from kvant.formats.huggingface.lazy import as_float32, renamed, stacked
 from kvant.formats.huggingface.mlx.layers import WEIGHT, dequantized, layer_bytes, layers_of, same_blocks
@@ -29,7 +29,7 @@ from kvant.formats.huggingface.remarks import model_remarks
 from kvant.formats.huggingface.tokenizer.padding import pad_to_rows
 from kvant.formats.huggingface.tokenizer.reader import describe, name_for_engine
 from kvant.formats.huggingface.tokenizer.sources import read_tokenizer_files
-from kvant.formats.safetensors.reader import left_over, read_sharded, weight_files
+from kvant.formats.safetensors.reader import left_over, weight_files
 from kvant.formats.tied import HEAD, head_once
 from kvant.metadata import Value, string, u32
 from kvant.model import Model, Stored
@@ -49,8 +49,6 @@ ACTIVATIONS: Mapping[str, str] = {"swish": "silu", "gelu_new": "gelu_pytorch_tan
 
 NULLABLE = frozenset({"sliding_window", "attn_logit_softcapping", "final_logit_softcapping"})
 """Entries whose null is not the default but says that there is none."""
-
-INDEX = "model.safetensors.index.json"
 
 
 def read_huggingface(directory: Path, *, known_as: str = "", adapter: Adapter | None = None) -> Model:
@@ -77,7 +75,7 @@ def read_huggingface(directory: Path, *, known_as: str = "", adapter: Adapter | 
     family = family_of_config(raw, path)
     config = complete_config(raw, family, path)
     _check_config(config, family)
-    plain = plain_weights(_weights(directory), raw, directory)
+    plain = plain_weights(weights_in_order(directory), raw, directory)
     weights, remarks = plain.tensors, plain.remarks
     config = replace(config, values={**config.values, **family.seen(config, weights)})
     scheme = read_scheme(raw, layers_of(weights), str(path))
@@ -280,13 +278,6 @@ def _file_type(tensors: Iterable[Tensor]) -> int:
         if len(tensor.shape) > 1:
             weights[tensor.block_type] = weights.get(tensor.block_type, 0) + n_weights(tensor)
     return FILE_TYPES[max(weights, key=lambda kind: weights[kind])] if weights else 0
-
-
-def _weights(directory: Path) -> dict[str, Tensor]:
-    """Return the tensors by shard and then by name: upstream's order, which files converted by either tool share."""
-    shards = read_optional_json(directory / INDEX).get("weight_map")
-    files = shards if isinstance(shards, dict) else {}
-    return dict(sorted(read_sharded(directory).items(), key=lambda item: (str(files.get(item[0], "")), item[0])))
 
 
 def _stored(weights: Mapping[str, Tensor], scheme: Scheme, family: Family, config: Config) -> dict[str, Stored]:

@@ -30,6 +30,7 @@ from kvant.kernels.grids import rounded
 from kvant.kernels.mlx_blocks import SAME_VALUES
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
+from kvant.recipes.convert.projector import write_beside
 from kvant.recipes.convert.upstream import NATIVE, UPSTREAM, Way, converted, keep, ready, way_of
 from kvant.recipes.convert.writers import FILE_TYPES, WRITERS, Fallback, Work, Writer, find_fallbacks
 from kvant.tensors import Tensor, n_rows, n_weights, row_length
@@ -133,6 +134,8 @@ def convert(
 ) -> ConvertResult:
     """Convert a model; weights pass through memory a few megabytes at a time.
 
+    A directory whose model sees becomes two GGUFs: the language model, and its projector beside it.
+
     Args:
         source: A model, or its Hugging Face directory or GGUF file; what is quantized is decoded.
         out: The GGUF file or the directory to write.
@@ -168,7 +171,10 @@ def convert(
             Path(source), out, target, max_file_bytes=max_file_bytes, overwrite=overwrite, install=install,  # type: ignore[arg-type]
             threads=threads, progress=progress,
         )  # fmt: skip
-        return msgspec.structs.replace(result, seconds=round(time.monotonic() - started, 3))
+        beside = write_beside(Path(source), Path(result.output), target.name, overwrite=overwrite, threads=threads)  # type: ignore[arg-type]
+        return msgspec.structs.replace(
+            result, remarks=(*result.remarks, *beside), seconds=round(time.monotonic() - started, 3)
+        )
     model = _opened(source, lora)
     check_apart(out, (model.path, *model.files))
     if keeps:
@@ -180,13 +186,16 @@ def convert(
         )
     )  # fmt: skip
     written = files[0] if writer.suffix else out
+    beside = ()
+    if to == "gguf" and not isinstance(source, Model):
+        beside = write_beside(Path(source), written, target.name, overwrite=overwrite, threads=threads)
     can_lose = keeps or bool(model.quantized_types and target is not F32)
     compared = tuple(_compared(model, open_model(written))) if can_lose else ()
     return ConvertResult(
         source=str(model.path), output=str(written), files=tuple(map(str, files)), architecture=model.architecture,
         type=KEEP if keeps else target.name, n_tensors=len(model.tensors), n_weights=model.n_weights,
         size_bytes=sum(path.stat().st_size for path in files), fallbacks=fallbacks,
-        remarks=(*model.remarks, *(_float_costs(model, compared) if keeps else ())),
+        remarks=(*model.remarks, *beside, *(_float_costs(model, compared) if keeps else ())),
         compared=tuple(_by_types(compared)), tensors=compared,
         seconds=round(time.monotonic() - started, 3),
     )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Projectors of multimodal models: a table for each kind, and the reader that translates a checkpoint by it."""

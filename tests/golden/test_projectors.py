@@ -1,0 +1,42 @@
+"""Every kind of projector against upstream's converter, by committed tables: names, order, types, bytes, metadata."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from family_cases import digest
+from kvant.formats.gguf.reader import read_gguf
+from kvant.formats.huggingface.projectors.kinds import KINDS
+from kvant.metadata import Value
+from kvant.recipes.convert.projector import convert_projector
+from kvant.tensors import n_rows
+from projector_cases import CASES, table, write_checkpoint
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_tensors_and_metadata_are_upstreams(case: str, tmp_path: Path) -> None:
+    wanted = table(case)
+    out = tmp_path / "mmproj.gguf"
+    convert_projector(write_checkpoint(wanted, tmp_path / "tiny"), out)
+    model = read_gguf(out)
+    found = {
+        t.name: [t.block_type.name, list(t.shape), digest(t.read_bytes(0, n_rows(t)).tobytes())]
+        for t in model.tensors.values()
+    }
+    assert list(found) == list(wanted["tensors"])
+    assert found == wanted["tensors"]
+    assert {key: _plain(value) for key, value in model.metadata.items()} == wanted["metadata"]
+    assert list(model.metadata) == list(wanted["metadata"])
+
+
+def _plain(value: Value) -> Any:
+    found = value.value
+    if isinstance(found, np.ndarray):
+        return found.tolist()
+    return float(np.float32(found)) if isinstance(found, float) else found
+
+
+def test_every_kind_has_a_table() -> None:
+    assert {table(case)["metadata"].get("clip.projector_type", "gemma4v") for case in CASES} == {e.kind for e in KINDS}

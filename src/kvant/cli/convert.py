@@ -109,8 +109,7 @@ def convert(
         convert_onnx.decoder(model, out, overwrite=overwrite, json=json)
         return
     if mmproj:
-        of_text = ("to", "lora", "lora_only", "max_file_size", "converter", "yes")
-        refuse(options, of_text, "is not used with --mmproj")
+        refuse(options, _OF_TEXT, "is not used with --mmproj")
         _projector(model, out, type_, overwrite=overwrite, threads=threads, json=json)
         return
     if lora_only:
@@ -155,6 +154,9 @@ def _say(result: "ConvertResult") -> None:
         f"{format_weights(result.n_weights)} weights, {result.type}, {format_bytes(result.size_bytes)}{files}, "
         f"{result.seconds:.1f} s{by}"
     )
+
+
+_OF_TEXT = ("to", "lora", "lora_only", "max_file_size", "converter", "yes")
 
 
 def _projector(model: Path, out: Path | None, kind: str, *, overwrite: bool, threads: int, json: bool) -> None:

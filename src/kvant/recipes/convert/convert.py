@@ -171,7 +171,7 @@ def convert(
             Path(source), out, target, max_file_bytes=max_file_bytes, overwrite=overwrite, install=install,  # type: ignore[arg-type]
             threads=threads, progress=progress,
         )  # fmt: skip
-        beside = write_beside(Path(source), Path(result.output), target.name, overwrite=overwrite, threads=threads)  # type: ignore[arg-type]
+        beside = write_beside(source, result.output, target.name, overwrite=overwrite, threads=threads)
         return msgspec.structs.replace(
             result, remarks=(*result.remarks, *beside), seconds=round(time.monotonic() - started, 3)
         )
@@ -186,9 +186,8 @@ def convert(
         )
     )  # fmt: skip
     written = files[0] if writer.suffix else out
-    beside = ()
-    if to == "gguf" and not isinstance(source, Model):
-        beside = write_beside(Path(source), written, target.name, overwrite=overwrite, threads=threads)
+    eyes = source if to == "gguf" else ""
+    beside = write_beside(eyes, written, target.name, overwrite=overwrite, threads=threads)
     can_lose = keeps or bool(model.quantized_types and target is not F32)
     compared = tuple(_compared(model, open_model(written))) if can_lose else ()
     return ConvertResult(

@@ -12,6 +12,7 @@ from kvant.formats.gguf.writer import write_gguf
 from kvant.formats.huggingface.projectors.reader import eyes_of, read_projector_of, stored_type
 from kvant.formats.recode import recoded
 from kvant.metadata import u32
+from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes.convert.writers import FILE_TYPES, Fallback
 from kvant.tensors import row_length
@@ -56,13 +57,17 @@ class ProjectorResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-def write_beside(source: Path, written: Path, kind: str, *, overwrite: bool, threads: int) -> tuple[str, ...]:
-    """Write the projector of a model beside its language model, if it has one; return what is to be said of it."""
-    if not source.is_dir() or eyes_of(source) is None:
+def write_beside(
+    source: Model | Path | str, written: Path | str, kind: str, *, overwrite: bool, threads: int
+) -> tuple[str, ...]:
+    """Write the projector of a directory's model beside its language model; return what is to be said of it."""
+    if isinstance(source, Model) or not source or not Path(source).is_dir() or eyes_of(Path(source)) is None:
         return ()
     kind = kind if kind in BESIDE else "F16"
     try:
-        made = convert_projector(source, projector_name(written, kind), type=kind, overwrite=overwrite, threads=threads)
+        made = convert_projector(
+            source, projector_name(Path(written), kind), type=kind, overwrite=overwrite, threads=threads
+        )
     except KvantError as error:
         return (f"Its projector is not written: {error}",)
     return (f"Its projector, {made.kind}, is written beside it: {made.output}", *made.remarks)

@@ -294,3 +294,29 @@ KINDS: dict[str, Kind] = {
     "bnb-int8": Kind(bnb_int8, {"quant_method": "bitsandbytes", "load_in_8bit": True}),
     "qat": Kind(trained_onto_grid, {}),
 }
+
+
+def stack_as_gpt_oss(directory: Path) -> None:
+    """Store the experts of a tiny gpt-oss of float32 in place as it is published: MXFP4, rows of outputs."""
+    path, config = directory / "model.safetensors", directory / "config.json"
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    header.pop("__metadata__", None)
+    found: Parts = {}
+    for name, entry in header.items():
+        data = raw[8 + length :][slice(*entry["data_offsets"])]
+        x = np.frombuffer(data, np.float32).reshape(entry["shape"])
+        if not name.endswith(("gate_up_proj", "down_proj")):
+            found[name] = bf16(x)
+            continue
+        rows = np.ascontiguousarray(np.swapaxes(x, -1, -2))
+        parts = mxfp4(rows.reshape(-1, rows.shape[-1])).parts
+        codes, scales = parts[".weight_packed"], parts[".weight_scale"]
+        assert isinstance(codes, np.ndarray)
+        assert isinstance(scales, np.ndarray)
+        found[f"{name}_blocks"] = codes.reshape(*rows.shape[:2], rows.shape[2] // 32, 16)
+        found[f"{name}_scales"] = scales.reshape(*rows.shape[:2], rows.shape[2] // 32)
+    write(path, found)
+    entry = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]}
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": entry}))

@@ -124,7 +124,7 @@ def show_vectors(result: "VectorComparison") -> None:
 
 def _title(result: "Comparison") -> str:
     return (
-        f"{Path(result.base).name} (F32, ppl {result.base_ppl:.2f}) on {result.text}: "
+        f"{Path(result.base).name} (original, ppl {result.base_ppl:.2f}) on {result.text}: "
         f"{counted(result.chunks, 'window')} of {result.context} tokens, {result.n_positions} scored"
     )
 

@@ -307,10 +307,14 @@ def _held(
     def move(change: Transform | None, tensor: Tensor) -> LazyTensor:
         return change.forward(tensor, config) if change else renamed(tensor, tensor.name)
 
-    found: dict[str, dict[int, tuple[Layer, Move]]] = {}
+    found: dict[str, dict[int, tuple[Layer, Move | None]]] = {}
     for theirs, layer in layers.items():
         for place in () if family.is_skipped(theirs) else family.places(theirs, config):
-            found.setdefault(place.name, {})[place.expert or 0] = (layer, partial(move, place.change))
+            moves = place.change is None or place.change.moves_rows
+            found.setdefault(place.name, {})[place.expert or 0] = (
+                layer,
+                partial(move, place.change) if moves else None,
+            )
     return {
         name: stored_as(tensors[name], [parts[expert] for expert in sorted(parts)])
         for name, parts in found.items()

@@ -315,7 +315,7 @@ def _check_keeps(model: Model, writer: Writer) -> None:
     """
     if writer.can_keep(model):
         return
-    held = ", ".join(model.quantized_types) or "floats alone, on no grid that a block type has"
+    held = ", ".join(model.quantized_types) or "floats alone"
     raise UnsupportedFormatError(
         f"{model.path}: -t {KEEP} moves quantized weights: {', '.join(SAME_VALUES)} of a GGUF to MLX (--to mlx), or "
         f"a quantized directory's and weights that lie on a grid to GGUF (--to gguf). It holds {held}. Use -t F16."

@@ -12,6 +12,7 @@ from kvant.formats.gguf.architectures import ENGINE_ARCHITECTURES
 from kvant.formats.gguf.kinds import makes_vectors
 from kvant.kernels import decode
 from kvant.model import Model
+from kvant.quant.grids import sample
 from kvant.quant.plan import fitting_type
 from kvant.quant.presets import PRESETS
 from kvant.quant.roles import EMBEDDINGS, OUTPUT, is_matrix
@@ -100,10 +101,11 @@ def _broken_values(model: Model) -> Iterator[str]:
 
 
 def _earlier_quantization(model: Model) -> Iterator[str]:
-    """A grid under float weights."""
+    """A grid under float weights; of what is stored as one, and may be carried over, that is said elsewhere."""
     matrices = [
         t for t in model.tensors.values()
         if t.block_type.family is Family.FLOAT and is_matrix(t.shape) and row_length(t) >= 32 and n_rows(t) >= 8
+        and not (t.name in model.stored and model.stored[t.name].is_base)
     ]  # fmt: skip
     if not matrices:
         return
@@ -113,9 +115,13 @@ def _earlier_quantization(model: Model) -> Iterator[str]:
     if found and found.total() * 2 >= len(samples):
         bits = found.most_common(1)[0][0]
         kinds = "/".join(sorted({t.block_type.name for t in matrices}))
+        held = next(
+            (grid for t in matrices[step // 2 :: step][:_GRID_TENSORS] if (grid := sample(t)) and grid.holds), None
+        )
+        advice = f"{held.kind} holds them as they are: -t keep" if held else "Use the original weights"
         yield (
             f"the {kinds} weights lie on a grid of about {bits} bits: they were quantized before. Quantizing again "
-            "adds a second error, and nothing measured against this file sees the first. Use the original weights."
+            f"adds a second error, and nothing measured against this file sees the first. {advice}."
         )
 
 

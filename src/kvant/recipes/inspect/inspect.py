@@ -225,7 +225,7 @@ def _shares(tensors: Iterable[TensorReport], groups: Iterable[str], order: tuple
 
 
 def _preset(model: Model) -> str | None:
-    number = model.get("general.file_type")
+    number = None if model.stored else model.get("general.file_type")
     if type(number) is not int:  # an array would compare item by item
         return None
     return next((p.name for p in PRESETS.values() if p.file_type == number), None)

@@ -56,6 +56,9 @@ def next_candidate(waiting: Sequence[Candidate], measured: Sequence[Variant], co
         measured: Variants measured so far that keep the limits.
         contest: What they compete by.
     """
+    kept = next((c for c in waiting if c.plan.preset == KEEP), None)
+    if kept is not None:  # what rounds nothing is what the others are to be seen against
+        return kept
     goal = contest.goal
     open_ones = [c for c in waiting if can_win(c, measured, contest)]
     if not open_ones:

@@ -1,5 +1,7 @@
 """gpt-oss: experts stored with inputs along the rows and gate and up interleaved, biases everywhere, attention sinks.
 
+As published the experts are MXFP4 with outputs along the rows: quantized/mxfp4.py decodes them and keeps blocks.
+
 As published its YaRN does not round the limits of its ramp (`truncate: false`), but llama.cpp's does, in every GGUF of
 the model: tests/golden/families/gpt_oss.json has the divergence of the published rotation, gpt_oss_rounded.json that
 of a rotation with whole limits, which is all of the rest.
@@ -29,6 +31,9 @@ RULES = (
     Rule("ffn_gate_exps.weight", "mlp.experts.gate_up_proj", every(0, 2, of=TRANSPOSED.forward)),
     Rule("ffn_up_exps.weight", "mlp.experts.gate_up_proj", every(1, 2, of=TRANSPOSED.forward)),
     Rule("ffn_down_exps.weight", "mlp.experts.down_proj", TRANSPOSED),
+    Rule("ffn_gate_exps.weight", "mlp.experts.gate_up_proj.weight", every(0, 2)),  # as MXFP4 is decoded
+    Rule("ffn_up_exps.weight", "mlp.experts.gate_up_proj.weight", every(1, 2)),
+    Rule("ffn_down_exps.weight", "mlp.experts.down_proj.weight"),
     Rule("ffn_gate_exps.bias", "mlp.experts.gate_up_proj_bias", every_column(0, 2)),
     Rule("ffn_up_exps.bias", "mlp.experts.gate_up_proj_bias", every_column(1, 2)),
     Rule("ffn_down_exps.bias", "mlp.experts.down_proj_bias"),

@@ -105,16 +105,16 @@ def _remarks(layers: Mapping[str, Layer], idle: list[str]) -> list[str]:
     return said
 
 
-def stored_as(tensor: Tensor, parts: Sequence[tuple[Layer, Move]]) -> Stored:
+def stored_as(tensor: Tensor, parts: Sequence[tuple[Layer, Move | None]]) -> Stored:
     """Tell how a tensor is stored that is decoded from layers, with the search for the type that holds it, made once.
 
     Args:
         tensor: The tensor as F32, rows in the order that they have here.
-        parts: The layers that it is stacked from, one of each expert, and how their rows are moved.
+        parts: The layers that it is stacked from, one of each expert, and how their rows are moved; None where more
+            happens to them than that.
     """
-    moved = [(layer, move) for layer, move in parts]
-    steps = _together(tensor, [(layer.step_tensor(), move) for layer, move in moved])
-    packed = _together(tensor, [(layer.packed, move) for layer, move in moved])
+    steps = _together(tensor, [(layer.step_tensor(), move) for layer, move in parts])
+    packed = _together(tensor, [(layer.packed, move) for layer, move in parts])
 
     def steps_of(start: int, stop: int) -> np.ndarray:
         assert steps is not None
@@ -127,16 +127,16 @@ def stored_as(tensor: Tensor, parts: Sequence[tuple[Layer, Move]]) -> Stored:
     def grid(*, proven: bool) -> Grid | None:
         return held().grid if proven else sampled()
 
-    share = n_weights(tensor) / max(1, sum(math.prod(layer.shape) for layer, _ in moved))
+    share = n_weights(tensor) / max(1, sum(math.prod(layer.shape) for layer, _ in parts))
     return Stored(
-        kind="/".join(sorted({layer.kind for layer, _ in moved})), grid=grid, is_base=True,
-        n_bytes=round(share * sum(layer.n_bytes for layer, _ in moved)), blocks=lambda: held().tensor,
+        kind="/".join(sorted({layer.kind for layer, _ in parts})), grid=grid, is_base=True,
+        n_bytes=round(share * sum(layer.n_bytes for layer, _ in parts)), blocks=lambda: held().tensor,
     )  # fmt: skip
 
 
-def _together(tensor: Tensor, parts: Sequence[tuple[LazyTensor | None, Move]]) -> LazyTensor | None:
+def _together(tensor: Tensor, parts: Sequence[tuple[LazyTensor | None, Move | None]]) -> LazyTensor | None:
     """Parts of layers, stacked as the layers are; None unless all have them, of one type."""
-    found = [move(part) for part, move in parts if part is not None]
+    found = [move(part) for part, move in parts if part is not None and move is not None]
     if len(found) != len(parts) or len({(part.block_type, part.shape) for part in found}) != 1:
         return None
     return renamed(found[0], tensor.name) if len(found) == 1 else stacked(tensor.name, found)

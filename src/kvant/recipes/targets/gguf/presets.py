@@ -58,7 +58,8 @@ def make_candidates(
     Raises:
         PlanError: A preset that was asked for is unknown or needs importance.
     """
-    kept = (KEEP,) if not presets and model.is_base and may_keep(model) else ()
+    lies_on_grid = not presets and model.is_base and (bool(model.quantized_types) or may_keep(model))
+    kept = (KEEP,) if lies_on_grid else ()
     asked = presets or (*kept, full_precision(model), *DEFAULT_PRESETS)
     plans: dict[tuple[bool, tuple[tuple[str, str], ...]], list[Plan]] = {}
     for name in asked:

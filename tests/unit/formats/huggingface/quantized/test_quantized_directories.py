@@ -1,5 +1,6 @@
 """Directories of quantized weights: decoded to what they stand for, carried over where a block type holds them."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from kvant.model import Model
 from kvant.recipes.convert.convert import convert
 from kvant.tensors import n_rows
 from kvant.testing.tiny_models import write_tiny_model
-from quantized_files import KINDS, Parts, Saved, quantize_files, read, write
+from quantized_files import KINDS, Parts, Saved, quantize_files, read, stack_as_gpt_oss, write
 
 UNMOVED = {
     "mlp.gate_proj": "ffn_gate",
@@ -79,6 +80,24 @@ def test_experts_are_stacked_with_their_blocks(tmp_path: Path) -> None:
     experts = [one for one in result.tensors if "_exps" in one.name]
     assert {(one.source, one.stored) for one in experts} == {("MXFP4", "MXFP4")}
     assert all(one.n_exact_blocks == one.n_blocks for one in experts)
+
+
+UPSTREAM = "64e2e9766c26fe09"
+"""Of the MXFP4 tensors that upstream's converter (llama-cpp-python 0.3.36) makes of the tiny gpt-oss written here."""
+
+
+def test_gpt_oss_as_published_becomes_the_blocks_of_upstream(tmp_path: Path) -> None:
+    write_checkpoint(table("gpt_oss"), tmp_path / "m")
+    stack_as_gpt_oss(tmp_path / "m")
+    result = convert(tmp_path / "m", tmp_path / "out.gguf", to="gguf", type="keep")
+    assert all(one.n_exact_blocks == one.n_blocks for one in result.tensors)
+    found, written = hashlib.sha256(), open_model(tmp_path / "out.gguf")
+    for name in sorted(written.tensors):
+        tensor = written.tensors[name]
+        if tensor.block_type.name == "MXFP4":
+            found.update(f"{name} {list(tensor.shape)}".encode() + tensor.read_bytes(0, n_rows(tensor)).tobytes())
+    assert found.hexdigest()[:16] == UPSTREAM
+    assert written.is_base
 
 
 def change(directory: Path, how: Callable[[Parts], Any]) -> None:

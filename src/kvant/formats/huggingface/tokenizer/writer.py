@@ -17,7 +17,7 @@ from kvant.formats.huggingface.tokenizer.bpe import MAX_MERGES
 from kvant.formats.huggingface.tokenizer.limits import PHI3_EXEMPT, is_phi3
 from kvant.formats.huggingface.tokenizer.special import ROLE_KEYS
 from kvant.formats.huggingface.tokenizer.vocabulary import MAX_TOKENS, META, check_text, splits
-from kvant.formats.huggingface.tokenizer.words import DIGIT, GPT2, PreTokenizer, by_name
+from kvant.formats.huggingface.tokenizer.words import DIGIT, DIGITS, GPT2, PreTokenizer, by_name
 from kvant.metadata import TokenType, ValueType
 from kvant.model import Model
 
@@ -25,6 +25,12 @@ _MODEL: Mapping[str, Any] = {
     "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
     "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
 }  # fmt: skip
+_MARKED = ("llama", "gemma4")
+"""Kinds that write a mark for a space."""
+_TO_MARKS: Mapping[str, Any] = {"type": "Replace", "pattern": {"String": " "}, "content": META}
+_FROM_MARKS: Sequence[Mapping[str, Any]] = (
+    {"type": "Replace", "pattern": {"String": META}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+)  # fmt: skip
 _AGAIN = "Make the file again from the original model."
 _BYTE_LEVEL: Mapping[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 
@@ -33,7 +39,7 @@ def write_tokenizer(model: Model, directory: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json, special_tokens_map.json and chat templates.
 
     Args:
-        model: A model with `tokenizer.*` metadata of kind `gpt2` or `llama`.
+        model: A model with `tokenizer.*` metadata of kind `gpt2`, `llama` or `gemma4`.
         directory: Exists; files of these names are replaced.
 
     Raises:
@@ -48,9 +54,11 @@ def write_tokenizer(model: Model, directory: Path) -> None:
         document = _byte_level(model, tokens, types)
     elif kind == "llama":
         document = _sentencepiece(model, tokens, types)
+    elif kind == "gemma4":
+        document = _ranked(model, tokens, types)
     else:
         raise UnsupportedModelError(
-            f"tokenizer.ggml.model: {kind!r} cannot be written as tokenizer.json. Supported: gpt2, llama."
+            f"tokenizer.ggml.model: {kind!r} cannot be written as tokenizer.json. Supported: gpt2, llama, gemma4."
         )
     document = {
         "version": "1.0",
@@ -58,7 +66,7 @@ def write_tokenizer(model: Model, directory: Path) -> None:
         "padding": None,
         "added_tokens": _added_tokens(tokens, types, swallow=is_phi3(model.name, tokens)),
         **document,
-        "post_processor": _post_processor(model, tokens, roles, spm=kind == "llama"),
+        "post_processor": _post_processor(model, tokens, roles, spm=kind in _MARKED),
     }
     _write_json(directory / "tokenizer.json", document)
     _write_json(directory / "tokenizer_config.json", _config(model, roles, document))
@@ -131,28 +139,58 @@ def _vocab(tokens: Sequence[str], types: Sequence[int]) -> dict[str, int]:
 def _byte_level(model: Model, tokens: list[str], types: list[int]) -> dict[str, Any]:
     pre = by_name(str(model.get("tokenizer.ggml.pre", "default")))
     vocab = _vocab(tokens, types)
+    return {
+        "normalizer": {"type": pre.normalizer} if pre.normalizer else None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": _steps(pre)},
+        "decoder": {**_BYTE_LEVEL, "use_regex": True},
+        "model": {**_MODEL, "ignore_merges": pre.ignore_merges, "vocab": vocab, "merges": _merges(model, vocab)},
+    }
+
+
+def _merges(model: Model, vocab: Mapping[str, int]) -> list[list[str]]:
     merges = []
     for rank, text in enumerate(_strings(model, "tokenizer.ggml.merges", MAX_MERGES)):
         left, space, right = text[:1] + text[1:].partition(" ")[0], *text[1:].partition(" ")[1:]
         if not space or left not in vocab or right not in vocab or left + right not in vocab:
             raise FormatError(f"tokenizer.ggml.merges: entry {rank}, {text[:80]!r}, names or makes no token.")
         merges.append([left, right])
+    return merges
+
+
+def _ranked(model: Model, tokens: list[str], types: list[int]) -> dict[str, Any]:
+    """Return what merges characters by rank, spaces marked: Gemma 4's."""
+    vocab = _vocab(tokens, types)
+    unknown = model.get(ROLE_KEYS["unk"])
     return {
-        "normalizer": {"type": pre.normalizer} if pre.normalizer else None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": _steps(pre)},
-        "decoder": {**_BYTE_LEVEL, "use_regex": True},
-        "model": {**_MODEL, "ignore_merges": pre.ignore_merges, "vocab": vocab, "merges": merges},
+        "normalizer": _TO_MARKS,
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"String": " "},
+            "behavior": "MergedWithPrevious",
+            "invert": False,
+        },
+        "decoder": {"type": "Sequence", "decoders": _FROM_MARKS},
+        "model": {
+            **_MODEL,
+            "unk_token": tokens[unknown] if isinstance(unknown, int) and 0 <= unknown < len(tokens) else None,
+            "fuse_unk": True,
+            "byte_fallback": int(TokenType.BYTE) in types,
+            "vocab": vocab,
+            "merges": _merges(model, vocab),
+        },
     }
 
 
 def _steps(pre: PreTokenizer) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = []
     for pattern in pre.patterns:
-        if pattern == DIGIT:
-            steps.append({"type": "Digits", "individual_digits": True})
-        elif pattern != GPT2:
+        if pattern in (DIGIT, DIGITS):
+            steps.append({"type": "Digits", "individual_digits": pattern == DIGIT})
+        elif pattern == GPT2:  # what follows cuts text that is written in bytes already
+            steps.append({**_BYTE_LEVEL, "use_regex": True})
+        else:
             steps.append({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False})
-    return [*steps, {**_BYTE_LEVEL, "use_regex": pre.patterns[-1] == GPT2}]
+    return steps if GPT2 in pre.patterns else [*steps, {**_BYTE_LEVEL, "use_regex": False}]
 
 
 def _sentencepiece(model: Model, tokens: list[str], types: list[int]) -> dict[str, Any]:
@@ -161,16 +199,14 @@ def _sentencepiece(model: Model, tokens: list[str], types: list[int]) -> dict[st
     scores = _numbers(stored.value) if stored else []
     if len(scores) != len(tokens):
         raise FormatError(f"tokenizer.ggml.scores: {len(scores)} scores for {len(tokens)} tokens. {_AGAIN}")
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": META}
     prefix = bool(model.get("tokenizer.ggml.add_space_prefix", True))
-    normalizer = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": META}, replace]}
-    back = [{**replace, "pattern": {"String": META}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    normalizer = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": META}, _TO_MARKS]}
     strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
     unknown = next((text for text, kind in zip(tokens, types, strict=True) if kind == TokenType.UNKNOWN), None)
     return {
-        "normalizer": normalizer if prefix else replace,
+        "normalizer": normalizer if prefix else _TO_MARKS,
         "pre_tokenizer": None,
-        "decoder": {"type": "Sequence", "decoders": [*back, strip] if prefix else back},
+        "decoder": {"type": "Sequence", "decoders": [*_FROM_MARKS, strip] if prefix else _FROM_MARKS},
         "model": {
             **_MODEL,
             "unk_token": unknown,
@@ -227,7 +263,7 @@ def _config(model: Model, roles: Mapping[str, str], document: Mapping[str, Any])
     prefix = model.get("tokenizer.ggml.add_space_prefix")
     if isinstance(prefix, bool):
         config["add_prefix_space"] = prefix
-    spm = model.get("tokenizer.ggml.model") == "llama"
+    spm = model.get("tokenizer.ggml.model") in _MARKED
     config["clean_up_tokenization_spaces"] = (
         False if spm else by_name(str(model.get("tokenizer.ggml.pre", "default"))).cleans_spaces
     )

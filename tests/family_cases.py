@@ -35,6 +35,12 @@ def write_checkpoint(case: dict[str, Any], directory: Path) -> Path:
     for part, factor in case.get("factors", {}).items():
         values |= {name: tensor * np.float32(factor) for name, tensor in values.items() if part in name}
     write_safetensors(directory / "model.safetensors", values, case.get("dtype", "F32"))
+    for name, document in case.get("files", {}).items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_text(json.dumps(document, indent=1))
+    for folder, shape in case.get("dense", {}).items():
+        weights = {"linear.weight": random_tensor(f"{folder}.weight", shape)}
+        write_safetensors(directory / folder / "model.safetensors", weights, "F32")
     return directory
 
 

@@ -5,10 +5,12 @@
 A table starts as `{"config": {...}}` with `architectures`. transformers says which tensors such a model saves; random
 ones of these names and shapes are written (tests/family_cases.py), upstream's converter converts them, and the logits
 of transformers in float32 are compared with the engine's on kvant's own conversion: the mean KL divergence is the
-table's `kl`.
+table's `kl`. Of a model that makes no text the states of all tokens are compared, or what dense layers make
+of their mean: the mean cosine distance is the table's `cosine`.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import subprocess
@@ -23,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from family_cases import CASES, TABLES, digest, table, write_checkpoint  # noqa: E402
+from kvant.formats.huggingface.architectures.registry import BY_CLASS  # noqa: E402
 from upstream_converter import make, python  # noqa: E402
 
 TOKENS = np.random.default_rng(5).integers(4, 500, 48).astype(np.int32)
@@ -59,11 +62,15 @@ def patched(*a, **k):
     found = get(*a, **k)
     if hasattr(found, "_set_vocab_gpt2"):
         found.set_vocab = lambda self: self._set_vocab_gpt2()
+    if hasattr(found, "_is_tokenizer_xlmroberta"):
+        found._is_tokenizer_xlmroberta = lambda self: False
     if found.__name__ == "StableLMModel":
         found.modify_tensors = with_returned(found.modify_tensors)
     return found
 conversion.get_model_class = patched
 sys.argv = [root + "/convert_hf_to_gguf.py", source, "--outfile", out, "--outtype", "f32"]
+import os
+if os.path.isdir(source + "/2_Dense"): sys.argv.append("--sentence-transformers-dense-modules")
 import importlib.util
 spec = importlib.util.spec_from_file_location("converter", sys.argv[0])
 module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
@@ -78,8 +85,10 @@ tokens = torch.tensor(numpy.load(tokens)[None].astype("int64"))
 name = json.load(open(source + "/config.json"))["architectures"][0]
 model = getattr(transformers, name).from_pretrained(source, dtype=torch.float32, attn_implementation="eager").eval()
 with torch.no_grad():
-    found = model(tokens)
-numpy.save(out, found.logits[0].numpy() if hasattr(found, "logits") else found.last_hidden_state[0].numpy())
+    found = model(tokens, output_hidden_states=True)
+is_text = name.endswith(("CausalLM", "LMHeadModel", "Generation"))
+states = found.logits if is_text else getattr(found, "last_hidden_state", None)
+numpy.save(out, (found.hidden_states[-1] if states is None else states)[0].numpy())
 """
 
 
@@ -99,7 +108,7 @@ def main() -> None:
             prove(case, arguments.environment, Path(scratch))
         lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in case.items()]
         (TABLES / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-        print(f"{name}: {len(case['tensors'])} tensors, KL {case['kl']}")
+        print(f"{name}: {len(case['tensors'])} tensors, KL {case.get('kl')}, cosine {case.get('cosine')}")
 
 
 def prove(case: dict[str, Any], environment: Path, scratch: Path) -> None:
@@ -116,11 +125,60 @@ def prove(case: dict[str, Any], environment: Path, scratch: Path) -> None:
     left_out = ("tokenizer.", "GGUF.", "general.name", "general.quantization_version", "general.file_type",
                 "general.size_label")  # fmt: skip
     case["metadata"] = {f.name: f.contents() for f in reader.fields.values() if not f.name.startswith(left_out)}
-    case["kl"] = None
+    figure = "kl" if BY_CLASS[case["config"]["architectures"][0]].has_head else "cosine"
+    case[figure] = None
     try:
-        case["kl"] = divergence(source, environment, scratch)
+        case[figure] = (divergence if figure == "kl" else distance)(source, environment, scratch)
     except Exception as error:
         print(f"no logits: {error}")
+
+
+def distance(source: Path, environment: Path, scratch: Path) -> float:
+    """Return the mean cosine distance of the engine's states of tokens from transformers'."""
+    from kvant.recipes.convert.convert import convert
+    from kvant.runtime import capi
+    from kvant.runtime.llamacpp import LlamaCpp
+
+    capi.FLASH_ATTENTION_ON, capi.TYPE_F16 = 0, 0
+    np.save(scratch / "tokens.npy", TOKENS)
+    child(environment, LOGITS, str(scratch / "states.npy"), str(scratch / "tokens.npy"), str(source))
+    convert(source, scratch / "ours.gguf", to="gguf", type="F32")
+    base = np.load(scratch / "states.npy").astype(np.float64)
+    layers = [read_layer(source / name) for name in ("2_Dense", "3_Dense") if (source / name).is_dir()]
+    with LlamaCpp(scratch / "ours.gguf", n_ctx=64, n_threads=2, embeddings=True) as engine:
+        found = engine_states(engine, base.shape[1], is_pooled=bool(layers)).astype(np.float64)
+    if layers:
+        base = base.mean(0, keepdims=True)
+        for matrix in layers:
+            base = base @ matrix.T
+    base, found = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (base, found))
+    return float(f"{(1 - (base * found).sum(-1)).mean():.2g}")
+
+
+def read_layer(folder: Path) -> np.ndarray:
+    """Return the matrix of a dense layer, float64 [out, in]."""
+    from safetensors.numpy import load_file
+
+    return load_file(folder / "model.safetensors")["linear.weight"].astype(np.float64)
+
+
+def engine_states(engine: Any, width: int, *, is_pooled: bool) -> np.ndarray:
+    """Return the engine's states, float32 [tokens, width], or what it makes of them all, [1, width]."""
+    lib = engine._lib
+    params = lib.llama_context_default_params()
+    params.n_ctx = params.n_batch = params.n_ubatch = engine.n_ctx
+    params.embeddings, params.pooling_type, params.flash_attn_type = True, -1 if is_pooled else 0, 0
+    lib.llama_free(engine._context)
+    engine._context = lib.llama_init_from_model(engine._model, params)
+    engine._decode(TOKENS, 0, 0)
+    if is_pooled:
+        lib.llama_get_embeddings_seq.argtypes = (ctypes.c_void_p, ctypes.c_int32)
+    get = lib.llama_get_embeddings_seq if is_pooled else lib.llama_get_embeddings
+    get.restype = ctypes.POINTER(ctypes.c_float)
+    if not is_pooled:
+        get.argtypes = (ctypes.c_void_p,)
+    pointer = get(engine._context, 0) if is_pooled else get(engine._context)
+    return np.ctypeslib.as_array(pointer, shape=(1 if is_pooled else len(TOKENS), width)).copy()
 
 
 def divergence(source: Path, environment: Path, scratch: Path) -> float:

@@ -184,13 +184,14 @@ def models() -> str:
         "# Models\n\nClasses in `architectures` of config.json that kvant converts itself, without torch. Each was "
         "checked once on a tiny random checkpoint: tensors and metadata equal to upstream's converter, and the "
         "engine's logits on the converted file against those of transformers in float32, as mean KL divergence in nats "
-        "per token (`python tools/family_goldens.py ENVIRONMENT`; tests/golden/families). Those without a figure are "
+        "per token, or of encoders the states of tokens, as mean cosine distance "
+        "(`python tools/family_goldens.py ENVIRONMENT`; tests/golden/families). Those without a figure are "
         "checked by tests/parity/test_upstream_converter.py, below 1e-10, Gemma's below 1e-6.\n\n"
         "Written as: GGUF always, Hugging Face and MLX directories where the layout is transformers' own. Statistics: "
         "`--calibrate` measures second moments and gradients of these; all others are quantized plainly or with an "
         "importance file (`--imatrix`).\n\n"
     )
-    header = ["classes", "models", "architecture", "written as", "statistics", "KL", "since"]
+    header = ["classes", "models", "architecture", "written as", "statistics", "KL or cosine distance", "since"]
     return text + table(header, rows) + "\n" + upstream_models()
 
 
@@ -220,9 +221,11 @@ def upstream_models() -> str:
 
 
 def proof(family: Family) -> str:
-    """Return the largest divergence in the tables of a family's proof; nothing if it has none."""
+    """Return the largest divergence or distance in the tables of a family's proof; nothing if it has none."""
     cases = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(GOLDENS.glob("*.json"))]
-    found = [case.get("kl") for case in cases if case["config"]["architectures"][0] in family.classes]
+    found = [
+        case.get("kl", case.get("cosine")) for case in cases if case["config"]["architectures"][0] in family.classes
+    ]
     known = [kl for kl in found if kl is not None]
     return f"{max(known):.1g}" if known else ""
 

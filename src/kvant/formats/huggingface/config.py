@@ -39,6 +39,19 @@ def read_json(path: Path) -> dict[str, Any]:
         FormatError: Absent, not UTF-8, not JSON, not an object, or a link that leads out of the directory.
         LimitError: Larger than `MAX_JSON_BYTES`.
     """
+    document = read_document(path)
+    if not isinstance(document, dict):
+        raise FormatError(f"{path}: holds a {type(document).__name__}, not an object. Download the file again.")
+    return document
+
+
+def read_document(path: Path) -> Any:
+    """Read JSON of any kind; see `read_json`.
+
+    Raises:
+        FormatError: Absent, not UTF-8, not JSON, or a link that leads out of the directory.
+        LimitError: Larger than `MAX_JSON_BYTES`.
+    """
     if path.is_symlink():
         member(path.parent, path.name)
     try:
@@ -57,8 +70,6 @@ def read_json(path: Path) -> dict[str, Any]:
         if instead:
             raise UnsupportedFormatError(f"{path}: {instead}") from error
         raise FormatError(f"{path}: is not valid JSON ({error}). Download the file again.") from error
-    if not isinstance(document, dict):
-        raise FormatError(f"{path}: holds a {type(document).__name__}, not an object. Download the file again.")
     return document
 
 

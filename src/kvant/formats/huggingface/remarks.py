@@ -7,6 +7,7 @@ from typing import Any
 from kvant.errors import FormatError
 from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.nextn import MTP_LAYERS
+from kvant.formats.huggingface.architectures.pooling import module_remarks
 from kvant.formats.huggingface.architectures.rope import rope_remarks
 from kvant.formats.huggingface.config import Config, read_optional_json, shown
 from kvant.formats.huggingface.entries import config_remarks, generation_remarks
@@ -26,6 +27,7 @@ def model_remarks(directory: Path, raw: Mapping[str, Any], family: Family, confi
     yield from _window(family, config)
     yield from rope_remarks(config, family.known_entries)
     yield from _heads(raw, config)
+    yield from module_remarks(config, family.modules)
     yield from config_remarks(raw, family.known_entries, config.path)
     yield from _generation(directory / GENERATION)
 

@@ -58,6 +58,28 @@ def test_names_inside_a_multimodal_model_are_the_text_models(name: str) -> None:
     assert family_of_class("Gemma3ForConditionalGeneration", "x").canonical_name(name) == "blk.3.ffn_up.weight"
 
 
+@pytest.mark.parametrize(
+    ("name", "theirs", "ours"),
+    [("GPT2LMHeadModel", "h.0.attn.c_attn.weight", "blk.0.attn_qkv.weight"),
+     ("BertModel", "bert.encoder.layer.0.output.dense.weight", "blk.0.ffn_down.weight"),
+     ("XLMRobertaModel", "roberta.embeddings.word_embeddings.weight", "token_embd.weight"),
+     ("ModernBertModel", "model.layers.1.mlp.Wi.weight", "blk.1.ffn_up.weight"),
+     ("Qwen3ForCausalLM", "layers.0.mlp.up_proj.weight", "blk.0.ffn_up.weight"),
+     ("Gemma3TextModel", "embed_tokens.weight", "token_embd.weight"),
+     ("Mamba2ForCausalLM", "model.backbone.layers.0.norm.weight", "blk.0.attn_norm.weight"),
+     ("Ernie4_5_MoeForCausalLM", "model.layers.1.mlp.moe_statics.e_score_correction_bias", "blk.1.exp_probs_b.bias")],
+)  # fmt: skip
+def test_names_as_published_checkpoints_spell_them(name: str, theirs: str, ours: str) -> None:
+    assert family_of_class(name, "x").canonical_name(theirs) == ours
+
+
+def test_norms_of_old_checkpoints_have_other_suffixes() -> None:
+    family = family_of_class("BertModel", "x")
+    config = Config(values={}, path=Path("config.json"))
+    name = family.canonical_name("bert.encoder.layer.0.output.LayerNorm.gamma", config)
+    assert name == "blk.0.layer_output_norm.weight"
+
+
 def test_an_unknown_architecture_lists_those_that_are_known() -> None:
     with pytest.raises(UnsupportedModelError, match=r"'FalconForCausalLM'.*LlamaForCausalLM.*GraniteForCausalLM"):
         family_of_class("FalconForCausalLM", "config.json")

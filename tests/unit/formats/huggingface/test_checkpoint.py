@@ -199,7 +199,7 @@ def test_a_tokenizer_of_another_kind_is_named(files: tuple[str, ...], words: str
     ("name", "words"),
     [
         ("BertForQuestionAnswering", "is an encoder.*kvant quantize model.onnx"),
-        ("BertModel", "Upstream's converter makes a GGUF of it"),
+        ("DistilBertModel", "Upstream's converter makes a GGUF of it"),
     ],
 )
 def test_encoders_are_sent_to_who_makes_something_of_them(name: str, words: str, copied: Path) -> None:

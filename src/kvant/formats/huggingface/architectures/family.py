@@ -106,6 +106,7 @@ class Family:
         transforms: Tensors of `names` and `outside` that change, by canonical stem.
         renamed: Gives a tensor of a checkpoint the name that the tables know.
         spelled: Gives the entries of config.json the names that the tables know.
+        prefixes: What may stand before the names of a checkpoint of another class.
         ends: Stems outside the blocks that must be there.
         has_head: Whether there is an `output.weight` where the embedding is not the head as well.
         required: Stems that every block must have, or those of one block by its number.
@@ -128,6 +129,7 @@ class Family:
         derived: Entries that follow from others, as transformers' configuration computes them.
         instead: Another family that a config.json of these classes is of; None if it is of this one.
         entries: What its config.json may hold beyond `entries.COMMON` and `keys`.
+        modules: Steps of sentence-transformers' `modules.json` that are in what is made.
         skipped: Further prefixes of tensors that are no part of the language model.
         check: Refuses configurations that llama.cpp would compute differently.
         computes_head_dim: Whether transformers fills in a head length that config.json leaves out.
@@ -154,6 +156,7 @@ class Family:
     transforms: Mapping[str, Transform] = field(default_factory=dict)
     renamed: Callable[[str, Config], str] = _same_name
     spelled: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _as_it_is
+    prefixes: tuple[str, ...] = ()
     ends: tuple[str, ...] = ("token_embd", "output_norm")
     has_head: bool = True
     required: Sequence[str] | Callable[[Config, int], Collection[str]] = tuple(BLOCK_NAMES)
@@ -175,6 +178,7 @@ class Family:
     derived: Callable[[Config], Mapping[str, Any]] = _nothing_derived
     instead: Callable[[Mapping[str, Any]], "Family | None"] = _itself
     entries: frozenset[str] = frozenset()
+    modules: frozenset[str] = frozenset({"Transformer"})
     skipped: tuple[str, ...] = ()
     check: Callable[[Config], None] = _nothing_refused
     computes_head_dim: bool = False
@@ -228,7 +232,8 @@ class Family:
 
     def is_skipped(self, theirs: str) -> bool:
         """Whether a tensor of a checkpoint is no part of the language model."""
-        return theirs.removeprefix("model.").startswith(OTHER_PARTS) or theirs.startswith(self.skipped or ("\0",))
+        own = self._without_prefix(theirs)
+        return theirs.removeprefix("model.").startswith(OTHER_PARTS) or own.startswith(self.skipped or ("\0",))
 
     def places(self, theirs: str, config: Config | None = None) -> Iterator[Place]:
         """Yield where a tensor of a checkpoint goes; nowhere if the family has none of that name."""
@@ -251,7 +256,12 @@ class Family:
 
     def _whole(self, name: str) -> str:
         """The name within a whole text model: without a wrapper's prefix, with the root of a bare one."""
-        name = name.replace("language_model.", "", 1)
+        name = self._without_prefix(name.replace("language_model.", "", 1))
         root = self.block.partition(".")[0] + "."
         known = (root, *(theirs.partition(".")[0] + "." for theirs in self.outside.values()))
         return name if name.startswith(known) else root + name
+
+    def _without_prefix(self, name: str) -> str:
+        for prefix in self.prefixes:
+            name = name.removeprefix(prefix)
+        return name

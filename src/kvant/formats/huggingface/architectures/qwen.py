@@ -3,6 +3,7 @@
 from kvant.errors import UnsupportedModelError
 from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.names import ATTENTION_BIASES, BLOCK_NAMES, QK_NORMS
+from kvant.formats.huggingface.architectures.pooling import POOLED, pooling
 from kvant.formats.huggingface.architectures.rope import check_whole_rotation
 from kvant.formats.huggingface.config import Config, shown
 
@@ -57,6 +58,8 @@ QWEN2 = Family(
     models="Qwen2, Qwen2.5",
     since="0.1",
     check=check_qwen2,
+    computed=pooling,
+    modules=POOLED,
     entries=WINDOWS,
     biased=ATTENTION_BIASES[:3],
     unseen_window=unseen_window,
@@ -68,13 +71,15 @@ QWEN2 = Family(
 
 QWEN3 = Family(
     architecture="qwen3",
-    classes=("Qwen3ForCausalLM",),
+    classes=("Qwen3ForCausalLM", "Qwen3Model"),
     model_type="qwen3",
-    models="Qwen3, dense",
+    models="Qwen3, dense; Qwen3-Embedding",
     since="0.1",
     names={**BLOCK_NAMES, **QK_NORMS},
     required=(*BLOCK_NAMES, *QK_NORMS),
     check=check_whole_rotation,
+    computed=pooling,
+    modules=POOLED,
     entries=WINDOWS,
     bias_flags={"attention_bias": ATTENTION_BIASES},
     unseen_window=unseen_window,

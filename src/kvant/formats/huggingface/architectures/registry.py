@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from kvant.errors import UnsupportedModelError
+from kvant.formats.huggingface.architectures.bert import BERT, XLM_ROBERTA
 from kvant.formats.huggingface.architectures.cohere2 import COHERE2
+from kvant.formats.huggingface.architectures.embedding_gemma import EMBEDDING_GEMMA
 from kvant.formats.huggingface.architectures.ernie import ERNIE4_5, ERNIE4_5_MOE
 from kvant.formats.huggingface.architectures.exaone import EXAONE4
+from kvant.formats.huggingface.architectures.falcon_h1 import FALCON_H1
 from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.gemma2 import GEMMA2
 from kvant.formats.huggingface.architectures.gemma3 import GEMMA3
@@ -18,10 +21,14 @@ from kvant.formats.huggingface.architectures.gpt2 import GPT2
 from kvant.formats.huggingface.architectures.gpt_oss import GPT_OSS
 from kvant.formats.huggingface.architectures.granite import GRANITE
 from kvant.formats.huggingface.architectures.granite_moe import GRANITEHYBRID, GRANITEMOE
+from kvant.formats.huggingface.architectures.hunyuan import HUNYUAN, HUNYUAN_MOE
 from kvant.formats.huggingface.architectures.layer_norms import PHI2, STABLELM, STARCODER2
 from kvant.formats.huggingface.architectures.lfm2 import LFM2, LFM2MOE
 from kvant.formats.huggingface.architectures.llama import LLAMA, MISTRAL
+from kvant.formats.huggingface.architectures.mamba import MAMBA2
 from kvant.formats.huggingface.architectures.mistral import MISTRAL3, MIXTRAL
+from kvant.formats.huggingface.architectures.modern_bert import MODERN_BERT
+from kvant.formats.huggingface.architectures.nomic_bert import NOMIC_BERT
 from kvant.formats.huggingface.architectures.olmo import OLMO2, OLMO3
 from kvant.formats.huggingface.architectures.phi3 import PHI3
 from kvant.formats.huggingface.architectures.qwen import QWEN2, QWEN3
@@ -38,6 +45,7 @@ FAMILIES: tuple[Family, ...] = (
     QWEN2MOE, QWEN3MOE, QWEN3NEXT, QWEN35, QWEN35MOE, QWEN2VL, QWEN3VL, QWEN3VLMOE, MISTRAL3, MIXTRAL, GPT_OSS,
     LFM2, LFM2MOE, GRANITEMOE, GRANITEHYBRID, OLMO2, OLMO3, EXAONE4, SEED_OSS, STABLELM, STARCODER2, PHI2, GPT2,
     COHERE2, ERNIE4_5, ERNIE4_5_MOE, GLM4, GLM4MOE,
+    HUNYUAN, HUNYUAN_MOE, MAMBA2, FALCON_H1, BERT, XLM_ROBERTA, NOMIC_BERT, MODERN_BERT, EMBEDDING_GEMMA,
 )  # fmt: skip
 """In the order of documentation; the first of those that share an architecture is what a GGUF becomes."""
 

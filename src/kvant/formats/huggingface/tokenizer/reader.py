@@ -49,7 +49,7 @@ LLAMA_LIKE = frozenset({
     "apertus", "arcee", "afmoe",
 })  # fmt: skip
 """`model_type`s whose directories upstream's converter reads by its rules for Llama."""
-SEGMENTED = frozenset({"roberta", "camembert"})
+SEGMENTED = frozenset({"roberta", "camembert", "bert", "xlm-roberta", "nomic_bert"})
 """`model_type`s with a byte-level tokenizer whose embeddings have token types."""
 STARCODER_VOCABULARY = 49152
 """Vocabulary size by which upstream tells Granite and SmolLM models, which want no BOS."""

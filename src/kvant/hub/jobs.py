@@ -21,6 +21,7 @@ from kvant.hub.store import Store, StoredModel
 from kvant.progress import SILENT, Progress
 
 _VARIANT = re.compile(r"(?P<model>.+)[-._](?P<tag>(?:I?Q|TQ|BF|F|MXFP)\d\w*)", re.IGNORECASE)
+_EYES = re.compile(r"mmproj[-._]+(?=[^-._])", re.IGNORECASE)
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 
@@ -187,12 +188,17 @@ def show(name: str | ModelName, *, store: Store | None = None) -> StoredModel:
 def name_of_file(file: Path) -> str:
     """Return the name that a file's name suggests: what looks like a variant becomes the tag.
 
+    A projector, `mmproj-NAME-F16.gguf`, gets a tag of the model's own name, `NAME:mmproj-F16`, where it is found.
+
     Raises:
         ModelNameError: None of it can be a name.
     """
     stem = _SHARD.sub("", file.name.removesuffix(".gguf"))
+    eyes = _EYES.match(stem)
+    stem = stem[eyes.end() :] if eyes else stem
     match = _VARIANT.fullmatch(stem)
     model, tag = (match["model"], match["tag"]) if match else (stem, "latest")
+    tag = f"mmproj-{tag}" if eyes and match else "mmproj" if eyes else tag
     model = re.sub(r"[^a-z0-9_.-]+|\.{2,}", "-", model.lower()).strip("-.")
     if not model:
         raise ModelNameError(f"{file.name}: says no name for the model. Give one after it.")

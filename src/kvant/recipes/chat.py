@@ -384,7 +384,11 @@ def projector_of(path: Path, given: Path | None, *, sees: bool = False, hears: b
         UnsupportedModelError: There is none, no telling which, or it does not take what it must.
         FormatError: What was given is damaged, or no projector.
     """
-    found = read_projector(given) if given is not None else projector_for(path, read_gguf(path))
+    found = (
+        read_projector(given)
+        if given is not None
+        else projector_for(path, read_gguf(path).hyper("embedding_length", 0))
+    )
     if found is not None and (sees > found.sees or hears > found.hears):
         what = "pictures" if sees > found.sees else "sounds"
         raise UnsupportedModelError(f"{found.path}: takes no {what}. Leave them out, or give another: --mmproj FILE")

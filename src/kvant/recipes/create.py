@@ -1,5 +1,6 @@
 """Make a stored model from a Modelfile: weights of a file, directory or stored model, quantized if asked; settings."""
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -125,9 +126,19 @@ def create(
                 threads=making.threads, allow_requantize=making.allow_requantize, progress=progress,
             )  # fmt: skip
         for remark in made.remarks:
-            progress.say(remark)
+            if str(place) not in remark:  # where the projector was written
+                progress.say(remark)
         on_step("writing manifest")
+        _keep_projectors(Path(place), name, settings, store, progress)
         return store.import_file(out, name, settings, progress=progress, move=True)
+
+
+def _keep_projectors(place: Path, name: ModelName, settings: ModelSettings, store: Store, progress: Progress) -> None:
+    """Keep what a conversion wrote beside the language model as a tag of its name, where it is found."""
+    for file in sorted(place.glob("mmproj-*.gguf")):
+        own = dataclasses.replace(name, tag=f"mmproj-{file.stem.rpartition('-')[2]}")
+        store.import_file(file, own, ModelSettings(source=settings.source), progress=progress, move=True)
+        progress.say(f"The projector is kept as {own}: every tag of the name sees by it.")
 
 
 def _pulled(

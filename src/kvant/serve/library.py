@@ -78,6 +78,12 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
     projector: Projector | None = None
 
     @property
+    def identity(self) -> str:
+        """What changes when the model or its projector does."""
+        seen = self.projector
+        return f"{self.digest} {seen.path} {seen.size_bytes}" if seen else self.digest
+
+    @property
     def total_bytes(self) -> int:
         """Bytes of its files and its projector's."""
         return self.size_bytes + (self.projector.size_bytes if self.projector else 0)
@@ -190,7 +196,7 @@ def model_file(name: str, path: Path, digest: str, settings: ModelSettings | Non
         modified_at=datetime.fromtimestamp(os.stat(path).st_mtime, UTC),  # noqa: PTH116
         settings=settings or ModelSettings(),
         facts=facts(model),
-        projector=projector_for(path, model),
+        projector=projector_for(path, model.hyper("embedding_length", 0)),
     )
 
 

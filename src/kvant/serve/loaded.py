@@ -85,4 +85,4 @@ class Known:
 
 def _identity(file: ModelFile) -> tuple[str, str | None]:
     """What a worker is started with: another file or another template needs another worker."""
-    return file.digest, file.settings.template
+    return file.identity, file.settings.template

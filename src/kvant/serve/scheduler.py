@@ -137,9 +137,9 @@ class Scheduler:
         wanted = context or self.settings.context
         if wanted is not None:
             wanted = rounded(wanted, file.facts.context_length)
-        key = (file.digest, wanted, batch)
+        key = (file.identity, wanted, batch)
         size = self._sizes[key] if key in self._sizes else await asyncio.to_thread(self._size, file, wanted, batch)
-        for known in ((file.digest, *size.extent), key):
+        for known in ((file.identity, *size.extent), key):
             self._sizes[known] = self._sizes.pop(known, size)
         while len(self._sizes) > MAX_SIZES:
             del self._sizes[next(iter(self._sizes))]
@@ -332,10 +332,10 @@ class Scheduler:
                 self._background(self._stop(place, "reloaded"))
             if place is not None or now < known.not_before or self._is_leaving(known):
                 continue
-            size = self._sizes.get((known.file.digest, *known.queue.extent))
+            size = self._sizes.get((known.file.identity, *known.queue.extent))
             if size is None:  # nobody asked for just this, or the file changed while requests for it wait
                 unknown = Size(extent=head.extent, parallel=1, size_bytes=known.file.size_bytes)
-                size = self._sizes.get((known.file.digest, *head.extent), unknown)
+                size = self._sizes.get((known.file.identity, *head.extent), unknown)
             if not self._make_room(size.size_bytes, known):
                 return _oldest(known)
             self._load(known, size)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from kvant.errors import KvantError, ModelNameError, ModelNotFoundError
 from kvant.files import CHUNK_BYTES
+from kvant.formats.gguf.companions import projector_for
+from kvant.formats.gguf.kinds import CLIP
 from kvant.formats.gguf.reader import read_gguf
 from kvant.hub.names import ModelName
 from kvant.hub.store import Store, StoredModel
@@ -15,7 +17,8 @@ from kvant.serve.library import Facts, ModelFile, facts
 class StoreLibrary:
     """Every model of a store, by its shortest name with its tag; damaged ones are left out of the list.
 
-    What a header says is read once per digest. A model that is kept in parts is listed without being put together.
+    A projector is a model of the same name under a tag that begins with `mmproj`; it is no model of its own here. What
+    a header says is read once per digest. A model that is kept in parts is listed without being put together.
 
     Args:
         store: The store; kvant's own by default.
@@ -33,7 +36,8 @@ class StoreLibrary:
         found = []
         for model in self.store.list():
             try:
-                found.append(self._file(model))
+                file = self._file(model)
+                found += [file] * (file.facts.architecture != CLIP)
             except (KvantError, OSError):  # fsck says what is wrong with it
                 continue
         return found
@@ -49,7 +53,12 @@ class StoreLibrary:
             wanted = ModelName.parse(name)
         except ModelNameError as error:
             raise ModelNotFoundError(f"model {name[:200]!r}: is not there, and is no name. {error}") from None
-        return self._file(self.store.find(wanted))
+        file = self._file(self.store.find(wanted))
+        if file.facts.architecture == CLIP:
+            raise ModelNotFoundError(
+                f"model {name[:200]!r}: is a projector, which lets the other tags of its name see."
+            )
+        return file
 
     def _file(self, model: StoredModel) -> ModelFile:
         known = self._facts.get(model.digest)
@@ -59,6 +68,7 @@ class StoreLibrary:
         return ModelFile(
             name=model.name.tagged, path=model.path, digest=model.digest, size_bytes=model.size_bytes,
             modified_at=model.modified_at, settings=model.settings, facts=known,
+            projector=projector_for(model.path, known.embedding_length) if known.architecture != CLIP else None,
         )  # fmt: skip
 
     def _facts_in_parts(self, model: StoredModel) -> Facts:

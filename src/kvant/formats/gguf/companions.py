@@ -94,12 +94,12 @@ def projectors_beside(path: Path) -> list[Path]:
     return sorted(file for file in path.parent.glob(PATTERN) if file != path)
 
 
-def projector_for(path: Path, model: Model) -> Projector | None:
+def projector_for(path: Path, width: int) -> Projector | None:
     """Return the projector beside a model that belongs to it; None if there is none, or no telling which.
 
     Args:
         path: The model's file.
-        model: Its header.
+        width: Numbers of its hidden state, `embedding_length`.
     """
     fitting = []
     for file in projectors_beside(path):
@@ -107,7 +107,7 @@ def projector_for(path: Path, model: Model) -> Projector | None:
             found = read_projector(file)
         except (KvantError, OSError):
             continue
-        if found.width == model.hyper("embedding_length", 0):
+        if found.width == width:
             fitting.append(found)
     own = _stem(path)
     named = [found for found in fitting if _stem(found.path) and _stem(found.path) == own]

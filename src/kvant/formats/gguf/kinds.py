@@ -7,7 +7,7 @@ from kvant.model import Model
 
 MODEL, PROJECTOR = "model", "mmproj"
 
-_CLIP = "clip"
+CLIP = "clip"
 """Architecture of projectors, also of those made before `general.type` said so."""
 
 _INSTEAD = {
@@ -67,7 +67,7 @@ def kind_of(model: Model) -> str:
     kind = model.get("general.type")
     if isinstance(kind, str) and kind in _INSTEAD:
         return kind
-    if model.architecture == _CLIP:
+    if model.architecture == CLIP:
         return PROJECTOR
     if model.tensors and all(name.endswith((".lora_a", ".lora_b")) for name in model.tensors):
         return "adapter"

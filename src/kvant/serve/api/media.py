@@ -49,7 +49,7 @@ def _blind(file: ModelFile, part: Media) -> str:
         )
     return (
         f"{part.where}: {file.name} does not support {what}: it has no projector. Put its mmproj-*.gguf beside the "
-        "model's file in the directory that is served, or send text alone."
+        "model's file, or into the store (kvant import mmproj-NAME-F16.gguf NAME:mmproj), or send text alone."
     )
 
 

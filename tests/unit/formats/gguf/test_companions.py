@@ -21,7 +21,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _chosen(text: Path, root: Path, *names: str, width: int = 256) -> str | None:
     for name in names:
         write_tiny_projector(root / name, width=width)
-    found = projector_for(root / "tiny-Q4_K_M.gguf", read_gguf(text))
+    found = projector_for(root / "tiny-Q4_K_M.gguf", read_gguf(text).hyper("embedding_length"))
     return found.path.name if found else None
 
 

@@ -32,6 +32,7 @@ class LlamaCpp:
         repack: Let the engine keep some weights in a second, faster layout.
         vocab_only: Load the tokenizer and no weights; nothing can be decoded.
         n_seq: Sequences that `extend` reads side by side; all other calls use the first.
+        weightless: Load all but the weights' values: the engine checks hyperparameters, tokenizer, names and shapes.
         embeddings: Make vectors of texts, by the model's own pooling or else the mean, instead of logits.
 
     Attributes:
@@ -59,6 +60,7 @@ class LlamaCpp:
         vocab_only: bool = False,
         n_seq: int = 1,
         embeddings: bool = False,
+        weightless: bool = False,
     ) -> None:
         self._lib = capi.load()
         self._model: int | None = None
@@ -68,9 +70,11 @@ class LlamaCpp:
         self.path, self.n_ctx = path, n_ctx
         start = time.perf_counter()
         try:
-            self._model = self._open_model(use_mmap=use_mmap, repack=repack, vocab_only=vocab_only)
+            self._model = self._open_model(
+                use_mmap=use_mmap and not weightless, repack=repack, vocab_only=vocab_only, weightless=weightless
+            )
             self._vocab = self._lib.llama_model_get_vocab(self._model)
-            if not vocab_only:
+            if not vocab_only and not weightless:
                 self._context = self._open_context(n_threads, all_logits=all_logits, embeddings=embeddings)
         except EngineError:
             self.close()
@@ -84,12 +88,12 @@ class LlamaCpp:
         self.tensor_bytes = int(self._lib.llama_model_size(self._model))
         self.n_ctx_train = int(self._lib.llama_model_n_ctx_train(self._model))
 
-    def _open_model(self, *, use_mmap: bool, repack: bool, vocab_only: bool) -> int:
+    def _open_model(self, *, use_mmap: bool, repack: bool, vocab_only: bool, weightless: bool) -> int:
         params = self._lib.llama_model_default_params()
         params.n_gpu_layers = 0
         params.load_mode = capi.LOAD_MAP if use_mmap else capi.LOAD_READ
         params.use_extra_bufts = repack
-        params.vocab_only = vocab_only
+        params.vocab_only, params.no_alloc = vocab_only, weightless
         capi.clear_log()
         model = self._lib.llama_model_load_from_file(str(self.path).encode(), params)
         if not model:

@@ -23,6 +23,7 @@ class Open(msgspec.Struct, tag=True, frozen=True):
     n_seq: int = 1
     spinning: bool | None = None  # of ONNX Runtime's idle threads
     embeddings: bool = False
+    weightless: bool = False
 
 
 class Tokenize(msgspec.Struct, tag=True, frozen=True):

@@ -21,6 +21,7 @@ from kvant.model import Model
 from kvant.progress import Progress
 from kvant.quant.grids import kept_tensors, may_keep
 from kvant.quant.roles import ALWAYS_F32
+from kvant.recipes.convert.loadable import check_loads, is_checked
 from kvant.tensors import LazyTensor, Tensor, row_length
 
 FILE_TYPES = {kind.name: number for kind, number in FLOAT_FILE_TYPES.items()} | {"Q8_0": 7}
@@ -114,6 +115,8 @@ def _write_gguf(work: Work) -> Files:
     kinds = Counter(t.block_type.name for t in blocks.values() if t.block_type.is_quantized)
     kinds = kinds or Counter([t.block_type.name for t in blocks.values()] or [work.type.name])
     metadata = {**work.model.metadata, "general.file_type": u32(_FILE_TYPES[kinds.most_common(1)[0][0]])}
+    if is_checked(work.model):
+        check_loads(metadata, tensors, work.out)
     files = write_gguf(
         work.out, metadata, tensors, overwrite=work.overwrite, max_file_bytes=work.max_file_bytes,
         progress=work.progress,

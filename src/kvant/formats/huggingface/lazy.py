@@ -13,6 +13,9 @@ from kvant.errors import FormatError
 from kvant.kernels import decode
 from kvant.tensors import LazyTensor, Tensor, n_rows, row_length
 
+SHORTEST_RUN = 8
+"""Rows that neighbour each other in the source, on average, from which on each run is read by itself."""
+
 
 def renamed(tensor: Tensor, name: str) -> LazyTensor:
     """The same tensor under another name."""
@@ -72,7 +75,7 @@ def gathered(tensor: Tensor, order: np.ndarray) -> LazyTensor:
     Args:
         tensor: A matrix in any block type (rows move whole), or a vector of floats.
         order: Source of each row, int64 [rows]; nearby rows should have nearby sources, because the span between the
-            first and last source of a request is what is read.
+            first and last source of a request is what is read, unless they are few long runs.
     """
     return _taken(tensor, order, tensor.shape)
 
@@ -107,8 +110,11 @@ def _taken(tensor: Tensor, order: np.ndarray, shape: tuple[int, ...]) -> LazyTen
             wanted = order[start:stop]
             if not len(wanted):
                 return tensor.read_bytes(0, 0)
-            low = int(wanted.min())
-            return np.asarray(tensor.read_bytes(low, int(wanted.max()) + 1)[wanted - low])
+            low, high = int(wanted.min()), int(wanted.max()) + 1
+            runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1)
+            if high - low > 2 * len(wanted) and len(wanted) >= SHORTEST_RUN * len(runs):
+                return np.concatenate([tensor.read_bytes(int(run[0]), int(run[-1]) + 1) for run in runs])
+            return np.asarray(tensor.read_bytes(low, high)[wanted - low])
 
     return LazyTensor(name=tensor.name, shape=shape, block_type=tensor.block_type, read=read)
 
@@ -123,14 +129,26 @@ def columns(tensor: Tensor, order: np.ndarray) -> LazyTensor:
     Returns:
         A tensor of [..., m].
     """
-    item = tensor.block_type.block_bytes
+    unit = _unit(order, tensor.shape[-1])
+    item, groups = tensor.block_type.block_bytes * unit, order[::unit] // unit
 
     def read(start: int, stop: int) -> np.ndarray:
         rows = np.ascontiguousarray(tensor.read_bytes(start, stop))
-        return np.ascontiguousarray(rows.reshape(len(rows), -1, item)[:, order]).reshape(len(rows), -1)
+        return np.ascontiguousarray(rows.reshape(len(rows), -1, item)[:, groups]).reshape(len(rows), -1)
 
     shape = (*tensor.shape[:-1], len(order))
     return LazyTensor(name=tensor.name, shape=shape, block_type=tensor.block_type, read=read)
+
+
+def _unit(order: np.ndarray, length: int) -> int:
+    """Return the largest power of two by whose groups an order moves items of rows of a length."""
+    unit = 1
+    while len(order) % (2 * unit) == 0 and length % (2 * unit) == 0:
+        groups = order.reshape(-1, 2 * unit)
+        if not len(order) or (groups[:, 0] % (2 * unit)).any() or (np.diff(groups) != 1).any():
+            break
+        unit *= 2
+    return unit
 
 
 def transposed(tensor: Tensor) -> LazyTensor:

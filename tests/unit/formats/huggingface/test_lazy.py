@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kvant.dtypes import BF16, F16, F32
-from kvant.formats.huggingface.lazy import as_float32, gathered, renamed, shifted
+from kvant.formats.huggingface.lazy import as_float32, columns, gathered, renamed, shifted
 from kvant.kernels import encode
 from kvant.tensors import LazyTensor, array_tensor
 
@@ -37,6 +37,34 @@ def test_items_of_a_vector_move_alone() -> None:
     order = np.array([0, 4, 1, 5, 2, 6, 3, 7])
     found = gathered(array_tensor("bias", values, F32), order).read_bytes(0, 1)
     assert np.array_equal(found.view(np.float32)[0], values[order])
+
+
+def test_far_runs_are_read_one_by_one() -> None:
+    asked: list[tuple[int, int]] = []
+    rows = np.arange(1000, dtype=np.float32).reshape(-1, 1)
+
+    def read(start: int, stop: int) -> np.ndarray:
+        asked.append((start, stop))
+        return rows[start:stop].view(np.uint8)
+
+    tensor = LazyTensor(name="m", shape=(1000, 1), block_type=F32, read=read)
+    heads = np.arange(1000).reshape(10, 10, 10).swapaxes(0, 1).reshape(-1)  # heads of ten rows, a hundred apart
+    found = gathered(tensor, heads).read_bytes(2, 30).view(np.float32).reshape(-1)
+    assert np.array_equal(found, heads[2:30].astype(np.float32))
+    assert asked == [(2, 10), (100, 110), (200, 210)]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 8])
+def test_columns_move_alone_or_by_heads(length: int) -> None:
+    order = np.concatenate([np.arange(head * length, (head + 1) * length) for head in (2, 0, 3, 1)])
+    values = np.arange(8 * length, dtype=np.float16).reshape(2, -1)
+    found = columns(array_tensor("m", values, F16), order)
+    assert np.array_equal(found.read_bytes(0, 2).view(np.float16), values[:, order])
+    odd = columns(array_tensor("m", values, F16), order[::-1][:3])
+    assert (odd.shape, odd.read_bytes(1, 2).view(np.float16).tolist()) == (
+        (2, 3),
+        [values[1][order[::-1][:3]].tolist()],
+    )
 
 
 def test_shift_is_one_float32_addition() -> None:

@@ -27,7 +27,7 @@ Steps = Callable[[int, int], np.ndarray]
 STEPPED = tuple(sorted((*SYMMETRIC, *AFFINE), key=lambda name: BLOCK_TYPES[name].bpw))
 """Types for grids whose step is known, the smallest first."""
 
-CHUNK_WEIGHTS = 1 << 18
+CHUNK_WEIGHTS = 1 << 16
 SAMPLED_BLOCKS = 1024
 SAMPLED_PLACES = 8
 MIN_BLOCKS = 32  # that hold more than zeros: fewer prove no grid

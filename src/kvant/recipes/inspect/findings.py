@@ -9,7 +9,7 @@ import numpy as np
 from kvant.dtypes import BlockType, Family, block_type
 from kvant.errors import KvantError, PlanError
 from kvant.formats.gguf.architectures import ENGINE_ARCHITECTURES
-from kvant.formats.gguf.kinds import makes_vectors
+from kvant.formats.gguf.kinds import CLIP, makes_vectors
 from kvant.kernels import decode
 from kvant.model import Model
 from kvant.quant.grids import sample
@@ -147,6 +147,8 @@ def _sample(tensor: Tensor) -> np.ndarray | None:
 
 
 def _missing(model: Model) -> Iterator[str]:
+    if model.architecture == CLIP:  # loaded beside a model, and needs no tokenizer
+        return
     if "general.architecture" not in model.metadata:
         yield "there is no general.architecture: no engine can load this file."
     elif model.architecture not in ENGINE_ARCHITECTURES:

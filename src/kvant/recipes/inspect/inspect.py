@@ -9,7 +9,8 @@ import numpy as np
 
 from kvant.devices.active import active_weights
 from kvant.dtypes import Family, precision_class
-from kvant.formats.gguf.kinds import MODEL, kind_of
+from kvant.formats.gguf.companions import read_projector
+from kvant.formats.gguf.kinds import MODEL, PROJECTOR, kind_of
 from kvant.formats.huggingface.headers import usual_name, usual_names
 from kvant.formats.open import format_name, open_as_stored
 from kvant.metadata import StringArray, Value, ValueType
@@ -167,7 +168,15 @@ def inspect(source: Model | Path) -> Inspection:
 def _kind(model: Model) -> tuple[str, ...]:
     """Say of a GGUF that is no model what it is."""
     kind = kind_of(model)
-    return () if kind == MODEL else (f"this file is of the kind {kind}: no model that could be run by itself.",)
+    if kind == MODEL:
+        return ()
+    said = f"this file is of the kind {kind}: no model that could be run by itself."
+    if kind != PROJECTOR:
+        return (said,)
+    eyes = read_projector(model.path)
+    return (
+        f"{said} By it ({eyes.kind}) models of width {eyes.width} have {' and '.join(eyes.abilities) or 'nothing'}.",
+    )
 
 
 def role_name(name: str) -> str:

@@ -6,6 +6,7 @@ from kvant.errors import FormatError
 from kvant.formats.gguf.companions import projector_for, read_projector
 from kvant.formats.gguf.reader import read_gguf
 from kvant.recipes.convert.convert import convert
+from kvant.recipes.inspect.inspect import inspect
 from kvant.testing.pictures import write_tiny_projector
 from kvant.testing.tiny_models import write_tiny_model
 
@@ -55,3 +56,9 @@ def test_other_models_projectors_are_not_guessed_among(text: Path, tmp_path: Pat
 def test_a_damaged_projector_is_passed_over(text: Path, tmp_path: Path) -> None:
     (tmp_path / "mmproj-tiny-F16.gguf").write_bytes(b"GGUF" + bytes(100))
     assert _chosen(text, tmp_path, "mmproj-F16.gguf") == "mmproj-F16.gguf"
+
+
+def test_what_inspect_says_of_a_projector(tmp_path: Path) -> None:
+    found = inspect(write_tiny_projector(tmp_path / "mmproj.gguf"))
+    assert [warning for warning in found.warnings if "engine" in warning or "tokenizer" in warning] == []
+    assert any("(idefics3) models of width 256 have vision" in warning for warning in found.warnings)

@@ -47,7 +47,7 @@ IGNORED_SUFFIXES = (
 ACTIVATIONS: Mapping[str, str] = {"swish": "silu", "gelu_new": "gelu_pytorch_tanh", "gelu_fast": "gelu_pytorch_tanh"}
 """Other names that transformers has for the same functions."""
 
-NULLABLE = frozenset({"sliding_window", "attn_logit_softcapping", "final_logit_softcapping"})
+NULLABLE = frozenset({"sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "q_lora_rank"})
 """Entries whose null is not the default but says that there is none."""
 
 
@@ -120,7 +120,7 @@ def read_huggingface(directory: Path, *, known_as: str = "", adapter: Adapter | 
         metadata=metadata, tensors=tensors, path=directory, known_as=known_as,
         files=(*_files(directory), *(adapter.files if adapter else ())),
         stored={name: how for name, how in stored.items() if name in tensors},
-        remarks=(*left_over(directory), *remarks, *_other_parts(weights, family), *tied, *dropped,
+        remarks=(*left_over(directory), *remarks, *_other_parts(weights, family, config), *tied, *dropped,
             *without, *model_remarks(directory, raw, family, config),
         ),
         is_mended=bool(plain.is_renamed or adapter or tied),
@@ -185,7 +185,7 @@ def _canonical(tensors: Mapping[str, Tensor], family: Family, config: Config) ->
     found: dict[str, dict[int | None, LazyTensor]] = {}
     counts: dict[str, str | None] = {}
     for theirs, tensor in tensors.items():
-        if theirs.endswith(IGNORED_SUFFIXES) or family.is_skipped(theirs):
+        if theirs.endswith(IGNORED_SUFFIXES) or family.is_skipped(theirs, config):
             continue
         places = list(family.places(theirs, config))
         if not places:
@@ -237,9 +237,9 @@ def _whole(name: str, parts: Mapping[int | None, LazyTensor], count: int, config
     return stacked(name, tensors)
 
 
-def _other_parts(weights: Iterable[str], family: Family) -> tuple[str, ...]:
+def _other_parts(weights: Iterable[str], family: Family, config: Config) -> tuple[str, ...]:
     """Say what is no part of the language model: a multimodal model's other towers."""
-    skipped = [name for name in weights if family.is_skipped(name)]
+    skipped = [name for name in weights if family.is_skipped(name, config)]
     if not skipped:
         return ()
     return (f"{len(skipped)} tensors (first {skipped[0]}) are no part of the language model and are left out.",)
@@ -309,7 +309,7 @@ def _held(
 
     found: dict[str, dict[int, tuple[Layer, Move | None]]] = {}
     for theirs, layer in layers.items():
-        for place in () if family.is_skipped(theirs) else family.places(theirs, config):
+        for place in () if family.is_skipped(theirs, config) else family.places(theirs, config):
             moves = place.change is None or place.change.moves_rows
             found.setdefault(place.name, {})[place.expert or 0] = (
                 layer,

@@ -26,6 +26,7 @@ from kvant.formats.huggingface.architectures.names import (
     Place,
     Rule,
     layer_of,
+    layer_of_theirs,
     rules,
 )
 from kvant.formats.huggingface.architectures.rope import Lengthening
@@ -131,6 +132,7 @@ class Family:
         entries: What its config.json may hold beyond `entries.COMMON` and `keys`.
         modules: Steps of sentence-transformers' `modules.json` that are in what is made.
         skipped: Further prefixes of tensors that are no part of the language model.
+        drops_guessing: Whether blocks behind the layers, which guess further tokens, are left out as upstream does.
         check: Refuses configurations that llama.cpp would compute differently.
         computes_head_dim: Whether transformers fills in a head length that config.json leaves out.
         biased: Stems that have a bias whatever config.json says.
@@ -180,6 +182,7 @@ class Family:
     entries: frozenset[str] = frozenset()
     modules: frozenset[str] = frozenset({"Transformer"})
     skipped: tuple[str, ...] = ()
+    drops_guessing: bool = False
     check: Callable[[Config], None] = _nothing_refused
     computes_head_dim: bool = False
     biased: tuple[str, ...] = ()
@@ -230,8 +233,10 @@ class Family:
         """Return the block that a canonical tensor name is in; None outside the blocks."""
         return layer_of(name)
 
-    def is_skipped(self, theirs: str) -> bool:
+    def is_skipped(self, theirs: str, config: Config) -> bool:
         """Whether a tensor of a checkpoint is no part of the language model."""
+        if self.drops_guessing and layer_of_theirs(theirs) >= config.n_layers:
+            return True
         own = self._without_prefix(theirs)
         return theirs.removeprefix("model.").startswith(OTHER_PARTS) or own.startswith(self.skipped or ("\0",))
 

@@ -7,6 +7,7 @@ from typing import Any
 from kvant.errors import UnsupportedModelError
 from kvant.formats.huggingface.architectures.bert import BERT, XLM_ROBERTA
 from kvant.formats.huggingface.architectures.cohere2 import COHERE2
+from kvant.formats.huggingface.architectures.deepseek import DEEPSEEK2, DEEPSEEK3
 from kvant.formats.huggingface.architectures.embedding_gemma import EMBEDDING_GEMMA
 from kvant.formats.huggingface.architectures.ernie import ERNIE4_5, ERNIE4_5_MOE
 from kvant.formats.huggingface.architectures.exaone import EXAONE4
@@ -41,11 +42,11 @@ from kvant.formats.huggingface.architectures.unknown import unknown_class
 from kvant.formats.huggingface.config import architecture_name, shown
 
 FAMILIES: tuple[Family, ...] = (
-    LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, GEMMA2, GEMMA3, GEMMA3N, GEMMA4, GEMMA4UNIFIED, PHI3, GRANITE,
-    QWEN2MOE, QWEN3MOE, QWEN3NEXT, QWEN35, QWEN35MOE, QWEN2VL, QWEN3VL, QWEN3VLMOE, MISTRAL3, MIXTRAL, GPT_OSS,
-    LFM2, LFM2MOE, GRANITEMOE, GRANITEHYBRID, OLMO2, OLMO3, EXAONE4, SEED_OSS, STABLELM, STARCODER2, PHI2, GPT2,
-    COHERE2, ERNIE4_5, ERNIE4_5_MOE, GLM4, GLM4MOE,
-    HUNYUAN, HUNYUAN_MOE, MAMBA2, FALCON_H1, BERT, XLM_ROBERTA, NOMIC_BERT, MODERN_BERT, EMBEDDING_GEMMA,
+    LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, GEMMA2, GEMMA3, GEMMA3N, GEMMA4, GEMMA4UNIFIED, PHI3, GRANITE, QWEN2MOE,
+    QWEN3MOE, QWEN3NEXT, QWEN35, QWEN35MOE, QWEN2VL, QWEN3VL, QWEN3VLMOE, MISTRAL3, MIXTRAL, GPT_OSS, LFM2, LFM2MOE,
+    GRANITEMOE, GRANITEHYBRID, OLMO2, OLMO3, EXAONE4, SEED_OSS, STABLELM, STARCODER2, PHI2, GPT2, COHERE2, ERNIE4_5,
+    ERNIE4_5_MOE, GLM4, GLM4MOE, HUNYUAN, HUNYUAN_MOE, MAMBA2, FALCON_H1, BERT, XLM_ROBERTA, NOMIC_BERT, MODERN_BERT,
+    EMBEDDING_GEMMA, DEEPSEEK3, DEEPSEEK2,
 )  # fmt: skip
 """In the order of documentation; the first of those that share an architecture is what a GGUF becomes."""
 

@@ -212,7 +212,7 @@ def fp8(directory: Path) -> None:
         (doubled, FormatError, "output_norm.weight comes from two tensors"),
         (fp8, FormatError, "ffn_up.weight"),
         (truncated, FormatError, "model.safetensors"),
-        (changed(architectures=["BloomForCausalLM"]), UnsupportedModelError, "BloomForCausalLM.*LlamaForCausalLM"),
+        (changed(architectures=["BloomForCausalLM"]), UnsupportedModelError, "BloomForCausalLM.*kvant convert DIR"),
         (changed(auto_map={"AutoModel": "m.M"}), UnsupportedModelError, "auto_map"),
         (changed(quantization_config={"quant_method": "fp8"}), UnsupportedModelError,
          "quantization_config.*fp8.*every weight is BF16.*remove quantization_config"),

@@ -26,6 +26,7 @@ CASES: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("hunyuan", {"use_cla": True}, "use_cla is True"),
     ("hunyuan", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "without alpha"),
     ("mamba2", {"use_bias": True}, "use_bias is True"),
+    ("mamba2", {"time_step_limit": [0.0, 0.1]}, "does not limit time"),
     ("mamba2", {"num_heads": 7}, "num_heads is 7"),
     ("falcon-h1", {"mamba_proj_bias": True}, "mamba_proj_bias is True"),
     ("falcon-h1", {"mamba_rms_norm": True, "mamba_norm_before_gate": True}, "mamba_norm_before_gate is True"),

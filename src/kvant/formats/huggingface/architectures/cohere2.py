@@ -50,7 +50,8 @@ COHERE2 = Family(
     computed=computed,
     keys=(Key("logit_scale", "logit_scale", Kind.NUMBER),),
     entries=frozenset({
-        "sliding_window", "sliding_window_pattern", "layer_types", "rotary_pct", "order_of_interleaved_layers",
+        "sliding_window", "sliding_window_pattern", "_sliding_window_pattern",
+        "layer_types", "rotary_pct", "order_of_interleaved_layers",
         "position_embedding_type", "use_embedding_sharing", "use_gated_activation", "use_parallel_block",
         "use_parallel_embedding", "use_qk_norm", "layer_switch", "cache_implementation",
     }),

@@ -26,7 +26,7 @@ ERNIE4_5 = Family(
     models="ERNIE 4.5 0.3B",
     check=check_whole_rotation,
     bias_flags={"use_bias": (*ATTENTION_BIASES, *MLP_BIASES)},
-    entries=frozenset({"use_bias"}),
+    entries=frozenset({"use_bias", "use_rmsnorm"}),
     is_reversible=False,
     defaults={
         "vocab_size": 103424, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 2,
@@ -44,7 +44,7 @@ SHARED = {
 def check(config: Config) -> None:
     """Refuse dense layers after the first ones of experts: llama.cpp has those before them only."""
     check_whole_rotation(config)
-    check_values(config, "ernie4_5-moe", moe_layer_interval=1, moe_use_aux_free=True)
+    check_values(config, "ernie4_5-moe", moe_layer_interval=1, moe_use_aux_free=True, moe_gate="topk")
     last = config.get("moe_layer_end_index", -1)
     if last != -1:
         check_values(config, "ernie4_5-moe", moe_layer_end_index=config.n_layers - 1)
@@ -87,7 +87,10 @@ ERNIE4_5_MOE = dataclasses.replace(
         Key("expert_shared_count", "moe_num_shared_experts", Kind.INTEGER),
     ),
     computed=_computed,
-    entries=frozenset({"use_bias", "moe_layer_end_index", "moe_use_aux_free", "moe_norm_min", "moe_capacity"}),
+    entries=frozenset({
+        "use_bias", "use_rmsnorm", "moe_gate", "moe_layer_end_index", "moe_use_aux_free", "moe_norm_min",
+        "moe_capacity",
+    }),
     defaults={
         **{key: value for key, value in ERNIE4_5.defaults.items() if key != "head_dim"},
         "num_key_value_heads": 4, "intermediate_size": 12288, "moe_intermediate_size": 1536, "moe_k": 6,

@@ -14,7 +14,7 @@ from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.keys import file_type
 from kvant.formats.huggingface.architectures.mamba2 import MAMBA_RULES
 from kvant.formats.huggingface.architectures.names import ATTENTION_BIASES, MLP_BIASES, Rule
-from kvant.formats.huggingface.architectures.refusals import check_tied, check_values
+from kvant.formats.huggingface.architectures.refusals import check_steps, check_tied, check_values
 from kvant.formats.huggingface.architectures.rope import check_whole_rotation, config_theta
 from kvant.formats.huggingface.architectures.transforms import Transform, grouped
 from kvant.formats.huggingface.config import Config, shown
@@ -83,6 +83,7 @@ def check(config: Config) -> None:
     check_whole_rotation(config)
     check_tied(config, "falcon-h1", wanted=False)
     check_values(config, "falcon-h1", mamba_proj_bias=False, projectors_bias=False, mamba_conv_bias=True)
+    check_steps(config, "falcon-h1")
     if config.flag("mamba_rms_norm"):
         check_values(config, "falcon-h1", mamba_norm_before_gate=False)
 
@@ -152,7 +153,8 @@ FALCON_H1 = Family(
     entries=frozenset({
         *_MULTIPLIERS, *_LISTS, "mamba_d_ssm", "mamba_n_heads", "mamba_d_head", "mamba_n_groups", "mamba_d_state",
         "mamba_d_conv", "mamba_expand", "mamba_chunk_size", "mamba_conv_bias", "mamba_proj_bias", "mamba_rms_norm",
-        "mamba_norm_before_gate", "mamba_use_mlp", "projectors_bias", "num_logits_to_keep", "time_step_limit",
+        "mamba_norm_before_gate", "mamba_use_mlp", "mlp_expansion_factor", "projectors_bias",
+        "num_logits_to_keep", "time_step_limit",
         "time_step_floor", "time_step_max", "time_step_min", "time_step_rank", "attn_layer_indices",
     }),
     is_reversible=False,

@@ -26,7 +26,7 @@ CONTEXT = 1 << 18
 
 _NORMS = {"attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"}
 _ENTRIES = frozenset({
-    "alpha",
+    "alpha", "anyres_pooling_size", "group_limited_greedy", "position_embedding_xdrope",
     "use_qk_norm", "eod_token_id", "org_vocab_size", "use_rotary_pos_emb", "use_cla", "cla_share_factor", "norm_type",
     "mlp_bias", "dense_list", "attention_head_dim", "im_start_id", "im_end_id", "im_newline_id", "image_token_id",
     "text_start_id", "text_end_id", "video_start_id", "video_end_id", "mask_init_id", "pad_id", "eod_id", "rope_type",
@@ -37,7 +37,9 @@ _ENTRIES = frozenset({
 def check(config: Config) -> None:
     """Refuse attention shared between layers, missing norms, and frequencies that depend on the text's length."""
     check_whole_rotation(config)
-    check_values(config, str(config.get("model_type")), use_qk_norm=True, use_cla=False)
+    check_values(
+        config, str(config.get("model_type")), use_qk_norm=True, use_cla=False, position_embedding_xdrope=False
+    )
     rope = config.rope
     if rope["rope_type"] == "dynamic" and not rope.get("alpha"):
         raise UnsupportedModelError(
@@ -126,7 +128,7 @@ HUNYUAN_MOE = Family(
     ),
     entries=_ENTRIES | {
         "use_mixed_mlp_moe", "moe_drop_tokens", "moe_layer_num_skipped", "moe_random_routing_dropped_token",
-        "capacity_factor", "norm_topk_prob", "routed_scaling_factor", "group_limited_greedy",
+        "capacity_factor", "norm_topk_prob", "routed_scaling_factor",
     },
     is_reversible=False,
     defaults={

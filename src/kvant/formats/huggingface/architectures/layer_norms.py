@@ -32,7 +32,9 @@ def check_starcoder2(config: Config) -> None:
     """Refuse a model without biases, which llama.cpp does not load."""
     check_whole_rotation(config)
     check_derived_head(config, "starcoder2")
-    check_values(config, "starcoder2", use_bias=True, norm_type="layer_norm", mlp_type="default")
+    check_values(
+        config, "starcoder2", use_bias=True, norm_type="layer_norm", mlp_type="default", scale_attn_weights=True
+    )
 
 
 STARCODER2 = Family(
@@ -51,7 +53,8 @@ STARCODER2 = Family(
     unseen_window=lambda config: config.integer("sliding_window") if config.get("sliding_window") else None,
     entries=frozenset({
         "sliding_window", "use_bias", "norm_type", "mlp_type", "residual_dropout", "embedding_dropout",
-        "activation_function", "layer_types",
+        "activation_function", "layer_types", "attention_softmax_in_fp32", "scale_attention_softmax_in_fp32",
+        "scale_attn_weights",
     }),
     is_reversible=False,
     defaults={

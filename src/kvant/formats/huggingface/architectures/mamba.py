@@ -8,7 +8,7 @@ import dataclasses
 from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.keys import file_type
 from kvant.formats.huggingface.architectures.mamba2 import MAMBA_RULES
-from kvant.formats.huggingface.architectures.refusals import check_values
+from kvant.formats.huggingface.architectures.refusals import check_steps, check_values
 from kvant.formats.huggingface.architectures.transforms import grouped
 from kvant.formats.huggingface.config import Config
 from kvant.metadata import Value, f32, u32
@@ -30,6 +30,7 @@ def inner(config: Config) -> int:
 def check(config: Config) -> None:
     """Refuse biases that llama.cpp does not add, and a convolution without one."""
     check_values(config, "mamba2", use_bias=False, use_conv_bias=True, norm_before_gate=False)
+    check_steps(config, "mamba2")
     heads = config.get("num_heads")
     check_values(config, "mamba2", num_heads=inner(config) // config.integer("head_dim") if heads else None)
 

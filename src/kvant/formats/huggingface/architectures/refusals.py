@@ -3,6 +3,9 @@
 from kvant.errors import UnsupportedModelError
 from kvant.formats.huggingface.config import Config, shown
 
+MAX_STEP = 100.0
+"""Longer than time steps of a state-space layer get: published models limit them to 9999, or not at all."""
+
 
 def check_derived_head(config: Config, architecture: str) -> None:
     """Refuse heads of another length than hidden size over heads.
@@ -36,6 +39,20 @@ def check_values(config: Config, architecture: str, **wanted: object) -> None:
                 f"{config.path}: {key} is {shown(found)}, but llama.cpp's {architecture} computes {value!r} only. "
                 f"Such a model cannot be stored as GGUF."
             )
+
+
+def check_steps(config: Config, architecture: str) -> None:
+    """Refuse limits of a state-space layer's time steps: llama.cpp has none, and steps stay far below the highest.
+
+    Raises:
+        UnsupportedModelError: There are limits that steps can reach.
+    """
+    limits = config.items("time_step_limit") or [0.0, MAX_STEP]
+    if len(limits) != 2 or limits[0] != 0 or not isinstance(limits[1], (int, float)) or limits[1] < MAX_STEP:
+        raise UnsupportedModelError(
+            f"{config.path}: time_step_limit is {shown(limits)}, but llama.cpp's {architecture} does not limit time "
+            f"steps. Such a model cannot be stored as GGUF."
+        )
 
 
 def check_tied(config: Config, architecture: str, *, wanted: bool) -> None:

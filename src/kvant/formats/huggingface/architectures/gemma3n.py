@@ -121,6 +121,18 @@ def computed(config: Config) -> dict[str, Value]:
     }
 
 
+_PROJECTION_RULES = (
+    Rule("altup_proj.weight", "model.altup_projections.{}.weight", count=_PROJECTIONS),
+    Rule("altup_unembd_proj.weight", "model.altup_unembed_projections.{}.weight", count=_PROJECTIONS),
+)
+_ENTRIES = frozenset({
+    "text_config", "vision_config", "audio_config", "hidden_activation", "layer_types", "rope_local_base_freq",
+    "laurel_rank", "altup_coef_clip", "altup_correct_scale", "activation_sparsity_pattern",
+    "vocab_size_per_layer_input", "cache_implementation", "image_token_id", "audio_token_id", "boi_token_id",
+    "eoi_token_id", "boa_token_id", "eoa_token_id", "eoa_token_index", "vision_soft_tokens_per_image",
+    "audio_soft_tokens_per_image", "query_pre_attn_scalar",
+})  # fmt: skip
+
 GEMMA3N = Family(
     architecture="gemma3n",
     classes=("Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"),
@@ -131,10 +143,7 @@ GEMMA3N = Family(
     names=_NAMES,
     outside={**GLOBAL_NAMES, **PER_LAYER_OUTSIDE},
     rules=(Rule("altup_correct_scale.weight", "altup.correct_output_scale"),),
-    outside_rules=(
-        Rule("altup_proj.weight", "model.altup_projections.{}.weight", count=_PROJECTIONS),
-        Rule("altup_unembd_proj.weight", "model.altup_unembed_projections.{}.weight", count=_PROJECTIONS),
-    ),
+    outside_rules=_PROJECTION_RULES,
     transforms={"token_embd": PADDED, "per_layer_token_embd": PADDED},
     required=(*_NAMES, "altup_correct_scale"),
     shapes_in=per_layer_shapes,
@@ -152,13 +161,7 @@ GEMMA3N = Family(
     extra_tensors=unused_keys,
     check=check,
     is_reversible=False,
-    entries=frozenset({
-        "text_config", "vision_config", "audio_config", "hidden_activation", "layer_types", "rope_local_base_freq",
-        "laurel_rank", "altup_coef_clip", "altup_correct_scale", "activation_sparsity_pattern",
-        "vocab_size_per_layer_input", "cache_implementation", "image_token_id", "audio_token_id", "boi_token_id",
-        "eoi_token_id", "boa_token_id", "eoa_token_id", "eoa_token_index", "vision_soft_tokens_per_image",
-        "audio_soft_tokens_per_image", "query_pre_attn_scalar",
-    }),
+    entries=_ENTRIES,
     bias_flags={"attention_bias": ATTENTION_BIASES},
     engine_biases=frozenset(),
     defaults={

@@ -39,9 +39,7 @@ def opens(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
         return real(path, **settings)
 
     ours = [m for name, m in sys.modules.items() if name.startswith("kvant.") and hasattr(m, "open_model")]
-    for module in [
-        m for m in ours if m.open_model is not sources.open_model
-    ]:  # source.py goes on to this
+    for module in [m for m in ours if m.open_model is not sources.open_model]:  # source.py goes on to this
         monkeypatch.setattr(module, "open_model", counting)
     assert opening.open_model is counting
     return counted

@@ -51,12 +51,10 @@ np.save(sys.argv[4], logits.astype("<f4"))
 CLASSES: dict[str, dict[str, Any]] = {
     "StableLmForCausalLM": {"config": "StableLmConfig", **COMMON, **KEY_VALUE},
     "GPTNeoXForCausalLM": {"config": "GPTNeoXConfig", **COMMON},
-    "FalconForCausalLM": {"config": "FalconConfig", **{k: v for k, v in COMMON.items() if k != "intermediate_size"},
-                          "alibi": False, "new_decoder_architecture": False, "multi_query": True, "parallel_attn": True,
-                          "bias": False},
+    "Starcoder2ForCausalLM": {"config": "Starcoder2Config", **COMMON, **KEY_VALUE},
 }  # fmt: skip
-PLAIN = ["StableLmForCausalLM", "FalconForCausalLM"]
-"""Classes that upstream's converter reads without help from the pinned transformers."""
+PLAIN = {"StableLmForCausalLM": "smollm", "Starcoder2ForCausalLM": "starcoder"}
+"""Classes that upstream's converter reads without help, with its name of the tiny tokenizer for a model of the class."""
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +91,14 @@ def content(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0"])
 @pytest.mark.parametrize("model", PLAIN, indirect=True)
-def test_the_file_is_the_one_that_upstream_makes_by_itself(home: Path, model: Path, kind: str, tmp_path: Path) -> None:
+def test_the_file_is_the_one_that_upstream_makes_by_itself(
+    home: Path, model: Path, kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     done = convert(model, tmp_path / "ours.gguf", to="gguf", type=kind, converter="upstream")
     assert done.converter == "upstream"
-    words = [str(home), str(model), str(tmp_path / "theirs.gguf"), "--type", kind.lower(), "--pre", "smollm"]
-    subprocess.run([sys.executable, str(TOOL), *words], check=True)
+    words = [str(home), str(model), str(tmp_path / "theirs.gguf"), "--type", kind.lower(), "--pre"]
+    pre = PLAIN[request.node.callspec.params["model"]]
+    subprocess.run([sys.executable, str(TOOL), *words, pre], check=True)
     ours, theirs = content(tmp_path / "ours.gguf"), content(tmp_path / "theirs.gguf")
     assert ours[0] == theirs[0]
     assert ours[1] == theirs[1]

@@ -54,7 +54,7 @@ CLASSES: dict[str, dict[str, Any]] = {
     "Starcoder2ForCausalLM": {"config": "Starcoder2Config", **COMMON, **KEY_VALUE},
 }  # fmt: skip
 PLAIN = {"StableLmForCausalLM": "smollm", "Starcoder2ForCausalLM": "starcoder"}
-"""Classes that upstream's converter reads without help, with its name of the tiny tokenizer for a model of the class."""
+"""Classes that upstream's converter reads without help, with its name of the tiny tokenizer for such a model."""
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from architectures import write_architecture
 from kvant.formats.gguf.reader import read_gguf
 from kvant.quant.plan import needs_importance
 from kvant.quant.presets import PRESETS, plan_preset
@@ -50,14 +51,31 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_files_equal_model_quantize(oracle: Path, family: str, tmp_path: Path) -> None:
     directory = write_tiny_model(family, tmp_path / "model", num_hidden_layers=8, intermediate_size=256)
     convert(directory, tmp_path / "source.gguf", to="gguf", type="F16")
-    model = read_gguf(tmp_path / "source.gguf")
+    check_presets(oracle, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["qwen3moe", "gptoss", "qwen35moe", "qwen3next", "gemma4", "granitehybrid", "deepseek2", "lfm2", "lfm2moe",
+     "mamba2", "falconh1", "glm4moe", "mixtral", "cohere2"],
+)  # fmt: skip
+def test_files_of_every_kind_of_layer_equal_model_quantize(oracle: Path, name: str, tmp_path: Path) -> None:
+    write_architecture(name, tmp_path / "source.gguf")
+    check_presets(oracle, tmp_path)
+
+
+def check_presets(oracle: Path, directory: Path) -> None:
+    """Quantize `source.gguf` of a directory by every preset that needs no importance, here and there."""
+    model = read_gguf(directory / "source.gguf")
     plans = {name: plan_preset(model, name) for name in PRESETS if name not in UNKNOWN}
     plans = {name: plan for name, plan in plans.items() if not needs_importance(plan, model)}
     numbers = json.dumps({name: plan.file_type for name, plan in plans.items()})
-    subprocess.run([oracle, "-c", ORACLE, tmp_path / "source.gguf", tmp_path, numbers], check=True, capture_output=True)
+    subprocess.run(
+        [oracle, "-c", ORACLE, directory / "source.gguf", directory, numbers], check=True, capture_output=True
+    )
     for name, plan in plans.items():
-        quantize(model, plan, tmp_path / "ours.gguf", overwrite=True)
-        ours, theirs = read_gguf(tmp_path / "ours.gguf"), read_gguf(tmp_path / f"{name}.gguf")
+        quantize(model, plan, directory / "ours.gguf", overwrite=True)
+        ours, theirs = read_gguf(directory / "ours.gguf"), read_gguf(directory / f"{name}.gguf")
         assert list(ours.tensors) == list(theirs.tensors)
         for tensor in ours.tensors.values():
             other = theirs.tensors[tensor.name]

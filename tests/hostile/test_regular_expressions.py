@@ -27,12 +27,19 @@ MATCHING = {"match", "fullmatch"}
 COMPILES = {"compile"}
 
 BOUNDED = {
+    ("formats/gguf/companions.py", r"'(?:^|[-_.])(?:mmproj|model|(?:I?Q|TQ|BF|F|MXFP)\\d\\w*)(?=[-_.]|$)'"): (
+        "a file's name: 255 bytes"
+    ),
     ("hub/jobs.py", r"'(?P<model>.+)[-._](?P<tag>(?:I?Q|TQ|BF|F|MXFP)\\d\\w*)'"): "a file's name: 255 bytes",
 }
 """Expressions that take more than linear time of texts that are short, by file and pattern: why they are short."""
 
 CONTROLS = Controls([*ALWAYS_CONTROL, *(f"<|reserved_{n}|>" for n in range(30)), "a", "aa", "aaa", "aab", "\\", '"'])
 MADE_LATER: dict[tuple[str, str], Callable[[], list[str]]] = {
+    ("formats/gguf/companions.py", "f'(?:^|[-_.]){name}(?:[-_.]|$)'"): lambda: [r"(?:^|[-_.])F16(?:[-_.]|$)"],
+    ("formats/huggingface/architectures/names.py", "re.escape(block) + '\\\\.(0|[1-9]\\\\d{0,3})\\\\.(.+)'"): lambda: [
+        r"model\.layers\.(0|[1-9]\d{0,3})\.(.+)"
+    ],
     ("formats/huggingface/checkpoint.py", "pattern"): lambda: [mark.pattern.pattern for mark in checkpoint._MARKS],
     ("quant/presets.py", "pattern"): list,  # the user's own, for names of tensors: see the tests of presets
     ("recipes/int8/quantize.py", "f'(?:{re.escape(str(folder))}/)?(?:prepared-\\\\w+|trial|node)\\\\.onnx'"): lambda: [

@@ -57,7 +57,7 @@ def pairs_of(text: str) -> Pairs:
     Paragraphs come from all over the text, at most `MAX_PAIRS`.
     """
     found = []
-    for paragraph in re.split(r"\n\s*\n", text):
+    for paragraph in re.split(r"\n[^\S\n]*\n", text):
         words = paragraph.split()
         end = next((i + 1 for i, word in enumerate(words) if word[-1] in ".!?:;" and i + 1 >= QUERY_WORDS), 0)
         if end and len(words) - end >= PASSAGE_WORDS and end <= PASSAGE_WORDS:

@@ -46,7 +46,8 @@ _INSIDE = {
 }  # fmt: skip
 """What a matrix does, by the last word of its name before `.weight`."""
 
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.(.+)$")
+_LISTS = frozenset({"layers", "h", "blocks", "block"})
+"""What checkpoints call the list of their layers."""
 
 
 def read_headers(directory: Path, why: str) -> Model:
@@ -90,11 +91,12 @@ def usual_names(model: Model) -> Model:
 
 def usual_name(name: str) -> str:
     """Return the canonical name that a tensor most likely has."""
-    found = _LAYER.search(name)
+    parts = name.split(".")
+    at = next((i for i, part in enumerate(parts[:-2]) if part in _LISTS and parts[i + 1].isdecimal()), None)
     stem = name.removesuffix(".weight").rpartition(".")[2]
-    if found is None:
+    if at is None:
         return _OUTSIDE.get(stem, name)
-    layer, rest = found[1], found[2]
+    layer, rest = parts[at + 1], ".".join(parts[at + 2 :])
     if rest.endswith("norm.weight"):
         return f"blk.{layer}.{rest.removesuffix('norm.weight').removesuffix('_')}_norm.weight"
     part = _INSIDE.get(stem)

@@ -27,6 +27,7 @@ def test_tensors_and_metadata_are_upstreams(case: str, tmp_path: Path) -> None:
     assert {name: what[:2] for name, what in found.items()} == {n: w[:2] for n, w in wanted["tensors"].items()}
     assert [name for name, what in found.items() if what[2] != wanted["tensors"][name][2]] == []
     assert hyperparameters(model) == {**wanted["metadata"], **wanted.get("differences", {})}
+    assert [remark for remark in model.remarks if "nobody reads" in remark] == []
 
 
 def described(tensor: Tensor) -> list[Any]:

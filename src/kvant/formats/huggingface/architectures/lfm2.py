@@ -36,7 +36,8 @@ SHAPES = {
     "shortconv.in_proj": ("3*hidden_size", "hidden_size"), "shortconv.out_proj": ("hidden_size", "hidden_size"),
 }  # fmt: skip
 ENTRIES = frozenset({
-    "layer_types", "full_attn_idxs", "conv_L_cache", "conv_bias", "tie_embedding", "block_ff_dim", "block_auto_adjust_ff_dim",
+    "conv_L_cache",
+    "layer_types", "full_attn_idxs", "conv_bias", "tie_embedding", "block_ff_dim", "block_auto_adjust_ff_dim",
     "block_ffn_dim_multiplier", "block_multiple_of", "num_dense_layers", "use_expert_bias", "norm_topk_prob",
     "routed_scaling_factor", "use_pos_enc", "num_heads", "theta", "block_dim", "block_norm_eps", "block_use_swiglu",
     "block_use_xavier_init", "block_mlp_init_scale", "block_out_init_scale", "conv_dim", "conv_dim_out",

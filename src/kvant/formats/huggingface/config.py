@@ -28,6 +28,9 @@ ROPE_ENTRIES = frozenset({
 })  # fmt: skip
 """What rotary parameters may hold; everything else in them is read by nobody."""
 
+MAX_HEAD_DIM = 1 << 16
+"""More than any published model has in an attention head; rotary factors are computed for each pair in it."""
+
 MAX_LAYERS = 1024
 """More blocks than any published model has; the number of tensors looked for grows with it."""
 
@@ -95,19 +98,19 @@ class Config:
         found = self.values.get(key)
         return default if found is None else found
 
-    def integer(self, key: str, default: int | None = None, *, limit: int = MAX_INTEGER) -> int:
-        """Return a positive integer entry.
+    def integer(self, key: str, default: int | None = None, *, least: int = 1, limit: int = MAX_INTEGER) -> int:
+        """Return an integer entry.
 
         Raises:
-            FormatError: Absent without a default, not an integer, or outside 1..`limit`.
+            FormatError: Absent without a default, not an integer, or outside `least`..`limit`.
         """
         value = self.get(key, default)
         if value is None:
             raise FormatError(f"{self.path}: has no {key}. Add the value that the model was trained with.")
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
-            raise FormatError(f"{self.path}: {key} is {shown(value)}, not an integer in 1..{limit}. Correct it.")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= limit:
+            raise FormatError(f"{self.path}: {key} is {shown(value)}, not an integer in {least}..{limit}. Correct it.")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -137,7 +140,7 @@ class Config:
     def head_dim(self) -> int:
         """Length of an attention head: `head_dim`, else hidden size over heads."""
         heads = self.integer("num_attention_heads")
-        return self.integer("head_dim", max(1, self.integer("hidden_size") // heads))
+        return self.integer("head_dim", max(1, self.integer("hidden_size") // heads), limit=MAX_HEAD_DIM)
 
     @property
     def n_layers(self) -> int:

@@ -104,7 +104,7 @@ BERT = Family(
 
 def first_position(config: Config) -> int:
     """Return the row of the first token's position: those up to the padding's id are not used."""
-    return 1 + int(config.get("pad_token_id", 1))
+    return 1 + config.integer("pad_token_id", 1, least=0)
 
 
 def _used_positions(config: Config) -> dict[str, Any]:

@@ -51,15 +51,18 @@ def check(config: Config) -> None:
 
 
 def _stems(config: Config, layer: int) -> tuple[str, ...]:
-    if layer < config.get("moe_layer_start_index", 1):
+    if layer < config.integer("moe_layer_start_index", 1, least=0):
         return tuple(BLOCK_NAMES)
-    return (*ATTENTION_NAMES, *EXPERT_STEMS, *(SHARED if config.get("moe_num_shared_experts") else ()))
+    return (*ATTENTION_NAMES, *EXPERT_STEMS, *(SHARED if _n_shared(config) else ()))
+
+
+def _n_shared(config: Config) -> int:
+    return config.integer("moe_num_shared_experts", 0, least=0)
 
 
 def _computed(config: Config) -> dict[str, Value]:
     """Return the width of the shared experts together."""
-    shared = config.get("moe_num_shared_experts")
-    width = config.integer("moe_intermediate_size")
+    shared, width = _n_shared(config), config.integer("moe_intermediate_size")
     return {"expert_shared_feed_forward_length": u32(width * shared)} if shared else {}
 
 

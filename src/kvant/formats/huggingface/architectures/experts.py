@@ -78,5 +78,4 @@ SOFTMAX, SIGMOID = 1, 2
 
 def is_dense(config: Config, layer: int) -> bool:
     """Whether a layer is one of the leading ones without experts."""
-    leading = config.get("first_k_dense_replace")
-    return isinstance(leading, int) and layer < leading
+    return layer < config.integer("first_k_dense_replace", 0, least=0)

@@ -28,7 +28,7 @@ from kvant.formats.huggingface.architectures.gemma_layers import (
 )
 from kvant.formats.huggingface.architectures.keys import EXPERTS, Key, Kind, booleans, integers
 from kvant.formats.huggingface.architectures.names import ATTENTION_BIASES, BLOCK_NAMES, GLOBAL_NAMES, QK_NORMS, Rule
-from kvant.formats.huggingface.config import Config, shown
+from kvant.formats.huggingface.config import MAX_HEAD_DIM, Config, shown
 from kvant.metadata import Value, u32
 from kvant.tensors import LazyTensor, array_tensor
 
@@ -86,7 +86,7 @@ def _is_override(value: Any) -> bool:
 def of_kind(config: Config, kind: str, key: str) -> int:
     """Return `head_dim` or `num_key_value_heads` in layers of a kind."""
     own = {} if kind == WINDOWED else overrides(config)
-    return replace(config, values={**config.values, **own}).integer(key)
+    return replace(config, values={**config.values, **own}).integer(key, limit=MAX_HEAD_DIM)
 
 
 def ffn_length(config: Config, layer: int) -> int:

@@ -48,7 +48,7 @@ def layer_kinds(config: Config, period: int) -> list[str]:
 
 def n_shared(config: Config) -> int:
     """Return how many of the last layers use keys and values of earlier ones."""
-    return config.integer("num_kv_shared_layers") if config.get("num_kv_shared_layers") else 0
+    return config.integer("num_kv_shared_layers", 0, least=0)
 
 
 def has_keys(config: Config, layer: int) -> bool:

@@ -70,8 +70,7 @@ def computed_moe(config: Config) -> dict[str, Value]:
 
 def with_guessing(config: Config) -> int:
     """Return the number of blocks, those that guess further tokens included."""
-    more = config.get(GUESSING, 0)
-    return min(config.n_layers + (more if isinstance(more, int) else 0), MAX_LAYERS)
+    return min(config.n_layers + config.integer(GUESSING, 0, least=0), MAX_LAYERS)
 
 
 GLM4 = Family(

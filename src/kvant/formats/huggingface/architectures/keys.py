@@ -72,10 +72,7 @@ class Key:
 
 
 def _whole(config: Config, name: str) -> Value:
-    value = config.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_INTEGER:
-        raise FormatError(f"{config.path}: {name} is {shown(value)}, not an integer in 0..{MAX_INTEGER}. Correct it.")
-    return u32(value)
+    return u32(config.integer(name, least=0))
 
 
 def _flag(config: Config, name: str) -> Value:

@@ -87,8 +87,7 @@ def required(config: Config, layer: int) -> tuple[str, ...]:
 
 
 def _leading(config: Config) -> int:
-    found = config.get("num_dense_layers")
-    return found if isinstance(found, int) else 0
+    return config.integer("num_dense_layers", 0, least=0)
 
 
 def check(config: Config) -> None:

@@ -58,4 +58,4 @@ def mtp_as_blocks(name: str, config: Config) -> str:
 
 def with_mtp(config: Config) -> int:
     """Return the number of blocks, those of MTP included."""
-    return min(config.n_layers + int(config.get(MTP_LAYERS, 0)), MAX_LAYERS)
+    return min(config.n_layers + config.integer(MTP_LAYERS, 0, least=0), MAX_LAYERS)

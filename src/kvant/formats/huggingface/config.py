@@ -175,6 +175,18 @@ class Config:
         return rope
 
     @property
+    def rotary_share(self) -> float:
+        """Share of each head that is rotated, above 0 and at most 1: `partial_rotary_factor`, else all of it.
+
+        Raises:
+            FormatError: It is none.
+        """
+        share = finite(self.rope.get("partial_rotary_factor", 1.0), "partial_rotary_factor", self.path)
+        if not 0 < share <= 1:
+            raise FormatError(f"{self.path}: partial_rotary_factor is {share:g}, not above 0 and up to 1. Correct it.")
+        return share
+
+    @property
     def is_rope_by_layer(self) -> bool:
         """Whether windowed layers have rotary parameters of their own."""
         return self.get("rope_local_base_freq") is not None

@@ -67,13 +67,13 @@ def tiled_order(config: Config, length: int, n_before: int = 0) -> np.ndarray:
     return np.concatenate((np.arange(n_before), n_before + rows))
 
 
-def _checked(tensor: Tensor, axis: int, order: np.ndarray, config: Config) -> np.ndarray:
-    if tensor.shape[axis] != len(order):
+def _check_length(tensor: Tensor, axis: int, length: int, config: Config) -> None:
+    """Compare a length with what the heads say, before anything of that length is made."""
+    if tensor.shape[axis] != length:
         raise FormatError(
-            f"{tensor.name}: shape {list(tensor.shape)} is not that of {len(order)} rows or columns, as the heads in "
+            f"{tensor.name}: shape {list(tensor.shape)} is not that of {length} rows or columns, as the heads in "
             f"{config.path} say. Check that it belongs to these weights."
         )
-    return order
 
 
 def _tiled(*, of_length: bool, behind_keys: bool = False, of: Change | None = None) -> Transform:
@@ -90,15 +90,17 @@ def _tiled(*, of_length: bool, behind_keys: bool = False, of: Change | None = No
         before = (
             2 * config.integer("linear_num_key_heads") * config.integer("linear_key_head_dim") if behind_keys else 0
         )
-        order = tiled_order(config, config.integer("linear_value_head_dim") if of_length else 1, before)
-        return gathered(whole, _checked(whole, 0, order, config))
+        length = config.integer("linear_value_head_dim") if of_length else 1
+        _check_length(whole, 0, before + config.integer("linear_num_value_heads") * length, config)
+        return gathered(whole, tiled_order(config, length, before))
 
     return Transform(forward=forward, moves_rows=of is None)
 
 
 def _tiled_columns(tensor: Tensor, config: Config) -> LazyTensor:
-    order = tiled_order(config, config.integer("linear_value_head_dim"))
-    return columns(tensor, _checked(tensor, -1, order, config))
+    length = config.integer("linear_value_head_dim")
+    _check_length(tensor, -1, config.integer("linear_num_value_heads") * length, config)
+    return columns(tensor, tiled_order(config, length))
 
 
 def _unmixed(*, gate: bool) -> Transform:
@@ -107,10 +109,11 @@ def _unmixed(*, gate: bool) -> Transform:
     def forward(tensor: Tensor, config: Config) -> LazyTensor:
         keys, values = config.integer("linear_num_key_heads"), config.integer("linear_num_value_heads")
         key, value = config.integer("linear_key_head_dim"), config.integer("linear_value_head_dim")
-        ends = np.cumsum((0, key, key, values // keys * value, values // keys * value))
+        rows = values // keys * value
+        _check_length(tensor, 0, keys * (2 * key + 2 * rows), config)
+        ends = np.cumsum((0, key, key, rows, rows))
         parts = (3,) if gate else (0, 1, 2)
         starts = np.arange(keys).reshape(-1, 1) * ends[-1]
-        _checked(tensor, 0, np.empty(keys * ends[-1]), config)
         order = [(starts + np.arange(ends[part], ends[part + 1])).reshape(-1) for part in parts]
         return selected(tensor, np.concatenate(order))
 

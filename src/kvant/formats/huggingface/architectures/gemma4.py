@@ -159,7 +159,7 @@ def computed(config: Config) -> dict[str, Value]:
 def frequencies(config: Config) -> list[LazyTensor]:
     """Return the factors of rotary frequencies in full layers: the last pairs of each head stand still."""
     length = of_kind(config, "full_attention", "head_dim")
-    n_rotated = int(length * float(config.rope.get("partial_rotary_factor", 1.0)) / 2)
+    n_rotated = int(length * config.rotary_share / 2)
     factors = np.full(length // 2, STANDS_STILL, np.float32)
     factors[:n_rotated] = 1
     return [array_tensor("rope_freqs.weight", factors, F32)]

@@ -50,7 +50,7 @@ GUESSING = "num_nextn_predict_layers"
 
 def rotated(config: Config) -> dict[str, Value]:
     """Return how many components of a head are rotated."""
-    share = Config(values=config.rope, path=config.path).number("partial_rotary_factor", 0.5)
+    share = config.rotary_share
     return {"rope.dimension_count": u32(int(config.head_dim * share))}
 
 

@@ -3,6 +3,7 @@
 Source: llama.cpp 0.3.36 `conversion/hunyuan.py`; transformers 5.24 `compute_ntk_alpha_rope_parameters`.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from kvant.formats.huggingface.architectures.names import (
 )
 from kvant.formats.huggingface.architectures.refusals import check_values
 from kvant.formats.huggingface.architectures.rope import check_whole_rotation, config_theta
-from kvant.formats.huggingface.config import Config
+from kvant.formats.huggingface.config import Config, finite
 from kvant.metadata import Value, f32, string, u32
 
 CONTEXT = 1 << 18
@@ -53,9 +54,10 @@ def stretched(config: Config) -> dict[str, Value]:
     rope = Config(values=config.rope, path=config.path)
     if rope.get("rope_type") != "dynamic":
         return {}
-    dim = config.head_dim
+    dim, alpha = config.head_dim, rope.number("alpha")
+    base = config_theta(config) * alpha ** (dim / (dim - 2)) if alpha > 0 and dim > 2 else math.nan
     return {
-        "rope.freq_base": f32(config_theta(config) * rope.number("alpha") ** (dim / (dim - 2))),
+        "rope.freq_base": f32(finite(base, "rope_theta stretched by alpha", config.path)),
         "rope.scaling.type": string("none"),
         "rope.scaling.factor": f32(1.0),
         "rope.scaling.original_context_length": u32(CONTEXT),

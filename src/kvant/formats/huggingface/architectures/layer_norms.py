@@ -23,9 +23,8 @@ def partly_rotated(config: Config, architecture: str) -> dict[str, Value]:
     found = hyperparameters(config, architecture, epsilons=(NORM_EPSILON,))
     if config_theta(config) == _ENGINE_THETA:
         found.pop(f"{architecture}.rope.freq_base")
-    share = float(config.rope.get("partial_rotary_factor", 1.0))
     head = config.integer("hidden_size") // config.integer("num_attention_heads")
-    return found | {f"{architecture}.rope.dimension_count": u32(int(share * head))}
+    return found | {f"{architecture}.rope.dimension_count": u32(int(config.rotary_share * head))}
 
 
 def check_starcoder2(config: Config) -> None:

@@ -28,7 +28,7 @@ FACTORS = {"rope_factors_long.weight": "long_factor", "rope_factors_short.weight
 
 def rotary_dims(config: Config) -> int:
     """Return how many components of a head are rotated."""
-    share = Config(values=config.rope, path=config.path).number("partial_rotary_factor", 1.0)
+    share = config.rotary_share
     return int(share * config.integer("hidden_size")) // config.integer("num_attention_heads")
 
 

@@ -98,7 +98,7 @@ def computed(config: Config) -> dict[str, Value]:
         "ssm.inner_size": u32(config.integer("linear_value_head_dim") * config.integer("linear_num_value_heads")),
         "attention.recurrent_layers": booleans(recurrent),
         "full_attention_interval": u32(config.integer("full_attention_interval", 4)),
-        "rope.dimension_count": u32(int(config.head_dim * float(config.rope["partial_rotary_factor"]))),
+        "rope.dimension_count": u32(int(config.head_dim * config.rotary_share)),
     }
     return found | ({"nextn_predict_layers": u32(more)} if more else {})
 

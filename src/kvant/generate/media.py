@@ -223,7 +223,7 @@ def _picture(data: bytes, part: Media) -> tuple[str, int]:
 def _png_size(data: bytes) -> tuple[int, int]:
     if data[12:16] != b"IHDR":
         return 0, 0
-    width, height = struct.unpack_from(">II", data, 16)
+    width, height, *_ = struct.unpack_from(">IIBBBBB", data, 16)  # to the end of the header, which `_png_bytes` reads
     return width, height
 
 

@@ -63,6 +63,12 @@ def test_a_jpeg_that_the_engine_cannot_decode_has_no_size(frame: int) -> None:
         of_bytes("image", _jpeg(3, 3, frame=frame), "x.jpg")
 
 
+@pytest.mark.parametrize("length", range(16, 29))
+def test_a_png_that_ends_within_its_header_is_refused(length: int) -> None:
+    with pytest.raises(ApiError, match=r"ends before its size|0 x 0 pixels"):
+        of_bytes("image", disc((9, 9, 9))[:length], "x.png")
+
+
 @pytest.mark.parametrize(
     "data", [b"\xff\xd8\xff" + b"\xff" * 5000, b"\xff\xd8\xff\xe0\x00", b"\xff\xd8" + b"\xff\x01" * 900]
 )

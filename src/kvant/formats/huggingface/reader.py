@@ -14,7 +14,7 @@ from kvant.formats.huggingface.architectures.biases import unused_biases
 from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.registry import family_of_config
 from kvant.formats.huggingface.architectures.rope import check_rope
-from kvant.formats.huggingface.architectures.shapes import check_tensors, expert_count
+from kvant.formats.huggingface.architectures.shapes import check_alike, check_tensors, expert_count
 from kvant.formats.huggingface.architectures.transforms import Transform
 from kvant.formats.huggingface.checkpoint import check_adapter, plain_weights, weights_in_order
 from kvant.formats.huggingface.config import Config, read_config, shown
@@ -105,6 +105,7 @@ def read_huggingface(directory: Path, *, known_as: str = "", adapter: Adapter | 
     tokenizer = pad_to_rows(tokenizer, embedding.shape[0] if embedding is not None else 0, dropped)
     _check_vocabulary(tensors, tokenizer, directory)
     check_tensors(tensors, family, config)
+    check_alike(tensors, family, config)
     metadata = {
         "general.architecture": string(family.architecture),
         "general.type": string("model"),

@@ -65,6 +65,33 @@ def check_tensors(tensors: Mapping[str, Tensor], family: Family, config: Config)
             )
 
 
+def check_alike(tensors: Mapping[str, Tensor], family: Family, config: Config) -> None:
+    """Refuse a tensor that only some of the blocks of one kind have: of an optional one nobody else would miss it.
+
+    Raises:
+        FormatError: One is missing.
+    """
+    kinds: dict[tuple[str, ...], dict[int, set[str]]] = {}
+    held: dict[int, set[str]] = {}
+    for name in tensors:
+        layer = family.layer(name)
+        if layer is not None:
+            held.setdefault(layer, set()).add(name.removeprefix(f"blk.{layer}."))
+    for layer in range(family.blocks(config)):
+        kind = tuple(family.required_in(config, layer))
+        if kind:
+            kinds.setdefault(kind, {})[layer] = held.get(layer, set())
+    for blocks in kinds.values():
+        every = set().union(*blocks.values())
+        for layer, has in blocks.items():
+            for missing in sorted(every - has):
+                other = next(other for other, theirs in blocks.items() if missing in theirs)
+                raise FormatError(
+                    f"{config.path.parent}: layer {layer} has no {missing}, which layer {other} has. Download all "
+                    "weight files."
+                )
+
+
 def _fits(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return len(found) == len(wanted) and all(w in (ANY, f) for f, w in zip(found, wanted, strict=True))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kvant.errors import FormatError, LimitError, UnsupportedFormatError, UnsupportedModelError
+from kvant.errors import FormatError, LimitError, UnsupportedFormatError
 from kvant.formats.base import member
 from kvant.formats.lookalikes import pointer, start_of
 
@@ -233,11 +233,10 @@ def shown(value: object) -> str:
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """Read a model's `config.json` and refuse what kvant does not run or cannot read.
+    """Read a model's `config.json`; the entries of its text part go over the others.
 
     Raises:
-        FormatError: The file is absent, malformed or names no architecture.
-        UnsupportedModelError: The model needs its own Python code.
+        FormatError: The file is absent or malformed.
     """
     path = directory / "config.json"
     config = read_json(path)
@@ -246,11 +245,6 @@ def read_config(directory: Path) -> dict[str, Any]:
         config = {**config, **inner, "architectures": config.get("architectures")}
     if not isinstance(config.get("model_type", ""), str):
         raise FormatError(f"{path}: model_type is {shown(config['model_type'])}, not a name. Correct it.")
-    if config.get("auto_map"):
-        raise UnsupportedModelError(
-            f"{path}: auto_map asks for Python code shipped with the model ({_names(config['auto_map'])}), and kvant "
-            f"runs none. If a supported architecture computes the same, remove auto_map and name it in architectures."
-        )
     return config
 
 
@@ -264,9 +258,3 @@ def architecture_name(config: Mapping[str, Any], path: Path) -> str:
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise FormatError(f"{path}: architectures is {shown(names)}, not a list of class names. Add the model's class.")
     return names[0]
-
-
-def _names(auto_map: Any) -> str:
-    return (
-        ", ".join(f"{key} = {value}" for key, value in auto_map.items()) if isinstance(auto_map, dict) else "auto_map"
-    )

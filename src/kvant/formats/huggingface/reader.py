@@ -25,7 +25,7 @@ from kvant.formats.huggingface.mlx.schemes import Scheme, grouping_name, read_sc
 from kvant.formats.huggingface.naming import directory_identifier
 from kvant.formats.huggingface.quantized.base import Layer
 from kvant.formats.huggingface.quantized.schemes import Move, stored_as
-from kvant.formats.huggingface.remarks import model_remarks
+from kvant.formats.huggingface.remarks import CODE, model_remarks
 from kvant.formats.huggingface.tokenizer.padding import pad_to_rows
 from kvant.formats.huggingface.tokenizer.reader import describe, name_for_engine
 from kvant.formats.huggingface.tokenizer.sources import read_tokenizer_files
@@ -111,6 +111,7 @@ def read_huggingface(directory: Path, *, known_as: str = "", adapter: Adapter | 
         "general.type": string("model"),
         **general,
         **family.metadata(config),
+        **_seen_context(family, config),
         **({} if stored else {"general.file_type": u32(_file_type(tensors.values()))}),
         "general.quantization_version": u32(2),
         **tokenizer,
@@ -124,7 +125,7 @@ def read_huggingface(directory: Path, *, known_as: str = "", adapter: Adapter | 
         remarks=(*left_over(directory), *remarks, *_other_parts(weights, family, config), *tied, *dropped,
             *without, *model_remarks(directory, raw, family, config),
         ),
-        is_mended=bool(plain.is_renamed or adapter or tied),
+        is_mended=bool(plain.is_renamed or adapter or tied or raw.get(CODE)),
     )  # fmt: skip
 
 
@@ -137,6 +138,14 @@ def _with_adapter(
             f"full-precision model that {adapter.path} was trained on."
         )
     return merged(weights, adapter)
+
+
+def _seen_context(family: Family, config: Config) -> dict[str, Value]:
+    """Return a context no longer than the window of attention that the engine does not have, where there is one."""
+    window = family.unseen_window(config)
+    if window is None or window >= config.integer("max_position_embeddings"):
+        return {}
+    return {f"{family.architecture}.context_length": u32(window)}
 
 
 def complete_config(raw: Mapping[str, Any], family: Family, path: Path) -> Config:

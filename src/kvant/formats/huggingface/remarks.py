@@ -12,6 +12,9 @@ from kvant.formats.huggingface.architectures.rope import rope_remarks
 from kvant.formats.huggingface.config import Config, read_optional_json, shown
 from kvant.formats.huggingface.entries import config_remarks, generation_remarks
 
+CODE = "auto_map"
+"""Entry of config.json that names Python code for transformers to load."""
+
 GENERATION = "generation_config.json"
 
 
@@ -24,6 +27,7 @@ def model_remarks(directory: Path, raw: Mapping[str, Any], family: Family, confi
         family: Its family.
         config: Its configuration, completed.
     """
+    yield from _code(raw, family, config)
     yield from _window(family, config)
     yield from rope_remarks(config, family.known_entries)
     yield from _heads(raw, config)
@@ -41,12 +45,20 @@ def _heads(raw: Mapping[str, Any], config: Config) -> Iterator[str]:
         )
 
 
+def _code(raw: Mapping[str, Any], family: Family, config: Config) -> Iterator[str]:
+    if raw.get(CODE):
+        yield (
+            f"{config.path}: {CODE} names Python code of the model's own ({shown(raw[CODE])}), and kvant runs none: it "
+            f"is read as {family.classes[0]} of transformers. Compare its answers if its code computes something else."
+        )
+
+
 def _window(family: Family, config: Config) -> Iterator[str]:
     window = family.unseen_window(config)
     if window is not None and window < config.integer("max_position_embeddings"):
         yield (
             f"{config.path}: sliding_window is {window}, but llama.cpp's {family.architecture} attends to all tokens: "
-            f"texts of up to {window} tokens get the same results, longer ones others."
+            f"texts of up to {window} tokens get the same results, longer ones others, so context_length is {window}."
         )
 
 

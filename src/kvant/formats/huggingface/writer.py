@@ -36,7 +36,7 @@ GENERATED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_shor
 
 REPLACED = frozenset({
     "text_config", "vision_config", "quantization", "quantization_config", "compression_config", "kvant", "dtype",
-    "rope_parameters", "rope_scaling", "_name_or_path",
+    "rope_parameters", "rope_scaling", "_name_or_path", "auto_map",
 })  # fmt: skip
 """Entries of a source's config.json that are not true of what is written, or are written otherwise."""
 
@@ -112,6 +112,8 @@ def with_own_entries(entries: dict[str, Any], model: Model) -> dict[str, Any]:
     own = read_config(model.path)
     family = family_of_class(architecture_name(own, model.path), model.path)
     kept = {key: value for key, value in own.items() if key not in entries and key not in REPLACED}
+    if own.get("max_position_embeddings"):  # of a GGUF it may be less: what its engine sees of the context
+        kept["max_position_embeddings"] = own["max_position_embeddings"]
     return {**entries, "architectures": [family.classes[0]], "model_type": family.model_type, **kept}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kvant.errors import FormatError, LimitError, UnsupportedModelError
+from kvant.errors import FormatError, LimitError
 from kvant.formats.huggingface.config import MAX_JSON_BYTES, Config, architecture_name, read_config, read_json
 
 
@@ -33,13 +33,6 @@ def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
         file.truncate(MAX_JSON_BYTES + 1)
     with pytest.raises(LimitError, match=str(MAX_JSON_BYTES)):
         read_json(path)
-
-
-def test_what_needs_code_is_refused_by_key(tmp_path: Path) -> None:
-    entries = {"architectures": ["LlamaForCausalLM"], "auto_map": {"AutoModelForCausalLM": "modeling_x.X"}}
-    (tmp_path / "config.json").write_text(json.dumps(entries))
-    with pytest.raises(UnsupportedModelError, match=r"auto_map.*modeling_x"):
-        read_config(tmp_path)
 
 
 def test_a_text_config_is_merged_over_the_outer_one(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from kvant.dtypes import BF16, F16, F32
 from kvant.errors import FormatError, KvantError, UnsupportedFormatError, UnsupportedModelError
 from kvant.formats.huggingface.reader import read_huggingface
+from kvant.formats.huggingface.writer import write_huggingface
 from kvant.kernels import decode
 from kvant.model import Model
 from kvant.tensors import n_rows, row_length
@@ -213,7 +214,6 @@ def fp8(directory: Path) -> None:
         (fp8, FormatError, "ffn_up.weight"),
         (truncated, FormatError, "model.safetensors"),
         (changed(architectures=["BloomForCausalLM"]), UnsupportedModelError, "BloomForCausalLM.*kvant convert DIR"),
-        (changed(auto_map={"AutoModel": "m.M"}), UnsupportedModelError, "auto_map"),
         (changed(quantization_config={"quant_method": "fp8"}), UnsupportedModelError,
          "quantization_config.*fp8.*every weight is BF16.*remove quantization_config"),
         (changed(hidden_size=512), FormatError, "512"),
@@ -259,3 +259,26 @@ def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
     model = read_huggingface(directory)
     tensor = model.tensors["blk.0.attn_q.weight"]
     assert tensor.read_bytes(5, 7).shape == (2, 512)
+
+
+def test_code_of_the_models_own_is_left_behind_and_said(llama: Path, tmp_path: Path) -> None:
+    directory = shutil.copytree(llama, tmp_path / "llama")
+    changed(auto_map={"AutoModelForCausalLM": "modeling_x.X"})(directory)
+    model = read_huggingface(directory)
+    (said,) = [remark for remark in model.remarks if "auto_map" in remark]
+    assert "modeling_x.X" in said
+    assert "read as LlamaForCausalLM of transformers" in said
+    assert model.is_mended  # no other program is sent to a directory that asks for code
+    write_huggingface(model, tmp_path / "written")
+    assert "auto_map" not in json.loads((tmp_path / "written" / "config.json").read_text())
+
+
+def test_a_window_that_the_engine_lacks_is_the_context(tmp_path: Path) -> None:
+    directory = write_tiny_model("mistral", tmp_path / "mistral", sliding_window=64)
+    model = read_huggingface(directory)
+    assert model.get("llama.context_length") == 64
+    assert any("sliding_window is 64" in remark and "context_length is 64" in remark for remark in model.remarks)
+    write_huggingface(model, tmp_path / "written")
+    assert json.loads((tmp_path / "written" / "config.json").read_text())["max_position_embeddings"] == 2048
+    whole = read_huggingface(write_tiny_model("mistral", tmp_path / "whole", sliding_window=None))
+    assert whole.get("llama.context_length") == 2048

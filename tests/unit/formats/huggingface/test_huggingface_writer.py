@@ -46,6 +46,8 @@ def test_the_configuration_comes_back(family: str, tmp_path: Path) -> None:
     before, after = config_of(source), config_of(tmp_path / "out")
     if family == "gemma3":
         before.pop("hidden_act")  # Gemma's is hidden_activation
+    if family == "phi3":
+        before["max_position_embeddings"] = before["sliding_window"]  # the engine has no window
     assert {key: after.get(key) for key in before.keys() - UNWRITTEN} == {
         key: value for key, value in before.items() if key not in UNWRITTEN
     }

@@ -42,7 +42,7 @@ METADATA = {"format": "mlx"}
 LayerEncoder = Callable[[str, Grouping], Encoder | None]
 """Gives the encoder of a layer, by its path, when its turn has come; None for that of `mx.quantize`."""
 
-_DROPPED = ("_name_or_path", "vision_config", "quantization", "quantization_config")
+_DROPPED = ("_name_or_path", "auto_map", "vision_config", "quantization", "quantization_config")
 
 
 def _default(_path: str, _grouping: Grouping) -> None:

@@ -111,6 +111,7 @@ def _write_config(directory: Path, model: Model, settings: Mapping[str, Any]) ->
     """The model's own configuration and what transformers.js is to know of the files."""
     made = config_json(model, family_of_architecture(model.architecture, model.path), "F32")
     found = dict(read_config(model.path)) if model.path.is_dir() else made
+    found.pop("auto_map", None)
     write_json(directory / "config.json", found | {"transformers.js_config": settings})
     theirs = model.path / "generation_config.json"
     if model.path.is_dir() and theirs.is_file():

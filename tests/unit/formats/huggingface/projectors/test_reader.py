@@ -33,7 +33,6 @@ def _vision(**entries: Any) -> Callable[[dict[str, Any]], Any]:
         ("idefics3", _vision(num_hidden_layers=10**6), "num_hidden_layers is 1000000"),
         ("idefics3", lambda case: case["config"].update(vision_config=3), "vision_config is 3, not an object"),
         ("idefics3", lambda case: case["config"].update(architectures=["GPT9"]), "'GPT9' has no projector that kvant"),
-        ("idefics3", lambda case: case["config"].update(auto_map={"AutoModel": "x.py"}), "auto_map asks for Python"),
         ("mistral3", _vision(model_type="clip_vision_model"), "the encoder is 'clip_vision_model', not pixtral"),
         ("mistral3", _vision(hidden_act="relu"), "hidden_act is 'relu'"),
         ("qwen3vl", _vision(deepstack_visual_indexes=[0, 77]), r"deepstack_visual_indexes is \[0, 77\]"),

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from kvant.errors import FormatError
 from kvant.formats.huggingface.quantized.base import E4M3, E5M2, E8M0, FLOATS, Checkpoint, Layer, floats, small_floats
 from kvant.tensors import Tensor, n_weights
 
@@ -22,12 +23,20 @@ def find(checkpoint: Checkpoint) -> Iterator[Layer]:
     """Yield the matrices of E4M3 or E5M2.
 
     Raises:
-        FormatError: A scale fits neither matrix, rows nor blocks.
+        FormatError: A scale fits neither matrix, rows nor blocks, or one matrix has none though others do.
     """
-    for path in checkpoint.ending(".weight"):
-        weight, scale = checkpoint.weights[path + ".weight"], checkpoint.part(path, *SCALES)
-        if weight.block_type in (E4M3, E5M2) and len(weight.shape) == 2:
-            yield _layer(checkpoint, weight, scale)
+    found = [
+        (checkpoint.weights[path + ".weight"], checkpoint.part(path, *SCALES)) for path in checkpoint.ending(".weight")
+    ]
+    found = [(weight, scale) for weight, scale in found if weight.block_type in (E4M3, E5M2) and len(weight.shape) == 2]
+    others = next((scale.name for _, scale in found if scale is not None), None)
+    for weight, scale in found:
+        if scale is None and others is not None:
+            raise FormatError(
+                f"{checkpoint.subject}: {weight.name} of {weight.block_type} has no scale, while others have "
+                f"(first {others}). Download all weight files."
+            )
+        yield _layer(checkpoint, weight, scale)
 
 
 def _layer(checkpoint: Checkpoint, weight: Tensor, scale: Tensor | None) -> Layer:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from family_cases import table, write_checkpoint
-from kvant.errors import FormatError, UnsupportedModelError
+from kvant.errors import FormatError, UnsupportedFormatError, UnsupportedModelError
 from kvant.formats.huggingface.reader import read_huggingface
 from kvant.formats.open import format_name, open_model
 from kvant.kernels import decode
@@ -144,6 +144,21 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
     tiny(tmp_path / "m", "gptq-sym")
     change(tmp_path / "m", lambda tensors: [tensors.pop(name) for name in list(tensors) if name.endswith(".scales")])
     with pytest.raises(UnsupportedModelError, match="GPTQ already"):
+        read_huggingface(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [
+        ("gptq-sym", ".scales"), ("gptq-asym", ".qzeros"), ("awq", ".scales"), ("awq", ".qweight"),
+        ("pack-int4-g32", ".weight_scale"), ("int8", ".weight_scale"), ("fp8-block", ".weight_scale_inv"),
+        ("mxfp4", ".weight_scale"), ("nvfp4", ".weight_scale"), ("bnb-nf4", ".absmax"), ("bnb-int8", ".SCB"),
+    ],
+)  # fmt: skip
+def test_a_part_that_one_matrix_lacks_is_missed(kind: str, suffix: str, tmp_path: Path) -> None:
+    tiny(tmp_path / "m", kind)
+    change(tmp_path / "m", lambda tensors: tensors.pop(next(name for name in tensors if name.endswith(suffix))))
+    with pytest.raises((FormatError, UnsupportedModelError, UnsupportedFormatError), match=r"model\.layers\.0"):
         read_huggingface(tmp_path / "m")
 
 

@@ -121,7 +121,8 @@ def missing(subject: object, why: str) -> ConverterMissingError:
     """Return the error for a model that needs the converter while it is not there."""
     return ConverterMissingError(
         f"{subject}: {why}, which is not installed. Agree to its installation ({plan()}) with "
-        f"`kvant convert {shlex.quote(str(subject))} --yes`, or for every command with {AGREED}=yes.",
+        f"`kvant convert {shlex.quote(str(subject))} --converter upstream --yes`, or for every command with "
+        f"{AGREED}=yes.",
         plan=plan(),
     )
 

@@ -87,7 +87,7 @@ def test_the_error_says_how_to_agree() -> None:
     error = environment.missing(Path("a b"), "converting it needs it")
     assert isinstance(error, ConverterMissingError)
     assert error.plan == environment.plan()
-    assert "`kvant convert 'a b' --yes`" in str(error)
+    assert "`kvant convert 'a b' --converter upstream --yes`" in str(error)
     assert f"{environment.AGREED}=yes" in str(error)
 
 

@@ -52,6 +52,13 @@ sys.path[:0] = [root, root + "/gguf-py"]
 import conversion
 from conversion.base import TextModel, ModelBase, ModelType
 TextModel.get_vocab_base_pre = lambda self, tokenizer: "qwen2"
+load = ModelBase.load_hparams
+def load_hparams(directory, *a, **k):  # transformers 5 fills in experts where a Nemotron-H has none
+    import json
+    raw = json.load(open(str(directory) + "/config.json"))
+    dense = raw.get("model_type") == "nemotron_h" and "n_routed_experts" not in raw
+    return raw if dense else load(directory, *a, **k)
+ModelBase.load_hparams = staticmethod(load_hparams)
 get = conversion.get_model_class
 def with_returned(modify):  # StableLM's norms by head are returned from a generator, where they were to be yielded
     def modify_tensors(self, *a):

@@ -141,6 +141,7 @@ def check_hybrid(config: Config) -> None:
     limit = config.get("time_step_limit")
     reasons = {
         "mamba_expand": hybrid and config.integer("mamba_expand") != 2,
+        "mamba_conv_bias": hybrid and not config.flag("mamba_conv_bias"),
         "position_embedding_type": rotates == hybrid,
         "time_step_limit": hybrid and limit not in (None, [0.0, math.inf]),
         "shared_intermediate_size": not has_experts(config)
@@ -149,8 +150,8 @@ def check_hybrid(config: Config) -> None:
     for key in (key for key, differs in reasons.items() if differs):
         raise UnsupportedModelError(
             f"{config.path}: {key} is {shown(config.get(key))}, which llama.cpp's granitehybrid does not compute: it "
-            f"expands by 2, rotates in models without state-space layers only, limits no time step, and dense models "
-            f"have one MLP. Such a model cannot be stored as GGUF."
+            f"expands by 2, convolves with a bias, rotates in models without state-space layers only, limits no time "
+            f"step, and dense models have one MLP. Such a model cannot be stored as GGUF."
         )
 
 

@@ -29,6 +29,7 @@ from kvant.formats.huggingface.architectures.llama import LLAMA, MISTRAL
 from kvant.formats.huggingface.architectures.mamba import MAMBA2
 from kvant.formats.huggingface.architectures.mistral import MISTRAL3, MIXTRAL
 from kvant.formats.huggingface.architectures.modern_bert import MODERN_BERT
+from kvant.formats.huggingface.architectures.nemotron_h import NEMOTRON_H
 from kvant.formats.huggingface.architectures.nomic_bert import NOMIC_BERT
 from kvant.formats.huggingface.architectures.olmo import OLMO2, OLMO3
 from kvant.formats.huggingface.architectures.phi3 import PHI3
@@ -45,8 +46,8 @@ FAMILIES: tuple[Family, ...] = (
     LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, GEMMA2, GEMMA3, GEMMA3N, GEMMA4, GEMMA4UNIFIED, PHI3, GRANITE, QWEN2MOE,
     QWEN3MOE, QWEN3NEXT, QWEN35, QWEN35MOE, QWEN2VL, QWEN3VL, QWEN3VLMOE, MISTRAL3, MIXTRAL, GPT_OSS, LFM2, LFM2MOE,
     GRANITEMOE, GRANITEHYBRID, OLMO2, OLMO3, EXAONE4, SEED_OSS, STABLELM, STARCODER2, PHI2, GPT2, COHERE2, ERNIE4_5,
-    ERNIE4_5_MOE, GLM4, GLM4MOE, HUNYUAN, HUNYUAN_MOE, MAMBA2, FALCON_H1, BERT, XLM_ROBERTA, NOMIC_BERT, MODERN_BERT,
-    EMBEDDING_GEMMA, DEEPSEEK3, DEEPSEEK2,
+    ERNIE4_5_MOE, GLM4, GLM4MOE, HUNYUAN, HUNYUAN_MOE, MAMBA2, FALCON_H1, NEMOTRON_H, BERT, XLM_ROBERTA,
+    NOMIC_BERT, MODERN_BERT, EMBEDDING_GEMMA, DEEPSEEK3, DEEPSEEK2,
 )  # fmt: skip
 """In the order of documentation; the first of those that share an architecture is what a GGUF becomes."""
 

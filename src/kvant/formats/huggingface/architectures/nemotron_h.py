@@ -2,8 +2,8 @@
 
 The engine tells the kinds apart by metadata: a layer without key-value heads and MLP is one of Mamba 2, one without an
 MLP attends. Queries and keys are reordered as upstream does, alike, which without positions changes no product of them.
-transformers keeps time steps of a prompt above `time_step_min`, which llama.cpp does not know; steps of
-published models are far longer. Layers that guess further tokens (`mtp.`) are left out, and that is said.
+transformers keeps time steps of a prompt at `time_step_min` or above, llama.cpp and transformers' steps of one token do
+not: nothing here makes up for it. Layers that guess further tokens (`mtp.`) are left out, and that is said.
 
 Source: llama.cpp 0.3.36 `conversion/nemotron.py` `NemotronHModel`, `src/models/nemotron-h.cpp`; transformers 5.24
 `NemotronHConfig`, `modeling_nemotron_h`.

@@ -133,8 +133,15 @@ class Config:
         return value
 
     def flag(self, key: str, default: bool = False) -> bool:
-        """Return a boolean entry."""
-        return bool(self.get(key, default))
+        """Return a boolean entry; 0 and 1 are as good.
+
+        Raises:
+            FormatError: It is none.
+        """
+        value = self.get(key, default)
+        if not isinstance(value, bool) and value not in (0, 1):
+            raise FormatError(f"{self.path}: {key} is {shown(value)}, not true or false. Correct it.")
+        return bool(value)
 
     @property
     def head_dim(self) -> int:

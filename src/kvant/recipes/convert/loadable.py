@@ -45,7 +45,7 @@ def check_loads(metadata: Mapping[str, Value], tensors: Sequence[Tensor], out: P
             with EngineProcess() as engine:
                 engine.open(hollow, n_ctx=8, n_threads=1, weightless=True)
         except EngineError as error:
-            reason = str(error).removeprefix(f"{hollow}: ").removesuffix(" Check it with: kvant inspect")
+            reason = str(error).removeprefix(f"{hollow}: ").partition(" Check ")[0]
             raise UnsupportedModelError(
                 f"{out}: was not written: {reason} The checkpoint lacks what the engine needs, or holds what it does "
                 "not read. Report it with the model's config.json."

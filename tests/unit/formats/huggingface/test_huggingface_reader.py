@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from family_cases import table, write_checkpoint
 from kvant.dtypes import BF16, F16, F32
 from kvant.errors import FormatError, KvantError, UnsupportedFormatError, UnsupportedModelError
 from kvant.formats.huggingface.reader import read_huggingface
@@ -214,6 +215,7 @@ def fp8(directory: Path) -> None:
         (fp8, FormatError, "ffn_up.weight"),
         (truncated, FormatError, "model.safetensors"),
         (changed(architectures=["BloomForCausalLM"]), UnsupportedModelError, "BloomForCausalLM.*kvant convert DIR"),
+        (changed(attention_bias="false"), FormatError, "attention_bias is 'false', not true or false"),
         (changed(quantization_config={"quant_method": "fp8"}), UnsupportedModelError,
          "quantization_config.*fp8.*every weight is BF16.*remove quantization_config"),
         (changed(hidden_size=512), FormatError, "512"),
@@ -282,3 +284,10 @@ def test_a_window_that_the_engine_lacks_is_the_context(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "written" / "config.json").read_text())["max_position_embeddings"] == 2048
     whole = read_huggingface(write_tiny_model("mistral", tmp_path / "whole", sliding_window=None))
     assert whole.get("llama.context_length") == 2048
+
+
+def test_a_token_is_given_no_more_experts_than_there_are(tmp_path: Path) -> None:
+    case = table("qwen3moe")
+    case["config"]["num_experts_per_tok"] = 9
+    with pytest.raises(FormatError, match="is given 9 of 8 experts"):
+        read_huggingface(write_checkpoint(case, tmp_path / "moe"))

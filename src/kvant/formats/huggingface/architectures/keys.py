@@ -159,11 +159,24 @@ def hyperparameters(
         if config.local_rope_theta is not None:
             found[f"{architecture}.rope.freq_base_swa"] = f32(config.local_rope_theta)
     found |= _written(epsilons, config, architecture)
-    found |= written(experts, config, architecture)
+    found |= _experts(experts, config, architecture)
     if config.get("head_dim") is not None:
         found[f"{architecture}.attention.key_length"] = u32(config.head_dim)
         found[f"{architecture}.attention.value_length"] = u32(config.head_dim)
     return found | file_type()
+
+
+def _experts(keys: tuple[Key, ...], config: Config, architecture: str) -> dict[str, Value]:
+    """Return the metadata of experts.
+
+    Raises:
+        FormatError: A token is given more experts than there are.
+    """
+    found = written(keys, config, architecture)
+    count, used = (found.get(f"{architecture}.expert_{name}") for name in ("count", "used_count"))
+    if count is not None and used is not None and int(used.value) > int(count.value):  # type: ignore[arg-type]
+        raise FormatError(f"{config.path}: a token is given {used.value} of {count.value} experts. Correct it.")
+    return found
 
 
 def written(keys: Iterable[Key], config: Config, architecture: str) -> dict[str, Value]:

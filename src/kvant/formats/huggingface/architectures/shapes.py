@@ -43,8 +43,9 @@ def check_tensors(tensors: Mapping[str, Tensor], family: Family, config: Config)
         )
     if missing:
         theirs = family.transformers_name(missing[0]) or family.transformers_name(missing[0].removesuffix(".weight"))
+        which = f"{len(missing)} tensors are missing, first" if len(missing) > 1 else "1 tensor is missing:"
         raise FormatError(
-            f"{config.path.parent}: {len(missing)} tensors are missing, first {theirs}. Download all weight files."
+            f"{config.path.parent}: {which} {(theirs or missing[0]).replace('{}', '*')}. Download all weight files."
         )
     common = expected_shapes(family, config, {family.stem(name) or "" for name in tensors})
     blocks = {layer: {**common, **family.shapes_in(config, layer)} for layer in (None, *range(family.blocks(config)))}

@@ -20,6 +20,26 @@ from kvant.tensors import array_tensor
 N_VOCAB = 512
 
 
+class Hyper:
+    """A model's hyperparameters alone."""
+
+    def __init__(self, architecture: str, **values: Any) -> None:
+        self.architecture = architecture
+        self.values = {f"{architecture}.{key.replace('__', '.')}": value for key, value in values.items()}
+
+    def get(self, key: str, default: object = None) -> object:
+        return self.values.get(key, default)
+
+    def hyper(self, key: str, default: int | None = None) -> int:
+        return int(np.max(np.asarray(self.get(f"{self.architecture}.{key}", default))))
+
+
+LLAMA = Hyper(
+    "llama", block_count=30, embedding_length=576, feed_forward_length=1536,
+    attention__head_count=9, attention__head_count_kv=3,
+)  # fmt: skip
+
+
 @cache
 def facts() -> dict[str, dict[str, Any]]:
     """What the files hold, by a name for each."""

@@ -1,8 +1,6 @@
-from typing import Any
-
-import numpy as np
 import pytest
 
+from architectures import LLAMA, Hyper
 from kvant.devices.memory import (
     ENGINE_BYTES,
     compute_bytes,
@@ -14,26 +12,6 @@ from kvant.devices.memory import (
 from kvant.dtypes import BLOCK_TYPES
 
 MIB = 1 << 20
-
-
-class Hyper:
-    """A model's hyperparameters alone."""
-
-    def __init__(self, architecture: str, **values: Any) -> None:
-        self.architecture = architecture
-        self.values = {f"{architecture}.{key.replace('__', '.')}": value for key, value in values.items()}
-
-    def get(self, key: str, default: object = None) -> object:
-        return self.values.get(key, default)
-
-    def hyper(self, key: str, default: int | None = None) -> int:
-        return int(np.max(np.asarray(self.get(f"{self.architecture}.{key}", default))))
-
-
-LLAMA = Hyper(
-    "llama", block_count=30, embedding_length=576, feed_forward_length=1536,
-    attention__head_count=9, attention__head_count_kv=3,
-)  # fmt: skip
 
 
 def test_one_batch_is_computed_at_a_time() -> None:

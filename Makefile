@@ -14,6 +14,8 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(CORES)
 export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 export CCACHE_BASEDIR ?= $(CURDIR)
 export CCACHE_NOHASHDIR ?= 1
+# Tests start many processes, and each would compile anew what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL = $(PIP) install --no-build-isolation -Ceditable.mode=redirect -Cbuild-dir=build/dev -e
 
 .PHONY: help try test test-fast test-all check check-native check-page fmt docs bench fuzz sanitize native clean
@@ -30,7 +32,8 @@ test-fast: $(BIN)/.test  ## the inner loop: what needs no engine, no model and n
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m $(QUICK) tests/unit tests/properties tests/twins tests/golden tests/meta
 
 test: $(BIN)/.test $(MODEL)/config.json $(JAVASCRIPT)/.installed  ## all that CI runs
-	KVANT_REFERENCE_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m "not slow" tests
+	$(BIN)/python -m compileall -q src  # engines, which may write nothing, compile nothing either
+	KVANT_REFERENCE_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not slow" tests
 
 test-all: $(BIN)/.test $(MODEL)/config.json $(JAVASCRIPT)/.installed  ## the tests that need minutes or environments of their own, too
 	KVANT_REFERENCE_MODEL=$(MODEL) $(BIN)/python -m pytest -q -m "slow or not slow" tests

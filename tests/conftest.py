@@ -1,6 +1,7 @@
 """Fixtures that every test can use."""
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,27 @@ if WORKER and hasattr(os, "sched_setaffinity"):
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that share what is dear on one worker of `--dist loadgroup`; the others go where there is room."""
+def group(item: pytest.Item) -> str:
+    """Return what a test shares with others that is too dear to make twice: empty where there is no such thing."""
+    if item.get_closest_marker("model"):
+        return "model"
+    folder = item.path.relative_to(ROOT / "tests").parts[0]
+    return item.path.name if folder in {"e2e", "parity"} or item.get_closest_marker("heavy") else ""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+    """Keep tests that share what is dear on one worker of `--dist loadgroup`, and begin with them.
+
+    A wrapper: xdist reads the groups before conftests' plain hooks run, and pytest-randomly's order comes after those.
+    The long chains first, thousands of small tests last, and no worker waits for another at the end.
+    """
     for item in items:
-        folder = item.path.relative_to(ROOT / "tests").parts[0]
-        if item.get_closest_marker("model"):
-            item.add_marker(pytest.mark.xdist_group("model"))
-        elif folder in {"e2e", "parity"} or item.get_closest_marker("heavy"):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+        if name := group(item):
+            item.add_marker(pytest.mark.xdist_group(name))
+    yield
+    order = {"model": 0, "": 2}
+    items.sort(key=lambda item: order.get(group(item), 1))
 
 
 @pytest.fixture(autouse=True)

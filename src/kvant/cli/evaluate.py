@@ -157,7 +157,7 @@ def notes(result: "Comparison") -> list[str]:
         for score, read in zip(result.scores, result.tokenizers, strict=False)
         for line in tokenizer_warnings(score.name, read)
     ]
-    lines += [f"{s.name} is {cost_in_words(s)}." for s in result.scores if is_degraded(s.kld_mean)]
+    lines += [f"{s.name} is {cost_in_words(s)}." for s in result.scores if is_degraded(s)]
     lines += as_lines(result.samples) if result.samples else []
     lines += [
         f"Floor {f.name}: KLD {f.kld_mean:.6f} ± {f.kld_se:.6f}, top-1 {100 * f.top1:.2f} % ({f.n_positions} tokens)"

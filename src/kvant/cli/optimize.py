@@ -11,11 +11,9 @@ from kvant.recipes.optimize.fields import FIELDS, Field, Kind
 from kvant.units import format_bytes, format_speed, parse_bytes
 
 if TYPE_CHECKING:
+    from kvant.evaluate.loss import Measure
     from kvant.recipes.optimize.request import Request
     from kvant.recipes.report.report import MeasuredVariant, Report
-
-COLUMNS = ("variant", "size", "bpw", "mean KLD", "± SE", "99 % KLD", "top-1 %", "ppl ratio", "gen tok/s", "RAM", "")
-
 
 def _lowered(text: str) -> str:
     return text.lower()
@@ -28,6 +26,7 @@ MaxSize = Annotated[str | None, typer.Option(help="Largest file: 100MB, 1.5GiB."
 MaxRam = Annotated[str | None, typer.Option(help="Most memory while running, at --context.", show_default=False)]
 MinSpeed = Annotated[float | None, typer.Option(help="Slowest generation, tokens per second.", show_default=False)]
 MaxKld = Annotated[float | None, typer.Option(help="Largest mean KL divergence; asks for the smallest file.", show_default=False)]  # noqa: E501
+MaxDistance = Annotated[float | None, typer.Option(help="The same of an embedding model: largest mean cosine distance of vectors.", show_default=False)]  # noqa: E501
 Device = Annotated[str | None, typer.Option(help="Device to fit: this, phone-6gb, ...", show_default=False)]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Directory to write to; default MODEL-kvant.", show_default=False)]  # noqa: E501
 Context = Annotated[int, typer.Option(min=16, help="Tokens of context that memory is predicted for.")]
@@ -59,6 +58,7 @@ def optimize(
     max_ram: MaxRam = None,
     min_speed: MinSpeed = None,
     max_kld: MaxKld = None,
+    max_distance: MaxDistance = None,
     device: Device = None,
     out: Out = None,
     context: Context = 4096,
@@ -84,7 +84,8 @@ def optimize(
 
     A limit on size, memory or speed asks for the best quality that keeps it. A limit on KLD asks for the smallest file
     that keeps it. Without any limit, or with a device alone, the smallest file with a mean KLD of at most 0.05 is
-    taken. It is written with report.html and report.json, a recipe of the search and a lock that `kvant rebuild` makes
+    taken. Variants of a model that makes vectors of texts are compared by the cosine distance of these, within 0.01
+    without any limit, and by the speed of reading. The file is written with report.html and report.json, a recipe of the search and a lock that `kvant rebuild` makes
     the same bytes from. An interrupted run takes up where it stopped.
 
     \b
@@ -96,6 +97,7 @@ def optimize(
       kvant optimize SmolLM2-135M --max-size 90MB --calibrate bundled --formats gguf,mlx,onnx
       kvant optimize model.gguf --device phone-6gb --context 8192
       kvant optimize SmolLM2-135M --max-kld 0.02 --imatrix imatrix.gguf -o out
+      kvant optimize all-MiniLM-L6-v2 --max-distance 0.005
       kvant optimize --recipe recipe.yaml -o out
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.recipes.optimize.keep import check_name
@@ -176,10 +178,11 @@ def show(report: "Report") -> None:
     from kvant.recipes.measure.sample import as_lines
     from kvant.recipes.measure.words import tokenizer_warnings
 
+    measure = report.loss_in
     console.table(
-        f"{report.model.name}: {len(report.variants)} measured on {report.text.tokens} tokens of {report.text.name}",
-        COLUMNS,
-        [_row(v) for v in report.variants],
+        f"{report.model.name}: {len(report.variants)} measured on {report.text.amount} of {report.text.name}",
+        _columns(measure),
+        [_row(v, measure) for v in report.variants],
     )
     console.notes(report.remarks)
     for read in report.tokenizers:
@@ -197,10 +200,8 @@ def show(report: "Report") -> None:
     console.say(f"Pick: {report.reason}")
     for taken in report.formats:
         best = "the best of all formats; " if taken.is_best else ""
-        console.say(
-            f"{taken.format}: {best}{taken.type}, {format_bytes(taken.size_bytes)}, mean KLD {taken.kld_mean:.4f}: "
-            f"{taken.path}"
-        )
+        loss = f"mean {measure.noun} {measure.number(measure.mean_of(taken) or 0.0)}"
+        console.say(f"{taken.format}: {best}{taken.type}, {format_bytes(taken.size_bytes)}, {loss}: {taken.path}")
     for reason in report.left_out:
         console.say(f"Left out: {reason}")
     if report.fallbacks:
@@ -208,12 +209,17 @@ def show(report: "Report") -> None:
     console.say(f"Written: {report.path}, with report.html, report.json, its lock and the recipe beside it.")
 
 
-def _row(v: "MeasuredVariant") -> tuple[str, ...]:
+def _columns(measure: "Measure") -> tuple[str, ...]:
+    loss = (f"mean {measure.noun}", "± SE", f"99 % {measure.noun}")
+    return ("variant", "size", "bpw", *loss, *(f.heading for f in measure.figures), measure.speed, "RAM", "")
+
+
+def _row(v: "MeasuredVariant", measure: "Measure") -> tuple[str, ...]:
     s = v.score
     return (
         v.preset, format_bytes(v.size_bytes), f"{v.bpw:.2f}",
-        f"{s.kld_mean:.4f}", f"{s.kld_se:.4f}", f"{s.kld_p99:.3f}",
-        f"{100 * s.top1:.1f}", f"{s.ppl_ratio:.4f}", format_speed(s.tg_tok_s),
+        measure.number(s.loss), measure.number(s.loss_se), measure.high(s.loss_p99),
+        *(figure.cell(s) for figure in measure.figures), format_speed(s.speed_tok_s),
         format_bytes(v.memory_bytes),
         "<- pick" if v.is_pick else "front" if v.on_front else "",
     )  # fmt: skip

@@ -32,6 +32,7 @@ class VectorScore(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         distance_mean: Mean cosine distance over all texts.
+        distance_se: Its standard error, from pair to pair.
         distance_p99: Its 99 % quantile.
         distance_max: Its largest.
         overlap: Mean share of the original's nearest passages that the variant finds, too.
@@ -39,9 +40,11 @@ class VectorScore(msgspec.Struct, frozen=True, kw_only=True):
         found: The same by the variant's.
         n_texts: Texts compared.
         n_nearest: Passages that count as nearest.
+        pairs: Mean distance of each pair, in their order: what pairs two variants of one base.
     """
 
     distance_mean: float
+    distance_se: float
     distance_p99: float
     distance_max: float
     overlap: float
@@ -49,6 +52,7 @@ class VectorScore(msgspec.Struct, frozen=True, kw_only=True):
     found: float
     n_texts: int
     n_nearest: int
+    pairs: tuple[float, ...] = ()
 
 
 def pairs_of(text: str) -> Pairs:
@@ -81,8 +85,10 @@ def compare_vectors(original: np.ndarray, variant: np.ndarray) -> VectorScore:
     theirs, ours = _order(one, n), _order(other, n)
     shared = [len(set(a[:nearest]) & set(b[:nearest])) / nearest for a, b in zip(theirs, ours, strict=True)]
     own = np.arange(n)
+    by_pair = distance.reshape(2, n).mean(axis=0)
     return VectorScore(
         distance_mean=float(distance.mean()),
+        distance_se=float(by_pair.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0,
         distance_p99=float(np.quantile(distance, 0.99)),
         distance_max=float(distance.max()),
         overlap=float(np.mean(shared)),
@@ -90,6 +96,7 @@ def compare_vectors(original: np.ndarray, variant: np.ndarray) -> VectorScore:
         found=float(np.mean(ours[:, 0] == own)),
         n_texts=len(one),
         n_nearest=nearest,
+        pairs=tuple(by_pair.tolist()),
     )
 
 

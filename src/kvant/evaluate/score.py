@@ -1,13 +1,14 @@
 """Measure one variant: quality against the base's logits, then speed, memory and size."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from kvant.devices.limits import cores
 from kvant.errors import ValueRangeError
 from kvant.evaluate.baselogits import BaseLogits
+from kvant.evaluate.loss import KLD, Lossy, Measure
 from kvant.evaluate.metrics import RowScores, Summary, score_rows, summarize
 from kvant.progress import SILENT, Progress
 from kvant.runtime.artifacts import open_artifact
@@ -26,8 +27,8 @@ class DomainScore(msgspec.Struct, frozen=True, kw_only=True):
     n_positions: int
 
 
-class VariantScore(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything measured of one variant.
+class VariantScore(Lossy, msgspec.Struct, frozen=True, kw_only=True, tag_field="measure", tag="kld"):
+    """Everything measured of one variant of a model that writes text.
 
     Attributes:
         name: File name without its ending.
@@ -81,6 +82,27 @@ class VariantScore(msgspec.Struct, frozen=True, kw_only=True):
     n_threads: int
     domains: dict[str, DomainScore]
     windows: tuple[float, ...] = ()
+
+    measure: ClassVar[Measure] = KLD
+
+    @property
+    def parts(self) -> tuple[float, ...]:
+        """Mean loss of each part of the text that all variants were measured on."""
+        return self.windows
+
+    @property
+    def speed_tok_s(self) -> float | None:
+        """Tokens per second, as its measure calls them."""
+        return self.tg_tok_s
+
+    @property
+    def effect(self) -> str:
+        """What its loss does to what is written, in words."""
+        others = 100 * (1 - self.top1)
+        return (
+            f"its first choice of a token differs from the original's in {others:.0f} of 100 places; perplexity is "
+            f"{self.ppl_ratio:.2f} times as high"
+        )
 
 
 def score(

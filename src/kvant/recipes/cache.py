@@ -10,7 +10,7 @@ import hashlib
 import msgspec
 
 from kvant.documents import JSON_ERRORS
-from kvant.evaluate.score import VariantScore
+from kvant.evaluate.scores import Score
 from kvant.files import atomic_write, cache_dir
 from kvant.model import Model
 
@@ -26,15 +26,15 @@ def digest(*facts: object) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def read_score(key: str) -> VariantScore | None:
+def read_score(key: str) -> Score | None:
     """Return a score from the cache; None if it is not there or not readable."""
     try:
-        return msgspec.json.decode((cache_dir("scores") / f"{key}.json").read_bytes(), type=VariantScore)
+        return msgspec.json.decode((cache_dir("scores") / f"{key}.json").read_bytes(), type=Score)
     except (OSError, *JSON_ERRORS):
         return None
 
 
-def write_score(key: str, score: VariantScore) -> None:
+def write_score(key: str, score: Score) -> None:
     """Keep a score."""
     with atomic_write(cache_dir("scores") / f"{key}.json") as file:
         file.write(msgspec.json.encode(score))

@@ -67,7 +67,7 @@ class LlamaCpp:
         self._context: int | None = None
         self._held: list[int] = []
         self._lengths = np.zeros(n_seq, np.int32)
-        self.path, self.n_ctx = path, n_ctx
+        self.path, self.n_ctx, self._embeds = path, n_ctx, embeddings
         start = time.perf_counter()
         try:
             self._model = self._open_model(
@@ -339,7 +339,14 @@ class LlamaCpp:
         return np.ctypeslib.as_array(pointer, shape=(int(wanted.sum()), self.n_vocab))
 
     def time_prompt(self, tokens: np.ndarray) -> float:
-        """Read a prompt into an empty context, logits of its last token alone; return the seconds it took."""
+        """Read a prompt into an empty context, logits of its last token alone; return the seconds it took.
+
+        Opened with `embeddings`, it reads a text for its vector.
+        """
+        if self._embeds:
+            start = time.perf_counter()
+            self.embed(tokens)
+            return time.perf_counter() - start
         self.clear()
         start = time.perf_counter()
         self._decode(tokens, 0, len(tokens) - 1)

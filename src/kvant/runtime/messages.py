@@ -127,8 +127,8 @@ class Measured(msgspec.Struct, tag=True, frozen=True):
 
     Attributes:
         pp_tok_s: Prompt tokens per second, median of the runs.
-        tg_tok_s: Generated tokens per second, median of the runs.
-        fastest_s: Seconds of the fastest token generated: the one that other programs disturbed least.
+        tg_tok_s: Generated tokens per second, median of the runs; 0 if none was to be generated.
+        fastest_s: Seconds of the fastest token generated: the one that other programs disturbed least; else infinite.
         n_threads: Threads used.
         n_prompt: Tokens in the prompt.
         n_generate: Tokens made per run.

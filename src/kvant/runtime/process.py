@@ -140,7 +140,7 @@ class EngineProcess:
             yield self._receive_rows(waiting.popleft(), n_vocab)
 
     def speed(self, *, n_prompt: int, n_generate: int, repeats: int) -> messages.Measured:
-        """Measure tokens per second, peak memory and energy of the open model."""
+        """Measure tokens per second, peak memory and energy of the open model; see `speed.measure`."""
         return self._ask(messages.Speed(n_prompt, n_generate, repeats), messages.Measured)
 
     def close(self) -> None:

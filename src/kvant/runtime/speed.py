@@ -40,13 +40,14 @@ def measure(
     """Time a prompt and a generation several times.
 
     The prompt is a fixed sequence of token ids: the time does not depend on which they are. Generation continues it
-    token by token, each chosen greedily, so that it runs at the depth of a real conversation.
+    token by token, each chosen greedily, so that it runs at the depth of a real conversation. Of a model that makes
+    vectors, which generates nothing, the prompt is a text.
 
     Args:
         model: An open model whose context holds `n_prompt + n_generate` tokens.
         n_threads: Threads it was opened with, to be reported.
         n_prompt: Tokens in the prompt.
-        n_generate: Tokens to make.
+        n_generate: Tokens to make; 0 to time the prompt alone.
         repeats: Most runs; the median is reported, after one short run that is not counted. No further run begins after
             `BUDGET_S` seconds.
         rss_before_bytes: Resident memory before the model was loaded.
@@ -56,7 +57,7 @@ def measure(
     prompt_s: list[float] = []
     step_s: list[float] = []
     fastest_s = math.inf
-    energy, reason = energy_counter()
+    energy, reason = energy_counter() if n_generate else (lambda: 0.0, "no token was generated")
     joules = 0.0
     start = time.perf_counter()
     while len(step_s) < repeats and (not step_s or time.perf_counter() - start < BUDGET_S):
@@ -68,7 +69,7 @@ def measure(
         fastest_s = min([fastest_s, *steps])
     return Measured(
         pp_tok_s=n_prompt / statistics.median(prompt_s),
-        tg_tok_s=n_generate / statistics.median(step_s),
+        tg_tok_s=n_generate / statistics.median(step_s) if n_generate else 0.0,
         fastest_s=fastest_s,
         n_threads=n_threads, n_prompt=n_prompt, n_generate=n_generate, repeats=len(step_s),
         rss_bytes=peak_rss_bytes(), rss_before_bytes=rss_before_bytes,

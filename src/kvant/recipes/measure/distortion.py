@@ -7,9 +7,10 @@ So it orders candidates and rules some out; it never stands in for a measurement
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from kvant.dtypes import block_type
+from kvant.evaluate.loss import DISTANCE, KLD, Measure
 from kvant.model import Model
 from kvant.quant.plan import KEEP, Plan
 from kvant.tensors import n_weights
@@ -37,10 +38,8 @@ KLD_PER_DISTORTION = 6.0
 RULE_FROM_WEIGHTS = 1.5e9
 RULE_EXPONENT = 0.8
 
-BANDS = (
-    (0.002, "as good as the original"), (0.02, "hardly different"), (0.06, "close"), (0.15, "noticeably different"),
-    (0.5, "degraded"), (math.inf, "badly damaged"),
-)  # fmt: skip
+# Mean cosine distance per unit of distortion: PLACEHOLDER.
+DISTANCE_PER_DISTORTION = 2.0
 
 
 def type_distortion(name: str, *, has_importance: bool) -> float:
@@ -63,12 +62,20 @@ def plan_distortion(plan: Plan, model: Model) -> float:
     return total / max(1, model.n_weights)
 
 
+def expected_loss(measure: Measure, distortion: float, weights: int) -> float:
+    """Mean loss to expect of a distortion, by rule of thumb; right within a factor of about three."""
+    return _EXPECTED[measure.name](distortion, weights)
+
+
 def expected_kld(distortion: float, weights: int) -> float:
-    """Mean KL divergence to expect of a distortion, by rule of thumb; right within a factor of about three."""
+    """Mean KL divergence to expect of a distortion."""
     smaller = max(1.0, RULE_FROM_WEIGHTS / max(1, weights))
     return KLD_PER_DISTORTION * math.pow(smaller, RULE_EXPONENT) * distortion
 
 
-def quality_band(kld: float) -> str:
-    """Words for a mean KL divergence."""
-    return next(words for limit, words in BANDS if kld < limit)
+def expected_distance(distortion: float, weights: int) -> float:  # noqa: ARG001 - of one size only is enough known
+    """Mean cosine distance of vectors to expect of a distortion."""
+    return DISTANCE_PER_DISTORTION * distortion
+
+
+_EXPECTED: Mapping[str, Callable[[float, int], float]] = {KLD.name: expected_kld, DISTANCE.name: expected_distance}

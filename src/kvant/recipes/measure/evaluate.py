@@ -128,7 +128,7 @@ def degraded_samples(
     base_file: Path, base: BaseLogits, scores: Sequence[VariantScore], *, threads: int
 ) -> Samples | None:
     """Let the original and every degraded variant continue a prompt in llama.cpp; None if none is degraded."""
-    degraded = [s for s in scores if is_degraded(s.kld_mean)]
+    degraded = [s for s in scores if is_degraded(s)]
     if not degraded:
         return None
     return Samples(

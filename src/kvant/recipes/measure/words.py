@@ -4,20 +4,14 @@ A mean KL divergence alone means little to most readers. A limit that is advised
 the nearest, every second one would be refused again.
 """
 
-import itertools
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
-from kvant.evaluate.score import VariantScore
-from kvant.recipes.measure.distortion import BANDS, quality_band
+from kvant.evaluate.scores import Score
 from kvant.recipes.measure.parity import Parity
 
-DEGRADED_FROM = next(lower for (lower, _), (_, words) in itertools.pairwise(BANDS) if words == "degraded")
-"""Mean KLD from which a variant counts as degraded."""
-
-
-def is_degraded(kld: float) -> bool:
-    """Whether a mean KLD lies in the band `degraded` or worse."""
-    return kld >= DEGRADED_FROM
+def is_degraded(score: Score) -> bool:
+    """Whether a mean loss lies in the band `degraded` or worse."""
+    return score.loss >= score.measure.degraded_from
 
 
 def tokenizer_warnings(name: str, read: Parity) -> list[str]:
@@ -34,13 +28,11 @@ def tokenizer_warnings(name: str, read: Parity) -> list[str]:
     return said + [f"  {d.what} of {d.of}: {d.ours}, the original {d.theirs}" for d in read.differences]
 
 
-def cost_in_words(score: VariantScore) -> str:
-    """Say what a variant lost: its band, mean KLD, agreement on the first choice, and perplexity."""
-    others = 100 * (1 - score.top1)
-    return (
-        f"{quality_band(score.kld_mean)}: mean KLD {score.kld_mean:.3f} nats per token; its first choice of a token "
-        f"differs from the original's in {others:.0f} of 100 places; perplexity is {score.ppl_ratio:.2f} times as high"
-    )
+def cost_in_words(score: Score) -> str:
+    """Say what a variant lost: its band, mean loss, and what that does to a choice of tokens or passages."""
+    measure = score.measure
+    unit = f" {measure.unit}" if measure.unit else ""
+    return f"{measure.band(score.loss)}: mean {measure.noun} {score.loss:.3f}{unit}; {score.effect}"
 
 
 def rounded_up(value: float, digits: int = 3) -> str:

@@ -3,9 +3,9 @@
 Measuring is what costs: a variant takes seconds to encode and minutes to score. So the most promising one goes first,
 and a candidate is left out once it cannot win any more. Two bounds say so:
 
-- *Finer everywhere.* If a measured variant stores every tensor at least as finely, a candidate's KLD is not below its,
+- *Finer everywhere.* If a measured variant stores every tensor at least as finely, a candidate's loss is not below its,
   unless the candidate alone is encoded under Hessians.
-- *Expected from what was measured.* Within one model KLD follows the distortion of the block types. The lowest ratio of
+- *Expected from what was measured.* Within one model the loss follows the distortion of the block types. The lowest ratio of
   the two seen so far, divided by `SLACK`, bounds a candidate from below.
 
 The first holds by construction, the second by experience; `--all` measures everything instead.
@@ -16,9 +16,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from kvant.evaluate.loss import Measure
 from kvant.quant.plan import KEEP, Plan
 from kvant.recipes.goal import Goal
-from kvant.recipes.measure.distortion import expected_kld
+from kvant.recipes.measure.distortion import expected_loss
 from kvant.recipes.optimize.variant import Variant
 from kvant.recipes.report.pareto import front
 from kvant.recipes.targets.candidate import Candidate
@@ -27,7 +28,7 @@ from kvant.units import format_bytes
 # Within one model the ratio of KLD to distortion varies by 1.8 between presets of 3 to 5 bits
 # (SmolLM2-135M, nine presets).
 SLACK = 1.5
-# Windows of text that it takes to see how the differences of two variants vary.
+# Parts of a text that it takes to see how the differences of two variants vary.
 MIN_PAIRS = 8
 
 
@@ -37,12 +38,14 @@ class Contest:
 
     Attributes:
         goal: What is best.
+        measure: What they lose is measured in.
         finer: Whether a type certainly stores weights at least as finely as another.
         points: Variants that are measured even if fewer settle the question: a trade-off needs some.
-        weights: Weights of the model, for a first guess of its KLD.
+        weights: Weights of the model, for a first guess of their loss.
     """
 
     goal: Goal
+    measure: Measure
     finer: Callable[[str, str], bool]
     points: int
     weights: int
@@ -65,7 +68,7 @@ def next_candidate(waiting: Sequence[Candidate], measured: Sequence[Variant], co
         return _for_the_picture(waiting, measured, contest)
     if goal.kind == "quality" or not _passing_is_possible(open_ones, measured, contest):
         return min(open_ones, key=lambda c: c.distortion)
-    likely = [c for c in open_ones if _guess(c, measured, contest.weights) <= goal.max_kld]
+    likely = [c for c in open_ones if _guess(c, measured, contest) <= goal.bound]
     if likely:
         return min(likely, key=lambda c: c.size_bytes)
     return min(open_ones, key=lambda c: c.distortion)
@@ -75,22 +78,22 @@ def can_win(candidate: Candidate, measured: Sequence[Variant], contest: Contest)
     """Whether a candidate may still turn out to be the best."""
     if not measured:
         return True
-    goal, least = contest.goal, least_kld(candidate, measured, contest)
-    passing = [v for v in measured if v.kld <= goal.max_kld]
-    if goal.kind == "size" and (passing or least <= goal.max_kld):
+    goal, least = contest.goal, least_loss(candidate, measured, contest)
+    passing = [v for v in measured if v.loss <= goal.bound]
+    if goal.kind == "size" and (passing or least <= goal.bound):
         smallest = min((v.candidate.size_bytes for v in passing), default=None)
-        return least <= goal.max_kld and (smallest is None or candidate.size_bytes < smallest)
-    return not goal.is_strict and least < min(v.kld for v in measured)
+        return least <= goal.bound and (smallest is None or candidate.size_bytes < smallest)
+    return not goal.is_strict and least < min(v.loss for v in measured)
 
 
-def least_kld(candidate: Candidate, measured: Sequence[Variant], contest: Contest) -> float:
-    """Lowest mean KLD that a candidate may still turn out to have, by the two bounds."""
-    ratios = [v.kld / v.candidate.distortion for v in measured if v.candidate.distortion > 0]
+def least_loss(candidate: Candidate, measured: Sequence[Variant], contest: Contest) -> float:
+    """Lowest mean loss that a candidate may still turn out to have, by the two bounds."""
+    ratios = [v.loss / v.candidate.distortion for v in measured if v.candidate.distortion > 0]
     by_distortion = candidate.distortion * min(ratios, default=0.0) / SLACK
     alike = [v for v in measured if v.candidate.is_fitted or not candidate.is_fitted]
     if candidate.plan.preset == KEEP:  # its types say nothing of what it loses
         return by_distortion
-    by_types = (v.kld - 2 * v.score.kld_se for v in alike if is_finer(v.candidate.plan, candidate.plan, contest.finer))
+    by_types = (v.loss - 2 * v.score.loss_se for v in alike if is_finer(v.candidate.plan, candidate.plan, contest.finer))
     return max([by_distortion, *by_types])
 
 
@@ -105,25 +108,25 @@ def pick(measured: Sequence[Variant], goal: Goal) -> Variant | None:
 
     None if the goal is strict and no variant reaches it.
     """
-    passing = [v for v in measured if v.kld <= goal.max_kld]
+    passing = [v for v in measured if v.loss <= goal.bound]
     if goal.kind == "size" and passing:
-        return min(passing, key=lambda v: (v.candidate.size_bytes, v.kld))
+        return min(passing, key=lambda v: (v.candidate.size_bytes, v.loss))
     if goal.is_strict or not measured:
         return None
-    best = min(measured, key=lambda v: v.kld)
-    equal = [v for v in measured if v.kld - best.kld <= 2 * difference_se(v, best)]
-    return min(equal, key=lambda v: (v.candidate.size_bytes, v.kld))
+    best = min(measured, key=lambda v: v.loss)
+    equal = [v for v in measured if v.loss - best.loss <= 2 * difference_se(v, best)]
+    return min(equal, key=lambda v: (v.candidate.size_bytes, v.loss))
 
 
 def difference_se(a: Variant, b: Variant) -> float:
-    """Standard error of the difference of two variants' mean KLD, nats per token.
+    """Standard error of the difference of two variants' mean loss.
 
-    The two were measured on the same windows of text, where one is hard on both: their differences vary far less than
-    they do. With too few windows to see that, the two errors are taken as independent.
+    The two were measured on the same parts of a text, where one is hard on both: their differences vary far less than
+    they do. With too few parts to see that, the two errors are taken as independent.
     """
-    if len(a.score.windows) != len(b.score.windows) or len(a.score.windows) < MIN_PAIRS:
-        return math.hypot(a.score.kld_se, b.score.kld_se)
-    pairs = [x - y for x, y in zip(a.score.windows, b.score.windows, strict=True)]
+    if len(a.score.parts) != len(b.score.parts) or len(a.score.parts) < MIN_PAIRS:
+        return math.hypot(a.score.loss_se, b.score.loss_se)
+    pairs = [x - y for x, y in zip(a.score.parts, b.score.parts, strict=True)]
     return statistics.stdev(pairs) / math.sqrt(len(pairs))
 
 
@@ -137,15 +140,16 @@ def explain(taken: Variant, measured: Sequence[Variant], goal: Goal, n_fitting: 
         n_fitting: Candidates that keep the limits.
         limit: The limits in words, e.g. `100.0 MB`; empty if none.
     """
-    kld = f"{taken.kld:.4f} ± {taken.score.kld_se:.4f}"
+    measure = taken.score.measure
+    loss = f"{measure.number(taken.loss)} ± {measure.number(taken.score.loss_se)}"
     among = f"the {n_fitting} variants for {limit}" if limit else f"the {n_fitting} variants considered"
     if n_fitting == 1:
         among = f"the only variant for {limit}" if limit else "the only variant considered"
-    if goal.kind == "size" and taken.kld <= goal.max_kld:
-        reason = f"{taken.candidate.name} is the smallest of {among} with a mean KLD below {goal.max_kld:g}: {kld}"
+    if goal.kind == "size" and taken.loss <= goal.bound:
+        reason = f"{taken.candidate.name} is the smallest of {among} with a mean {measure.noun} below {goal.bound:g}: {loss}"
     else:
-        best = min(measured, key=lambda v: v.kld)
-        reason = f"{taken.candidate.name} is the closest to the original of {among}, with a mean KLD of {kld}"
+        best = min(measured, key=lambda v: v.loss)
+        reason = f"{taken.candidate.name} is the closest to the original of {among}, with a mean {measure.noun} of {loss}"
         if best is not taken:
             reason += f" (within the measurement's error of {best.candidate.name}, which is larger)"
     return reason + _next_below(taken, measured) + "."
@@ -153,24 +157,25 @@ def explain(taken: Variant, measured: Sequence[Variant], goal: Goal, n_fitting: 
 
 def _next_below(taken: Variant, measured: Sequence[Variant]) -> str:
     """Say what the next smaller variant of the front would save and lose."""
-    line = front(measured, cost=lambda v: v.candidate.size_bytes, loss=lambda v: v.kld)
-    smaller = [v for v in line if v.candidate.size_bytes < taken.candidate.size_bytes and v.kld > taken.kld > 0]
+    line = front(measured, cost=lambda v: v.candidate.size_bytes, loss=lambda v: v.loss)
+    smaller = [v for v in line if v.candidate.size_bytes < taken.candidate.size_bytes and v.loss > taken.loss > 0]
     if not smaller:
         return ""
     saved = format_bytes(taken.candidate.size_bytes - smaller[-1].candidate.size_bytes)
-    return f"; {smaller[-1].candidate.name} would save {saved} at {smaller[-1].kld / taken.kld:.1f} times the KLD"
+    times = f"{smaller[-1].loss / taken.loss:.1f} times the {taken.score.measure.noun}"
+    return f"; {smaller[-1].candidate.name} would save {saved} at {times}"
 
 
 def _passing_is_possible(waiting: Sequence[Candidate], measured: Sequence[Variant], contest: Contest) -> bool:
-    bound = contest.goal.max_kld
-    return any(v.kld <= bound for v in measured) or any(least_kld(c, measured, contest) <= bound for c in waiting)
+    bound = contest.goal.bound
+    return any(v.loss <= bound for v in measured) or any(least_loss(c, measured, contest) <= bound for c in waiting)
 
 
-def _guess(candidate: Candidate, measured: Sequence[Variant], weights: int) -> float:
-    """Mean KLD to expect of a candidate: from the variants measured so far, by rule of thumb before the first."""
-    ratios = [v.kld / v.candidate.distortion for v in measured if v.candidate.distortion > 0]
+def _guess(candidate: Candidate, measured: Sequence[Variant], contest: Contest) -> float:
+    """Mean loss to expect of a candidate: from the variants measured so far, by rule of thumb before the first."""
+    ratios = [v.loss / v.candidate.distortion for v in measured if v.candidate.distortion > 0]
     if not ratios:
-        return expected_kld(candidate.distortion, weights)
+        return expected_loss(contest.measure, candidate.distortion, contest.weights)
     return candidate.distortion * statistics.median(ratios)
 
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from kvant._version import __version__
 from kvant.devices.active import active_weights
+from kvant.evaluate.scores import Score
 from kvant.recipes.measure.words import cost_in_words, is_degraded
 from kvant.recipes.optimize.budget import why_not
-from kvant.recipes.optimize.choose import explain, least_kld
+from kvant.recipes.optimize.choose import explain, least_loss
 from kvant.recipes.optimize.outcome import Outcome
 from kvant.recipes.optimize.repeat import commands, limits_in_words
 from kvant.recipes.optimize.request import Request
@@ -26,7 +27,6 @@ from kvant.recipes.report.report import (
     ModelFacts,
     Report,
     Skipped,
-    TextFacts,
 )
 from kvant.recipes.report.strip import TensorType
 from kvant.recipes.targets.candidate import Candidate
@@ -51,7 +51,7 @@ class Delivered:
 def make_report(outcome: Outcome, request: Request, delivered: Sequence[Delivered]) -> Report:
     """Put everything together that the report says; what was delivered in the order of the formats asked for."""
     first, material, yardstick = outcome.first, outcome.material, outcome.yardstick
-    chosen, base, out = first.taken.candidate, yardstick.base, delivered[0].path
+    chosen, original, out = first.taken.candidate, yardstick.original, delivered[0].path
     asked = limits_in_words(request.budget, request.context)
     return Report(
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -65,17 +65,13 @@ def make_report(outcome: Outcome, request: Request, delivered: Sequence[Delivere
         context=request.context,
         threads=yardstick.threads,
         model=model_facts(outcome, request),
-        text=TextFacts(
-            name=base.header.text,
-            sha256=base.header.text_sha256,
-            tokens=int(base.windows.tokens.size),
-            context=base.windows.context,
-        ),
+        measure=yardstick.measure.name,
+        text=original.text,
         budget=request.budget,
         goal=outcome.goal,
         device=material.device,
         machine=material.machine,
-        versions={"kvant": __version__, "numpy": np.__version__, "engine": base.header.engine},
+        versions={"kvant": __version__, "numpy": np.__version__, "engine": original.engine},
         variants=measured_variants(outcome),
         formats=tuple(format_pick(one, outcome) for one in delivered) if len(request.formats) > 1 else (),
         left_out=tuple(outcome.left_out),
@@ -132,7 +128,7 @@ def model_facts(outcome: Outcome, request: Request) -> ModelFacts:
 def measured_variants(outcome: Outcome) -> tuple[MeasuredVariant, ...]:
     """List what was measured in every format, by size; the front is one."""
     found = [measured_variant(v, search) for search in outcome.searches for v in search.measured]
-    line = front(found, cost=lambda v: v.size_bytes, loss=lambda v: v.score.kld_mean)
+    line = front(found, cost=lambda v: v.size_bytes, loss=lambda v: v.score.loss)
     return tuple(
         msgspec.structs.replace(v, on_front=v in line) for v in sorted(found, key=lambda v: v.size_bytes)
     )  # fmt: skip
@@ -144,9 +140,10 @@ def measured_variant(variant: Variant, search: Search) -> MeasuredVariant:
     return MeasuredVariant(
         preset=made.name, format=search.target.name, format_title=search.target.title, aliases=made.aliases,
         size_bytes=made.size_bytes, bpw=made.bpw,
-        ram=made.ram, memory_bytes=variant.memory_bytes, predicted_tok_s=made.speed_tok_s, distortion=made.distortion,
+        ram=made.ram, memory_bytes=variant.memory_bytes,
+        predicted_tok_s=made.speed_tok_s if variant.score.measure.writes else None, distortion=made.distortion,
         is_pick=variant is search.taken, score=variant.score,
-        cost=cost_in_words(variant.score) if is_degraded(variant.kld) else "",
+        cost=cost_in_words(variant.score) if is_degraded(variant.score) else "",
     )  # fmt: skip
 
 
@@ -156,9 +153,15 @@ def format_pick(one: Delivered, outcome: Outcome) -> FormatPick:
     score = taken.score
     return FormatPick(
         format=one.search.target.name, type=taken.candidate.preset, file=one.path.name, path=str(one.path),
-        size_bytes=taken.candidate.size_bytes, kld_mean=score.kld_mean, kld_se=score.kld_se, top1=score.top1,
-        tg_tok_s=score.tg_tok_s, memory_bytes=taken.memory_bytes, is_best=taken is outcome.best,
+        size_bytes=taken.candidate.size_bytes, **told_of(score), tg_tok_s=getattr(score, "tg_tok_s", None),
+        memory_bytes=taken.memory_bytes, is_best=taken is outcome.best,
     )  # fmt: skip
+
+
+def told_of(score: Score) -> dict[str, float]:
+    """Return the figures of a score that are told of a format's pick, by their own names."""
+    names = (f"{score.measure.name}_mean", f"{score.measure.name}_se", "top1")
+    return {name: getattr(score, name) for name in names if hasattr(score, name)}
 
 
 def skipped(search: Search, outcome: Outcome) -> tuple[Skipped, ...]:
@@ -178,10 +181,11 @@ def skipped(search: Search, outcome: Outcome) -> tuple[Skipped, ...]:
 def why_beaten(candidate: Candidate, search: Search) -> str:
     """Say why a candidate that keeps the budget could not win any more."""
     taken, goal = search.taken, search.contest.goal
-    if goal.kind == "size" and taken.kld <= goal.max_kld and candidate.size_bytes >= taken.candidate.size_bytes:
+    if goal.kind == "size" and taken.loss <= goal.bound and candidate.size_bytes >= taken.candidate.size_bytes:
         return f"larger than {taken.candidate.name}, which is close enough"
-    least = least_kld(candidate, search.measured, search.contest)
-    return f"cannot win: KLD of at least {least:.3f} expected"
+    least = least_loss(candidate, search.measured, search.contest)
+    measure = search.contest.measure
+    return f"cannot win: {measure.noun} of at least {measure.high(least)} expected"
 
 
 def tensor_types(search: Search) -> tuple[TensorType, ...]:

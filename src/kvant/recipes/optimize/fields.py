@@ -46,6 +46,7 @@ class Field:
         needs: Name of the field without which this one has no use.
         unless: Name of the field beside which it has none.
         why: What is said to who gives it without use.
+        of_text: Why it has none of a model that makes vectors of texts; empty if it has.
         repeats: When the command that repeats a search gives it: at other values than its default, only if a speed is
             asked for (which others might then not reach), or never.
     """
@@ -61,6 +62,7 @@ class Field:
     needs: str | None = None
     unless: str | None = None
     why: str = ""
+    of_text: str = ""
     repeats: Literal["changed", "timed", "never"] = "changed"
 
     @property
@@ -79,8 +81,10 @@ FIELDS: tuple[Field, ...] = (
     Field(name="budget.max_ram_bytes", option="--max-ram", kind=Kind.BYTES, place="budget.max_ram_bytes"),
     Field(name="budget.min_speed_tok_s", option="--min-speed", kind=Kind.NUMBER, place="budget.min_speed_tok_s"),
     Field(name="budget.max_kld", option="--max-kld", kind=Kind.NUMBER, place="budget.max_kld"),
+    Field(name="budget.max_distance", option="--max-distance", kind=Kind.NUMBER, place="budget.max_distance"),
     Field(name="budget.device", option="--device", kind=Kind.WORD, place="budget.device"),
-    Field(name="calibrate", option="--calibrate", kind=Kind.TEXT, place="calibrate.text", implied="bundled"),
+    Field(name="calibrate", option="--calibrate", kind=Kind.TEXT, place="calibrate.text", implied="bundled",
+          of_text="measures what a model writes"),
     Field(name="calibrate_windows", option="--calibrate-windows", kind=Kind.COUNT, place="calibrate.windows",
           is_stated=True, needs="calibrate", why=_TEXT),
     Field(name="calibrate_seed", option="--calibrate-seed", kind=Kind.COUNT, place="calibrate.seed",
@@ -94,7 +98,8 @@ FIELDS: tuple[Field, ...] = (
     Field(name="corpus", option="--corpus", kind=Kind.WORD, place="measure.corpus", unless="text",
           why="is a bundled text, and --text gives another"),
     Field(name="text", option="--text", kind=Kind.PATH, place="measure.text"),
-    Field(name="chunks", option="--chunks", kind=Kind.COUNT, place="measure.chunks"),
+    Field(name="chunks", option="--chunks", kind=Kind.COUNT, place="measure.chunks",
+          of_text="counts windows of text that a model goes on with"),
     Field(name="measure_all", option="--all", kind=Kind.FLAG, place="measure.all"),
     Field(name="out", option="--out", kind=Kind.PATH, repeats="never"),
     Field(name="jobs", option="--jobs", kind=Kind.COUNT, low=1, repeats="timed"),

@@ -94,9 +94,9 @@ class Mixes:
             candidate = self.candidate(types, [v.candidate.preset for v in (*measured, *found)])
             same = [v for v in measured if v.candidate.plan.types == candidate.plan.types]
             if same:
-                return same[0].kld
+                return same[0].loss
             found.append(measure(candidate))
-            return found[-1].kld
+            return found[-1].loss
 
         known = self.lessons(measured)
         others = self._others(late_s)
@@ -105,7 +105,7 @@ class Mixes:
                 search(self.options, self._room, kld_of, runs=runs, known=known, floor=self.floor, **others)
             else:
                 smallest(
-                    self.options, goal.max_kld, kld_of, max_bytes=self._room, runs=runs, known=known, floor=self.floor,
+                    self.options, goal.bound, kld_of, max_bytes=self._room, runs=runs, known=known, floor=self.floor,
                     **others,
                 )  # fmt: skip
         return found
@@ -127,7 +127,7 @@ class Mixes:
         """Return what measured variants teach about the options: those made of them."""
         known = {v.candidate.plan.sha256: v for v in measured}
         choices = [(self.workshop.choice(v.candidate), v) for v in known.values()]
-        return [Measurement(types=types, kld=v.kld) for types, v in choices if types is not None]
+        return [Measurement(types=types, kld=v.loss) for types, v in choices if types is not None]
 
     def _best(self, budget: int) -> dict[str, Option]:
         """The best choice of at most so many bytes that keeps the other limits."""

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from kvant.recipes.goal import Goal
 from kvant.recipes.measure.sample import Samples
-from kvant.recipes.optimize.search import Search, Yardstick
+from kvant.recipes.optimize.search import Search
 from kvant.recipes.optimize.variant import Variant
+from kvant.recipes.optimize.yardstick import Yardstick
 from kvant.recipes.targets.base import Material
 
 

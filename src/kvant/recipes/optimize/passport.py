@@ -2,7 +2,7 @@
 
 import msgspec
 
-from kvant.evaluate.score import VariantScore
+from kvant.evaluate.scores import Score
 from kvant.hub.passports import PASSPORT_FORM
 from kvant.recipes.measure.parity import Parity
 from kvant.recipes.optimize.facts import Delivered
@@ -23,7 +23,7 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True):
         imatrix_sha256: Hash of the importance it was encoded with; None without.
         text: Label of the text measured on.
         text_sha256: Its hash.
-        score: What was measured.
+        score: What was measured; its `measure` says what a loss is measured in.
         tokenizer: How it reads and prompts, against the model's own tokenizer.
         machine: Processor it was measured on.
         versions: Of everything that took part.
@@ -38,7 +38,7 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True):
     imatrix_sha256: str | None
     text: str
     text_sha256: str
-    score: VariantScore
+    score: Score
     tokenizer: Parity | None = None
     machine: str
     versions: dict[str, str]
@@ -48,7 +48,7 @@ def make_passport(one: Delivered, outcome: Outcome, report: Report, tokenizer: P
     """Say what was delivered."""
     taken, material = one.search.taken, outcome.material
     return Passport(
-        file=one.path.name, sha256=one.sha256, base_sha256=outcome.yardstick.base.header.base,
+        file=one.path.name, sha256=one.sha256, base_sha256=outcome.yardstick.original.sha256,
         preset=taken.candidate.preset, plan_sha256=taken.candidate.plan.sha256,
         imatrix_sha256=material.importance.sha256 if material.importance else None,
         text=report.text.name, text_sha256=report.text.sha256, score=taken.score, tokenizer=tokenizer,

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from kvant.devices.detect import detect
 from kvant.devices.profiles import device_for
-from kvant.errors import KvantError, LicenceError, OutputExistsError, UnsupportedModelError
-from kvant.formats.gguf.kinds import check_generates, makes_vectors
+from kvant.errors import KvantError, LicenceError, OutputExistsError
 from kvant.formats.imatrix import read_imatrix
 from kvant.hub.licences import check_model
 from kvant.model import Model
@@ -31,7 +30,8 @@ from kvant.recipes.optimize.delivery import check_directory, deliver
 from kvant.recipes.optimize.outcome import Outcome
 from kvant.recipes.optimize.request import Request
 from kvant.recipes.optimize.schema import RECIPE_FILE, write_recipe
-from kvant.recipes.optimize.search import Search, Yardstick, search_format
+from kvant.recipes.optimize.search import Search, search_format
+from kvant.recipes.optimize.yardstick import Yardstick, check_formats, fitted_request, measure_of, planned
 from kvant.recipes.report.report import Report
 from kvant.recipes.source import open_model
 from kvant.recipes.targets.base import Material
@@ -58,8 +58,12 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     check_directory(request.out)
     machine = detect()
     model = open_model(request.source, progress=progress)
-    check_measurable(model)
+    measure = measure_of(model)
+    request, goal = fitted_request(request, model, measure), goal_of(request.budget, measure)
     targets = targets_of(request.formats, model, request.presets)
+    check_formats(targets, measure)
+    device = device_for(request.budget.device, machine)
+    budget = planned(request.budget, device, measure)
     check_model(model, accepted=request.accepted_licences)
     calibration = None
     if request.calibrate:
@@ -69,11 +73,10 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
         )  # fmt: skip
     importance = importance_of(request, model) or (calibration.importance if calibration else None)
     material = Material(
-        model=model, machine=machine, device=device_for(request.budget.device, machine), importance=importance,
-        calibration=calibration, budget=request.budget, context=request.context,
-        threads=max(1, (request.threads or machine.cores) // request.jobs), progress=progress,
+        model=model, machine=machine, device=device, importance=importance, calibration=calibration, budget=budget,
+        context=request.context, threads=max(1, (request.threads or machine.cores) // request.jobs), progress=progress,
     )  # fmt: skip
-    yardstick, goal = Yardstick(request, material), goal_of(request.budget)
+    yardstick = Yardstick(request, material, measure)
 
     searches: list[Search] = []
     failures: list[tuple[str, KvantError]] = []
@@ -99,20 +102,6 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     return report
 
 
-def check_measurable(model: Model) -> None:
-    """Refuse a model whose variants cannot be told apart by what they would write.
-
-    Raises:
-        UnsupportedModelError: It makes vectors, or writes by other means than token by token.
-    """
-    if makes_vectors(model):
-        raise UnsupportedModelError(
-            f"{model.path}: {model.architecture} makes vectors of texts, and variants are searched by KL divergence of "
-            "text. Make some with kvant quantize, and compare their vectors with kvant evaluate."
-        )
-    check_generates(model)
-
-
 def importance_of(request: Request, model: Model) -> Importance | None:
     """Read the importance file of a request, if there is one.
 
@@ -126,8 +115,13 @@ def importance_of(request: Request, model: Model) -> Importance | None:
     return importance
 
 
-def make_samples(searches: list[Search], yardstick: Yardstick) -> Samples:
-    """Let the original and the picks continue a prompt; with what degraded variants said when they were measured."""
+def make_samples(searches: list[Search], yardstick: Yardstick) -> Samples | None:
+    """Let the original and the picks continue a prompt; with what degraded variants said when they were measured.
+
+    None of a model that writes no text.
+    """
+    if not yardstick.measure.writes:
+        return None
     threads, said = yardstick.threads, list[Sample]()
     for search in searches:
         for variant in sorted(search.measured, key=lambda v: (v is not search.taken, -v.candidate.size_bytes)):
@@ -135,5 +129,5 @@ def make_samples(searches: list[Search], yardstick: Yardstick) -> Samples:
             text = search.workshop.continuation(variant.candidate, made, threads=threads)
             if text is not None:
                 said.append(Sample(name=variant.candidate.name, text=text))
-    original = continuation(yardstick.base_file, yardstick.base.header.base, threads=threads)
+    original = continuation(yardstick.original.file, yardstick.original.sha256, threads=threads)
     return Samples(prompt=PROMPT, tokens=TOKENS, original=original, variants=tuple(said))

@@ -46,7 +46,7 @@ def commands(request: Request, outcome: Outcome, places: Sequence[Path]) -> tupl
     ]
     text = ["--text", _path(request.text)] if request.text else ["--corpus", request.corpus]
     check = ["kvant", "evaluate", *(_path(place.name) for place in places), "--against", _path(request.source), *text]
-    check += ["--chunks", str(request.chunks)]
+    check += ["--chunks", str(request.chunks)] if outcome.yardstick.measure.writes else []
     return tuple(shlex.join(words) for words in (search_words(request), *made, check))
 
 

@@ -5,96 +5,25 @@ import statistics
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
 
 import msgspec
 
 from kvant._version import __version__
-from kvant.devices.detect import Machine
 from kvant.errors import BudgetError
-from kvant.evaluate.baselogits import BaseLogits
-from kvant.evaluate.corpora import CALIBRATION_HASH_KEY, CALIBRATION_NAME_KEY, check_unseen
-from kvant.metadata import string
 from kvant.progress import Prefixed
 from kvant.recipes import cache
 from kvant.recipes.goal import Goal
-from kvant.recipes.measure.base import Floor, measure_floors, measured_text, prepare_base
 from kvant.recipes.measure.words import is_degraded, rounded_down, rounded_up
 from kvant.recipes.optimize.budget import affordable, why_not
 from kvant.recipes.optimize.choose import Contest, next_candidate, pick
 from kvant.recipes.optimize.mixes import Mixes
 from kvant.recipes.optimize.request import Request
 from kvant.recipes.optimize.variant import Variant
+from kvant.recipes.optimize.yardstick import Yardstick
 from kvant.recipes.targets.base import Material, Target, Workshop
 from kvant.recipes.targets.candidate import Candidate
 from kvant.recipes.targets.limits import Limits
 from kvant.units import format_bytes
-
-WINDOW_TOKENS = 512
-
-
-@dataclass(frozen=True)
-class Yardstick:
-    """What every variant is measured against; prepared when it is first asked for.
-
-    Attributes:
-        request: What is asked for.
-        material: What variants are made from.
-    """
-
-    request: Request
-    material: Material
-
-    @property
-    def base(self) -> BaseLogits:
-        """The full-precision model's logits."""
-        return self._prepared[1]
-
-    @property
-    def base_file(self) -> Path:
-        """The full-precision model as llama.cpp runs it."""
-        return self._prepared[0]
-
-    def prepare(self) -> None:
-        """Have it ready before threads ask for it: each that finds it missing would make it."""
-        _ = self._prepared
-
-    @cached_property
-    def floors(self) -> list[Floor]:
-        """Divergences that are noise."""
-        return measure_floors(
-            self.base_file, self.base, threads=self._all_threads, progress=self.material.progress
-        )  # fmt: skip
-
-    @property
-    def machine(self) -> Machine:
-        """The machine at hand."""
-        return self.material.machine
-
-    @property
-    def threads(self) -> int:
-        """Threads that each variant is made and measured with."""
-        return self.material.threads
-
-    @property
-    def _all_threads(self) -> int:
-        return self.request.threads or self.machine.cores
-
-    @cached_property
-    def _prepared(self) -> tuple[Path, BaseLogits]:
-        asked, known = self.request, self.material
-        text = measured_text(asked.text, asked.corpus)
-        if known.calibration:
-            seen = {CALIBRATION_HASH_KEY: string(known.calibration.text.sha256)}
-            check_unseen(text, known.model.path, seen)
-        for dataset in known.importance.datasets if known.importance else ():
-            check_unseen(text, asked.imatrix or known.model.path, {CALIBRATION_NAME_KEY: string(dataset)})
-        return prepare_base(
-            known.model, text=text, context=WINDOW_TOKENS, chunks=asked.chunks, threads=self._all_threads,
-            progress=known.progress,
-        )  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
@@ -109,7 +38,7 @@ class Search:
         measured: Those that were made and measured.
         keeping: Those of them that keep the budget.
         taken: The best.
-        curve: Bytes and least KLD expected of any mix, by rising size; empty without calibration.
+        curve: Bytes and least loss expected of any mix, by rising size; empty without calibration.
     """
 
     target: Target
@@ -152,7 +81,10 @@ def search_format(target: Target, material: Material, goal: Goal, yardstick: Yar
     """
     asked = yardstick.request
     workshop = target.open(material)
-    contest = Contest(goal=goal, finer=target.finer, points=target.points, weights=material.model.n_weights)
+    contest = Contest(
+        goal=goal, measure=yardstick.measure, finer=target.finer, points=target.points,
+        weights=material.model.n_weights,
+    )  # fmt: skip
     bench = Bench(target=target, workshop=workshop, contest=contest, yardstick=yardstick)
     candidates = workshop.presets([name for name in asked.presets if target.knows(name)])
     options = workshop.options()
@@ -161,7 +93,7 @@ def search_format(target: Target, material: Material, goal: Goal, yardstick: Yar
     # Where predictions of speed rest on measurements of this machine, they are held to from the start.
     scale = 1.0 if target.speed_margin and material.device.is_here else None
     fitting = affordable(
-        candidates, asked.budget, material.device, margin=target.speed_margin, speed_scale=scale
+        candidates, material.budget, material.device, margin=target.speed_margin, speed_scale=scale
     )  # fmt: skip
     material.progress.say(
         f"{target.title}: {len(candidates)} different variants, {len(fitting)} keep the budget by prediction."
@@ -206,14 +138,14 @@ def refine(mixes: Mixes, measured: Sequence[Variant], bench: Bench) -> list[Vari
 
 def next_batch(fitting: Sequence[Candidate], measured: Sequence[Variant], bench: Bench) -> list[Candidate]:
     """Return what to measure next, as many at a time as there are jobs; empty when the question is settled."""
-    asked, device = bench.request, bench.yardstick.material.device
+    asked, device, budget = bench.request, bench.yardstick.material.device, bench.yardstick.material.budget
     done = {v.candidate.preset for v in measured}
     waiting = [c for c in fitting if c.preset not in done]
     if asked.measure_all:
         return waiting[: asked.jobs]
     scale = speed_scale(measured) if device.is_here else None
     margin = bench.target.speed_margin
-    waiting = [c for c in waiting if not why_not(c, asked.budget, device, margin=margin, speed_scale=scale)]
+    waiting = [c for c in waiting if not why_not(c, budget, device, margin=margin, speed_scale=scale)]
     keeping = [v for v in measured if not why_left(v, bench)]
     batch: list[Candidate] = []
     while len(batch) < asked.jobs:
@@ -230,19 +162,19 @@ def make_and_measure(candidate: Candidate, bench: Bench) -> Variant:
     say = yardstick.material.progress
     progress = Prefixed(say, candidate.name)
     key = cache.digest(
-        "score", __version__, workshop.key(candidate), yardstick.base.key, yardstick.machine.cpu, yardstick.threads
+        "score", __version__, workshop.key(candidate), yardstick.original.key, yardstick.machine.cpu, yardstick.threads
     )
     found = cache.read_score(key)
     if found is None:
         artifact = workshop.make(candidate, threads=yardstick.threads, progress=progress)
-        found = workshop.measure(artifact, yardstick.base, threads=yardstick.threads, progress=progress)
+        found = yardstick.original.score(workshop, artifact, progress)
         found = msgspec.structs.replace(found, name=candidate.name, path="")
-        if is_degraded(found.kld_mean):
+        if yardstick.measure.writes and is_degraded(found):
             workshop.continuation(candidate, artifact, threads=yardstick.threads)  # now that it is there
         cache.write_score(key, found)
-    say.say(
-        f"{candidate.name}: {format_bytes(candidate.size_bytes)}, mean KLD {found.kld_mean:.4f} ± {found.kld_se:.4f}"
-    )
+    measure = yardstick.measure
+    loss = f"mean {measure.noun} {measure.number(found.loss)} ± {measure.number(found.loss_se)}"
+    say.say(f"{candidate.name}: {format_bytes(candidate.size_bytes)}, {loss}")
     return Variant(candidate=candidate, score=found, memory_bytes=workshop.memory_bytes(candidate, found))
 
 
@@ -256,7 +188,7 @@ def forget_losers(measured: Sequence[Variant], bench: Bench) -> None:
 
 def speed_scale(measured: Sequence[Variant]) -> float | None:
     """How fast variants were over how fast they were predicted; None without measurements."""
-    pairs = [(v.score.tg_tok_s, v.candidate.speed_tok_s) for v in measured]
+    pairs = [(v.score.speed_tok_s, v.candidate.speed_tok_s) for v in measured]
     ratios = [real / predicted for real, predicted in pairs if real and predicted]
     return statistics.median(ratios) if ratios else None
 
@@ -264,9 +196,9 @@ def speed_scale(measured: Sequence[Variant]) -> float | None:
 def lateness(measured: Sequence[Variant]) -> float:
     """Seconds per token that fitted variants took beyond their prediction, the median; 0 if none was timed."""
     late = [
-        1 / v.score.tg_tok_s - 1 / v.candidate.speed_tok_s
+        1 / v.score.speed_tok_s - 1 / v.candidate.speed_tok_s
         for v in measured
-        if v.candidate.is_fitted and v.score.tg_tok_s
+        if v.candidate.is_fitted and v.score.speed_tok_s
     ]
     return statistics.median(late) if late else 0.0
 
@@ -277,7 +209,7 @@ def why_left(variant: Variant, bench: Bench) -> str:
     What was measured here says nothing about the speed on another device.
     """
     budget, device = bench.request.budget, bench.yardstick.material.device
-    speed, least = variant.score.tg_tok_s, budget.min_speed_tok_s
+    speed, least = variant.score.speed_tok_s, budget.min_speed_tok_s
     memory = [limit for limit in (budget.max_ram_bytes, device.usable_bytes if budget.device else None) if limit]
     if memory and variant.memory_bytes > min(memory):
         needed, limit = format_bytes(variant.memory_bytes), format_bytes(min(memory))
@@ -296,16 +228,16 @@ def take(keeping: Sequence[Variant], measured: Sequence[Variant], bench: Bench) 
     taken = pick(keeping, bench.goal)
     if taken is not None:
         return taken
-    closest = min(measured, key=lambda v: v.kld)
+    closest = min(measured, key=lambda v: v.loss)
     if not keeping:
-        nearest = max(measured, key=lambda v: (-v.memory_bytes, v.score.tg_tok_s or 0.0))
-        fastest = max(measured, key=lambda v: v.score.tg_tok_s or 0.0)
+        nearest = max(measured, key=lambda v: (-v.memory_bytes, v.score.speed_tok_s or 0.0))
+        fastest = max(measured, key=lambda v: v.score.speed_tok_s or 0.0)
         slow = why_left(fastest, bench)
         raise BudgetError(
             f"{slow if slow.startswith('min-speed') else why_left(nearest, bench)}, and nothing does better. "
             f"Allow less speed or more memory, use more threads, or start from a smaller model."
         )
     raise BudgetError(
-        f"max-kld: {closest.candidate.name} comes closest with {rounded_up(closest.kld)}, above "
-        f"{bench.goal.max_kld:g}. Allow more, lift the other limits, or pass importance with --imatrix."
+        f"{bench.contest.measure.option.removeprefix('--')}: {closest.candidate.name} comes closest with "
+        f"{rounded_up(closest.loss)}, above {bench.goal.bound:g}. Allow more, lift the other limits, or pass importance with --imatrix."
     )

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from kvant.evaluate.score import VariantScore
+from kvant.evaluate.scores import Score
 from kvant.recipes.targets.candidate import Candidate
 
 
@@ -16,10 +16,10 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     candidate: Candidate
-    score: VariantScore
+    score: Score
     memory_bytes: int
 
     @property
-    def kld(self) -> float:
-        """Mean KL divergence from the full-precision model, nats per token."""
-        return self.score.kld_mean
+    def loss(self) -> float:
+        """Mean of what it loses, in its score's measure."""
+        return self.score.loss

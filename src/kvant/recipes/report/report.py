@@ -12,7 +12,8 @@ import msgspec
 from kvant.devices.detect import Machine
 from kvant.devices.memory import RamPrediction
 from kvant.devices.profiles import Profile
-from kvant.evaluate.score import VariantScore
+from kvant.evaluate.loss import MEASURES, Measure
+from kvant.evaluate.scores import Score
 from kvant.files import atomic_write
 from kvant.hub.passports import REPORT_FORM
 from kvant.recipes.goal import Budget, Goal
@@ -21,7 +22,7 @@ from kvant.recipes.measure.parity import Parity
 from kvant.recipes.measure.sample import Samples
 from kvant.recipes.report.plot import Frame, Point, layout
 from kvant.recipes.report.strip import TensorType, strip
-from kvant.units import format_bytes, format_speed
+from kvant.units import counted, format_bytes, format_speed
 
 WIDE = Frame(width=860, height=440)
 NARROW = Frame(width=380, height=400, left=62, right=14)
@@ -44,12 +45,27 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TextFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The text that was measured on, and how: `tokens` in windows of `context`."""
+    """The text that was measured on, and how: `tokens` in windows of `context`.
+
+    Of a model that makes vectors: `tokens` in the queries and passages of `pairs` pairs, each at most `context` long.
+    """
 
     name: str
     sha256: str
     tokens: int
     context: int
+    pairs: int = 0
+
+    @property
+    def amount(self) -> str:
+        """How much of it was measured on."""
+        return f"{counted(self.pairs, 'pair')} of query and passage" if self.pairs else f"{self.tokens:,} tokens"
+
+    @property
+    def cut(self) -> str:
+        """How it was cut."""
+        how = f"in texts of at most {self.context}" if self.pairs else f"in windows of {self.context}"
+        return f"{self.tokens:,} tokens {how}"
 
 
 class MeasuredVariant(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,8 +77,9 @@ class MeasuredVariant(msgspec.Struct, frozen=True, kw_only=True):
         format_title: That with its engine.
         memory_bytes: Predicted at the context asked for; of other formats than GGUF not less than was measured.
         ram: What the prediction consists of; None of other formats, like the two after it.
-        on_front: No other variant of any format beats it in both size and divergence.
+        on_front: No other variant of any format beats it in both size and loss.
         is_pick: Taken of its format.
+        score: What was measured; its `measure` is the report's.
         cost: In words what a degraded one lost; empty of others.
     """
 
@@ -78,21 +95,26 @@ class MeasuredVariant(msgspec.Struct, frozen=True, kw_only=True):
     distortion: float | None = None
     on_front: bool = False
     is_pick: bool
-    score: VariantScore
+    score: Score
     cost: str = ""
 
 
 class FormatPick(msgspec.Struct, frozen=True, kw_only=True):
-    """What was taken in one format, and where it was written; `is_best` of the goal's best of all formats."""
+    """What was taken in one format, and where it was written; `is_best` of the goal's best of all formats.
+
+    Figures of the other measure than the report's are None.
+    """
 
     format: str
     type: str
     file: str
     path: str
     size_bytes: int
-    kld_mean: float
-    kld_se: float
-    top1: float
+    kld_mean: float | None = None
+    kld_se: float | None = None
+    top1: float | None = None
+    distance_mean: float | None = None
+    distance_se: float | None = None
     tg_tok_s: float | None
     memory_bytes: int
     is_best: bool
@@ -119,6 +141,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         report: Form of this document.
+        measure: What a loss is measured in: `kld`, or of models that make vectors `distance`.
         asked: The limits in words; empty if none.
         format: Format of the pick.
         pick: Preset taken.
@@ -131,7 +154,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         formats: What was taken in every format; empty if GGUF alone was searched.
         left_out: Formats that have nothing to offer, and why.
         skipped: The other candidates.
-        floors: Divergences that are noise.
+        floors: Losses that are noise.
         tensors: Types of the pick.
         fallbacks: What the pick's preset could not give, in a sentence.
         commands: How to repeat it.
@@ -139,11 +162,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         remarks: What was left out of the model or taken otherwise than it looks.
         tokenizers: How what was written reads and prompts, against the model's own tokenizer; the pick first, then the
             best of other formats.
-        samples: What the original and variants say to the same prompt.
+        samples: What the original and variants say to the same prompt; None of models that write no text.
     """
 
     report: int = REPORT_FORM
     created: str
+    measure: str = "kld"
     asked: str
     format: str = "gguf"
     pick: str
@@ -173,6 +197,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     curve: tuple[CurvePoint, ...] = ()
     samples: Samples | None = None
 
+    @property
+    def loss_in(self) -> Measure:
+        """The measure of a loss."""
+        return MEASURES[self.measure]
+
 
 class Legend(msgspec.Struct, frozen=True, kw_only=True):
     """What the colours of the plot mean: classes of style rules, and their texts."""
@@ -199,8 +228,8 @@ def render(report: Report) -> str:
     files = resources.files("kvant.recipes.report")
     style = files.joinpath("report.css").read_text(encoding="utf-8") + _tip_rules(len(report.variants))
     page = environment.from_string(files.joinpath("report.html.j2").read_text(encoding="utf-8"))
-    points, legend = _points(report.variants)
-    loss_limit = report.goal.max_kld if report.goal.kind == "size" else None
+    points, legend = _points(report)
+    loss_limit = report.goal.bound if report.goal.kind == "size" else None
     wide, narrow = (
         layout(
             points, frame, size_limit=report.budget.max_size_bytes, loss_limit=loss_limit,
@@ -210,6 +239,7 @@ def render(report: Report) -> str:
     )  # fmt: skip
     return page.render(
         report=report,
+        measure=report.loss_in,
         wide=wide,
         narrow=narrow,
         legend=legend,
@@ -225,23 +255,24 @@ def _tip_rules(count: int) -> str:
     return "\n".join([*rules, ""])
 
 
-def _points(variants: Sequence[MeasuredVariant]) -> tuple[list[Point], Legend]:
+def _points(report: Report) -> tuple[list[Point], Legend]:
     """Points of the plot and what their colours mean: formats if there are several, else speeds, slow to fast."""
+    variants, measure = report.variants, report.loss_in
     formats = dict(sorted({v.format: v.format_title or v.format for v in variants}.items()))
-    tones, legend = _by_format(formats) if len(formats) > 1 else _by_speed(variants)
+    tones, legend = _by_format(formats) if len(formats) > 1 else _by_speed(variants, measure)
     points = [
         Point(
             name=v.preset,
             size=v.size_bytes,
-            loss=v.score.kld_mean,
+            loss=v.score.loss,
             tone=tones(v),
             is_pick=v.is_pick,
             on_front=v.on_front,
             notes=(
                 f"{format_bytes(v.size_bytes)}, {v.bpw:.2f} bpw",
-                f"KLD {v.score.kld_mean:.4f} ± {v.score.kld_se:.4f}",
-                f"same top choice {100 * v.score.top1:.1f} %",
-                f"{format_speed(v.score.tg_tok_s)} tokens/s",
+                f"{measure.noun} {measure.number(v.score.loss)} ± {measure.number(v.score.loss_se)}",
+                f"{measure.figures[0].title.lower()} {measure.figures[0].text(v.score)}",
+                f"{format_speed(v.score.speed_tok_s)} tokens/s",
             ),
         )
         for v in variants
@@ -256,17 +287,19 @@ def _by_format(formats: Mapping[str, str]) -> tuple[Callable[[MeasuredVariant], 
     return lambda v: tones[v.format], Legend(title="Format", entries=entries)
 
 
-def _by_speed(variants: Sequence[MeasuredVariant]) -> tuple[Callable[[MeasuredVariant], str], Legend]:
-    speeds = [v.score.tg_tok_s for v in variants if v.score.tg_tok_s is not None]
+def _by_speed(
+    variants: Sequence[MeasuredVariant], measure: Measure
+) -> tuple[Callable[[MeasuredVariant], str], Legend]:
+    speeds = [v.score.speed_tok_s for v in variants if v.score.speed_tok_s is not None]
     slowest, fastest = min(speeds, default=0.0), max(speeds, default=0.0)
     span = fastest - slowest
 
     def tone(v: MeasuredVariant) -> str:
-        speed = v.score.tg_tok_s
+        speed = v.score.speed_tok_s
         shade = 0 if speed is None or not span else min(SHADES - 1, int((speed - slowest) / span * SHADES))
         return f"s{shade}"
 
     edges = [slowest + span * i / SHADES for i in range(SHADES + 1)]
     texts = [f"{format_speed(a)} to {format_speed(b)}" for a, b in itertools.pairwise(edges)] if span else []
     entries = tuple((f"s{i}", text) for i, text in enumerate(texts))
-    return tone, Legend(title="Generated tokens/s" if texts else "", entries=entries)
+    return tone, Legend(title=f"{measure.done.capitalize()} tokens/s" if texts else "", entries=entries)

@@ -43,7 +43,7 @@ class Material:
         device: The device that they will run on.
         importance: Weights of input channels, from a file or measured by the calibration; None for none.
         calibration: What was measured of the model; None for nothing.
-        budget: Limits that they are to keep.
+        budget: Limits that they are to keep, as far as it can be planned for.
         context: Tokens of context that memory is predicted for.
         threads: Threads; 0 for one per core.
         progress: Told of every step.
@@ -181,12 +181,15 @@ class Target(Protocol):
         points: Variants that are measured even if fewer settle the question: a trade-off needs some.
         speed_margin: Share of the limit below which an unmeasured prediction of speed rules a variant out; 0 where
             predictions say too little.
+        embeds: Its files run in llama.cpp, which makes vectors of texts of them as of a GGUF: variants of embedding
+            models can be compared.
     """
 
     name: str
     title: str
     points: int
     speed_margin: float
+    embeds: bool
 
     def check(self, model: Model) -> None:
         """Refuse a model that cannot be made in this format, before hours of work.

@@ -3,11 +3,13 @@
 import dataclasses
 from collections.abc import Sequence
 
+from kvant.devices.cache import BATCH_TOKENS
 from kvant.devices.memory import predict_ram, repacked_bytes
 from kvant.devices.profiles import Profile
 from kvant.devices.speed import bytes_per_token, predict_speed
 from kvant.dtypes import block_type
 from kvant.errors import PlanError
+from kvant.formats.gguf.kinds import makes_vectors
 from kvant.formats.gguf.layout import TensorInfo, checked_alignment, file_layout, padded
 from kvant.formats.gguf.spec import KEY_ALIGNMENT
 from kvant.metadata import ValueType, u32
@@ -129,7 +131,10 @@ def make_candidate(model: Model, same: Sequence[Plan], size: int, profile: Profi
         aliases=tuple(other.preset for other in same[1:]),
         size_bytes=size,
         bpw=plan.bpw(model),
-        ram=predict_ram(model, size, context, repacked=repacked_bytes(types, shapes, profile.architecture)),
+        ram=predict_ram(
+            model, size, context, repacked=repacked_bytes(types, shapes, profile.architecture),
+            batch=context if makes_vectors(model) else BATCH_TOKENS,
+        ),
         speed_tok_s=speed,
         distortion=plan_distortion(plan, model),
     )

@@ -54,6 +54,7 @@ class GGUF:
     title = "GGUF in llama.cpp"
     points = 5
     speed_margin = 0.5
+    embeds = True
 
     def check(self, model: Model) -> None:
         """Every model that can be opened can be made."""

@@ -57,6 +57,7 @@ class MLX:
     title = "MLX in mlx-lm"
     points = 2
     speed_margin = 0.0
+    embeds = False
 
     def check(self, model: Model) -> None:
         """Refuse a model that is quantized already, or that mlx-lm has no names for.

@@ -55,6 +55,7 @@ class ONNX:
     title = "ONNX in ONNX Runtime"
     points = 2
     speed_margin = 0.0
+    embeds = False
 
     def check(self, model: Model) -> None:
         """Refuse a model that was not exported yet where there is no environment to do it in."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kvant.errors import KvantError as KvantError
     from kvant.evaluate.baselogits import BaseLogits as BaseLogits
     from kvant.evaluate.score import VariantScore as VariantScore
+    from kvant.evaluate.vectors import EmbeddingScore as EmbeddingScore
     from kvant.formats.open import open_model as open_model
     from kvant.hub.check import Check as Check
     from kvant.hub.collect import Collected as Collected
@@ -135,6 +136,7 @@ _HOMES = {
     "ConvertedDecoder": "kvant.recipes.targets.onnx.transcode",
     "Curvatures": "kvant.quant.curvature",
     "DecoderResult": "kvant.recipes.targets.onnx.write",
+    "EmbeddingScore": "kvant.evaluate.vectors",
     "Engine": "kvant.runtime.engine",
     "EngineSpec": "kvant.runtime.engines.base",
     "Floor": "kvant.recipes.measure.base",
@@ -227,9 +229,9 @@ _HOMES = {
 __all__ = [
     "Advice", "AdviceRow", "Artifact", "BaseLogits", "Benched", "BlockType", "Budget", "Calibrated", "Calibration",
     "Candidate", "Check", "Collected", "Comparison", "ConvertResult", "ConvertedDecoder", "Curvatures", "DecoderResult",
-    "Engine", "EngineSpec", "Floor", "Found", "Goal", "Importance", "Imported", "Inspection", "Int8Result",
-    "KvantError", "Limits", "Listed", "Lock", "MLXResult", "Machine", "Making", "Material", "Matrix", "Measured",
-    "MeasuredVariant", "Model", "ModelName", "ModelSettings", "Modelfile", "Opened", "Option", "Parity", "Plan",
+    "EmbeddingScore", "Engine", "EngineSpec", "Floor", "Found", "Goal", "Importance", "Imported", "Inspection",
+    "Int8Result", "KvantError", "Limits", "Listed", "Lock", "MLXResult", "Machine", "Making", "Material", "Matrix",
+    "Measured", "MeasuredVariant", "Model", "ModelName", "ModelSettings", "Modelfile", "Opened", "Option", "Parity", "Plan",
     "Profile", "Progress", "Pulled", "QuantizeResult", "Questions", "RamPrediction", "Rebuilt", "Removed", "Report",
     "Request", "SpeedRuns", "Spoken", "Store", "StoredModel", "Target", "Timing", "Value", "VariantScore",
     "VectorComparison", "Wish",

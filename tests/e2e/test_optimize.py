@@ -119,7 +119,7 @@ def test_sizes_were_predicted_to_the_byte(found: tuple[Report, Path]) -> None:
 
 
 def test_more_bits_are_closer(found: tuple[Report, Path]) -> None:
-    klds = {v.preset: v.score.kld_mean for v in found[0].variants}
+    klds = {v.preset: v.score.loss for v in found[0].variants}
     assert klds["Q8_0"] < klds["Q4_K_M"] < klds["Q2_K"]
 
 
@@ -137,7 +137,7 @@ def test_original_and_pick_continue_the_same_prompt(found: tuple[Report, Path]) 
     assert report.samples.variants[0].name == report.pick
     page = (out / "report.html").read_text()
     assert "The same prompt, continued" in page
-    degraded = {v.preset for v in report.variants if v.score.kld_mean >= 0.15}
+    degraded = {v.preset for v in report.variants if v.score.loss >= 0.15}
     assert {v.preset for v in report.variants if v.cost} == degraded
     assert degraded <= {sample.name for sample in report.samples.variants}
 
@@ -244,10 +244,10 @@ def test_what_cannot_fit_is_never_encoded(tiny: Path, tmp_path: Path) -> None:
 
 def test_a_bound_on_kld_takes_the_smallest(tiny: Path, tmp_path: Path) -> None:
     every = optimize(request(tiny, tmp_path / "all", measure_all=True)).variants
-    bound = max(v.score.kld_mean for v in every if v.preset != "Q2_K")
+    bound = max(v.score.loss for v in every if v.preset != "Q2_K")
     report = optimize(request(tiny, tmp_path / "out", budget=Budget(max_kld=bound * 1.0001)))
     pick = next(v for v in report.variants if v.is_pick)
-    assert pick.size_bytes == min(v.size_bytes for v in every if v.score.kld_mean <= bound * 1.0001)
+    assert pick.size_bytes == min(v.size_bytes for v in every if v.score.loss <= bound * 1.0001)
 
 
 def test_a_device_takes_the_smallest_close_one_or_the_closest(tiny: Path, tmp_path: Path) -> None:
@@ -345,7 +345,7 @@ def test_the_reference_model_in_100_mb(reference_model: Path, tmp_path: Path) ->
     assert (tmp_path / "out" / report.file).stat().st_size <= limit
     # Without importance Q4_1 has no search at all: a larger file and farther from the original than IQ4_NL.
     assert report.pick == "IQ4_NL"
-    assert 0.1 < next(v for v in report.variants if v.is_pick).score.kld_mean < 0.3
+    assert 0.1 < next(v for v in report.variants if v.is_pick).score.loss < 0.3
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_search(

@@ -80,14 +80,14 @@ def test_one_front_and_the_best_of_every_format(found: Report) -> None:
     for name, variants in by_format.items():
         (pick,) = [v for v in variants if v.is_pick]
         (written,) = [f for f in found.formats if f.format == name]
-        assert pick.score.kld_mean == written.kld_mean == min(v.score.kld_mean for v in variants)
+        assert pick.score.loss == written.kld_mean == min(v.score.loss for v in variants)
         assert written.tg_tok_s is not None
         assert written.memory_bytes is not None
-    smallest_loss = min(found.variants, key=lambda v: v.score.kld_mean)
+    smallest_loss = min(found.variants, key=lambda v: v.score.loss)
     assert smallest_loss.on_front
     assert [f.format for f in found.formats if f.is_best] == [smallest_loss.format]
     for v in found.variants:
-        beaten = any(w.size_bytes <= v.size_bytes and w.score.kld_mean < v.score.kld_mean for w in found.variants)
+        beaten = any(w.size_bytes <= v.size_bytes and w.score.loss < v.score.loss for w in found.variants)
         assert v.on_front == (not beaten), v.preset
     assert sum(v.is_pick for v in found.variants) == 2
 
@@ -135,10 +135,10 @@ def test_a_second_run_measures_nothing_and_other_content_is_not_replaced(
 
 
 def test_the_smallest_that_is_close_enough(found: Report, tiny: Path, tmp_path: Path) -> None:
-    bound = max(v.score.kld_mean for v in found.variants if v.format == "mlx") * 1.01
+    bound = max(v.score.loss for v in found.variants if v.format == "mlx") * 1.01
     report = optimize(request(tiny, tmp_path / "out", budget=Budget(max_kld=bound), presets=("F16", "Q8_0")))
     (written,) = [f for f in report.formats if f.format == "mlx"]
-    sizes = [v.size_bytes for v in report.variants if v.format == "mlx" and v.score.kld_mean <= bound]
+    sizes = [v.size_bytes for v in report.variants if v.format == "mlx" and v.score.loss <= bound]
     assert written.size_bytes == min(sizes)
 
 

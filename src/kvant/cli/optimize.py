@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kvant.recipes.optimize.request import Request
     from kvant.recipes.report.report import MeasuredVariant, Report
 
+
 def _lowered(text: str) -> str:
     return text.lower()
 
@@ -84,9 +85,11 @@ def optimize(
 
     A limit on size, memory or speed asks for the best quality that keeps it. A limit on KLD asks for the smallest file
     that keeps it. Without any limit, or with a device alone, the smallest file with a mean KLD of at most 0.05 is
-    taken. Variants of a model that makes vectors of texts are compared by the cosine distance of these, within 0.01
-    without any limit, and by the speed of reading. The file is written with report.html and report.json, a recipe of the search and a lock that `kvant rebuild` makes
+    taken. It is written with report.html and report.json, a recipe of the search and a lock that `kvant rebuild` makes
     the same bytes from. An interrupted run takes up where it stopped.
+
+    Of a model that makes vectors of texts, variants are compared by the cosine distance of these instead, at most 0.01
+    without any limit, and by how fast they read.
 
     \b
     Examples:
@@ -186,7 +189,7 @@ def show(report: "Report") -> None:
     )
     console.notes(report.remarks)
     for read in report.tokenizers:
-        for line in tokenizer_warnings(read.path, read):
+        for line in tokenizer_warnings(read.path, read, measure):
             console.say(line)
     if report.skipped:
         console.say(

@@ -185,8 +185,8 @@ def score_vectors(
         **msgspec.structs.asdict(compare_vectors(base.vectors, vectors)),
         name=model.path.stem, path=str(model.path), size_bytes=sum(file.stat().st_size for file in model.files),
         bpw=8 * model.tensor_bytes / max(1, model.n_weights), load_s=opened.load_s, n_threads=threads,
-        pp_tok_s=measured and measured.pp_tok_s, rss_bytes=measured and measured.rss_bytes,
-        rss_model_bytes=measured and measured.rss_bytes - measured.rss_before_bytes,
+        pp_tok_s=measured.pp_tok_s if measured else None, rss_bytes=measured.rss_bytes if measured else None,
+        rss_model_bytes=measured.rss_bytes - measured.rss_before_bytes if measured else None,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from kvant.documents import check_version
+from kvant.evaluate.loss import MEASURES, Measure
 from kvant.formats.gguf.spec import SHARD_NAME
 
 PASSPORT_SUFFIX = ".passport.json"
@@ -20,19 +21,27 @@ PASSPORT_FORM = REPORT_FORM = 1
 MAX_BYTES = 8 << 20
 MAX_CHARACTERS = 200
 _COUNTS = ("rss_bytes", "n_positions", "n_threads")
-_NUMBERS = ("kld_mean", "kld_se", "kld_p99", "top1", "ppl", "ppl_ratio", "tg_tok_s", "pp_tok_s")
+_NUMBERS = (
+    "kld_mean", "kld_se", "kld_p99", "top1", "ppl", "ppl_ratio", "distance_mean", "distance_se", "distance_p99",
+    "overlap", "found", "tg_tok_s", "pp_tok_s",
+)  # fmt: skip
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was measured of a model; None where it was not.
 
     Attributes:
-        kld_mean: Mean KL divergence from the full-precision model, nats.
+        kld_mean: Mean KL divergence from the full-precision model, nats; of a model that writes text.
         kld_se: Its standard error.
         kld_p99: What 99 % of positions stay below.
         top1: Share of positions with the same most likely token, 0 to 1.
         ppl: Perplexity.
         ppl_ratio: Perplexity over the full-precision model's.
+        distance_mean: Mean cosine distance to its vectors; of a model that makes vectors of texts.
+        distance_se: Its standard error.
+        distance_p99: What 99 % of texts stay below.
+        overlap: Share of its 10 passages nearest to a query that are found, too, 0 to 1.
+        found: Share of queries whose own passage is the nearest.
         tg_tok_s: Generated tokens per second.
         pp_tok_s: Prompt tokens per second.
         rss_bytes: Peak resident memory.
@@ -52,6 +61,11 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     top1: float | None = None
     ppl: float | None = None
     ppl_ratio: float | None = None
+    distance_mean: float | None = None
+    distance_se: float | None = None
+    distance_p99: float | None = None
+    overlap: float | None = None
+    found: float | None = None
     tg_tok_s: float | None = None
     pp_tok_s: float | None = None
     rss_bytes: int | None = None
@@ -63,6 +77,11 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     text: str | None = None
     text_sha256: str | None = None
     sha256: str | None = None
+
+    @property
+    def measure(self) -> Measure | None:
+        """What its loss is measured in; None if it has none."""
+        return next((measure for measure in MEASURES.values() if measure.mean_of(self) is not None), None)
 
 
 def check_form(document: Mapping[str, Any], subject: object) -> None:
@@ -76,7 +95,7 @@ def check_form(document: Mapping[str, Any], subject: object) -> None:
 
 
 def read(document: Mapping[str, Any], subject: object = "passport") -> Measured | None:
-    """Return what a passport or a report says; None if it holds no divergence.
+    """Return what a passport or a report says; None if it holds no loss.
 
     Raises:
         FormatError: It is of a newer form, named with `subject`, where it is from.
@@ -86,7 +105,7 @@ def read(document: Mapping[str, Any], subject: object = "passport") -> Measured 
     values: dict[str, Any] = {name: _number(score.get(name)) for name in _NUMBERS}
     values |= {name: _count(score.get(name)) for name in _COUNTS}
     found = Measured(**values, **_origin(document))
-    return found if found.kld_mean is not None else None
+    return found if found.measure else None
 
 
 def beside(path: Path, size_bytes: int) -> dict[str, Any] | None:

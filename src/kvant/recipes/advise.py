@@ -14,10 +14,12 @@ from kvant.devices.memory import RamPrediction
 from kvant.devices.profiles import THIS, Profile, device_for
 from kvant.dtypes import precision_class
 from kvant.errors import BudgetError, ValueRangeError
+from kvant.evaluate.loss import Measure
 from kvant.formats.open import open_to_estimate
 from kvant.model import Model
 from kvant.recipes.goal import Budget
-from kvant.recipes.measure.distortion import expected_kld, quality_band
+from kvant.recipes.measure.base import measure_of, possible_context
+from kvant.recipes.measure.distortion import expected_loss
 from kvant.recipes.optimize.budget import why_not
 from kvant.recipes.targets.candidate import Candidate
 from kvant.recipes.targets.gguf.presets import make_candidates
@@ -34,21 +36,33 @@ class UseCase(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         device: Profile it runs on.
         max_kld: Mean KLD that is good enough; the smallest variant expected to reach it is recommended.
+        max_distance: The same of a model that makes vectors of texts: mean cosine distance to the original's.
         why: The reason for that bound.
     """
 
     device: str
     max_kld: float
+    max_distance: float
     why: str
 
 
 USE_CASES = {
-    "mobile": UseCase(device="phone-6gb", max_kld=0.06, why="download, memory and battery count most"),
-    "desktop": UseCase(device="laptop-16gb", max_kld=0.02, why="there is room to stay hardly different"),
-    "edge": UseCase(device="raspberry-pi-5", max_kld=0.06, why="slow memory makes every byte cost time"),
-    "browser": UseCase(device="browser", max_kld=0.1, why="every visitor downloads the file"),
-    "server": UseCase(device="server-64gb", max_kld=0.01, why="quality is what users notice, and memory is there"),
-    "research": UseCase(device="server-64gb", max_kld=0.002, why="results should be those of the original"),
+    "mobile": UseCase(
+        device="phone-6gb", max_kld=0.06, max_distance=0.015, why="download, memory and battery count most"
+    ),
+    "desktop": UseCase(
+        device="laptop-16gb", max_kld=0.02, max_distance=0.003, why="there is room to stay hardly different"
+    ),
+    "edge": UseCase(
+        device="raspberry-pi-5", max_kld=0.06, max_distance=0.015, why="slow memory makes every byte cost time"
+    ),
+    "browser": UseCase(device="browser", max_kld=0.1, max_distance=0.03, why="every visitor downloads the file"),
+    "server": UseCase(
+        device="server-64gb", max_kld=0.01, max_distance=0.0015, why="quality is what users notice, and memory is there"
+    ),
+    "research": UseCase(
+        device="server-64gb", max_kld=0.002, max_distance=0.0005, why="results should be those of the original"
+    ),
 }
 
 
@@ -62,8 +76,10 @@ class AdviceRow(msgspec.Struct, frozen=True, kw_only=True):
         bpw: Bits per weight.
         precision_class: Class of that many bits.
         ram: Memory at the context asked.
-        speed_tok_s: Estimate of generation speed on the device.
-        expected_kld: Estimate of the mean KLD, right within a factor of about three.
+        speed_tok_s: Estimate of generation speed on the device; None of a model that generates nothing.
+        expected_kld: Estimate of the mean KLD, right within a factor of about three; None of a model that makes
+            vectors of texts.
+        expected_distance: Estimate of the mean cosine distance of such a model's vectors; None of others.
         quality: The same in words.
         obstacle: Why it does not fit; empty if it does.
         fallbacks: Tensors that do not get what the preset asks for.
@@ -75,11 +91,17 @@ class AdviceRow(msgspec.Struct, frozen=True, kw_only=True):
     bpw: float
     precision_class: str
     ram: RamPrediction
-    speed_tok_s: float
-    expected_kld: float
+    speed_tok_s: float | None
+    expected_kld: float | None = None
+    expected_distance: float | None = None
     quality: str
     obstacle: str
     fallbacks: int
+
+    @property
+    def expected_loss(self) -> float:
+        """The estimate of its loss, whatever that is measured in."""
+        return next(e for e in (self.expected_kld, self.expected_distance) if e is not None)
 
 
 class Advice(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,10 +147,11 @@ def advise(
     name = device or use.device
     profile = device_for(name, detect(measure=name == THIS))
     model = source if isinstance(source, Model) else open_to_estimate(source)
+    measure, context = measure_of(model), possible_context(model, context)
     candidates = make_candidates(model, profile, context=context)
     budget = Budget(device=profile.name)
-    rows = tuple(_row(c, model, why_not(c, budget, profile, margin=GGUF.speed_margin)) for c in candidates)
-    taken = recommend(rows, use.max_kld)
+    rows = tuple(_row(c, model, measure, why_not(c, budget, profile, margin=GGUF.speed_margin)) for c in candidates)
+    taken = recommend(rows, getattr(use, measure.limit))
     if taken is None:
         raise BudgetError(
             f"{profile.name}: the smallest variant, {rows[0].preset}, {rows[0].obstacle}. "
@@ -144,23 +167,23 @@ def advise(
         context=context,
         pick=taken.preset,
         level=taken.precision_class,
-        reason=_reason(taken, use, profile),
+        reason=_reason(taken, use, getattr(use, measure.limit), profile),
         rows=rows,
         warnings=(*model.remarks, *_warnings(rows, taken, candidates, model)),
     )
 
 
-def recommend(rows: Sequence[AdviceRow], max_kld: float) -> AdviceRow | None:
+def recommend(rows: Sequence[AdviceRow], bound: float) -> AdviceRow | None:
     """Return the smallest row that fits and is expected to be good enough; the best that fits if none is."""
     fitting = [row for row in rows if not row.obstacle]
-    good = [row for row in fitting if row.expected_kld <= max_kld]
+    good = [row for row in fitting if row.expected_loss <= bound]
     if good:
         return min(good, key=lambda row: row.size_bytes)
-    return min(fitting, key=lambda row: row.expected_kld, default=None)
+    return min(fitting, key=lambda row: row.expected_loss, default=None)
 
 
-def _row(candidate: Candidate, model: Model, obstacle: str) -> AdviceRow:
-    kld = expected_kld(candidate.distortion, model.n_weights)
+def _row(candidate: Candidate, model: Model, measure: Measure, obstacle: str) -> AdviceRow:
+    loss = expected_loss(measure, candidate.distortion, model.n_weights)
     return AdviceRow(
         preset=candidate.preset,
         aliases=candidate.aliases,
@@ -168,18 +191,18 @@ def _row(candidate: Candidate, model: Model, obstacle: str) -> AdviceRow:
         bpw=candidate.bpw,
         precision_class=precision_class(candidate.bpw).value,
         ram=candidate.ram,
-        speed_tok_s=candidate.speed_tok_s,
-        expected_kld=kld,
-        quality=quality_band(kld),
+        speed_tok_s=candidate.speed_tok_s if measure.writes else None,
+        **{f"expected_{measure.name}": loss},
+        quality=measure.band(loss),
         obstacle=obstacle,
         fallbacks=len(candidate.plan.fallbacks),
     )
 
 
-def _reason(taken: AdviceRow, use: UseCase, profile: Profile) -> str:
+def _reason(taken: AdviceRow, use: UseCase, bound: float, profile: Profile) -> str:
     needed, usable = format_bytes(taken.ram.total_bytes), format_bytes(profile.usable_bytes)
     memory = f"{needed} of the {usable} that a model may take on: {profile.title}"
-    if taken.expected_kld <= use.max_kld:
+    if taken.expected_loss <= bound:
         return f"{taken.preset} is the smallest variant expected to be {taken.quality}; {use.why}. It needs {memory}."
     return (
         f"{taken.preset} is the closest to the original that fits, expected to be {taken.quality}; {use.why}. "
@@ -198,7 +221,7 @@ def _warnings(rows: Sequence[AdviceRow], taken: AdviceRow, candidates: Sequence[
             f"{len(model.tensors)} tensors fall back to larger types, and no preset gets below "
             f"{format_bytes(rows[0].size_bytes)} ({rows[0].preset}, {rows[0].bpw:.2f} bits per weight)."
         )
-    if taken.speed_tok_s < READING_TOK_S:
+    if taken.speed_tok_s is not None and taken.speed_tok_s < READING_TOK_S:
         found.append(
             f"{taken.preset} is predicted at {format_speed(taken.speed_tok_s)} tokens/s there, slower than people read "
             f"({READING_TOK_S:g}). A model with fewer weights would be more pleasant."

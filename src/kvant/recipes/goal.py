@@ -80,9 +80,6 @@ def goal_of(budget: Budget, measure: Measure = KLD) -> Goal:
                 f"{measure.does}. Bound its {measure.long} instead: {measure.option} {measure.default_limit:g}"
             )
     asked = getattr(budget, measure.limit)
-    bound = {measure.limit: measure.default_limit if asked is None else asked}
-    if asked is not None:
-        return Goal(kind="size", **bound, is_strict=True)
-    if budget.max_size_bytes or budget.max_ram_bytes or budget.min_speed_tok_s:
-        return Goal(kind="quality", **bound)
-    return Goal(kind="size", **bound)
+    seeks_quality = budget.max_size_bytes or budget.max_ram_bytes or budget.min_speed_tok_s
+    made = Goal(kind="quality" if seeks_quality and asked is None else "size", is_strict=asked is not None)
+    return msgspec.structs.replace(made, **{measure.limit: measure.default_limit if asked is None else asked})

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from kvant.errors import FormatError, UnsupportedFormatError
+from kvant.evaluate.loss import DISTANCE
 from kvant.hub.manifest import ModelSettings
 from kvant.hub.passports import MAX_BYTES, Measured, read
 from kvant.hub.passports import beside as passport_beside
@@ -51,6 +52,16 @@ def test_a_report_tells_those_of_its_pick() -> None:
     assert found is not None
     assert (found.kld_mean, found.base, found.text, found.text_sha256) == (0.04, "smol", "default", "cc")
     assert found.machine == "A processor"
+
+
+def test_a_passport_of_vectors_tells_their_distance() -> None:
+    score = {"measure": "distance", "size_bytes": MB, "distance_mean": 0.01, "distance_se": 0.001, "overlap": 0.93}
+
+    found = read(PASSPORT | {"score": score})
+
+    assert found is not None
+    assert found.measure is DISTANCE
+    assert (found.distance_mean, found.overlap, found.kld_mean) == (0.01, 0.93, None)
 
 
 @pytest.mark.parametrize("kld", [None, "0.1", True, -1, float("nan"), float("inf"), 10**400, [0.1]])

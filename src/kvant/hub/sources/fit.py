@@ -3,10 +3,11 @@
 Only the header of a candidate is downloaded; its hyperparameters and block types give the memory it will take.
 """
 
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -14,6 +15,7 @@ from kvant.devices.memory import RamPrediction, predict_ram, repacked_bytes
 from kvant.devices.profiles import Profile
 from kvant.documents import JSON_ERRORS
 from kvant.errors import BudgetError, FormatError, SourceError
+from kvant.evaluate.loss import MEASURES, Measure
 from kvant.formats.gguf.header import Header, read_header
 from kvant.hub.passports import PASSPORT_FORM, PASSPORT_SUFFIX
 from kvant.hub.sources.huggingface import HuggingFace, Repository
@@ -41,6 +43,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
         ram: Memory it is predicted to take.
         usable_bytes: Memory that models may take there.
         kld: Mean KL divergence that its passport says; None without one.
+        distance: Mean cosine distance of vectors that it says instead, of an embedding model.
     """
 
     variant: str
@@ -48,6 +51,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     ram: RamPrediction
     usable_bytes: int
     kld: float | None = None
+    distance: float | None = None
 
 
 class Passport(msgspec.Struct, frozen=True):
@@ -59,9 +63,17 @@ class Passport(msgspec.Struct, frozen=True):
 
 
 class Score(msgspec.Struct, frozen=True):
-    """What was measured."""
+    """What was measured: one of the two."""
 
-    kld_mean: float
+    kld_mean: float | None = None
+    distance_mean: float | None = None
+
+
+class Lost(NamedTuple):
+    """What a variant loses, by its passport."""
+
+    mean: float
+    measure: Measure
 
 
 def fit_variant(
@@ -86,13 +98,13 @@ def fit_variant(
     small = [v for v in variants if v.preset not in ORIGINALS] or list(variants)
     possible = [v for v in small if v.size_bytes < min(usable, device.max_file_bytes or usable)]
     known = read_passports(hub, client, repository, possible)
-    order = sorted(possible, key=lambda v: (known.get(v.name, float("inf")), -v.size_bytes))
+    order = sorted(possible, key=lambda v: (known[v.name].mean if v.name in known else math.inf, -v.size_bytes))
     least: int | None = None
     for variant in order:
         ram = predict(hub, client, repository, variant, context, device.architecture)
         if ram.total_bytes <= usable:
             return Fit(
-                variant=variant.name, ram=ram, usable_bytes=usable, kld=known.get(variant.name),
+                variant=variant.name, ram=ram, usable_bytes=usable, **_told(known.get(variant.name)),
                 reason=_reason(variant, ram, usable, known, device, len(variants)),
             )  # fmt: skip
         least = min(least or ram.total_bytes, ram.total_bytes)
@@ -158,10 +170,10 @@ def remote_header(client: "httpx2.Client", remote: Remote, place: Path) -> Heade
 
 def read_passports(
     hub: HuggingFace, client: "httpx2.Client", repository: Repository, variants: Sequence[RemoteVariant]
-) -> dict[str, float]:
-    """Return the measured mean KL divergence of each variant that has a passport of its very bytes beside it."""
+) -> dict[str, Lost]:
+    """Return what each variant loses that has a passport of its very bytes beside it, in the first one's measure."""
     files = {file.path: file for file in repository.files}
-    found = {}
+    found: dict[str, Lost] = {}
     for variant in variants:
         file = files.get(variant.files[0].path.removesuffix(".gguf") + PASSPORT_SUFFIX)
         if file is None or file.size_bytes > MAX_PASSPORT_BYTES:
@@ -173,15 +185,28 @@ def read_passports(
             continue
         if passport.passport > PASSPORT_FORM:  # pulling that variant says so
             continue
-        if passport.sha256 == variant.files[0].sha256 and 0 <= passport.score.kld_mean < float("inf"):
-            found[variant.name] = passport.score.kld_mean
+        lost = _lost(passport.score)
+        is_alike = lost and all(lost.measure is other.measure for other in found.values())
+        if lost and is_alike and passport.sha256 == variant.files[0].sha256 and 0 <= lost.mean < math.inf:
+            found[variant.name] = lost
     return found
 
 
+def _lost(score: Score) -> Lost | None:
+    means = ((measure.mean_of(score), measure) for measure in MEASURES.values())
+    return next((Lost(mean, measure) for mean, measure in means if mean is not None), None)
+
+
+def _told(lost: Lost | None) -> dict[str, float]:
+    return {} if lost is None else {lost.measure.name: lost.mean}
+
+
 def _reason(
-    variant: RemoteVariant, ram: RamPrediction, usable: int, known: dict[str, float], device: Profile, n: int
+    variant: RemoteVariant, ram: RamPrediction, usable: int, known: dict[str, Lost], device: Profile, n: int
 ) -> str:
     memory = f"{format_bytes(ram.total_bytes)} of {format_bytes(usable)} usable memory at a context of {ram.context}"
     if variant.name in known:
-        return f"{variant.name} has the least measured KL divergence, {known[variant.name]:.4f}, and takes {memory}."
+        lost = known[variant.name]
+        least = f"least measured {lost.measure.long}, {lost.measure.number(lost.mean)}"
+        return f"{variant.name} has the {least}, and takes {memory}."
     return f"{variant.name} is the largest of {n} variants that fits {device.title}: {memory}."

@@ -10,11 +10,13 @@ from kvant.errors import FormatError
 from kvant.evaluate.base import CONVERSION, MAX_BASE_BYTES, identity
 from kvant.evaluate.baselogits import BaseLogits, base_logits, trim
 from kvant.evaluate.corpora import Corpus, corpus, text_file
+from kvant.evaluate.loss import DISTANCE, KLD, Measure
 from kvant.evaluate.metrics import summarize
 from kvant.evaluate.score import score_windows
 from kvant.evaluate.windows import cut
 from kvant.files import atomic_write, cache_dir
 from kvant.formats.base import is_gguf
+from kvant.formats.gguf.kinds import makes_vectors
 from kvant.formats.gguf.reader import files_of
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
@@ -48,6 +50,19 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True):
 def measured_text(text: Path | None, name: str = "default") -> Corpus:
     """Return the text to measure on: a file, or the held-out half of a bundled corpus."""
     return corpus(name, "held-out") if text is None else text_file(text)
+
+
+def measure_of(model: Model) -> Measure:
+    """Return what the loss of a model's variants is measured in."""
+    return DISTANCE if makes_vectors(model) else KLD
+
+
+def possible_context(model: Model, context: int) -> int:
+    """Return a context that a model can have: one that makes vectors reads a text at once, as long as it was trained.
+
+    What writes text goes on beyond that, if worse.
+    """
+    return min(context, model.hyper("context_length", context)) if makes_vectors(model) else context
 
 
 def prepare_base(

@@ -104,6 +104,20 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
         """Whether everything was compared and nothing differs."""
         return not self.differences and not self.not_compared
 
+    @property
+    def compared(self) -> str:
+        """What was compared, in words."""
+        prompts = f" and {self.n_prompts} chat prompts" if self.n_prompts else ""
+        return f"{self.n_texts} texts{prompts}"
+
+    @property
+    def differing(self) -> str:
+        """How much of it differs, in words."""
+        texts = f"{self.n_texts - self.n_same_texts} of {self.n_texts} texts"
+        if not self.n_prompts:
+            return texts
+        return f"{texts} and {self.n_prompts - self.n_same_prompts} of {self.n_prompts} chat prompts"
+
 
 def parity(
     variants: Sequence[Artifact | Path], *, against: Model | Path, text: Path | None = None, progress: Progress = SILENT

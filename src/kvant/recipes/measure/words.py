@@ -6,24 +6,25 @@ the nearest, every second one would be refused again.
 
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
+from kvant.evaluate.loss import KLD, Measure
 from kvant.evaluate.scores import Score
 from kvant.recipes.measure.parity import Parity
+
 
 def is_degraded(score: Score) -> bool:
     """Whether a mean loss lies in the band `degraded` or worse."""
     return score.loss >= score.measure.degraded_from
 
 
-def tokenizer_warnings(name: str, read: Parity) -> list[str]:
+def tokenizer_warnings(name: str, read: Parity, measure: Measure = KLD) -> list[str]:
     """Say what a variant reads or prompts otherwise than the original; nothing where all is the same."""
     if read.not_compared:
         return [f"warning: the tokens of {name} were not compared: {read.not_compared}"]
     if read.is_same:
         return []
     said = [
-        f"warning: {name} reads {read.n_texts - read.n_same_texts} of {read.n_texts} texts and "
-        f"{read.n_prompts - read.n_same_prompts} of {read.n_prompts} chat prompts otherwise than the original "
-        f"({read.truth}); its scores are those of the original's tokens, which it would not see."
+        f"warning: {name} reads {read.differing} otherwise than the original ({read.truth}); its scores are those of "
+        f"{measure.tokens}."
     ]
     return said + [f"  {d.what} of {d.of}: {d.ours}, the original {d.theirs}" for d in read.differences]
 

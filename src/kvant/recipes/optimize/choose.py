@@ -5,8 +5,8 @@ and a candidate is left out once it cannot win any more. Two bounds say so:
 
 - *Finer everywhere.* If a measured variant stores every tensor at least as finely, a candidate's loss is not below its,
   unless the candidate alone is encoded under Hessians.
-- *Expected from what was measured.* Within one model the loss follows the distortion of the block types. The lowest ratio of
-  the two seen so far, divided by `SLACK`, bounds a candidate from below.
+- *Expected from what was measured.* Within one model the loss follows the distortion of the block types. The lowest
+  ratio of the two seen so far, divided by `SLACK`, bounds a candidate from below.
 
 The first holds by construction, the second by experience; `--all` measures everything instead.
 """
@@ -26,7 +26,7 @@ from kvant.recipes.targets.candidate import Candidate
 from kvant.units import format_bytes
 
 # Within one model the ratio of KLD to distortion varies by 1.8 between presets of 3 to 5 bits
-# (SmolLM2-135M, nine presets).
+# (SmolLM2-135M, nine presets), that of vectors' distance by 1.5 (all-MiniLM-L6-v2, sixteen).
 SLACK = 1.5
 # Parts of a text that it takes to see how the differences of two variants vary.
 MIN_PAIRS = 8
@@ -93,7 +93,9 @@ def least_loss(candidate: Candidate, measured: Sequence[Variant], contest: Conte
     alike = [v for v in measured if v.candidate.is_fitted or not candidate.is_fitted]
     if candidate.plan.preset == KEEP:  # its types say nothing of what it loses
         return by_distortion
-    by_types = (v.loss - 2 * v.score.loss_se for v in alike if is_finer(v.candidate.plan, candidate.plan, contest.finer))
+    by_types = (
+        v.loss - 2 * v.score.loss_se for v in alike if is_finer(v.candidate.plan, candidate.plan, contest.finer)
+    )
     return max([by_distortion, *by_types])
 
 
@@ -146,10 +148,14 @@ def explain(taken: Variant, measured: Sequence[Variant], goal: Goal, n_fitting: 
     if n_fitting == 1:
         among = f"the only variant for {limit}" if limit else "the only variant considered"
     if goal.kind == "size" and taken.loss <= goal.bound:
-        reason = f"{taken.candidate.name} is the smallest of {among} with a mean {measure.noun} below {goal.bound:g}: {loss}"
+        reason = (
+            f"{taken.candidate.name} is the smallest of {among} with a mean {measure.noun} below {goal.bound:g}: {loss}"
+        )
     else:
         best = min(measured, key=lambda v: v.loss)
-        reason = f"{taken.candidate.name} is the closest to the original of {among}, with a mean {measure.noun} of {loss}"
+        reason = (
+            f"{taken.candidate.name} is the closest to the original of {among}, with a mean {measure.noun} of {loss}"
+        )
         if best is not taken:
             reason += f" (within the measurement's error of {best.candidate.name}, which is larger)"
     return reason + _next_below(taken, measured) + "."

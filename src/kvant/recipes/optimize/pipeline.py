@@ -31,7 +31,7 @@ from kvant.recipes.optimize.outcome import Outcome
 from kvant.recipes.optimize.request import Request
 from kvant.recipes.optimize.schema import RECIPE_FILE, write_recipe
 from kvant.recipes.optimize.search import Search, search_format
-from kvant.recipes.optimize.yardstick import Yardstick, check_formats, fitted_request, measure_of, planned
+from kvant.recipes.optimize.yardstick import Yardstick, check_formats, checked_measure, fitted_request, planned
 from kvant.recipes.report.report import Report
 from kvant.recipes.source import open_model
 from kvant.recipes.targets.base import Material
@@ -58,7 +58,7 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     check_directory(request.out)
     machine = detect()
     model = open_model(request.source, progress=progress)
-    measure = measure_of(model)
+    measure = checked_measure(model)
     request, goal = fitted_request(request, model, measure), goal_of(request.budget, measure)
     targets = targets_of(request.formats, model, request.presets)
     check_formats(targets, measure)

@@ -25,6 +25,7 @@ from kvant.recipes.targets.candidate import Candidate
 from kvant.recipes.targets.limits import Limits
 from kvant.units import format_bytes
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
     """What was found in one format.
@@ -237,7 +238,8 @@ def take(keeping: Sequence[Variant], measured: Sequence[Variant], bench: Bench) 
             f"{slow if slow.startswith('min-speed') else why_left(nearest, bench)}, and nothing does better. "
             f"Allow less speed or more memory, use more threads, or start from a smaller model."
         )
+    asked = bench.contest.measure.option.removeprefix("--")
     raise BudgetError(
-        f"{bench.contest.measure.option.removeprefix('--')}: {closest.candidate.name} comes closest with "
-        f"{rounded_up(closest.loss)}, above {bench.goal.bound:g}. Allow more, lift the other limits, or pass importance with --imatrix."
+        f"{asked}: {closest.candidate.name} comes closest with {rounded_up(closest.loss)}, above {bench.goal.bound:g}. "
+        "Allow more, lift the other limits, or pass importance with --imatrix."
     )

@@ -1,6 +1,6 @@
 """What every variant of a search is measured against, by what the model makes: text, or vectors of texts.
 
-    measure_of(model) ─► its measure
+    checked_measure(model) ─► what a loss is measured in
     Yardstick.original ─► the original's logits on windows of text, or its vectors of queries and passages
                           original.score(workshop, artifact) ─► a score of that measure
 
@@ -18,15 +18,23 @@ from kvant.devices.detect import Machine
 from kvant.devices.profiles import Profile
 from kvant.errors import UnsupportedFormatError, ValueRangeError
 from kvant.evaluate.corpora import CALIBRATION_HASH_KEY, CALIBRATION_NAME_KEY, Corpus, check_unseen
-from kvant.evaluate.loss import DISTANCE, KLD, Measure
+from kvant.evaluate.loss import Measure
 from kvant.evaluate.scores import Score
 from kvant.evaluate.vectors import base_vectors, pairs_to_measure, score_vectors
-from kvant.formats.gguf.kinds import check_generates, makes_vectors
+from kvant.formats.gguf.kinds import check_generates
 from kvant.metadata import string
 from kvant.model import Model
 from kvant.progress import Progress
 from kvant.recipes.goal import Budget
-from kvant.recipes.measure.base import Floor, f32_file, measure_floors, measured_text, prepare_base
+from kvant.recipes.measure.base import (
+    Floor,
+    f32_file,
+    measure_floors,
+    measure_of,
+    measured_text,
+    possible_context,
+    prepare_base,
+)
 from kvant.recipes.optimize.fields import FIELDS
 from kvant.recipes.optimize.request import Request, default_of, value_of
 from kvant.recipes.report.report import TextFacts
@@ -75,7 +83,7 @@ class Yardstick:
     @cached_property
     def original(self) -> Original:
         """The full-precision model's side."""
-        return _of_text(self) if self.measure is KLD else _of_vectors(self)
+        return _of_text(self) if self.measure.writes else _of_vectors(self)
 
     def prepare(self) -> None:
         """Have it ready before threads ask for it: each that finds it missing would make it."""
@@ -114,16 +122,16 @@ class Yardstick:
         return text
 
 
-def measure_of(model: Model) -> Measure:
+def checked_measure(model: Model) -> Measure:
     """Return what the loss of a model's variants is measured in.
 
     Raises:
         UnsupportedModelError: Its variants cannot be compared; the message says what it does.
     """
-    if makes_vectors(model):
-        return DISTANCE
-    check_generates(model)
-    return KLD
+    measure = measure_of(model)
+    if measure.writes:
+        check_generates(model)
+    return measure
 
 
 def fitted_request(request: Request, model: Model, measure: Measure) -> Request:
@@ -139,8 +147,7 @@ def fitted_request(request: Request, model: Model, measure: Measure) -> Request:
             raise ValueRangeError(
                 f"{field.option}: {field.of_text}, and {request.source} makes vectors of texts. Leave it out."
             )
-    longest = model.hyper("context_length", request.context)
-    return msgspec.structs.replace(request, context=min(request.context, longest))
+    return msgspec.structs.replace(request, context=possible_context(model, request.context))
 
 
 def check_formats(targets: Sequence[Target], measure: Measure) -> None:

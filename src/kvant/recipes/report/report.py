@@ -287,9 +287,7 @@ def _by_format(formats: Mapping[str, str]) -> tuple[Callable[[MeasuredVariant], 
     return lambda v: tones[v.format], Legend(title="Format", entries=entries)
 
 
-def _by_speed(
-    variants: Sequence[MeasuredVariant], measure: Measure
-) -> tuple[Callable[[MeasuredVariant], str], Legend]:
+def _by_speed(variants: Sequence[MeasuredVariant], measure: Measure) -> tuple[Callable[[MeasuredVariant], str], Legend]:
     speeds = [v.score.speed_tok_s for v in variants if v.score.speed_tok_s is not None]
     slowest, fastest = min(speeds, default=0.0), max(speeds, default=0.0)
     span = fastest - slowest

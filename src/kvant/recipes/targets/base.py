@@ -19,6 +19,7 @@ from kvant.devices.detect import Machine
 from kvant.devices.profiles import Profile
 from kvant.evaluate.baselogits import BaseLogits
 from kvant.evaluate.score import VariantScore
+from kvant.evaluate.scores import Score
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.importance import Importance
@@ -145,7 +146,7 @@ class Workshop(Protocol):
         """Measure an artifact against the full-precision model's logits, in the format's engine."""
         ...
 
-    def memory_bytes(self, candidate: Candidate, score: VariantScore) -> int:
+    def memory_bytes(self, candidate: Candidate, score: Score) -> int:
         """Memory that a variant takes at the context asked for: as predicted, or as measured where that is more."""
         ...
 

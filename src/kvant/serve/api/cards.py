@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kvant.errors import KvantError
+from kvant.evaluate.loss import Measure
 from kvant.hub.passports import Measured
 from kvant.recipes.report.pareto import front
 from kvant.recipes.report.plot import Frame, Plot, Point, layout
@@ -32,6 +33,18 @@ class Blocks(msgspec.Struct, frozen=True):
     bytes: int
 
 
+class Loss(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model lost, as it is shown to people.
+
+    Attributes:
+        brief: Its mean and error, in few words.
+        rows: Names and values of all that was measured of it.
+    """
+
+    brief: str
+    rows: list[tuple[str, str]]
+
+
 class Card(msgspec.Struct, frozen=True, kw_only=True):
     """A model, as it is shown to people.
 
@@ -54,6 +67,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
         source: Where it came from.
         ram_bytes: Memory predicted for it as this gateway would load it; None if it cannot be told.
         passport: What was measured of it.
+        loss: The same of its quality, in words.
     """
 
     name: str
@@ -74,13 +88,25 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     source: str | None
     ram_bytes: int | None
     passport: Measured | None
+    loss: Loss | None
 
 
 class BasePlot(msgspec.Struct, frozen=True, kw_only=True):
-    """Size against divergence for the variants of one base, measured on one text."""
+    """Size against loss for the variants of one base, measured on one text.
+
+    Attributes:
+        base: Name of the base.
+        text: Name of the text.
+        loss: What the loss is, for a sentence.
+        axis: The same for an axis.
+        wide: The plot.
+        narrow: The same for narrow screens.
+    """
 
     base: str
     text: str
+    loss: str
+    axis: str
     wide: Plot
     narrow: Plot
 
@@ -122,15 +148,17 @@ async def _card(request: Request, file: ModelFile) -> Card:
         licence=_line(meta.get("general.license")) or _line(" ".join(file.settings.license)),
         base=_line((passport and passport.base) or meta.get("kvant.source.name") or meta.get("general.name")),
         source=_line(file.settings.source), ram_bytes=ram, passport=passport,
+        loss=_loss_in_words(passport) if passport else None,
     )  # fmt: skip
 
 
 def plots(found: list[Card]) -> list[BasePlot]:
     """Return a plot for every base and text that at least two models were measured with."""
-    groups: dict[tuple[str, str], list[Card]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[Card]] = defaultdict(list)
     for item in found:
-        if item.passport and item.passport.base_sha256 and item.passport.text_sha256:
-            groups[item.passport.base_sha256, item.passport.text_sha256].append(item)
+        seen = item.passport
+        if seen and seen.measure and seen.base_sha256 and seen.text_sha256:
+            groups[seen.base_sha256, seen.text_sha256, seen.measure.name].append(item)
     return [_plot(group[:MAX_POINTS]) for group in groups.values() if len(group) > 1]
 
 
@@ -145,9 +173,10 @@ def _plot(group: list[Card]) -> BasePlot:
     ]  # fmt: skip
     first = group[0]
     assert first.passport is not None
+    measure = _measure(first.passport)
     return BasePlot(
-        base=first.base or first.architecture, text=first.passport.text or "", wide=layout(points, WIDE),
-        narrow=layout(points, NARROW),
+        base=first.base or first.architecture, text=first.passport.text or "", loss=f"mean {measure.long}",
+        axis=f"mean {measure.noun}", wide=layout(points, WIDE), narrow=layout(points, NARROW),
     )  # fmt: skip
 
 
@@ -166,18 +195,41 @@ def _label(item: Card) -> str:
 def _notes(item: Card) -> tuple[str, ...]:
     passport = item.passport
     assert passport is not None
-    notes = [format_bytes(item.size_bytes), f"KLD {passport.kld_mean:.4f} ± {passport.kld_se or 0:.4f}"]
-    if passport.top1 is not None:
-        notes.append(f"same top choice {100 * passport.top1:.1f} %")
-    if passport.tg_tok_s is not None:
-        notes.append(f"{format_speed(passport.tg_tok_s)} tokens/s")
+    assert item.loss is not None
+    first = _measure(passport).figures[0]
+    notes = [format_bytes(item.size_bytes), item.loss.brief]
+    if getattr(passport, first.field) is not None:
+        notes.append(f"{first.title.lower()} {first.text(passport)}")
+    speed = _speed(passport)
+    if speed is not None:
+        notes.append(f"{format_speed(speed)} tokens/s")
     return tuple(notes)
+
+
+def _loss_in_words(passport: Measured) -> Loss:
+    measure = _measure(passport)
+    mean, error, high = (getattr(passport, f"{measure.name}_{end}") for end in ("mean", "se", "p99"))
+    said = measure.number(mean) + (f" ± {measure.number(error)}" if error else "")
+    rows = [(f"Mean {measure.noun}", said)]
+    rows += [] if high is None else [("99 % below", measure.high(high))]
+    rows += [(f.title, f.text(passport)) for f in measure.figures if getattr(passport, f.field) is not None]
+    speed = _speed(passport)
+    rows += [] if speed is None else [("Speed", f"{format_speed(speed)} tokens/s {measure.done}")]
+    return Loss(brief=f"{measure.noun} {said}", rows=rows)
+
+
+def _speed(passport: Measured) -> float | None:
+    return passport.tg_tok_s if _measure(passport).writes else passport.pp_tok_s
 
 
 def _loss(item: Card) -> float:
     assert item.passport is not None
-    assert item.passport.kld_mean is not None
-    return item.passport.kld_mean
+    return _measure(item.passport).mean_of(item.passport) or 0.0
+
+
+def _measure(passport: Measured) -> Measure:
+    assert passport.measure is not None, "read() returns none without"
+    return passport.measure
 
 
 def _line(value: object) -> str | None:

@@ -2,7 +2,7 @@
 
 import { problemBox } from "./api.js";
 import { button, byId, el } from "./dom.js";
-import { bytes, digits, weights } from "./units.js";
+import { bytes, weights } from "./units.js";
 import { refreshCards } from "./models.js";
 import { plotFigure } from "./plot.js";
 
@@ -39,7 +39,7 @@ function cardNode(card, chatWith) {
       ["Made from", card.base],
       ["Source", card.source],
     ]),
-    passportNode(card.passport),
+    passportNode(card),
     canChat ? el("div", { class: "row end" }, button("Chat with it", () => chatWith(card.name), { "aria-label": `Chat with ${card.name}` })) : null);
 }
 
@@ -64,17 +64,12 @@ function typesBar({ blocks }) {
     el("li", {}, el("span", { class: `swatch t${i % SHADES}`, "aria-hidden": "true" }), `${block.type} ${share(block) >= 1 ? share(block).toFixed(0) : "< 1"} %`))));
 }
 
-function passportNode(passport) {
+function passportNode({ passport, loss }) {
   if (!passport) return el("p", { class: "note passport" }, "Not measured: there is no passport for this file.");
-  const { kld_mean: kld, kld_se: se, ppl_ratio: ratio } = passport;
   return el("div", { class: "passport" },
     el("h4", {}, "Passport"),
     facts([
-      ["Mean KLD", `${kld.toFixed(4)}${se ? ` ± ${se.toFixed(4)}` : ""}`],
-      ["99 % below", passport.kld_p99?.toFixed(3)],
-      ["Same top choice", passport.top1 === undefined ? null : `${(100 * passport.top1).toFixed(1)} %`],
-      ["Perplexity", ratio === undefined ? null : `× ${ratio.toFixed(3)}`],
-      ["Speed", passport.tg_tok_s ? `${digits(passport.tg_tok_s)} tokens/s` : null],
+      ...loss.rows,
       ["Memory", passport.rss_bytes ? bytes(passport.rss_bytes) : null],
       ["Measured on", [passport.text, passport.machine].filter(Boolean).join("; ")],
       ["Base", hash(passport.base_sha256)],

@@ -3,7 +3,7 @@
 import { problemBox } from "./api.js";
 import { announce, byId, el } from "./dom.js";
 import { common, words } from "./diff.js";
-import { brief, fillSelect, passportOf, refreshCards } from "./models.js";
+import { brief, fillSelect, lossOf, refreshCards } from "./models.js";
 import { answer, optionsFrom, perFrame, statsWords } from "./stream.js";
 
 const SIDES = ["a", "b"];
@@ -39,9 +39,8 @@ export function stopCompare() {
 
 function showFacts(side) {
   const name = byId(`compare-${side}`).value;
-  const passport = passportOf(name);
-  const kld = passport ? `KLD ${passport.kld_mean.toFixed(4)}${passport.kld_se ? ` ± ${passport.kld_se.toFixed(4)}` : ""}` : "not measured";
-  byId(`facts-${side}`).textContent = name ? `${brief(name)} · ${kld}` : "";
+  const lost = lossOf(name) ?? "not measured";
+  byId(`facts-${side}`).textContent = name ? `${brief(name)} · ${lost}` : "";
 }
 
 async function run() {

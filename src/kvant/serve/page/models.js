@@ -15,7 +15,7 @@ export const chatModels = () => known.filter((model) => (model.capabilities ?? [
 export const hasNone = () => asked && chatModels().length === 0;
 
 /** What was measured of a model; undefined if nothing was. */
-export const passportOf = (name) => cards.get(plain(name))?.passport;
+export const lossOf = (name) => cards.get(plain(name))?.loss?.brief;
 
 /** Ask for the models again. */
 export async function refresh() {

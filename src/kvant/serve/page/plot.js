@@ -6,15 +6,16 @@ import { el, svg } from "./dom.js";
 export function plotFigure(plot) {
   return el("figure", { class: "plot card" },
     el("figcaption", {}, el("h3", {}, `Variants of ${plot.base}`),
-      el("p", { class: "note" }, `File size against mean KL divergence from the original, measured on ${plot.text || "one text"}. Lower and further left is better; the line joins variants that no other beats.`)),
-    draw(plot.wide, "wide"), draw(plot.narrow, "narrow"));
+      el("p", { class: "note" }, `File size against ${plot.loss} from the original, measured on ${plot.text || "one text"}. Lower and further left is better; the line joins variants that no other beats.`)),
+    draw(plot, "wide"), draw(plot, "narrow"));
 }
 
-function draw(plot, kind) {
+function draw({ loss, axis, ...plots }, kind) {
+  const plot = plots[kind];
   const { frame } = plot;
   const bottom = frame.height - frame.bottom;
   const right = frame.width - frame.right;
-  return svg("svg", { class: kind, viewBox: `0 0 ${frame.width} ${frame.height}`, role: "group", "aria-label": "File size against mean KL divergence; the cards below have the same figures" },
+  return svg("svg", { class: kind, viewBox: `0 0 ${frame.width} ${frame.height}`, role: "group", "aria-label": `File size against ${loss}; the cards below have the same figures` },
     plot.loss_ticks.flatMap(({ at, text }) => [
       svg("line", { class: "grid", x1: frame.left, x2: right, y1: at, y2: at }),
       svg("text", { class: "axis", x: frame.left - 8, y: at + 4, "text-anchor": "end" }, text),
@@ -24,7 +25,7 @@ function draw(plot, kind) {
       svg("text", { class: "axis", x: at, y: bottom + 18, "text-anchor": "middle" }, text),
     ]),
     svg("text", { class: "axis", x: right, y: frame.height - 8, "text-anchor": "end" }, "file size →"),
-    svg("text", { class: "axis", x: 11, y: frame.top + 4, "text-anchor": "end", transform: `rotate(-90 11 ${frame.top})` }, "mean KLD (log), lower is better"),
+    svg("text", { class: "axis", x: 11, y: frame.top + 4, "text-anchor": "end", transform: `rotate(-90 11 ${frame.top})` }, `${axis} (log), lower is better`),
     svg("path", { class: "front", d: plot.front_path }),
     plot.points.map((p) => svg("text", { class: "name", x: p.label_x, y: p.label_y, "text-anchor": p.anchor, "aria-hidden": "true" }, p.point.name)),
     plot.points.map((p) => svg("g", { class: "point", tabindex: "0", role: "img", "aria-label": `${p.point.name}: ${p.point.notes.join(", ")}` },

@@ -13,16 +13,17 @@ from hypothesis import strategies as st
 from kvant.devices.memory import RamPrediction
 from kvant.devices.profiles import PROFILES
 from kvant.errors import BudgetError, ValueRangeError
+from kvant.evaluate.loss import DISTANCE, KLD
 from kvant.evaluate.score import VariantScore
 from kvant.quant.plan import Plan
 from kvant.recipes.goal import Budget, Goal, goal_of
 from kvant.recipes.optimize.budget import affordable, why_not
-from kvant.recipes.optimize.choose import Contest, can_win, explain, is_finer, least_kld, next_candidate, pick
+from kvant.recipes.optimize.choose import Contest, can_win, explain, is_finer, least_loss, next_candidate, pick
 from kvant.recipes.optimize.variant import Variant
 from kvant.recipes.targets.candidate import Candidate
 from kvant.recipes.targets.gguf.target import GGUF
 
-QUALITY = Goal(kind="quality")
+QUALITY = Goal(kind="quality", max_kld=0.05)
 CLOSE = Goal(kind="size", max_kld=0.05)
 STRICT = Goal(kind="size", max_kld=0.05, is_strict=True)
 
@@ -52,7 +53,7 @@ def measured(
 
 
 def contest(goal: Goal) -> Contest:
-    return Contest(goal=goal, finer=GGUF().finer, points=5, weights=135_000_000)
+    return Contest(goal=goal, measure=KLD, finer=GGUF().finer, points=5, weights=135_000_000)
 
 
 def run(candidates: Sequence[Candidate], truth: Callable[[Candidate], float], goal: Goal) -> list[Variant]:
@@ -79,14 +80,14 @@ def test_a_size_goal_starts_at_the_smallest_that_may_do() -> None:
 def test_a_candidate_far_worse_by_its_types_is_left_out() -> None:
     good, bad = candidate("good", 95, 0.004), candidate("bad", 80, 0.02)
     done = [measured(good, 0.2)]
-    assert least_kld(bad, done, contest(QUALITY)) == pytest.approx(0.02 * 50 / 1.5)
+    assert least_loss(bad, done, contest(QUALITY)) == pytest.approx(0.02 * 50 / 1.5)
     assert not can_win(bad, done, contest(QUALITY))
     assert can_win(candidate("near", 94, 0.005, "IQ4_XS"), done, contest(QUALITY))
 
 
 def test_a_candidate_that_is_nowhere_finer_cannot_win() -> None:
     fine, coarse = candidate("fine", 95, 0.0, "Q6_K"), candidate("coarse", 80, 0.0, "Q4_K")
-    assert least_kld(coarse, [measured(fine, 0.1)], contest(STRICT)) == pytest.approx(0.1)
+    assert least_loss(coarse, [measured(fine, 0.1)], contest(STRICT)) == pytest.approx(0.1)
     assert not can_win(coarse, [measured(fine, 0.1)], contest(STRICT))
 
 
@@ -147,11 +148,11 @@ def test_the_search_finds_the_best_if_the_ratio_stays_within_the_slack(
     for goal in (QUALITY, CLOSE):
         taken = pick(run(candidates, lambda c: truth[c.preset], goal), goal)
         assert taken is not None
-        passing = [c for c in candidates if truth[c.preset] <= goal.max_kld]
+        passing = [c for c in candidates if truth[c.preset] <= goal.bound]
         if goal is CLOSE and passing:
             assert taken.candidate.size_bytes == min(c.size_bytes for c in passing)
         else:
-            assert taken.kld == min(truth.values())
+            assert taken.loss == min(truth.values())
 
 
 def test_the_search_stops_early() -> None:
@@ -179,6 +180,16 @@ def test_goals() -> None:
     assert goal_of(Budget(max_size_bytes=1, max_kld=0.05)) == STRICT
 
 
+def test_goals_of_models_that_make_vectors_are_bounded_by_distance() -> None:
+    assert goal_of(Budget(), DISTANCE) == Goal(kind="size", max_distance=0.01)
+    assert goal_of(Budget(max_distance=0.002), DISTANCE) == Goal(kind="size", max_distance=0.002, is_strict=True)
+    assert goal_of(Budget(max_size_bytes=1), DISTANCE).kind == "quality"
+    with pytest.raises(ValueRangeError, match=r"^--max-kld: bounds the KL divergence .*--max-distance 0\.01$"):
+        goal_of(Budget(max_kld=0.05), DISTANCE)
+    with pytest.raises(ValueRangeError, match=r"^--max-distance: bounds the cosine distance .*--max-kld 0\.05$"):
+        goal_of(Budget(max_distance=0.05))
+
+
 def test_limits() -> None:
     phone = PROFILES["phone-4gb"]
     big = candidate("big", 900, 0.001, speed=5)
@@ -202,7 +213,7 @@ def test_an_impossible_budget_says_what_is_possible() -> None:
         )
 
 
-@pytest.mark.parametrize("field", ["max_size_bytes", "max_ram_bytes", "min_speed_tok_s", "max_kld"])
+@pytest.mark.parametrize("field", ["max_size_bytes", "max_ram_bytes", "min_speed_tok_s", "max_kld", "max_distance"])
 def test_limits_are_above_zero(field: str) -> None:
     limits: dict[str, Any] = {field: 0}
     with pytest.raises(ValueRangeError, match=r"^--m(ax|in)-\w+: 0 is not above 0"):

@@ -77,6 +77,27 @@ def test_variants_of_one_base_on_one_text_share_a_plot(client: TestClient, root:
     assert not points["other"]["point"]["on_front"]
     assert "12.0 tokens/s" in points["tiny"]["point"]["notes"]
     assert answer["cards"][1]["passport"]["kld_mean"] == 0.04
+    assert (plot["loss"], plot["axis"]) == ("mean KL divergence", "mean KLD")
+
+
+def test_vectors_are_told_by_their_distance_and_share_no_plot_with_text(client: TestClient, root: Path) -> None:
+    score = {"distance_mean": 0.00966, "distance_se": 0.0004, "overlap": 0.93, "pp_tok_s": 447.0}
+    size = (root / "family" / "other.gguf").stat().st_size
+    measure(root / "tiny.gguf", 0.04)
+    measure(root / "family" / "other.gguf", 0.0, score=score | {"size_bytes": size})
+
+    answer = client.get("/api/kvant/cards").json()
+
+    other, tiny = answer["cards"]
+    assert tiny["loss"]["brief"] == "KLD 0.0400 ± 0.0010"
+    assert ["Speed", "12.0 tokens/s generated"] in tiny["loss"]["rows"]
+    assert other["loss"] == {
+        "brief": "distance 0.00966 ± 0.00040",
+        "rows": [
+            ["Mean distance", "0.00966 ± 0.00040"], ["Same 10 nearest", "93.0 %"], ["Speed", "447 tokens/s read"],
+        ],
+    }  # fmt: skip
+    assert answer["plots"] == []
 
 
 def test_variants_measured_on_other_texts_or_bases_are_not_compared(client: TestClient, root: Path) -> None:

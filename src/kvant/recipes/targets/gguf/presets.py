@@ -132,7 +132,10 @@ def make_candidate(model: Model, same: Sequence[Plan], size: int, profile: Profi
         size_bytes=size,
         bpw=plan.bpw(model),
         ram=predict_ram(
-            model, size, context, repacked=repacked_bytes(types, shapes, profile.architecture),
+            model,
+            size,
+            context,
+            repacked=repacked_bytes(types, shapes, profile.architecture),
             batch=context if makes_vectors(model) else BATCH_TOKENS,
         ),
         speed_tok_s=speed,

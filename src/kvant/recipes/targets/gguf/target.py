@@ -14,6 +14,7 @@ from kvant.dtypes import block_type
 from kvant.errors import PlanError
 from kvant.evaluate.baselogits import BaseLogits
 from kvant.evaluate.score import VariantScore, score
+from kvant.evaluate.scores import Score
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.curvature import Curvatures
@@ -176,7 +177,7 @@ class GGUFWorkshop:
         """Measure a file in llama.cpp."""
         return score(artifact, base, threads=threads, progress=progress)
 
-    def memory_bytes(self, candidate: Candidate, score: VariantScore) -> int:  # noqa: ARG002 - of a short context
+    def memory_bytes(self, candidate: Candidate, score: Score) -> int:  # noqa: ARG002 - of a short context
         """Memory as predicted, which is checked against the engine."""
         return candidate.ram.total_bytes
 

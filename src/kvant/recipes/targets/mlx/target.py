@@ -15,6 +15,7 @@ from kvant.dtypes import Family
 from kvant.errors import PlanError, UnsupportedFormatError
 from kvant.evaluate.baselogits import BaseLogits
 from kvant.evaluate.score import VariantScore
+from kvant.evaluate.scores import Score
 from kvant.formats.huggingface.directory import companions
 from kvant.formats.huggingface.mlx.layers import part_path
 from kvant.formats.huggingface.mlx.schemes import is_type
@@ -197,7 +198,7 @@ class MLXWorkshop:
         """Measure a directory: quality of its weights in llama.cpp, speed and memory in mlx-lm."""
         return measure(artifact, base, n_weights=self.material.model.n_weights, threads=threads, progress=progress)
 
-    def memory_bytes(self, candidate: Candidate, score: VariantScore) -> int:
+    def memory_bytes(self, candidate: Candidate, score: Score) -> int:
         """Memory measured, and not less than llama.cpp is predicted to take for as many bytes.
 
         Cache and activations are the model's, not the format's, and are predicted for the context asked for.

@@ -15,6 +15,7 @@ from kvant.dtypes import Family
 from kvant.errors import PlanError, UnsupportedFormatError
 from kvant.evaluate.baselogits import BaseLogits
 from kvant.evaluate.score import VariantScore, score
+from kvant.evaluate.scores import Score
 from kvant.formats.onnx.weights import Weight
 from kvant.kernels.nbits import nbits_type
 from kvant.model import Model
@@ -180,7 +181,7 @@ class ONNXWorkshop:
         """Measure a directory in ONNX Runtime."""
         return score(artifact, base, threads=threads, progress=progress)
 
-    def memory_bytes(self, candidate: Candidate, score: VariantScore) -> int:
+    def memory_bytes(self, candidate: Candidate, score: Score) -> int:
         """Return what llama.cpp is predicted to take for as many bytes, or what was measured where that is more.
 
         Cache and activations at the context asked for are the model's, not the format's.

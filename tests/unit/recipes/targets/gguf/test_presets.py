@@ -82,7 +82,7 @@ def test_advice_for_every_use(tiny: Model, use_case: str) -> None:
 
 def test_a_tighter_bound_is_advised_more_bits(tiny: Model) -> None:
     rows = advise(tiny.path).rows
-    klds = sorted(row.expected_kld for row in rows)
+    klds = sorted(row.expected_loss for row in rows)
     near, far = recommend(rows, klds[3]), recommend(rows, klds[-1])
     assert near is not None
     assert far is not None

@@ -3,6 +3,7 @@
 A table holds a configuration, names and shapes of the tensors that transformers saves of it, and what upstream's
 converter made of the checkpoint written here: names, types, shapes and hashes of tensors, and metadata. `factors`
 scale tensors whose names hold a text, where the engine computes a part of such a tiny model coarsely; `note` says why.
+`words` are added to the tokenizer, and `card` is the README.
 tools/family_goldens.py makes the tables.
 """
 
@@ -31,6 +32,10 @@ def write_checkpoint(case: dict[str, Any], directory: Path) -> Path:
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(case["config"], indent=1))
     write_tokenizer(directory, case.get("tokenizer", "qwen2"))
+    if "card" in case:
+        (directory / "README.md").write_text(case["card"])
+    if "words" in case:
+        add_words(directory / "tokenizer.json", case["words"])
     values = {name: random_tensor(name, shape) for name, shape in case["source"].items()}
     for part, factor in case.get("factors", {}).items():
         values |= {name: tensor * np.float32(factor) for name, tensor in values.items() if part in name}
@@ -42,6 +47,15 @@ def write_checkpoint(case: dict[str, Any], directory: Path) -> Path:
         weights = {"linear.weight": random_tensor(f"{folder}.weight", shape)}
         write_safetensors(directory / folder / "model.safetensors", weights, "F32")
     return directory
+
+
+def add_words(path: Path, words: list[str]) -> None:
+    """Add tokens of whole words after those of a tokenizer."""
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    first = len(tokenizer["model"]["vocab"])
+    tokenizer["added_tokens"] += [{"id": first + i, "content": word, **plain} for i, word in enumerate(words)]
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
 
 
 def random_tensor(name: str, shape: list[int]) -> np.ndarray:

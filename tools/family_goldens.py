@@ -6,7 +6,8 @@ A table starts as `{"config": {...}}` with `architectures`. transformers says wh
 ones of these names and shapes are written (tests/family_cases.py), upstream's converter converts them, and the logits
 of transformers in float32 are compared with the engine's on kvant's own conversion: the mean KL divergence is the
 table's `kl`. Of a model that makes no text the states of all tokens are compared, or what dense layers make
-of their mean: the mean cosine distance is the table's `cosine`.
+of their mean: the mean cosine distance is the table's `cosine`. Of a reranker the scores of some texts are
+compared: the largest difference is the table's `score`.
 """
 
 import argparse
@@ -99,6 +100,18 @@ numpy.save(out, (found.hidden_states[-1] if states is None else states)[0].numpy
 """
 
 
+SCORES = """
+import sys, json, numpy, torch, transformers
+out, tokens, source, *rows = sys.argv[1:]
+tokens = torch.tensor(numpy.load(tokens).astype("int64"))
+name = json.load(open(source + "/config.json"))["architectures"][0]
+model = getattr(transformers, name).from_pretrained(source, dtype=torch.float32, attn_implementation="eager").eval()
+with torch.no_grad():
+    logits = model(tokens).logits
+numpy.save(out, (logits[:, -1, list(map(int, rows))].softmax(-1) if rows else logits).numpy())
+"""
+
+
 def main() -> None:
     """Make the tables named, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -115,7 +128,10 @@ def main() -> None:
             prove(case, arguments.environment, Path(scratch))
         lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in case.items()]
         (TABLES / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-        print(f"{name}: {len(case['tensors'])} tensors, KL {case.get('kl')}, cosine {case.get('cosine')}")
+        print(
+            f"{name}: {len(case['tensors'])} tensors, KL {case.get('kl')}, cosine {case.get('cosine')}, "
+            f"score {case.get('score')}"
+        )
 
 
 def prove(case: dict[str, Any], environment: Path, scratch: Path) -> None:
@@ -133,7 +149,28 @@ def prove(case: dict[str, Any], environment: Path, scratch: Path) -> None:
                 "general.size_label")  # fmt: skip
     case["metadata"] = {f.name: f.contents() for f in reader.fields.values() if not f.name.startswith(left_out)}
     figure = "kl" if BY_CLASS[case["config"]["architectures"][0]].has_head else "cosine"
-    case[figure] = (divergence if figure == "kl" else distance)(source, environment, scratch)
+    if "cls.output.weight" in case["tensors"]:
+        case["score"] = scores(source, case, environment, scratch)
+    if "pooling_type" not in str(case["metadata"]) or "words" not in case:
+        case[figure] = (divergence if figure == "kl" else distance)(source, environment, scratch)
+
+
+def scores(source: Path, case: dict[str, Any], environment: Path, scratch: Path) -> float:
+    """Return the largest difference of a reranker's scores from transformers', over some texts."""
+    from kvant.recipes.convert.convert import convert
+    from kvant.runtime import capi
+    from kvant.runtime.llamacpp import LlamaCpp
+
+    capi.FLASH_ATTENTION_ON, capi.TYPE_F16 = 0, 0
+    texts = np.random.default_rng(6).integers(4, 500, (8, 24)).astype(np.int32)
+    np.save(scratch / "texts.npy", texts)
+    first = case["config"]["vocab_size"] - len(case.get("words", ()))
+    rows = [str(first + i) for i, _ in enumerate(case.get("words", ()))]
+    child(environment, SCORES, str(scratch / "scores.npy"), str(scratch / "texts.npy"), str(source), *rows)
+    convert(source, scratch / "ranks.gguf", to="gguf", type="F32", overwrite=True)
+    with LlamaCpp(scratch / "ranks.gguf", n_ctx=64, n_threads=2, embeddings=True, ranking=True) as engine:
+        found = np.stack([engine.embed(text) for text in texts])
+    return float(f"{np.abs(found - np.load(scratch / 'scores.npy')).max():.2g}")
 
 
 def distance(source: Path, environment: Path, scratch: Path) -> float:

@@ -220,6 +220,7 @@ def _declare(library: c.CDLL) -> None:
         "llama_model_has_encoder": (flag, (pointer,)),
         "llama_model_has_decoder": (flag, (pointer,)),
         "llama_model_n_embd_out": (i32, (pointer,)),
+        "llama_model_n_cls_out": (c.c_uint32, (pointer,)),
         "llama_pooling_type": (i32, (pointer,)),
         "llama_get_embeddings_seq": (c.POINTER(c.c_float), (pointer, i32)),
         "llama_print_system_info": (text, ()),

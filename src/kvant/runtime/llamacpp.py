@@ -34,6 +34,7 @@ class LlamaCpp:
         n_seq: Sequences that `extend` reads side by side; all other calls use the first.
         weightless: Load all but the weights' values: the engine checks hyperparameters, tokenizer, names and shapes.
         embeddings: Make vectors of texts, by the model's own pooling or else the mean, instead of logits.
+        ranking: With `embeddings`: give the scores of the model's classification head instead of vectors.
 
     Attributes:
         n_vocab: Tokens in the vocabulary.
@@ -60,6 +61,7 @@ class LlamaCpp:
         vocab_only: bool = False,
         n_seq: int = 1,
         embeddings: bool = False,
+        ranking: bool = False,
         weightless: bool = False,
     ) -> None:
         self._lib = capi.load()
@@ -67,7 +69,7 @@ class LlamaCpp:
         self._context: int | None = None
         self._held: list[int] = []
         self._lengths = np.zeros(n_seq, np.int32)
-        self.path, self.n_ctx, self._embeds = path, n_ctx, embeddings
+        self.path, self.n_ctx, self._embeds, self._ranks = path, n_ctx, embeddings, ranking
         start = time.perf_counter()
         try:
             self._model = self._open_model(
@@ -109,10 +111,11 @@ class LlamaCpp:
             raise EngineError(f"{self.path}: is {what}, which is not run here. Use llama.cpp's own programs.")
         context = self._make_context(self._context_params(n_threads, all_logits=all_logits, embeddings=embeddings))
         pooling = int(self._lib.llama_pooling_type(context))
-        if embeddings and pooling == capi.POOLING_RANK:
+        if embeddings and pooling == capi.POOLING_RANK and not self._ranks:
             self._lib.llama_free(context)
             raise EngineError(
-                f"{self.path}: scores pairs of texts (a reranker) and makes no vectors. Serve it instead."
+                f"{self.path}: scores pairs of texts (a reranker) and makes no vectors. Serve it with "
+                "kvant serve (/v1/rerank)."
             )
         if embeddings and pooling == capi.POOLING_NONE:
             self._lib.llama_free(context)
@@ -133,6 +136,8 @@ class LlamaCpp:
         params.n_ctx = params.n_batch = self.n_ctx * params.n_seq_max
         params.n_ubatch = params.n_ctx if embeddings else min(params.n_ctx, MAX_UBATCH)
         params.embeddings = embeddings
+        if self._ranks:
+            params.pooling_type = capi.POOLING_RANK
         params.n_threads = params.n_threads_batch = n_threads
         params.n_outputs_max = 0 if all_logits or embeddings else params.n_seq_max
         params.flash_attn_type = capi.FLASH_ATTENTION_ON
@@ -290,6 +295,8 @@ class LlamaCpp:
     def embed(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the vector of a text, float32 [width], as the engine pools it; opened with `embeddings`.
 
+        Opened with `ranking`, the scores of the model's head, float32 [labels].
+
         Raises:
             ValueRangeError: No tokens, too many, or an id outside the vocabulary.
             EngineError: The engine failed.
@@ -305,7 +312,8 @@ class LlamaCpp:
             raise EngineError(
                 f"{self.path}: llama.cpp gave no vector ({capi.log_tail()}). Open it with embeddings=True."
             )
-        width = int(self._lib.llama_model_n_embd_out(self._model))
+        count = self._lib.llama_model_n_cls_out if self._ranks else self._lib.llama_model_n_embd_out
+        width = int(count(self._model))
         return np.ctypeslib.as_array(pointer, shape=(width,)).copy()
 
     def extend(self, parts: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:

@@ -24,6 +24,7 @@ class Open(msgspec.Struct, tag=True, frozen=True):
     spinning: bool | None = None  # of ONNX Runtime's idle threads
     embeddings: bool = False
     weightless: bool = False
+    ranking: bool = False
 
 
 class Tokenize(msgspec.Struct, tag=True, frozen=True):

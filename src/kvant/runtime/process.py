@@ -65,7 +65,7 @@ class EngineProcess:
     def open(
         self, path: Path, *, n_ctx: int, n_threads: int, all_logits: bool = False, repack: bool = True,
         vocab_only: bool = False, n_seq: int = 1, spinning: bool | None = None, embeddings: bool = False,
-        weightless: bool = False,
+        weightless: bool = False, ranking: bool = False,
     ) -> messages.Opened:  # fmt: skip
         """Load a model in place of the one that was open.
 
@@ -74,7 +74,17 @@ class EngineProcess:
         """
         self._start(path)
         request = messages.Open(
-            str(path), n_ctx, n_threads, all_logits, repack, vocab_only, n_seq, spinning, embeddings, weightless
+            str(path),
+            n_ctx,
+            n_threads,
+            all_logits,
+            repack,
+            vocab_only,
+            n_seq,
+            spinning,
+            embeddings,
+            weightless,
+            ranking,
         )
         self.opened = self._ask(request, messages.Opened)
         return self.opened

@@ -26,6 +26,7 @@ from kvant.formats.huggingface.naming import directory_identifier
 from kvant.formats.huggingface.quantized.base import Layer
 from kvant.formats.huggingface.quantized.schemes import Move, stored_as
 from kvant.formats.huggingface.remarks import CODE, model_remarks
+from kvant.formats.huggingface.tokenizer.keys import template_keys
 from kvant.formats.huggingface.tokenizer.padding import pad_to_rows
 from kvant.formats.huggingface.tokenizer.reader import describe, name_for_engine
 from kvant.formats.huggingface.tokenizer.sources import read_tokenizer_files
@@ -101,6 +102,7 @@ def read_huggingface(directory: Path, *, known_as: str = "", adapter: Adapter | 
     files = read_tokenizer_files(directory)
     tokenizer = describe(files, raw, dropped)
     general["general.name"] = string(name_for_engine(str(general["general.name"].value), files, tokenizer, dropped))
+    tokenizer |= template_keys(family.templates)
     embedding = tensors.get("token_embd.weight")
     tokenizer = pad_to_rows(tokenizer, embedding.shape[0] if embedding is not None else 0, dropped)
     _check_vocabulary(tensors, tokenizer, directory)

@@ -27,6 +27,8 @@ def model_remarks(directory: Path, raw: Mapping[str, Any], family: Family, confi
         family: Its family.
         config: Its configuration, completed.
     """
+    if family.remark:
+        yield f"{directory}: {family.remark}."
     yield from _code(raw, family, config)
     yield from _window(family, config)
     yield from rope_remarks(config, family.known_entries)

@@ -8,6 +8,7 @@ through one.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from kvant.formats.huggingface.architectures.keys import (
@@ -68,7 +69,7 @@ def _as_it_is(entries: Mapping[str, Any]) -> Mapping[str, Any]:
     return entries
 
 
-def _itself(_: Mapping[str, Any]) -> "Family | None":
+def _itself(_: Mapping[str, Any], __: Path) -> "Family | None":
     return None
 
 
@@ -128,7 +129,9 @@ class Family:
         is_reversible: Whether transformers' directories can be written from its GGUFs.
         defaults: Entries that transformers assumes when config.json leaves them out.
         derived: Entries that follow from others, as transformers' configuration computes them.
-        instead: Another family that a config.json of these classes is of; None if it is of this one.
+        instead: Another family that a config.json of these classes, at a path, is of; None if it is of this one.
+        templates: Chat templates by name that the engine finds in the file, beside the model's own.
+        remark: What is said of every model of it; empty for nothing.
         entries: What its config.json may hold beyond `entries.COMMON` and `keys`.
         modules: Steps of sentence-transformers' `modules.json` that are in what is made.
         skipped: Further prefixes of tensors that are no part of the language model.
@@ -178,7 +181,9 @@ class Family:
     is_reversible: bool = True
     defaults: Mapping[str, Any] = field(default_factory=dict)
     derived: Callable[[Config], Mapping[str, Any]] = _nothing_derived
-    instead: Callable[[Mapping[str, Any]], "Family | None"] = _itself
+    instead: Callable[[Mapping[str, Any], Path], "Family | None"] = _itself
+    templates: Mapping[str, str] = field(default_factory=dict)
+    remark: str = ""
     entries: frozenset[str] = frozenset()
     modules: frozenset[str] = frozenset({"Transformer"})
     skipped: tuple[str, ...] = ()
@@ -263,7 +268,8 @@ class Family:
         """The name within a whole text model: without a wrapper's prefix, with the root of a bare one."""
         name = self._without_prefix(name.replace("language_model.", "", 1))
         root = self.block.partition(".")[0] + "."
-        known = (root, *(theirs.partition(".")[0] + "." for theirs in self.outside.values()))
+        outside = (*self.outside.values(), *(rule.theirs for rule in self.outside_rules))
+        known = (root, *(theirs.partition(".")[0] + "." for theirs in outside))
         return name if name.startswith(known) else root + name
 
     def _without_prefix(self, name: str) -> str:

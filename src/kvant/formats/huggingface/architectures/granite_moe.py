@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from kvant.errors import FormatError, UnsupportedModelError
@@ -155,7 +156,7 @@ def check_hybrid(config: Config) -> None:
         )
 
 
-def without_state_space(raw: Mapping[str, Any]) -> Family | None:
+def without_state_space(raw: Mapping[str, Any], _: Path) -> Family | None:
     """Return the family of a Granite 4 that attends in every layer: Granite's, or that with experts."""
     kinds = raw.get("layer_types") or raw.get("layers_block_type")
     if not isinstance(kinds, list) or any(kind in STATE_SPACE for kind in kinds):

@@ -11,6 +11,7 @@ Source: llama.cpp 0.3.36 `conversion/nemotron.py` `NemotronHModel`, `src/models/
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from kvant.errors import FormatError, UnsupportedModelError
@@ -169,7 +170,7 @@ def metadata(config: Config, architecture: str, feed_forward: str) -> dict[str, 
     return own | written(MIXERS, config, architecture) | experts
 
 
-def with_experts(raw: Mapping[str, Any]) -> Family | None:
+def with_experts(raw: Mapping[str, Any], _: Path) -> Family | None:
     """Return the family of a model with layers of experts."""
     found = spelled(raw).get("layers_block_type")
     return NEMOTRON_H_MOE if isinstance(found, list) and "moe" in found else None

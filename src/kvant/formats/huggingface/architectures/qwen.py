@@ -1,9 +1,14 @@
 """Qwen2, Qwen2.5 (biases on queries, keys and values) and Qwen3 (norms on queries and keys)."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from kvant.errors import UnsupportedModelError
 from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.names import ATTENTION_BIASES, BLOCK_NAMES, QK_NORMS
 from kvant.formats.huggingface.architectures.pooling import POOLED, pooling
+from kvant.formats.huggingface.architectures.qwen3_reranker import reranker
 from kvant.formats.huggingface.architectures.rope import check_whole_rotation
 from kvant.formats.huggingface.config import Config, shown
 
@@ -69,11 +74,18 @@ QWEN2 = Family(
     },
 )  # fmt: skip
 
+
+def instead(raw: Mapping[str, Any], path: Path) -> Family | None:
+    """Return the family of a Qwen3 that ranks."""
+    return reranker(QWEN3, raw, path)
+
+
 QWEN3 = Family(
     architecture="qwen3",
     classes=("Qwen3ForCausalLM", "Qwen3Model"),
     model_type="qwen3",
-    models="Qwen3, dense; Qwen3-Embedding",
+    models="Qwen3, dense; Qwen3-Embedding, Qwen3-Reranker",
+    instead=instead,
     since="0.1",
     names={**BLOCK_NAMES, **QK_NORMS},
     required=(*BLOCK_NAMES, *QK_NORMS),

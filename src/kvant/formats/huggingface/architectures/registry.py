@@ -74,7 +74,7 @@ def family_of_config(raw: Mapping[str, Any], path: Path) -> Family:
         UnsupportedModelError: kvant does not convert it.
     """
     family = family_of_class(architecture_name(raw, path), path)
-    return family.instead(raw) or family
+    return family.instead(raw, path) or family
 
 
 def family_of_architecture(architecture: str, subject: object) -> Family:

@@ -15,15 +15,18 @@ from typer.testing import CliRunner
 from kvant import kernels
 from kvant.cli.main import app
 from kvant.dtypes import F32
-from kvant.errors import OutputExistsError, PlanError, ValueRangeError
+from kvant.errors import OutputExistsError, PlanError, UnsupportedModelError, ValueRangeError
 from kvant.formats.gguf.reader import read_gguf
+from kvant.formats.gguf.writer import write_gguf
 from kvant.formats.imatrix import write_imatrix
 from kvant.formats.open import open_model
+from kvant.metadata import u32
 from kvant.model import Model
 from kvant.progress import Silent
 from kvant.quant.importance import Entry, Importance
 from kvant.quant.plan import read_plan
 from kvant.quant.presets import plan_preset
+from kvant.recipes.targets.gguf.kept import encoded
 from kvant.recipes.targets.gguf.write import predict_size, quantize
 from kvant.tensors import array_tensor, n_rows, row_length
 from kvant.testing.tiny_models import write_tiny_model
@@ -116,6 +119,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from kvant.formats.open import open_model
+from kvant.metadata import u32
 from kvant.progress import Silent
 from kvant.quant.presets import plan_preset
 from kvant.recipes.targets.gguf import write as recipe
@@ -194,8 +198,11 @@ def test_an_interrupted_run_says_how_to_continue_and_does(model: Model, tmp_path
 def test_a_weight_that_is_no_number_is_named_by_its_row(model: Model, tmp_path: Path) -> None:
     broken = np.zeros((9000, 256), np.float32)
     broken[8123, 45] = np.inf
-    tensors = {**model.tensors, "blk.0.ffn_up.weight": array_tensor("blk.0.ffn_up.weight", broken, F32)}
-    other = dataclasses.replace(model, tensors=tensors)
+    values = {"up": broken, "gate": np.zeros_like(broken), "down": np.zeros((256, 9000), np.float32)}
+    wide = {f"blk.{i}.ffn_{part}.weight": matrix for part, matrix in values.items() for i in range(2)}
+    tensors = {**model.tensors, **{name: array_tensor(name, matrix, F32) for name, matrix in wide.items()}}
+    metadata = {**model.metadata, "llama.feed_forward_length": u32(9000)}
+    other = dataclasses.replace(model, tensors=tensors, metadata=metadata)
     with pytest.raises(
         ValueRangeError, match=r"blk\.0\.ffn_up\.weight: row 8123, column 45: inf is not a finite weight"
     ):
@@ -209,6 +216,20 @@ def test_after_an_error_nothing_is_left(model: Model, tmp_path: Path) -> None:
     with pytest.raises(ValueRangeError, match=r"output_norm.weight: row 0, column 3: nan is not"):
         quantize(dataclasses.replace(model, tensors=tensors), plan_preset(model, "Q8_0"), tmp_path / "out.gguf")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_engine_would_not_load_is_not_written(model: Model, tmp_path: Path) -> None:
+    tensors = {name: tensor for name, tensor in model.tensors.items() if name != "blk.1.ffn_norm.weight"}
+    write_gguf(tmp_path / "source.gguf", model.metadata, tensors.values())
+    with pytest.raises(
+        UnsupportedModelError, match=r"out\.gguf: was not written: .*'blk\.1\.ffn_norm\.weight' not found"
+    ):
+        quantize(tmp_path / "source.gguf", "Q8_0", tmp_path / "out.gguf")
+    with pytest.raises(UnsupportedModelError, match=r"source\.gguf lacks what the engine needs"):
+        quantize(tmp_path / "source.gguf", "Q8_0", tmp_path / "out.gguf", max_file_bytes=1 << 20)
+    with pytest.raises(UnsupportedModelError, match=r"was not written"):
+        encoded(open_model(tmp_path / "source.gguf"), plan_preset(open_model(tmp_path / "source.gguf"), "Q8_0"))
+    assert [path.name for path in tmp_path.iterdir()] == ["source.gguf"]
 
 
 def test_the_call_takes_paths_and_names_of_presets(directory: Path, model: Model, tmp_path: Path) -> None:
@@ -319,6 +340,7 @@ MEASURED = """
 import sys
 from pathlib import Path
 from kvant.formats.open import open_model
+from kvant.metadata import u32
 from kvant.quant.presets import plan_preset
 from kvant.recipes.targets.gguf.write import quantize
 model = open_model(Path(sys.argv[1]))

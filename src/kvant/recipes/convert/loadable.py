@@ -20,17 +20,18 @@ from kvant.tensors import Tensor
 
 
 def is_checked(model: Model) -> bool:
-    """Whether the engine is asked: of models that come from another format, where it can be."""
-    return model.path.is_dir() and kind_of(model) == MODEL and sys.platform != "win32"
+    """Whether the engine is asked: of language models, where a file with a hole takes no room."""
+    return kind_of(model) == MODEL and sys.platform != "win32"
 
 
-def check_loads(metadata: Mapping[str, Value], tensors: Sequence[Tensor], out: Path) -> None:
+def check_loads(metadata: Mapping[str, Value], tensors: Sequence[Tensor | TensorInfo], out: Path, source: Path) -> None:
     """Refuse a file that the engine would not load.
 
     Args:
         metadata: What the file will hold.
-        tensors: The same; their values are not read.
+        tensors: Names, shapes and types of its tensors; their values are not read.
         out: Its name, for the message.
+        source: What it is made of, for the message.
 
     Raises:
         UnsupportedModelError: The engine does not load it.
@@ -46,7 +47,16 @@ def check_loads(metadata: Mapping[str, Value], tensors: Sequence[Tensor], out: P
                 engine.open(hollow, n_ctx=8, n_threads=1, weightless=True)
         except EngineError as error:
             reason = str(error).removeprefix(f"{hollow}: ").partition(" Check ")[0]
-            raise UnsupportedModelError(
-                f"{out}: was not written: {reason} The checkpoint lacks what the engine needs, or holds what it does "
-                "not read. Report it with the model's config.json."
-            ) from error
+            raise UnsupportedModelError(f"{out}: was not written: {reason} {_remedy(source)}") from error
+
+
+def _remedy(source: Path) -> str:
+    if source.is_dir():
+        return (
+            "The checkpoint lacks what the engine needs, or holds what it does not read. Report it with the model's "
+            "config.json."
+        )
+    return (
+        f"{source} lacks what the engine needs, or holds what it does not read. Make it again by a converter of the "
+        "engine's version: kvant convert DIRECTORY."
+    )

@@ -116,7 +116,7 @@ def _write_gguf(work: Work) -> Files:
     kinds = kinds or Counter([t.block_type.name for t in blocks.values()] or [work.type.name])
     metadata = {**work.model.metadata, "general.file_type": u32(_FILE_TYPES[kinds.most_common(1)[0][0]])}
     if is_checked(work.model):
-        check_loads(metadata, tensors, work.out)
+        check_loads(metadata, tensors, work.out, work.model.path)
     files = write_gguf(
         work.out, metadata, tensors, overwrite=work.overwrite, max_file_bytes=work.max_file_bytes,
         progress=work.progress,

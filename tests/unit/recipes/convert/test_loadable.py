@@ -26,27 +26,27 @@ def tensors(name: str) -> list[Tensor]:
 
 
 def test_what_the_engine_loads_passes_unread(tmp_path: Path) -> None:
-    check_loads(metadata("gemma4"), tensors("gemma4"), tmp_path / "x.gguf")
+    check_loads(metadata("gemma4"), tensors("gemma4"), tmp_path / "x.gguf", tmp_path)
 
 
 @pytest.mark.parametrize("missing", ["output_norm.weight", "blk.2.ffn_up_exps.weight"])
 def test_a_tensor_that_is_missing(missing: str, tmp_path: Path) -> None:
     found = [tensor for tensor in tensors("mixtral") if tensor.name != missing]
     with pytest.raises(UnsupportedModelError, match=f"'{missing}' not found"):
-        check_loads(metadata("mixtral"), found, tmp_path / "x.gguf")
+        check_loads(metadata("mixtral"), found, tmp_path / "x.gguf", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_tensor_that_nobody_reads(tmp_path: Path) -> None:
     odd = LazyTensor(name="blk.0.odd.weight", shape=(4,), block_type=F32, read=tensors("mixtral")[0].read_bytes)
     with pytest.raises(UnsupportedModelError, match="wrong number of tensors"):
-        check_loads(metadata("mixtral"), [*tensors("mixtral"), odd], tmp_path / "x.gguf")
+        check_loads(metadata("mixtral"), [*tensors("mixtral"), odd], tmp_path / "x.gguf", tmp_path)
 
 
 def test_a_hyperparameter_that_is_missing(tmp_path: Path) -> None:
     values = {key: value for key, value in metadata("mixtral").items() if not key.endswith("embedding_length")}
     with pytest.raises(UnsupportedModelError, match=r"x\.gguf: was not written: .*embedding_length"):
-        check_loads(values, tensors("mixtral"), tmp_path / "x.gguf")
+        check_loads(values, tensors("mixtral"), tmp_path / "x.gguf", tmp_path)
 
 
 def test_a_conversion_that_would_not_load_leaves_nothing(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from kvant.quant.plan import KEEP, Fallback, Plan, check_plan, needs_importance
 from kvant.quant.presets import plan_preset
 from kvant.quant.roles import file_order
 from kvant.quant.stream import Job, encode_stream, encoded_tensor
+from kvant.recipes.convert.loadable import check_loads, is_checked
 from kvant.recipes.source import open_model
 from kvant.tensors import n_bytes
 
@@ -129,6 +130,7 @@ def quantize(
         PlanError: The plan does not fit the model, needs importance, or would quantize twice.
         ValueRangeError: A weight is NaN or infinite.
         OutputExistsError: The file exists and `overwrite` is false, or is the source.
+        UnsupportedModelError: The engine would not load the file.
         KvantError: The disk is full.
     """
     started = time.monotonic()
@@ -140,7 +142,9 @@ def quantize(
     check_work(model, plan, importance, curvatures, allow_requantize=allow_requantize)
     check_output(out, overwrite=overwrite, read=(model.path, *model.files))
     jobs = plan_jobs(model, plan, importance, curvatures, threads=threads)
-    metadata = output_metadata(model, plan, importance, curvatures)
+    metadata, infos = output_metadata(model, plan, importance, curvatures), _infos(model, plan)
+    if is_checked(model):
+        check_loads(metadata, infos, out, model.path)
     if max_file_bytes is not None:
         tensors = [encoded_tensor(job, threads=threads) for job in jobs]
         files = write_gguf(
@@ -155,7 +159,6 @@ def quantize(
         if not done:
             with disk_errors(out):
                 journal.start()
-        infos = _infos(model, plan)
         with GGUFWriter(out, metadata, infos, overwrite=overwrite, done=done, keep_partial=True) as writer:
             _write(writer, journal, jobs[done:], threads, progress)
     except Exception:  # only an interrupted run is worth continuing: after an error nothing stays on the disk

@@ -139,7 +139,7 @@ def prove(case: dict[str, Any], environment: Path, scratch: Path) -> None:
     from gguf import GGUFReader
 
     source = write_checkpoint(case, scratch / "tiny")
-    child(environment, UPSTREAM, str(environment / "converter"), str(source), str(scratch / "theirs.gguf"))
+    child(environment, UPSTREAM, str(make(environment).source), str(source), str(scratch / "theirs.gguf"))
     reader = GGUFReader(scratch / "theirs.gguf")
     case["tensors"] = {
         t.name: [t.tensor_type.name, [int(n) for n in reversed(t.shape)], digest(np.asarray(t.data).tobytes())]

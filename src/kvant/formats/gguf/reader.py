@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from kvant.errors import FormatError, UnsupportedFormatError
+from kvant.formats.bounds import check_metadata
 from kvant.formats.gguf import spec
 from kvant.formats.gguf.header import Header, read_header
 from kvant.formats.mapped import mapped_tensor
@@ -19,7 +20,7 @@ def read_gguf(path: Path) -> Model:
     out of the metadata: they describe files, not the model.
 
     Raises:
-        FormatError: A file is missing, damaged, or contradicts the other shards.
+        FormatError: A file is missing, damaged, or contradicts the other shards, or a hyperparameter is out of bounds.
         UnsupportedFormatError: A version, byte order or type that is not read here.
         LimitError: A count or length above the limits in `spec`.
     """
@@ -37,6 +38,7 @@ def read_gguf(path: Path) -> Model:
             )
     _check_total(shards, len(tensors))
     metadata = {key: value for key, value in shards[0][1].metadata.items() if key not in spec.SPLIT_KEYS}
+    check_metadata(metadata, shards[0][0])
     return Model(metadata=metadata, tensors=tensors, path=path, files=tuple(p for p, _ in shards))
 
 

@@ -42,8 +42,8 @@ HARMLESS = frozenset({
     # how to generate; generation_config.json has it now
     "do_sample", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "max_length",
     "min_length", "num_beams", "num_beam_groups", "num_return_sequences", "early_stopping", "diversity_penalty",
-    "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "suppress_tokens",
-    "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id", "decoder_start_token_id",
+    "no_repeat_ngram_size", "encoder_no_repeat_ngram_size",
+    "forced_bos_token_id", "forced_eos_token_id", "decoder_start_token_id",
     "cross_attention_hidden_size", "tie_encoder_decoder",
 })  # fmt: skip
 """Entries of config.json that change nothing of what the model computes from tokens."""
@@ -56,7 +56,7 @@ HARMLESS_AT: Mapping[str, tuple[object, ...]] = {
     "num_experts": (0,), "num_local_experts": (0,),
     "use_sliding_window": (False,), "attention_sink": (False,), "attn_logit_softcapping": (0,),
     "final_logit_softcapping": (0,), "embedding_multiplier": (1.0,), "residual_multiplier": (1.0,),
-    "logits_scaling": (1.0,),
+    "logits_scaling": (1.0,), "suppress_tokens": ([],), "begin_suppress_tokens": ([],), "bad_words_ids": ([],),
 }  # fmt: skip
 """Entries of config.json that change nothing while they have one of these values."""
 
@@ -65,7 +65,7 @@ WITHOUT_WINDOW = frozenset({"sliding_window", "max_window_layers", "layer_types"
 
 GENERATION = frozenset({
     "bos_token_id", "eos_token_id", "pad_token_id", "top_k", "top_p", "min_p", "temperature", "penalty_repeat",
-    "repetition_penalty",
+    "repetition_penalty", "suppress_tokens",
 })  # fmt: skip
 """Entries of generation_config.json that are read."""
 
@@ -79,7 +79,7 @@ GENERATION_HARMLESS = frozenset({
 GENERATION_HARMLESS_AT: Mapping[str, tuple[object, ...]] = {
     "num_beams": (1,), "num_beam_groups": (1,), "num_return_sequences": (1,), "no_repeat_ngram_size": (0,),
     "encoder_no_repeat_ngram_size": (0,), "typical_p": (1.0,), "epsilon_cutoff": (0.0,), "eta_cutoff": (0.0,),
-    "length_penalty": (1.0,), "diversity_penalty": (0.0,), "early_stopping": (False,), "suppress_tokens": ([],),
+    "length_penalty": (1.0,), "diversity_penalty": (0.0,), "early_stopping": (False,),
     "begin_suppress_tokens": ([],), "bad_words_ids": ([],), "remove_invalid_values": (False,),
     "encoder_repetition_penalty": (1.0,),
 }  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 from kvant.dtypes import BF16, F16, F32, BlockType
 from kvant.errors import FormatError, UnsupportedFormatError, UnsupportedModelError
+from kvant.formats.bounds import check_config
 from kvant.formats.huggingface.adapters.merge import merged
 from kvant.formats.huggingface.adapters.reader import Adapter
 from kvant.formats.huggingface.architectures.biases import unused_biases
@@ -108,11 +109,13 @@ def read_huggingface(directory: Path, *, known_as: str = "", adapter: Adapter | 
     _check_vocabulary(tensors, tokenizer, directory)
     check_tensors(tensors, family, config)
     check_alike(tensors, family, config)
+    hyperparameters = family.metadata(config)
+    check_config(hyperparameters, config.path)
     metadata = {
         "general.architecture": string(family.architecture),
         "general.type": string("model"),
         **general,
-        **family.metadata(config),
+        **hyperparameters,
         **_seen_context(family, config),
         **({} if stored else {"general.file_type": u32(_file_type(tensors.values()))}),
         "general.quantization_version": u32(2),

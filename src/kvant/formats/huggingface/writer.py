@@ -1,7 +1,7 @@
 """Write a `Model` as a Hugging Face directory: decoded safetensors, config.json, tokenizer."""
 
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +92,7 @@ def write_huggingface(
         if len(files) > 1:
             index = {"metadata": {"total_size": sum(map(n_bytes, tensors))}, "weight_map": placed}
             write_json(partial / INDEX, index)
-        ids = {key: entries[key] for key, _ in SPECIAL_IDS if key in entries}
-        write_json(partial / "generation_config.json", ids)
+        write_json(partial / "generation_config.json", generation_config(model, entries))
         if not (model.path / "tokenizer.json").is_file():
             write_tokenizer(model, partial)
         if model.path.is_dir():
@@ -137,6 +136,13 @@ def config_json(model: Model, family: Family, dtype: str) -> dict[str, Any]:
         if value is not None:
             entries[key] = value
     return entries
+
+
+def generation_config(model: Model, entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of generation_config.json: special tokens as config.json's `entries` have them, and others."""
+    found = {key: entries[key] for key, _ in SPECIAL_IDS if key in entries}
+    suppressed = model.get("tokenizer.ggml.suppress_tokens")
+    return found if suppressed is None else {**found, "suppress_tokens": np.asarray(suppressed).tolist()}
 
 
 def vocabulary_size(model: Model) -> int:

@@ -21,3 +21,14 @@ def test_it_is_refused_by_layer_and_name(tmp_path: Path, case: str, gone: str, s
     del made["source"][gone]
     with pytest.raises(FormatError, match=f"{said}, which layer .* has. Download all"):
         read_huggingface(write_checkpoint(made, tmp_path / case))
+
+
+@pytest.mark.parametrize("case", ["bert", "xlm-roberta", "nomic-bert"])
+def test_embeddings_of_token_types_are_missed(tmp_path: Path, case: str) -> None:
+    made = table(case)
+    name = next(name for name in made["source"] if "token_type_embeddings" in name)
+    del made["source"][name]
+    with pytest.raises(
+        FormatError, match=r"1 tensor is missing: embeddings\.token_type_embeddings\.weight\. Download all"
+    ):
+        read_huggingface(write_checkpoint(made, tmp_path / case))

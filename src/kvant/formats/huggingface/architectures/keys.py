@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kvant.errors import FormatError
+from kvant.formats.bounds import outside
 from kvant.formats.huggingface.architectures.hyper import has, integer, number
 from kvant.formats.huggingface.architectures.rope import Lengthening, config_theta, rope_entries, rope_scaling
 from kvant.formats.huggingface.config import MAX_INTEGER, MAX_LAYERS, Config, shown
@@ -51,10 +52,16 @@ class Key:
         """Return the metadata value; None if config.json has no such entry.
 
         Raises:
-            FormatError: The entry is of another kind.
+            FormatError: The entry is of another kind, or out of bounds.
         """
         name = self.entry(config)
-        return None if name is None else _VALUES[self.kind](config, name)
+        if name is None:
+            return None
+        value = _VALUES[self.kind](config, name)
+        wrong = outside(self.ours, value.value)
+        if wrong:
+            raise FormatError(f"{config.path}: {name} is {wrong}. Correct it.")
+        return value
 
     def back(self, model: Model) -> dict[str, Any]:
         """Return the entry of config.json; nothing if the metadata lacks it."""

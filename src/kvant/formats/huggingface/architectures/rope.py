@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from kvant.errors import FormatError, UnsupportedModelError
+from kvant.formats.bounds import outside
 from kvant.formats.huggingface.architectures.hyper import has, integer, number
 from kvant.formats.huggingface.config import MAX_INTEGER, ORIGINAL_LENGTH, ROPE_ENTRIES, Config, shown
 from kvant.metadata import Value, ValueType, array, f32, string, u32
@@ -22,9 +23,6 @@ from kvant.model import Model
 
 Lengthening = Callable[[Config, float], float]
 """By how much an engine's YaRN lengthens queries and keys, from the configuration and YaRN's factor."""
-
-MAX_THETA = 1e12
-"""Largest base of rotary frequencies: published models stay below 1e8, and float32 has frequencies far beyond."""
 
 YARN: tuple[tuple[str, str], ...] = (
     ("yarn_attn_factor", "attention_factor"),
@@ -38,11 +36,12 @@ def config_theta(config: Config) -> float:
     """Return the base of the rotary frequencies.
 
     Raises:
-        FormatError: It is below 1 or so large that float32 frequencies vanish.
+        FormatError: It is out of bounds.
     """
     theta = Config(values=config.rope, path=config.path).number("rope_theta", 10000.0)
-    if not 1 <= theta <= MAX_THETA:
-        raise FormatError(f"{config.path}: rope_theta is {theta}, not from 1 to {MAX_THETA:g}. Correct it.")
+    wrong = outside("rope.freq_base", theta)
+    if wrong:
+        raise FormatError(f"{config.path}: rope_theta is {wrong}. Correct it.")
     return theta
 
 

@@ -26,7 +26,7 @@ from kvant.formats.huggingface.directory import (
 from kvant.formats.huggingface.mlx.layers import WEIGHT, Encoder, QuantizedLayer
 from kvant.formats.huggingface.mlx.schemes import Scheme
 from kvant.formats.huggingface.tokenizer.writer import write_tokenizer
-from kvant.formats.huggingface.writer import SPECIAL_IDS, TORCH_DTYPES, config_json, transformers_tensors
+from kvant.formats.huggingface.writer import TORCH_DTYPES, config_json, generation_config, transformers_tensors
 from kvant.kernels.mlx import Grouping
 from kvant.kernels.mlx_blocks import SAME_VALUES
 from kvant.model import Model
@@ -214,4 +214,4 @@ def _write_tokenizer(model: Model, directory: Path, dtype: str) -> None:
         return
     write_tokenizer(model, directory)
     entries = config_json(model, family_of_architecture(model.architecture, model.path), dtype)
-    write_json(directory / "generation_config.json", {key: entries[key] for key, _ in SPECIAL_IDS if key in entries})
+    write_json(directory / "generation_config.json", generation_config(model, entries))

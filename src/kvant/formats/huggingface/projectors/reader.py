@@ -6,6 +6,7 @@ from typing import Any
 
 from kvant.dtypes import BF16, F16, F32, BlockType
 from kvant.errors import FormatError, UnsupportedFormatError, UnsupportedModelError
+from kvant.formats.bounds import check_config
 from kvant.formats.huggingface.checkpoint import plain_weights, weights_in_order
 from kvant.formats.huggingface.config import (
     MAX_LAYERS,
@@ -71,6 +72,7 @@ def read_projector_of(directory: Path, *, known_as: str = "") -> tuple[Model, Ey
         "general.architecture": string("clip"), "general.type": string("mmproj"), **general,
         "general.file_type": u32(0), **dict(eyes.metadata(source)), "general.quantization_version": u32(2),
     }  # fmt: skip
+    check_config(metadata, path)
     model = Model(
         metadata=metadata, tensors=tensors, path=directory, known_as=known_as or directory_identifier(directory),
         files=tuple(weight_files(directory)), remarks=plain.remarks,

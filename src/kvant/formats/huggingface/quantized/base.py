@@ -1,6 +1,6 @@
 """What every scheme gives: layers that are decoded as their rows are read, and what their parts are read with."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,12 @@ Rows = Callable[[int, int], np.ndarray]
 FLOATS = (F32, F16, BF16)
 E8M0, E4M3, E5M2 = DTYPES["F8_E8M0"], DTYPES["F8_E4M3"], DTYPES["F8_E5M2"]
 U8, I8, I32, I64 = DTYPES["U8"], DTYPES["I8"], DTYPES["I32"], DTYPES["I64"]
+
+BITS, SIZES = frozenset({"bits", "w_bit", "wbits", "num_bits"}), frozenset({"group_size", "q_group_size"})
+"""What tools call the bits of a code and the weights under one scale: AutoGPTQ, GPTQModel, AutoAWQ, AutoRound,
+compressed-tensors, ModelOpt."""
+
+OF_ACTIVATIONS = frozenset({"input_activations", "output_activations", "kv_cache_scheme"})
 
 E2M1_VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 """Values of four-bit codes. Source: OCP Microscaling Formats 1.0, table of E2M1."""
@@ -91,12 +97,53 @@ class Checkpoint:
         """Return the paths that a suffix is found after."""
         return [name.removesuffix(suffix) for name in self.weights if name.endswith(suffix)]
 
+    def check_said(self, name: str, codes: Tensor, *, bits: int, groups: int, n: int) -> None:
+        """Refuse a matrix whose shapes are not what the configuration says, which may say it anew for some layers.
+
+        Args:
+            name: The matrix's name.
+            codes: The tensor of its codes.
+            bits: Bits of a code, by the shapes.
+            groups: Scales of a row, by the shapes.
+            n: Weights of a row.
+
+        Raises:
+            FormatError: It says other bits or groups everywhere.
+        """
+        said, sizes = set(_said(self.settings, BITS)), set(_said(self.settings, SIZES))
+        if said and bits not in said:
+            raise self._contradicted(name, codes, f"{bits} bits", f"{_words(said)} bits")
+        if sizes and not any(groups == (-(-n // size) if size > 0 else 1) for size in sizes):
+            raise self._contradicted(
+                name, codes, f"{groups} groups in rows of {n}", f"groups of {_words(sizes)} (-1: whole rows)"
+            )
+
+    def _contradicted(self, name: str, codes: Tensor, found: str, said: str) -> FormatError:
+        return FormatError(
+            f"{self.subject}: {name}: {codes.name} {list(codes.shape)} and what goes with it are of {found}, but the "
+            f"quantization's configuration says {said}. Take the configuration that belongs to these weights."
+        )
+
     def misfit(self, name: str, found: Tensor, wanted: str) -> FormatError:
         """Return the error for a part that does not fit its layer."""
         return FormatError(
             f"{self.subject}: {name}: {found.name} of {found.block_type} {list(found.shape)} is not {wanted}. "
             f"Download the model again."
         )
+
+
+def _said(settings: object, keys: frozenset[str]) -> Iterator[int]:
+    """Whole numbers under some keys, wherever they are but among what is said of activations."""
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            if key in keys and isinstance(value, int) and not isinstance(value, bool):
+                yield value
+            elif key not in OF_ACTIVATIONS:
+                yield from _said(value, keys)
+
+
+def _words(numbers: Collection[int]) -> str:
+    return " or ".join(map(str, sorted(numbers)))
 
 
 def floats(tensor: Tensor, start: int, stop: int) -> np.ndarray:

@@ -55,6 +55,7 @@ def _packed(checkpoint: Checkpoint, path: str, packed: Tensor, scale: Tensor, sh
     if bits is None:
         raise checkpoint.misfit(name, packed, f"{rows} x {n} codes of 2, 4 or 8 bits in words")
     _check_scale(checkpoint, name, scale, rows, n)
+    checkpoint.check_said(name, packed, bits=bits, groups=scale.shape[-1] if len(scale.shape) == 2 else 1, n=n)
     zero, order = checkpoint.part(path, ZERO), checkpoint.part(path, G_IDX)
     middle = 1 << (bits - 1)
     group = _order(checkpoint, name, order, n, scale.shape[-1])
@@ -98,6 +99,8 @@ def _bytes(checkpoint: Checkpoint, path: str, weight: Tensor, scale: Tensor) -> 
     is_one = n_weights(scale) == 1
     if not is_one:
         _check_scale(checkpoint, name, scale, rows, n)
+    has_groups = not is_one and len(scale.shape) == 2
+    checkpoint.check_said(name, weight, bits=8, groups=scale.shape[1] if has_groups else 1, n=n)
     zero = checkpoint.part(path, ZERO)
     if zero is not None and (zero.block_type != I8 or n_weights(zero) != n_weights(scale)):
         raise checkpoint.misfit(name, zero, f"a zero point for each scale {list(scale.shape)}")

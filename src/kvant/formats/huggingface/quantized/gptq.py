@@ -54,6 +54,7 @@ def _gptq(checkpoint: Checkpoint, name: str, qweight: Tensor, qzeros: Tensor, sc
     bits = _bits(checkpoint, name, qzeros, outputs)
     inputs = qweight.shape[0] * 32 // bits
     order = _groups(checkpoint, name, inputs, groups)
+    checkpoint.check_said(name, qweight, bits=bits, groups=groups, n=inputs)
     in_order = bool((order == np.arange(inputs) * groups // inputs).all())
     is_first = str(checkpoint.settings.get("checkpoint_format", "gptq")) != "gptq_v2"
     per_word = 32 // bits
@@ -88,6 +89,7 @@ def _awq(checkpoint: Checkpoint, name: str, qweight: Tensor, qzeros: Tensor, sca
     inputs = qweight.shape[0]
     if bits != 4 or qweight.shape[1] * 8 != outputs or not groups or inputs % groups:
         raise checkpoint.misfit(name, qweight, f"4-bit codes of {outputs} outputs as AWQ packs them (gemm)")
+    checkpoint.check_said(name, qweight, bits=bits, groups=groups, n=inputs)
 
     def codes(tensor: Tensor, start: int, stop: int) -> np.ndarray:
         first = start // 8

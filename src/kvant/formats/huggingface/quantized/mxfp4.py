@@ -69,6 +69,7 @@ def layer(checkpoint: Checkpoint, name: str, codes: Tensor, scales: Tensor) -> L
     if n_weights(codes) != 16 * n_weights(scales) or not groups:
         raise checkpoint.misfit(name, codes, f"16 bytes for each of the {list(scales.shape)} exponents")
     shape = (*scales.shape[:-1], groups * GROUP)
+    checkpoint.check_said(name, codes, bits=4, groups=groups, n=shape[-1])
     per_row = n_rows(codes) // max(1, math.prod(shape[:-1]))  # 4-D blocks have a row of 16 bytes per group
 
     def parts(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:

@@ -48,6 +48,7 @@ def _layer(checkpoint: Checkpoint, name: str, codes: Tensor, scales: Tensor, who
         raise checkpoint.misfit(name, scales, f"one scale for {GROUP} of the weights of {list(codes.shape)} bytes")
     if whole is not None and (n_weights(whole) != 1 or whole.block_type not in FLOATS):
         raise checkpoint.misfit(name, whole, "one float for the matrix")
+    checkpoint.check_said(name, codes, bits=4, groups=scales.shape[1], n=codes.shape[1] * 2)
     factor = np.float32(1) if whole is None else all_floats(whole).ravel()[0]
     divides = whole is not None and whole.name.endswith("_global_scale")
     shape, values = (codes.shape[0], codes.shape[1] * 2), small_floats(E4M3)

@@ -8,7 +8,7 @@ import numpy as np
 from kvant.formats.huggingface.tokenizer.files import TokenizerFiles
 from kvant.formats.huggingface.tokenizer.limits import added_around
 from kvant.formats.huggingface.tokenizer.special import SpecialTokens
-from kvant.formats.huggingface.tokenizer.vocabulary import Vocabulary
+from kvant.formats.huggingface.tokenizer.vocabulary import Vocabulary, is_id
 from kvant.metadata import Value, ValueType, array, string, u32
 
 
@@ -25,6 +25,25 @@ def vocabulary_keys(vocabulary: Vocabulary) -> dict[str, Value]:
         keys["tokenizer.ggml.scores"] = array(ValueType.FLOAT32, np.asarray(vocabulary.scores, "<f4"))
     keys["tokenizer.ggml.token_type"] = array(ValueType.INT32, np.asarray(vocabulary.types, "<i4"))
     return keys
+
+
+def suppressed_keys(files: TokenizerFiles, size: int, remarks: list[str]) -> dict[str, Value]:
+    """Return the key of tokens that are never to be written, from generation_config.json; the engine heeds it.
+
+    Args:
+        files: The tokenizer's files.
+        size: Tokens in the vocabulary.
+        remarks: Is told of what is no token's id.
+    """
+    listed = files.generation.get("suppress_tokens")
+    listed = [] if listed is None else listed if isinstance(listed, list) else [listed]
+    found = [number for number in listed if is_id(number) and number < size]
+    if len(found) < len(listed):
+        wrong = len(listed) - len(found)
+        remarks.append(
+            f"generation_config.json: {wrong} of the {len(listed)} suppress_tokens are no token's id: left out."
+        )
+    return {"tokenizer.ggml.suppress_tokens": array(ValueType.INT32, np.asarray(found, "<i4"))} if found else {}
 
 
 def template_keys(templates: Mapping[str, str]) -> dict[str, Value]:

@@ -25,7 +25,13 @@ from kvant.formats.huggingface.entries import tokenizer_remarks
 from kvant.formats.huggingface.tokenizer.bpe import byte_level_vocabulary, is_byte_level, merge_strings, read_merges
 from kvant.formats.huggingface.tokenizer.charbpe import is_ranked, ranked_vocabulary
 from kvant.formats.huggingface.tokenizer.files import TokenizerFiles, read_templates
-from kvant.formats.huggingface.tokenizer.keys import around_remarks, template_keys, token_type_count, vocabulary_keys
+from kvant.formats.huggingface.tokenizer.keys import (
+    around_remarks,
+    suppressed_keys,
+    template_keys,
+    token_type_count,
+    vocabulary_keys,
+)
 from kvant.formats.huggingface.tokenizer.limits import (
     byte_level_remarks,
     engine_name,
@@ -102,7 +108,8 @@ def describe(files: TokenizerFiles, config: Mapping[str, Any], remarks: list[str
     template, taken = files.config.get("chat_template"), keys.get("tokenizer.chat_template")
     if template and taken is not None and isinstance(template, str) and template != taken.value:
         remarks.append("chat_template.jinja counts, as in transformers; tokenizer_config.json holds another one.")
-    return _family_keys(files, config, keys)
+    size = len(keys["tokenizer.ggml.tokens"].value)  # type: ignore[arg-type]
+    return _family_keys(files, config, keys) | suppressed_keys(files, size, remarks)
 
 
 def name_for_engine(name: str, files: TokenizerFiles, keys: Mapping[str, Value], remarks: list[str]) -> str:

@@ -194,3 +194,42 @@ def test_memory_is_bounded_by_rows(tmp_path: Path) -> None:
 def test_the_reader_of_these_tests_reads_its_own_files(tmp_path: Path) -> None:
     write_tiny_model("llama", tmp_path / "m", num_hidden_layers=1)
     assert read(tmp_path / "m/model.safetensors")["model.norm.weight"].dtype == "BF16"
+
+
+def said(directory: Path, **entries: Any) -> Path:
+    """Change what a directory's config.json says of how it is quantized."""
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"quantization_config": config["quantization_config"] | entries}))
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("kind", "entries", "words"),
+    [
+        ("gptq-sym", {"bits": 8}, r"qweight \[.*are of 4 bits, but .* says 8 bits"),
+        ("gptq-sym", {"group_size": 64}, r"2 groups in rows of 256, but .* says groups of 64 "),
+        ("awq", {"bits": 3}, "of 4 bits, but .* says 3 bits"),
+        ("awq", {"group_size": -1}, r"2 groups in rows of 256, but .* says groups of -1 \(-1: whole rows\)"),
+        ("pack-int4-g32", {"config_groups": {"group_0": {"weights": {"num_bits": 8, "group_size": 32}}}}, "of 4 bits"),
+        ("pack-int8-g128", {"config_groups": {"group_0": {"weights": {"group_size": 64}}}}, "groups of 64"),
+        ("int8", {"config_groups": {"group_0": {"weights": {"num_bits": 4}}}}, "of 8 bits, but .* says 4 bits"),
+        ("nvfp4", {"group_size": 32}, "16 groups in rows of 256, but .* says groups of 32"),
+        ("mxfp4", {"config_groups": {"group_0": {"weights": {"group_size": 16}}}}, "8 groups in rows of 256"),
+    ],
+)
+def test_shapes_that_contradict_the_configuration(
+    kind: str, entries: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    tiny(tmp_path / "m", kind)
+    with pytest.raises(FormatError, match=rf"model\.layers\.0\..*{words}"):
+        read_huggingface(said(tmp_path / "m", **entries))
+
+
+def test_what_is_said_anew_of_some_layers_or_of_activations_contradicts_nothing(tmp_path: Path) -> None:
+    tiny(tmp_path / "m", "gptq-sym")
+    read_huggingface(said(tmp_path / "m", bits=8, dynamic={"+:.*layers.*": {"bits": 4, "group_size": 128}}))
+    tiny(tmp_path / "n", "pack-int4-g32")
+    weights = {"num_bits": 4, "group_size": 32}
+    group = {"weights": weights, "input_activations": {"num_bits": 8, "group_size": 16}}
+    read_huggingface(said(tmp_path / "n", config_groups={"group_0": group}))

@@ -201,3 +201,14 @@ def test_the_name_of_a_model_is_no_key_of_its_tokenizer(tmp_path: Path) -> None:
     assert {key.partition(".")[0] for key in keys} == {"tokenizer"}
     assert name_for_engine("my-phi3", files, keys, remarks) == "my-phi 3"
     assert name_for_engine("my model", files, keys, remarks) == "my model"
+
+
+def test_tokens_that_are_never_written_come_along(tmp_path: Path) -> None:
+    write_tokenizer("smollm", tmp_path, 600)
+    (tmp_path / "generation_config.json").write_text('{"suppress_tokens": [5, 7, 99999999, "x"]}')
+    remarks: list[str] = []
+    found = tokenizer_metadata(tmp_path, {"model_type": "llama"}, remarks)["tokenizer.ggml.suppress_tokens"]
+    assert np.asarray(found.value).tolist() == [5, 7]
+    assert any("2 of the 4 suppress_tokens are no token's id" in remark for remark in remarks)
+    (tmp_path / "generation_config.json").write_text('{"suppress_tokens": []}')
+    assert "tokenizer.ggml.suppress_tokens" not in tokenizer_metadata(tmp_path, {"model_type": "llama"})

@@ -21,6 +21,13 @@ PHI3_TOKENS = frozenset({*PHI3_EXEMPT, "</s>"})
 
 PHI3 = re.compile(r"(phi)-?(3)", re.IGNORECASE)
 _SPOKEN_PHI3 = re.compile(r"(phi)[ _](3)(?!\d)", re.IGNORECASE)
+
+MASK = "[MASK]"
+"""The token that swallows the white space before it in a model that the engine knows by name as ModernBERT."""
+
+MODERN_BERT = re.compile(r"(modern)-(bert)", re.IGNORECASE)
+_SPOKEN_MODERN_BERT = re.compile(r"(modern)[ _]?(bert)", re.IGNORECASE)
+
 _SPECIAL_TYPES = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
 _SHOWN = 6
 
@@ -36,7 +43,8 @@ def engine_name(
     """Spell a model's name so that the engine's special tokens swallow white space as the source's do.
 
     llama.cpp lets all special tokens but a few swallow what follows them if `general.name` holds "phi-3" or "phi3",
-    and none otherwise; there is no key for it.
+    and none otherwise; else "modern-bert" lets `[MASK]` swallow what stands before it. There is no key for either, and
+    these are all that it asks of a name (llama-vocab.cpp `llama_vocab::impl::load`, b11549).
 
     Args:
         name: The model's name.
@@ -47,6 +55,7 @@ def engine_name(
     Returns:
         The name to write, and what must be said.
     """
+    added = list(added)
     by_name = {t for t, kind in zip(tokens, types, strict=True) if kind in _SPECIAL_TYPES or t == "</s>"}
     by_name -= set(PHI3_EXEMPT)
     wanted = {token.content for token in added if token.rstrip}
@@ -65,6 +74,8 @@ def engine_name(
             f"general.name is written {spelled!r}: the engine lets special tokens swallow the white space after them "
             f"by that name, and this tokenizer {how}."
         )
+    spelled, more = _name_for_mask(spelled, any(t.content == MASK and t.lstrip for t in added), is_phi3=strips)
+    said += more
     if swallowed:
         said.append(f"White space after {_listed(swallowed)} is swallowed, which tokenizer.json keeps.")
     if kept:
@@ -72,10 +83,28 @@ def engine_name(
     return spelled, said
 
 
+def _name_for_mask(name: str, swallows: bool, *, is_phi3: bool) -> tuple[str, list[str]]:
+    """Spell a name so that `[MASK]` swallows the white space before it, or does not."""
+    if swallows and is_phi3:
+        return name, [f"White space before {MASK!r} is kept, which tokenizer.json lets it swallow."]
+    if swallows == (MODERN_BERT.search(name) is not None) or is_phi3:
+        return name, []
+    if swallows:
+        spelled = _SPOKEN_MODERN_BERT.sub(r"\1-\2", name)
+        spelled = spelled if MODERN_BERT.search(spelled) else f"{name} (modern-bert)"
+    else:
+        spelled = MODERN_BERT.sub(r"\1 \2", name)
+    how = "does" if swallows else "does not"
+    return spelled, [
+        f"general.name is written {spelled!r}: the engine lets {MASK} swallow the white space before it by that name, "
+        f"and this tokenizer {how}."
+    ]
+
+
 def flag_remarks(added: Iterable[AddedToken], normalizer: Any) -> Iterator[str]:
     """Say which added tokens match otherwise than the engine matches them."""
     added = list(added)
-    before = [token.content for token in added if token.lstrip]
+    before = [token.content for token in added if token.lstrip and token.content != MASK]  # see `engine_name`
     if before:
         yield f"White space before {_listed(before)} is kept, which tokenizer.json lets them swallow."
     words = [token.content for token in added if token.single_word]

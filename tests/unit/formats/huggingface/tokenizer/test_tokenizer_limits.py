@@ -55,6 +55,27 @@ def test_what_the_name_cannot_say_is_said() -> None:
     assert "after '<|end|>' is kept" in engine_name("X", stripping("<|end|>"), PHI3[4:], TYPES[4:])[1][0]
 
 
+@pytest.mark.parametrize(
+    ("name", "swallows", "spelled"),
+    [
+        ("ModernBERT Base", True, "Modern-BERT Base"), ("Helpdesk", True, "Helpdesk (modern-bert)"),
+        ("my modern-bert", True, "my modern-bert"), ("my Modern-BERT", False, "my Modern BERT"),
+        ("ModernBERT Base", False, "ModernBERT Base"),
+    ],
+)  # fmt: skip
+def test_a_name_makes_the_mask_swallow_what_stands_before_it(name: str, swallows: bool, spelled: str) -> None:
+    found, said = engine_name(name, [AddedToken(0, "[MASK]", special=True, lstrip=swallows)], ["[MASK]"], [3])
+    assert found == spelled
+    assert [f"general.name is written {spelled!r}" in one for one in said] == [True] * (name != spelled)
+
+
+def test_a_name_cannot_say_both() -> None:
+    added = [*stripping("</s>", "<|user|>", "<|end|>"), AddedToken(9, "[MASK]", special=True, lstrip=True)]
+    found, said = engine_name("Phi-3", added, [*PHI3, "[MASK]"], [*TYPES, 3])
+    assert found == "Phi-3"
+    assert any("before '[MASK]' is kept" in one for one in said)
+
+
 def remarks(kind: str, directory: Path, change: Callable[[dict[str, Any]], None] = lambda _: None) -> list[str]:
     write_tokenizer(kind, directory, 700)
     path = directory / "tokenizer.json"

@@ -228,6 +228,7 @@ def test_every_class_is_listed() -> None:
     }  # fmt: skip
     text = run("convert", "--list-architectures").output
     assert all(name in text for name in rows)
+    assert max(len(line.rstrip()) for line in text.splitlines()[:-1]) <= 80
     assert run("convert", "--list-architectures", "-t", "F16").exit_code == 2
     assert run("convert").exit_code == 2
 

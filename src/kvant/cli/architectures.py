@@ -12,11 +12,11 @@ def show(*, json: bool) -> None:
         console.print_json(rows)
         return
     console.table(
-        "", ("class", "architecture", "converter", "projector"),
-        [(row.name, row.architecture, row.converter, "yes" if row.has_projector else "") for row in rows], left=4,
+        "", ("class", "architecture", "converter"),
+        [(f"{row.name} *" if row.has_projector else row.name, row.architecture, row.converter) for row in rows], left=3,
     )  # fmt: skip
     native = sum(row.converter == "native" for row in rows)
     console.say(
         f"{native} classes by kvant itself, {len(rows) - native} by upstream's converter, which is installed when "
-        f"it is first needed."
+        f"it is first needed. Upstream's converter makes a projector of those with a *, too."
     )

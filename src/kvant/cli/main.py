@@ -49,6 +49,9 @@ app = typer.Typer(
 
 FAILED, INTERRUPTED = 1, 130
 
+CONTINUED = frozenset({"calibrate", "evaluate", "optimize", "pull", "rebuild"})
+"""Commands of which what is done is kept, so that the same command goes on from there; `quantize` says its own word."""
+
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """Turn what a command raises into one line on standard error and an exit status.
@@ -75,7 +78,8 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             console.fail(f"{error.filename or 'input or output'}: {error.strerror or error}.")
             raise typer.Exit(FAILED) from None
         except KeyboardInterrupt:
-            console.fail("interrupted; nothing is left half-written. Run the same command again to continue.")
+            kept = " Run the same command again to continue." if command.__name__ in CONTINUED else ""
+            console.fail(f"interrupted; nothing is left half-written.{kept}")
             raise typer.Exit(INTERRUPTED) from None
 
     return call

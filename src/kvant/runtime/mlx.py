@@ -8,8 +8,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -18,8 +17,8 @@ from kvant.documents import JSON_ERRORS
 from kvant.errors import EngineError, MissingDependencyError
 from kvant.runtime import messages
 from kvant.runtime.child import Child
+from kvant.runtime.owner import Owner
 from kvant.runtime.sandbox import spawn
-from kvant.runtime.shared import SharedRows
 
 PYTHON = "KVANT_MLX_PYTHON"
 ENVIRONMENT: dict[str, str] = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -59,7 +58,7 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True):
     rss_before_bytes: int
 
 
-class MLXProcess:
+class MLXProcess(Owner[Loaded]):
     """mlx-lm in a child process; use it as a context manager. Leaving it kills the child.
 
     Args:
@@ -67,12 +66,8 @@ class MLXProcess:
     """
 
     def __init__(self, *, timeout_s: float = 900.0) -> None:
-        self._timeout_s = timeout_s
-        self._shared = SharedRows()
-        self._child: Child | None = None
+        super().__init__(timeout_s)
         self._root: Path | None = None
-        self.path = ""
-        self.opened: Loaded | None = None
 
     def open(
         self, path: Path, *, n_ctx: int = 0, n_threads: int = 0, all_logits: bool = False,  # noqa: ARG002
@@ -113,11 +108,6 @@ class MLXProcess:
             **found, **asked, n_threads=0, energy_j_per_token=None, energy_reason="not measured under MLX"
         )
 
-    def close(self) -> None:
-        """End the child at once."""
-        self._end()
-        self._shared.close()
-
     def _start(self, path: Path) -> None:
         """Have a child that may read a model and nothing else."""
         self.path = str(path)
@@ -134,19 +124,6 @@ class MLXProcess:
         except OSError as error:
             raise MissingDependencyError(f"{PYTHON}: {python} cannot be run ({error}). Name a Python.") from error
         self._root = path
-
-    def _end(self) -> None:
-        if self._child is not None:
-            self._child.close()
-        self._child, self.opened = None, None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _ask(self, request: dict[str, Any], kind: type[AnswerT]) -> AnswerT:
         """Return the answer to a request, of the kind that it should be."""

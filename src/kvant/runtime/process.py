@@ -3,8 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 import numpy as np
@@ -14,15 +13,15 @@ from kvant.errors import EngineError, ValueRangeError
 from kvant.formats.gguf.reader import files_of
 from kvant.runtime import messages
 from kvant.runtime.child import Child
+from kvant.runtime.owner import Owner
 from kvant.runtime.sandbox import spawn
 from kvant.runtime.sandbox.policy import Policy
-from kvant.runtime.shared import SharedRows
 
 ReplyT = TypeVar("ReplyT")
 SLOTS = 2
 
 
-class EngineProcess:
+class EngineProcess(Owner[messages.Opened]):
     """llama.cpp in a child process; use it as a context manager. Leaving it kills the child.
 
     The child is started for the model that is opened and can read nothing else; another model gets a child of its own.
@@ -48,14 +47,10 @@ class EngineProcess:
         self, *, memory_limit_bytes: int | None = None, timeout_s: float = 900.0, reads: Sequence[Path] = (),
         writes: Sequence[Path] = (),
     ) -> None:  # fmt: skip
-        self._timeout_s = timeout_s
+        super().__init__(timeout_s)
         self._memory_limit_bytes = memory_limit_bytes or spawn.address_space_bytes()
         self._reads, self._writes = tuple(reads), tuple(writes)
         self._roots: tuple[Path, ...] = ()
-        self._shared = SharedRows()
-        self._child: Child | None = None
-        self.path = ""
-        self.opened: messages.Opened | None = None
 
     @staticmethod
     def files(path: Path) -> Sequence[Path]:
@@ -153,19 +148,6 @@ class EngineProcess:
         """Measure tokens per second, peak memory and energy of the open model; see `speed.measure`."""
         return self._ask(messages.Speed(n_prompt, n_generate, repeats), messages.Measured)
 
-    def close(self) -> None:
-        """End the child at once."""
-        self._end()
-        self._shared.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _start(self, path: Path) -> None:
         """Have a child that may read a model; the one there is, if it may."""
         self.path = str(path)
@@ -182,11 +164,6 @@ class EngineProcess:
         temporary = {"TMPDIR": str(self._writes[0])} if self._writes else {}
         self._child = Child(policy, "-m", self.MODULE, str(shared), environment=temporary, shared=(shared,))
         self._roots = (*given, *own)
-
-    def _end(self) -> None:
-        if self._child is not None:
-            self._child.close()
-        self._child, self.opened = None, None
 
     def _receive_rows(self, offset: int, n_vocab: int) -> np.ndarray:
         return self._shared.rows(self._receive(messages.Wrote).rows, n_vocab, offset=offset)

@@ -9,6 +9,7 @@ import base64
 import contextlib
 import http.client
 import ipaddress
+import queue
 import socket
 import ssl
 import threading
@@ -21,6 +22,9 @@ from kvant.generate.media import MAX_BYTES, Media
 
 SECONDS = 10.0
 """From the look-up of the name to the last byte."""
+
+LOOK_UPS = threading.BoundedSemaphore(16)
+"""Names that are looked up at a time: one that no server answers for keeps its thread longer than its request."""
 
 MAX_ADDRESS_CHARACTERS = 2048
 CHUNK_BYTES = 1 << 16
@@ -58,10 +62,10 @@ def _get(part: Media, url: str, until: float) -> bytes:
     host = address.hostname
     if not host or address.username is not None or len(url) > MAX_ADDRESS_CHARACTERS or not url.isascii() or " " in url:
         raise _refused(part, "is no plain address of a file. Send a data URL")
-    found = [item[4][0] for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    if not found or not all(_is_public(str(ip)) for ip in found):
+    found = _looked_up(host, port, until)
+    if not found or not all(_is_public(ip) for ip in found):
         raise _refused(part, "leads to an address that is not public. Send the bytes as a data URL")
-    with _connected(address.scheme.lower(), host, str(found[0]), port, until) as sock:
+    with _connected(address.scheme.lower(), host, found[0], port, until) as sock:
         target = (address.path or "/") + (f"?{address.query}" if address.query else "")
         name = f"[{host}]" if ":" in host else host
         shown = name if address.port is None else f"{name}:{port}"
@@ -71,6 +75,35 @@ def _get(part: Media, url: str, until: float) -> bytes:
             if answer.status != 200:
                 raise _refused(part, f"answers with status {answer.status}, and nothing is followed. Send a data URL")
             return _body(part, answer, until)
+
+
+def _looked_up(host: str, port: int, until: float) -> list[str]:
+    """Return the addresses of a name; the system's look-up has no limit of its own, and is left to itself after ours.
+
+    Raises:
+        OSError: There is no such name, or no answer in time.
+    """
+    places = LOOK_UPS
+    if not places.acquire(timeout=_left(until)):
+        raise TimeoutError
+    found: queue.SimpleQueue[list[str] | OSError | UnicodeError] = queue.SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            found.put([str(item[4][0]) for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)])
+        except (OSError, UnicodeError) as error:
+            found.put(error)
+        finally:
+            places.release()
+
+    threading.Thread(target=look_up, name="look up", daemon=True).start()
+    try:
+        answer = found.get(timeout=_left(until))
+    except queue.Empty:
+        raise TimeoutError from None
+    if isinstance(answer, list):
+        return answer
+    raise answer
 
 
 def _connected(scheme: str, host: str, ip: str, port: int, until: float) -> socket.socket:

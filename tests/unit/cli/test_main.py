@@ -1,19 +1,23 @@
 import errno
+from collections.abc import Callable
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from kvant.cli.main import app, guarded
+from kvant.cli.main import COMMANDS, CONTINUED, app, guarded
 from kvant.errors import FormatError
 
 
 def run_raising(error: BaseException) -> tuple[int, str]:
-    small = typer.Typer()
-
     def command() -> None:
         raise error
 
+    return run(command)
+
+
+def run(command: Callable[[], None]) -> tuple[int, str]:
+    small = typer.Typer()
     small.command()(guarded(command))
     result = CliRunner().invoke(small, [])
     return result.exit_code, result.stderr
@@ -31,7 +35,17 @@ def test_control_characters_of_hostile_names_do_not_reach_the_terminal() -> None
 def test_an_interrupted_command_exits_with_130() -> None:
     status, text = run_raising(KeyboardInterrupt())
     assert status == 130
-    assert "interrupted" in text
+    assert text == "kvant: interrupted; nothing is left half-written.\n"
+
+
+def test_an_interrupted_command_that_goes_on_says_so() -> None:
+    def optimize() -> None:
+        raise KeyboardInterrupt
+
+    assert {command.__name__ for command in COMMANDS} >= CONTINUED
+    status, text = run(optimize)
+    assert status == 130
+    assert text.endswith("half-written. Run the same command again to continue.\n")
 
 
 def test_an_error_of_the_system_names_its_file() -> None:

@@ -107,3 +107,21 @@ def test_what_is_public(ip: str) -> None:
 def test_what_is_no_plain_address(url: str) -> None:
     with pytest.raises(ApiError, match=r"no plain address|is no address|cannot be fetched"):
         _fetched(url)
+
+
+def test_a_look_up_that_does_not_end_ends_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = threading.Event()
+
+    def never(*_: Any, **__: Any) -> list[Any]:
+        done.wait()
+        raise OSError
+
+    monkeypatch.setattr(fetch, "SECONDS", 0.05)
+    monkeypatch.setattr(fetch, "LOOK_UPS", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(fetch.socket, "getaddrinfo", never)
+    try:
+        for _ in range(2):  # the second one waits for the first one's thread
+            with pytest.raises(ApiError, match="cannot be fetched \\(TimeoutError\\)"):
+                _fetched("http://nobody.example/x.png")
+    finally:
+        done.set()

@@ -139,14 +139,19 @@ def write_tiny_model(
     """
     directory.mkdir(parents=True, exist_ok=True)
     names = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-    config = {**_COMMON, **FAMILIES[family], "torch_dtype": names[dtype], **overrides}
-    config = {key: value for key, value in config.items() if value is not None or key == "sliding_window"}
+    config = tiny_config(family, torch_dtype=names[dtype], **overrides)
     (directory / "config.json").write_text(json.dumps(config, indent=1))
     ids = {key: config[key] for key in ("bos_token_id", "eos_token_id") if key in config}
     (directory / "generation_config.json").write_text(json.dumps(ids))
     write_tokenizer(directory, tokenizer or TOKENIZERS[family])
     write_safetensors(directory / "model.safetensors", dict(weights(config, seed)), dtype)
     return directory
+
+
+def tiny_config(family: str, **overrides: Any) -> dict[str, Any]:
+    """Return the config.json of a tiny model of a family, with `overrides` of its entries; None removes one."""
+    config = {**_COMMON, **FAMILIES[family], **overrides}
+    return {key: value for key, value in config.items() if value is not None or key == "sliding_window"}
 
 
 def weights(config: dict[str, Any], seed: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -76,7 +76,7 @@ def read_huggingface(directory: Path, *, known_as: str = "", adapter: Adapter | 
     check_adapter(directory)
     family = family_of_config(raw, path)
     config = complete_config(raw, family, path)
-    _check_config(config, family)
+    check_computed(config, family)
     plain = plain_weights(weights_in_order(directory), raw, directory)
     weights, remarks = plain.tensors, plain.remarks
     config = replace(config, values={**config.values, **family.seen(config, weights)})
@@ -180,7 +180,13 @@ def _untied(tensors: dict[str, LazyTensor], config: Config) -> tuple[dict[str, L
     )
 
 
-def _check_config(config: Config, family: Family) -> None:
+def check_computed(config: Config, family: Family) -> None:
+    """Refuse a configuration that the engine would compute otherwise, or that contradicts itself.
+
+    Raises:
+        FormatError: It contradicts itself.
+        UnsupportedModelError: The engine would compute it otherwise.
+    """
     key = "hidden_activation" if "hidden_activation" in family.defaults else "hidden_act"
     activation = config.get(key, family.activation)
     if ACTIVATIONS.get(str(activation), activation) != family.activation:

@@ -98,6 +98,7 @@ def ffn_length(config: Config, layer: int) -> int:
 def check(config: Config) -> None:
     """Refuse what llama.cpp's gemma4 would compute differently."""
     check_sharing(config, kinds(config))
+    overrides(config)
     local = config.local_rope
     wrong = {
         "rope_type of sliding_attention": local["rope_type"] != "default",

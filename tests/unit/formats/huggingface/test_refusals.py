@@ -54,7 +54,7 @@ CASES: Mapping[str, tuple[tuple[dict[str, Any], str], ...]] = {
         ({"per_layer_config": {"0": {"head_dim": 7}}}, "per_layer_config is"),
     ),
     "gemma4-12b": (({"use_bidirectional_attention": "all"}, "use_bidirectional_attention asks for what"),),
-    "phi3": (({"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope type 'linear' is none that llama.cpp's phi3"),),
+    "phi3": (({"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope type 'linear' is none that llama.cpp"),),
     "granite": ((WHOLE, "rotate whole heads"),),
     "qwen2moe": (
         ({"decoder_sparse_step": 2}, "dense layers between"), ({"mlp_only_layers": [0]}, "dense layers between"),

@@ -11,7 +11,7 @@ import msgspec
 
 from kvant.errors import KvantError, ModelNotFoundError
 from kvant.formats.gguf.companions import Projector, projector_for, projectors_beside
-from kvant.formats.gguf.kinds import check_kind, makes_vectors
+from kvant.formats.gguf.kinds import check_kind, makes_vectors, reranks
 from kvant.formats.gguf.reader import read_gguf
 from kvant.formats.gguf.spec import SHARD_NAME
 from kvant.generate.templates import abilities
@@ -234,7 +234,9 @@ def _quantization(model: Model, types: Counter[str]) -> str:
 
 
 def _capabilities(model: Model, template: str) -> list[str]:
-    """What a model can do, in Ollama's words, told by its kind and by what its template mentions."""
+    """What a model can do, in Ollama's words, told by its kind and by what its template mentions; `rerank` is ours."""
+    if reranks(model):
+        return ["rerank"]
     if makes_vectors(model) or model.get(f"{model.architecture}.pooling_type") is not None:
         return ["embedding"]
     return ["completion", *abilities(template)]

@@ -44,7 +44,7 @@ def prediction(file: ModelFile, settings: Settings) -> Predict:
         draft = _predicted(read_gguf(settings.draft), settings.draft.stat().st_size)
 
     seen = file.projector
-    eyes = projector_bytes(seen.size_bytes, seen.patches, seen.hidden) if seen and not makes_vectors(file) else 0
+    eyes = projector_bytes(seen.size_bytes, seen.patches, seen.hidden) if seen and not reads_only(file) else 0
 
     def total(extent: Extent, parallel: int) -> int:
         cells = extent.context * parallel
@@ -55,13 +55,13 @@ def prediction(file: ModelFile, settings: Settings) -> Predict:
 
 
 def _batch(file: ModelFile, extent: Extent) -> int:
-    """Return the tokens that an engine must read at once; 0 for its own choice; for vectors, whole texts."""
-    return extent.context if makes_vectors(file) else extent.batch
+    """Return the tokens that an engine must read at once; 0 for its own choice; for vectors and scores, whole texts."""
+    return extent.context if reads_only(file) else extent.batch
 
 
-def makes_vectors(file: ModelFile) -> bool:
-    """Whether a model makes vectors of texts and nothing else."""
-    return file.capabilities == ["embedding"]
+def reads_only(file: ModelFile) -> bool:
+    """Whether a model makes vectors or scores of texts, which it reads at once, and nothing else."""
+    return file.capabilities in (["embedding"], ["rerank"])
 
 
 def _predicted(model: Model, size_bytes: int) -> Callable[[int, int], int]:
@@ -75,12 +75,12 @@ def start_message(file: ModelFile, size: Size, settings: Settings) -> Start:
     """Return what a worker for a model is told."""
     http_threads = size.parallel + HTTP_THREADS_SPARE
     threads = settings.threads or cores()
-    projector = None if file.projector is None or makes_vectors(file) else str(file.projector.path)
+    projector = None if file.projector is None or reads_only(file) else str(file.projector.path)
     return Start(
         path=str(file.path), name=file.name, api_key="", context=size.extent.context,
         batch=_batch(file, size.extent), parallel=size.parallel,
         threads=threads, http_threads=http_threads,
-        embedding=makes_vectors(file),
+        embedding=reads_only(file), ranking=file.capabilities == ["rerank"],
         template=file.settings.template, speculate=settings.speculate,
         draft=str(settings.draft) if settings.draft else None, projector=projector,
         prompt_cache_bytes=settings.prompt_cache_bytes,

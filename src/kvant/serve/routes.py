@@ -13,7 +13,7 @@ from kvant.serve.api.anthropic import types as anthropic
 from kvant.serve.api.ollama import generate, manage, manage_types
 from kvant.serve.api.ollama import models as ollama_models
 from kvant.serve.api.ollama import types as ollama
-from kvant.serve.api.openai import chat, completions, embeddings, models, responses, responses_types
+from kvant.serve.api.openai import chat, completions, embeddings, models, rerank, responses, responses_types
 from kvant.serve.api.openai import types as openai
 from kvant.serve.endpoints import NDJSON, PUBLIC, SSE, Endpoint
 from kvant.serve.metrics import CONTENT_TYPE
@@ -56,6 +56,8 @@ ROUTES: tuple[Endpoint, ...] = (
     _openai("POST", "/v1/completions", completions.completions, "Continue texts", openai.CompletionRequest,
             stream=SSE),
     _openai("POST", "/v1/embeddings", embeddings.embeddings, "Vectors of texts", openai.EmbeddingRequest),
+    _openai("POST", "/v1/rerank", rerank.rerank, "Documents in the order in which they answer a query",
+            openai.RerankRequest, openai.RerankResponse),
     _openai("POST", "/v1/responses", responses.responses, "Answer a conversation", responses_types.ResponsesRequest,
             stream=SSE),
     _openai("GET", "/v1/models", models.models, "Models there are", answer=openai.Models),

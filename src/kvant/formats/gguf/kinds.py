@@ -42,8 +42,32 @@ _NO_ANSWER = {
 """Architectures that write no text token by token, though they are no encoders."""
 
 
+RANK = 4
+"""Of `pooling_type`: a score stands for a pair of texts."""
+
+HEADS = ("cls.weight", "cls.output.weight")
+"""Tensors that make scores of what an encoder read."""
+
+RERANKS = (
+    "scores how well documents answer a query (a reranker), and writes no text. Serve it with kvant serve (/v1/rerank)."
+)
+
+
+def reranks(model: Model) -> bool:
+    """Whether a model scores pairs of a query and a document: by its pooling, or by an encoder's head for one score.
+
+    Heads of several labels (sentiments, entailment) are no rerankers'; the vectors of such an encoder can be had.
+    """
+    if model.get(f"{model.architecture}.pooling_type") == RANK:
+        return True
+    head = next((model.tensors[name] for name in reversed(HEADS) if name in model.tensors), None)
+    return model.architecture in ENCODERS and head is not None and (head.name == HEADS[0] or head.shape[0] == 1)
+
+
 def makes_vectors(model: Model) -> bool:
     """Whether a model is made for vectors of texts: an encoder, or one that names how its vectors are pooled."""
+    if reranks(model):
+        return False
     return model.architecture in ENCODERS or model.get(f"{model.architecture}.pooling_type") in _POOLED
 
 
@@ -53,6 +77,8 @@ def check_generates(model: Model) -> None:
     Raises:
         UnsupportedModelError: It does not; the message says what it does.
     """
+    if reranks(model):
+        raise UnsupportedModelError(f"{model.path}: {RERANKS}")
     if model.architecture in ENCODERS:
         raise UnsupportedModelError(
             f"{model.path}: {model.architecture} makes vectors of texts and writes none. Serve it with kvant serve "

@@ -9,7 +9,7 @@ import numpy as np
 from kvant.dtypes import BlockType, Family, block_type
 from kvant.errors import KvantError, PlanError
 from kvant.formats.gguf.architectures import ENGINE_ARCHITECTURES
-from kvant.formats.gguf.kinds import CLIP, makes_vectors
+from kvant.formats.gguf.kinds import CLIP, RERANKS, makes_vectors, reranks
 from kvant.kernels import decode
 from kvant.model import Model
 from kvant.quant.grids import sample
@@ -157,6 +157,8 @@ def _missing(model: Model) -> Iterator[str]:
         yield f"architecture {model.architecture[:80]!r} is not one that the engine runs: it cannot load it."
     if "tokenizer.ggml.tokens" not in model.metadata:
         yield "there is no tokenizer: the file cannot turn text into tokens by itself."
+    elif reranks(model):
+        yield f"it {RERANKS}"
     elif not has_chat_template(model) and not makes_vectors(model):
         yield "there is no chat template: chat programs fall back on one that the model may not have learned."
 

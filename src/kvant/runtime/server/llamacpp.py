@@ -42,7 +42,9 @@ def parameters(start: Start) -> Any:
     params.embedding = True
     if start.batch:  # a vector is made of a text that is read in one batch
         params.n_batch = params.n_ubatch = start.batch
-    if not start.embedding:  # one that makes vectors has its own pooling
+    if start.ranking:  # converters do not write it for every reranker
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
+    elif not start.embedding:  # one that makes vectors has its own pooling
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     _speculate(params, start)
     return params

@@ -19,6 +19,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
         http_threads: Connections served at a time.
         template: Chat template in place of the file's own.
         embedding: Whether it makes embeddings rather than text.
+        ranking: Whether it gives scores of pairs of texts instead.
         speculate: `none`, `ngram` or `draft`.
         draft: The draft model's file.
         projector: File of what makes pictures and sounds into what the model reads.
@@ -40,6 +41,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     template: str | None = None
     batch: int = 0
     embedding: bool = False
+    ranking: bool = False
     speculate: str = "none"
     draft: str | None = None
     projector: str | None = None

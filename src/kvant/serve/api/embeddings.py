@@ -14,7 +14,8 @@ from kvant.serve.api.wire import caller
 from kvant.serve.gateway import gateway
 from kvant.serve.lease import Lease
 from kvant.serve.library import ModelFile
-from kvant.serve.memory import makes_vectors
+from kvant.serve.memory import reads_only
+from kvant.serve.require import require_vectors
 
 MAX_INPUTS = 2048
 
@@ -53,6 +54,7 @@ async def embed(
         ApiError: Too many texts, one that is empty or too long, or dimensions the model does not have.
         ModelTooLargeError: There is no memory to read a text that long at once.
     """
+    require_vectors(file)
     if len(inputs) > MAX_INPUTS:
         raise ApiError(f"input: {len(inputs)} texts exceed the limit of {MAX_INPUTS}. Send fewer.", param="input")
     size = file.facts.embedding_length
@@ -86,7 +88,7 @@ async def embed(
 
 def _holds(file: ModelFile, context: int) -> int:
     """Return the tokens of a text that a worker reads at once without being asked."""
-    return context if makes_vectors(file) else min(context, BATCH_TOKENS)
+    return context if reads_only(file) else min(context, BATCH_TOKENS)
 
 
 def _limit(file: ModelFile, worker: Worker, context: int | None) -> int:

@@ -229,6 +229,41 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True):
     options: dict[str, Any] | None = None
 
 
+class RerankDocument(msgspec.Struct):
+    """A document of a RerankRequest, as an object."""
+
+    text: str
+
+
+class RerankRequest(msgspec.Struct, kw_only=True):
+    """POST /v1/rerank, as Jina's, Cohere's and llama.cpp's servers take it."""
+
+    model: str
+    query: str
+    documents: list[str | RerankDocument]
+    top_n: int | None = None
+    return_documents: bool = False
+    # Extensions
+    keep_alive: int | float | str | None = None
+
+
+class Ranked(msgspec.Struct, omit_defaults=True):
+    """A document's place in the list that was asked about, and its score."""
+
+    index: int
+    relevance_score: float
+    document: RerankDocument | None = None
+
+
+class RerankResponse(msgspec.Struct, kw_only=True):
+    """The answer of /v1/rerank: the best document first."""
+
+    object: str = "list"
+    model: str
+    results: list[Ranked]
+    usage: dict[str, int]
+
+
 class OutFunction(msgspec.Struct):
     """A call of a function, told."""
 

@@ -83,6 +83,8 @@ if TYPE_CHECKING:
     from kvant.recipes.measure.importance import calibrate as calibrate
     from kvant.recipes.measure.parity import Parity as Parity
     from kvant.recipes.measure.parity import parity as parity
+    from kvant.recipes.measure.rerankers import RankComparison as RankComparison
+    from kvant.recipes.measure.rerankers import evaluate_rerankers as evaluate_rerankers
     from kvant.recipes.optimize.pipeline import optimize as optimize
     from kvant.recipes.optimize.request import Request as Request
     from kvant.recipes.optimize.schema import read_recipe as read_recipe
@@ -183,7 +185,9 @@ _HOMES = {
     "Timing": "kvant.recipes.measure.bench",
     "Value": "kvant.metadata",
     "VariantScore": "kvant.evaluate.score",
+    "RankComparison": "kvant.recipes.measure.rerankers",
     "VectorComparison": "kvant.recipes.measure.embeddings",
+    "evaluate_rerankers": "kvant.recipes.measure.rerankers",
     "Wish": "kvant.hub.pull",
     "Workshop": "kvant.recipes.targets.base",
     "Written": "kvant.recipes.targets.preset",
@@ -233,13 +237,13 @@ __all__ = [
     "Inspection", "Int8Result", "KvantError", "Limits", "Listed", "Lock", "MLXResult", "Machine", "Making",
     "Material", "Matrix", "Measured", "MeasuredVariant", "Model", "ModelName", "ModelSettings", "Modelfile",
     "Opened", "Option", "Parity", "Plan", "Profile", "Progress", "Pulled", "QuantizeResult", "Questions",
-    "RamPrediction", "Rebuilt", "Removed", "Report", "Request", "SpeedRuns", "Spoken", "Store", "StoredModel",
-    "Target", "Timing", "Value", "VariantScore", "VectorComparison", "Wish", "Workshop", "Written", "__version__",
-    "advise", "advise_machine", "bench", "calibrate", "convert", "convert_decoder", "copy", "create", "decode",
-    "encode", "evaluate", "evaluate_embeddings", "export", "fsck", "gc", "import_", "inspect", "list_",
-    "open_model", "optimize", "parity", "plan_preset", "predict_size", "pull", "quantize", "quantize_decoder",
-    "quantize_int8", "read_plan", "read_recipe", "rebuild", "rm", "search", "show", "to_mlx", "write_plan",
-    "write_preset", "write_recipe",
+    "RamPrediction", "RankComparison", "Rebuilt", "Removed", "Report", "Request", "SpeedRuns", "Spoken", "Store",
+    "StoredModel", "Target", "Timing", "Value", "VariantScore", "VectorComparison", "Wish", "Workshop", "Written",
+    "__version__", "advise", "advise_machine", "bench", "calibrate", "convert", "convert_decoder", "copy", "create",
+    "decode", "encode", "evaluate", "evaluate_embeddings", "evaluate_rerankers", "export", "fsck", "gc", "import_",
+    "inspect", "list_", "open_model", "optimize", "parity", "plan_preset", "predict_size", "pull", "quantize",
+    "quantize_decoder", "quantize_int8", "read_plan", "read_recipe", "rebuild", "rm", "search", "show", "to_mlx",
+    "write_plan", "write_preset", "write_recipe",
 ]  # fmt: skip
 
 

@@ -1,13 +1,16 @@
 """Rerankers: what they are is said, and they are served as clients of Jina, Cohere and llama.cpp ask them."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from family_cases import table, write_checkpoint
+from kvant.cli.main import app
 from kvant.errors import UnsupportedModelError
 from kvant.formats.gguf.kinds import RERANKS
 from kvant.formats.open import open_model
@@ -71,6 +74,34 @@ def test_documents_come_in_the_order_of_the_engines_scores(http: httpx2.Client, 
 
     first = http.post("/v1/rerank", json={**asked, "documents": [{"text": t} for t in DOCUMENTS], "top_n": 1}).json()
     assert [one["index"] for one in first["results"]] == [results[0]["index"]]
+
+
+def test_a_pair_is_read_as_long_as_the_model_reads(http: httpx2.Client) -> None:
+    asked = {"model": "ranks", "query": QUERY, "documents": ["mill " * 70, "x"]}
+    answer = http.post("/v1/rerank", json=asked)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["usage"]["prompt_tokens"] > 2 * 512  # longer than what it was loaded for
+
+
+@pytest.mark.parametrize("case", ["qwen3-reranker", "bge-reranker"])
+def test_variants_are_measured_by_their_scores(case: str, root: Path, tmp_path: Path) -> None:
+    base = root / "ranks.gguf"
+    if case != "qwen3-reranker":
+        base = tmp_path / "base.gguf"
+        convert(write_checkpoint(table(case), tmp_path / "tiny"), base, to="gguf", type="F32")
+    small, text = tmp_path / "small.gguf", tmp_path / "text.txt"
+    convert(base, small, to="gguf", type="Q8_0")
+    words = np.random.default_rng(0).choice(["ab", "cd", "efg", "hij", "kl"], (21, 60))
+    text.write_text("\n\n".join(" ".join(line[:9]) + ". " + " ".join(line) for line in words))
+    told = ["--against", str(base), "--text", str(text), "--threads", "1"]
+    done = CliRunner().invoke(app, ["evaluate", str(base), str(small), *told, "--json"])
+    assert done.exit_code == 0, done.output
+    itself, quantized = (one["score"] for one in json.loads(done.stdout)["scores"])
+    assert itself["difference_max"] < 1e-5
+    assert itself["order"] == itself["first"] == 1
+    assert 0 < quantized["difference_mean"] <= quantized["difference_max"] < 0.5
+    assert quantized["n_queries"] * quantized["n_documents"] == 21 * 5
+    assert "--chunks" in CliRunner().invoke(app, ["evaluate", str(small), *told, "--chunks", "2"]).output
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """`kvant evaluate`: variants against their full-precision model, in one table."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,15 +12,19 @@ from kvant.units import counted, format_bytes
 
 if TYPE_CHECKING:
     from kvant.evaluate.score import VariantScore
+    from kvant.model import Model
     from kvant.recipes.measure.embeddings import VectorComparison
     from kvant.recipes.measure.evaluate import Comparison
     from kvant.recipes.measure.parity import Parity
+    from kvant.recipes.measure.rerankers import RankComparison
 
 COLUMNS = (
     "variant", "size", "bpw", "tokens", "KLD", "± SE", "median", "99 %", "top-1 %", "Δp RMS %", "ppl", "ratio",
     "pp tok/s", "tg tok/s", "RAM",
 )  # fmt: skip
 VECTOR_COLUMNS = ("variant", "size", "bpw", "distance", "99 %", "top-10 overlap %", "own first %")
+
+RANK_COLUMNS = ("variant", "size", "bpw", "score difference", "99 %", "same order %", "same first %", "own first %")
 
 
 def evaluate(
@@ -54,7 +58,8 @@ def evaluate(
     own tokenizer (tokenizer.json): "tokens" says "same", or "DIFFER", and then what differs stands below the table.
 
     Of a model that makes vectors of texts (BERT, embedding models) the vectors are compared: cosine distance, and how
-    many of the original's 10 nearest passages each variant finds for a query.
+    many of the original's 10 nearest passages each variant finds for a query. Of a reranker the scores of pairs are
+    compared: how far they are, and whether a query's passages come in the same order.
 
     KLD is the KL divergence of the next-token distribution in nats: 0 is the same model. The base's logits are computed
     once per text and kept under ~/.kvant/cache, which can be deleted at any time.
@@ -64,8 +69,7 @@ def evaluate(
       kvant evaluate small-Q4_K_M.gguf small-Q3_K_M.gguf --against SmolLM2-135M
       kvant evaluate small-Q4_K_M.gguf --against SmolLM2-135M --text book.txt --chunks 0
     """  # noqa: D301 - \b keeps the lines of the examples apart
-    from kvant.formats.gguf.kinds import makes_vectors
-    from kvant.recipes.measure.embeddings import evaluate_embeddings
+    from kvant.formats.gguf.kinds import makes_vectors, reranks
     from kvant.recipes.measure.evaluate import evaluate as run
     from kvant.recipes.source import open_model
 
@@ -73,15 +77,10 @@ def evaluate(
         refuse(options, ("corpus",), "is a bundled text, and --text gives another")
     with console.progress(quiet=json) as progress:
         base = open_model(model_path(against), progress=progress)
-    if makes_vectors(base):
-        why = "is about text that a model writes, and this one makes vectors"
+    if makes_vectors(base) or reranks(base):
+        why = f"is about text that a model writes, and this one {'scores pairs' if reranks(base) else 'makes vectors'}"
         refuse(options, ("context", "chunks", "no_speed", "no_floors"), why)
-        with console.progress(quiet=json) as progress:
-            found = evaluate_embeddings(
-                list(map(model_path, variants)), against=base, text=text, corpus=corpus, threads=threads,
-                progress=progress,
-            )  # fmt: skip
-        console.print_json(found) if json else show_vectors(found)
+        _show_reading(variants, base, text, corpus, threads, json=json)
         return
     with console.progress(quiet=json) as progress:
         result = run(
@@ -105,6 +104,24 @@ def evaluate(
         console.say(line)
 
 
+def _show_reading(
+    variants: list[Path], base: "Model", text: Path | None, corpus: str, threads: int, *, json: bool
+) -> None:
+    """Measure variants of a model that writes no text, and print what they lose."""
+    from kvant.formats.gguf.kinds import reranks
+    from kvant.recipes.measure.embeddings import evaluate_embeddings
+    from kvant.recipes.measure.rerankers import evaluate_rerankers
+
+    measure: Any = evaluate_rerankers if reranks(base) else evaluate_embeddings
+    paths = list(map(model_path, variants))
+    with console.progress(quiet=json) as progress:
+        found = measure(paths, against=base, text=text, corpus=corpus, threads=threads, progress=progress)
+    if json:
+        console.print_json(found)
+    else:
+        (show_ranks if reranks(base) else show_vectors)(found)
+
+
 def show_vectors(result: "VectorComparison") -> None:
     """Print how far vectors of variants are from their original's."""
     rows = [
@@ -119,6 +136,24 @@ def show_vectors(result: "VectorComparison") -> None:
     if result.scores:
         one = result.scores[0].score
         console.say(f"Own passage first by the original's vectors: {100 * one.found_original:.1f} % of queries.")
+    console.say(f"{result.engine}; text SHA-256 {result.text_sha256[:16]}, base {result.base_identity[:16]}")
+
+
+def show_ranks(result: "RankComparison") -> None:
+    """Print how far scores of variants are from their original's, and whether they rank alike."""
+    rows = [
+        (
+            v.name, format_bytes(v.size_bytes), f"{v.bpw:.2f}", f"{v.score.difference_mean:.5f}",
+            f"{v.score.difference_p99:.5f}", f"{100 * v.score.order:.1f}", f"{100 * v.score.first:.1f}",
+            f"{100 * v.score.found:.1f}",
+        )
+        for v in result.scores
+    ]  # fmt: skip
+    one = result.scores[0].score
+    title = f"{Path(result.base).name} (F32) on {result.text}: {one.n_queries} queries of {one.n_documents} passages"
+    console.table(title, RANK_COLUMNS, rows)
+    own = f"own passage first: {100 * one.found_original:.1f} % of queries"
+    console.say(f"The original's scores spread by {one.spread:.5f}; {own}.")
     console.say(f"{result.engine}; text SHA-256 {result.text_sha256[:16]}, base {result.base_identity[:16]}")
 
 

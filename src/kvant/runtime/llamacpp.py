@@ -198,6 +198,33 @@ class LlamaCpp:
             raise EngineError(f"{self.path}: llama.cpp cannot tokenize {len(data)} bytes of text. Use a shorter text.")
         return ids[:n].copy()
 
+    def pair_tokens(self, query: str, document: str) -> np.ndarray:
+        """Return the token ids of a pair as the engine's server makes them for a reranker, int32 [n].
+
+        That is the model's prompt `rerank` filled in, or the two texts between the tokens that the model wants around
+        them. Of a document that is too long for the context the beginning is read.
+
+        Source: llama.cpp b11549 `server-common.cpp` `format_prompt_rerank`.
+        """
+        template = self._lib.llama_model_chat_template(self._model, b"rerank")
+        while True:
+            if template is not None:
+                prompt = bytes(template).decode("utf-8", errors="replace").replace("{query}", query)
+                ids = self.tokenize(prompt.replace("{document}", document), parse_special=True)
+            else:
+                ids = self._between(self.tokenize(query), self.tokenize(document))
+            if len(ids) <= self.n_ctx or not document:
+                return ids
+            document = document[: len(document) * 3 // 4]
+
+    def _between(self, query: np.ndarray, document: np.ndarray) -> np.ndarray:
+        lib, vocab = self._lib, self._vocab
+        separator, end = int(lib.llama_vocab_sep(vocab)), int(lib.llama_vocab_eos(vocab))
+        last = [end if end >= 0 else separator] if self.add_eos else []
+        middle = [*last, *([separator] if lib.llama_vocab_get_add_sep(vocab) else [])]
+        first = [self.bos] if self.add_bos else []
+        return np.concatenate([np.array(part, np.int32) for part in (first, query, middle, document, last)])
+
     def token_bytes(self, token: int) -> bytes:
         """Return the bytes a token stands for; a special token gives none."""
         self._check_tokens([token])

@@ -55,6 +55,13 @@ class Embed(msgspec.Struct, tag=True, frozen=True):
     tokens: bytes
 
 
+class Rank(msgspec.Struct, tag=True, frozen=True):
+    """Ask for the scores of a pair of texts; see `LlamaCpp.pair_tokens`."""
+
+    query: str
+    document: str
+
+
 class Extend(msgspec.Struct, tag=True, frozen=True):
     """Append tokens to sequences side by side; put float32 logits of what follows into shared memory."""
 
@@ -153,7 +160,7 @@ class Measured(msgspec.Struct, tag=True, frozen=True):
     energy_reason: str | None
 
 
-Request = Open | Tokenize | Logits | Next | Extend | Embed | Pieces | Ends | Speed
+Request = Open | Tokenize | Logits | Next | Extend | Embed | Rank | Pieces | Ends | Speed
 Reply = Opened | Tokens | Vector | Bytes | Wrote | Measured | Failed
 
 

@@ -110,6 +110,10 @@ class EngineProcess(Owner[messages.Opened]):
         reply = self._ask(messages.Embed(np.asarray(tokens, "<i4").tobytes()), messages.Vector)
         return np.frombuffer(reply.values, "<f4")
 
+    def rank(self, query: str, document: str) -> np.ndarray:
+        """Return the scores of a pair, float32 [labels]; opened with `ranking`, see `LlamaCpp.pair_tokens`."""
+        return np.frombuffer(self._ask(messages.Rank(query, document), messages.Vector).values, "<f4")
+
     def pieces(self, ids: Sequence[int]) -> list[bytes]:
         """Return the bytes that tokens stand for; a special token stands for none."""
         return self._ask(messages.Pieces([int(i) for i in ids]), messages.Bytes).pieces

@@ -48,6 +48,9 @@ class Worker:
             return self._write(self._model.extend([np.frombuffer(part, "<i4") for part in request.parts]), 0)
         if isinstance(request, messages.Embed):
             return messages.Vector(self._model.embed(np.frombuffer(request.tokens, "<i4")).astype("<f4").tobytes())
+        if isinstance(request, messages.Rank):
+            scores = self._model.embed(self._model.pair_tokens(request.query, request.document))
+            return messages.Vector(scores.astype("<f4").tobytes())
         if isinstance(request, messages.Pieces):
             return messages.Bytes([self._model.token_bytes(token) for token in request.ids])
         if isinstance(request, messages.Ends):

@@ -49,7 +49,8 @@ HEADS = ("cls.weight", "cls.output.weight")
 """Tensors that make scores of what an encoder read."""
 
 RERANKS = (
-    "scores how well documents answer a query (a reranker), and writes no text. Serve it with kvant serve (/v1/rerank)."
+    "scores how well documents answer a query (a reranker), and writes no text. Serve it with kvant serve "
+    "(/v1/rerank); compare variants with kvant evaluate."
 )
 
 

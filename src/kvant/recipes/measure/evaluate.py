@@ -19,7 +19,7 @@ from kvant.errors import UnsupportedModelError
 from kvant.evaluate.baselogits import BaseLogits, engine_name
 from kvant.evaluate.corpora import check_unseen
 from kvant.evaluate.score import VariantScore, score
-from kvant.formats.gguf.kinds import makes_vectors
+from kvant.formats.gguf.kinds import RERANKS, makes_vectors, reranks
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes.measure.base import Floor, measure_floors, measured_text, prepare_base
@@ -108,6 +108,8 @@ def evaluate(
     for artifact in artifacts:
         check_unseen(used, artifact.path, artifact.metadata)
     model = opened(against, progress=progress)
+    if reranks(model):
+        raise UnsupportedModelError(f"{model.path}: {RERANKS} In Python compare it with kvant.evaluate_rerankers.")
     if makes_vectors(model):
         raise UnsupportedModelError(
             f"{model.path}: makes vectors of texts and no text to compare. In Python use kvant.evaluate_embeddings."

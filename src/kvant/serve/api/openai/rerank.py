@@ -1,5 +1,7 @@
 """/v1/rerank, in the shape that clients of Jina, Cohere and llama.cpp know."""
 
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -45,7 +47,7 @@ async def rerank(request: Request) -> Response:
 
 async def _scores(
     request: Request, file: ModelFile, query: str, documents: list[str], keep_alive: float | None
-) -> dict:
+) -> dict[str, Any]:
     """Return what the engine answers about all documents; loaded anew where a pair is longer than it reads at once."""
     here, prompt = gateway(request), str(file.facts.metadata.get("tokenizer.chat_template.rerank") or "")
     with here.metrics.request(file.name) as timer:
@@ -70,7 +72,7 @@ async def _longest(worker: Worker, prompt: str, query: str, documents: list[str]
     return around + max([len(await tokenize(worker, text, special=False)) for text in documents])
 
 
-async def _asked(worker: Worker, query: str, documents: list[str]) -> dict:
+async def _asked(worker: Worker, query: str, documents: list[str]) -> dict[str, Any]:
     return await asked(worker, "/v1/rerank", {"query": query, "documents": documents})
 
 

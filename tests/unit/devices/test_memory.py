@@ -27,6 +27,15 @@ def test_vocabulary_costs_tables() -> None:
     assert engine_bytes(words) == ENGINE_BYTES + 512_000
 
 
+def test_models_that_make_vectors_have_room_for_the_logits_of_every_token() -> None:
+    words = Hyper("llama")
+    words.values["tokenizer.ggml.tokens"] = ["a"] * 1000
+    plain = compute_bytes(words, 512)
+    assert compute_bytes(words, 1024, 1024) > 2 * plain + 1024 * 4 * 1000  # read at once for a vector
+    words.values["llama.pooling_type"] = 1
+    assert compute_bytes(words, 512) == plain + 512 * 4 * 1000
+
+
 def test_the_total_is_the_sum() -> None:
     found = predict_ram(LLAMA, 100_000_000, 4096, repacked=7)
     parts = (found.weights_bytes, found.repacked_bytes, found.kv_cache_bytes, found.compute_bytes, found.engine_bytes)

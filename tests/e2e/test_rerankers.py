@@ -77,10 +77,10 @@ def test_documents_come_in_the_order_of_the_engines_scores(http: httpx2.Client, 
 
 
 def test_a_pair_is_read_as_long_as_the_model_reads(http: httpx2.Client) -> None:
-    asked = {"model": "ranks", "query": QUERY, "documents": ["mill " * 70, "x"]}
+    asked = {"model": "ranks", "query": QUERY, "documents": ["qzj " * 100]}
     answer = http.post("/v1/rerank", json=asked)
     assert answer.status_code == 200, answer.text
-    assert answer.json()["usage"]["prompt_tokens"] > 2 * 512  # longer than what it was loaded for
+    assert answer.json()["usage"]["prompt_tokens"] > 512  # longer than what it was loaded for
 
 
 @pytest.mark.parametrize("case", ["qwen3-reranker", "bge-reranker"])

@@ -2,7 +2,8 @@
 
 Peers: libgguf, and `ggml_quantize_chunk` inside the engine's wheel (another build of the same code, usually faster).
 Weights are normal with deviation 0.02; importance is the square of a normal. Each round times every candidate once, for
-at least 20 ms of CPU time; the medians over rounds are divided. "identical" compares all bytes with both peers.
+at least 20 ms of CPU time; the medians over rounds are divided. "identical" names the peers that give the same bytes;
+libgguf 0.2.2 has an older IQ1_M.
 
     python benchmarks/kernels.py [--types Q4_K,Q6_K] [--levels avx512] [--rounds 5] [--json]
 """
@@ -104,7 +105,7 @@ def measure(kind: BlockType, weighted: bool, levels: list[str], rounds: int) -> 
             "mw_per_s": x.size / median[level] / 1e6,
             **{f"{peer}_mw_per_s": x.size / median[peer] / 1e6 for peer in peers},
             **{f"ratio_{peer}": median[peer] / median[level] for peer in peers},
-            "identical": all(np.array_equal(found[level][1], found[peer][1]) for peer in peers),
+            "identical": [peer for peer in peers if np.array_equal(found[level][1], found[peer][1])],
         }
 
 
@@ -144,7 +145,7 @@ def main() -> None:
                     ratios = (f"{row[key]:.1f}" if key in row else "-" for key in ("ratio_libgguf", "ratio_ggml"))
                     print(
                         f"{name:8}{'yes' if with_importance else 'no':12}{row['level']:10}{row['mw_per_s']:9.1f}"
-                        "{:>11}{:>9}  ".format(*ratios) + ("yes" if row["identical"] else "NO"), flush=True,
+                        "{:>11}{:>9}  ".format(*ratios) + ", ".join(row["identical"]), flush=True,
                     )  # fmt: skip
     if arguments.json:
         print(json.dumps({"machine": machine(), "rows": rows}, indent=1))

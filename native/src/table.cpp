@@ -15,6 +15,13 @@ KVANT_ENCODER(encode_q4_1);
 KVANT_ENCODER(encode_q5_0);
 KVANT_ENCODER(encode_q5_1);
 KVANT_ENCODER(encode_q8_0);
+KVANT_ENCODER(encode_iq1_s_weighted);
+KVANT_ENCODER(encode_iq1_m);
+KVANT_ENCODER(encode_iq2_xxs_weighted);
+KVANT_ENCODER(encode_iq2_xs_weighted);
+KVANT_ENCODER(encode_iq2_s);
+KVANT_ENCODER(encode_iq3_xxs);
+KVANT_ENCODER(encode_iq3_s);
 KVANT_ENCODER(encode_iq4_nl);
 KVANT_ENCODER(encode_iq4_nl_weighted);
 KVANT_ENCODER(encode_iq4_xs);
@@ -88,13 +95,13 @@ constexpr TypeKernels types[] = {
     {"Q6_K", 14, 256, sizeof(block_q6_K), encode_q6_k, encode_q6_k_weighted, decode_q6_k},
     {"IQ4_NL", 20, 32, 18, encode_iq4_nl, encode_iq4_nl_weighted, decode_iq4_nl},
     {"IQ4_XS", 23, 256, 136, encode_iq4_xs, encode_iq4_xs_weighted, decode_iq4_xs},
-    {"IQ1_S", 19, 256, 50, nullptr, nullptr, decode_iq1_s},
-    {"IQ1_M", 29, 256, 56, nullptr, nullptr, decode_iq1_m},
-    {"IQ2_XXS", 16, 256, 66, nullptr, nullptr, decode_iq2_xxs},
-    {"IQ2_XS", 17, 256, 74, nullptr, nullptr, decode_iq2_xs},
-    {"IQ2_S", 22, 256, 82, nullptr, nullptr, decode_iq2_s},
-    {"IQ3_XXS", 18, 256, 98, nullptr, nullptr, decode_iq3_xxs},
-    {"IQ3_S", 21, 256, 110, nullptr, nullptr, decode_iq3_s},
+    {"IQ1_S", 19, 256, 50, nullptr, encode_iq1_s_weighted, decode_iq1_s},
+    {"IQ1_M", 29, 256, 56, encode_iq1_m, encode_iq1_m, decode_iq1_m},
+    {"IQ2_XXS", 16, 256, 66, nullptr, encode_iq2_xxs_weighted, decode_iq2_xxs},
+    {"IQ2_XS", 17, 256, 74, nullptr, encode_iq2_xs_weighted, decode_iq2_xs},
+    {"IQ2_S", 22, 256, 82, encode_iq2_s, encode_iq2_s, decode_iq2_s},
+    {"IQ3_XXS", 18, 256, 98, encode_iq3_xxs, encode_iq3_xxs, decode_iq3_xxs},
+    {"IQ3_S", 21, 256, 110, encode_iq3_s, encode_iq3_s, decode_iq3_s},
     {"TQ1_0", 34, 256, 54, encode_tq1_0, nullptr, decode_tq1_0},
     {"TQ2_0", 35, 256, 66, encode_tq2_0, nullptr, decode_tq2_0},
     {"MXFP4", 39, 32, 17, encode_mxfp4, nullptr, decode_mxfp4},

@@ -7,6 +7,7 @@
 #include <nanobind/stl/string.h>
 
 #include <atomic>
+#include <cstring>
 #include <memory>
 #include <optional>
 
@@ -32,6 +33,7 @@ struct Job {
     const uint8_t* data;
     uint8_t* out;
     int64_t n;
+    int32_t refused_bits;  // of the smallest magnitude that is refused before it is encoded
 
     const uint8_t* source_at(int64_t weight) const { return data + weight / source.block_length * source.block_bytes; }
     uint8_t* target_at(int64_t weight) const { return out + weight / target.block_length * target.block_bytes; }
@@ -47,7 +49,7 @@ void lower_to(std::atomic<int64_t>& least, int64_t value) {
 int64_t first_refused(const Job& job, int64_t n, int64_t rows, float* tile, uint8_t* encoded) {
     const int64_t large = job.first_beyond(tile, n * rows, largest_half_bits);
     if (large >= 0) {
-        const int64_t bad = job.first_beyond(tile, n * rows, infinity_bits);
+        const int64_t bad = job.first_beyond(tile, n * rows, job.refused_bits);
         if (bad >= 0) return bad;
     }
     job.encode(tile, n, rows, job.importance, encoded);
@@ -88,7 +90,8 @@ template <class T> using Rows = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::de
 using Importance = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 int64_t transcode(int source_id, int target_id, const std::string& isa, const Rows<const uint8_t>& data,
-                  const std::optional<Importance>& importance, const Rows<uint8_t>& out, int64_t n, int threads) {
+                  const std::optional<Importance>& importance, const Rows<uint8_t>& out, int64_t n, float largest,
+                  int threads) {
     const Table table = find_table(isa);
     const TypeKernels &source = find(table, source_id), &target = find(table, target_id);
     if (n <= 0 || n % source.block_length || n % target.block_length) {
@@ -104,8 +107,10 @@ int64_t transcode(int source_id, int target_id, const std::string& isa, const Ro
     const bool weighted = importance && target.encode_weighted;
     const EncodeFn encode = weighted ? target.encode_weighted : target.encode;
     if (!source.decode || !encode) throw std::invalid_argument("no native decoder or encoder for these types");
+    int32_t largest_bits;
+    std::memcpy(&largest_bits, &largest, sizeof largest);
     const Job job{source,      target,     encode, table.first_beyond, weighted ? importance->data() : nullptr,
-                  data.data(), out.data(), n};
+                  data.data(), out.data(), n,      largest_bits + 1};
     std::atomic<int64_t> bad{INT64_MAX};
     {
         nb::gil_scoped_release unlocked;
@@ -121,6 +126,6 @@ int64_t transcode(int source_id, int target_id, const std::string& isa, const Ro
 
 void bind_transcode(nb::module_& m) {
     m.def("transcode", &kvant::transcode, "source_id"_a, "target_id"_a, "isa"_a, "data"_a.noconvert(),
-          "importance"_a.none(), "out"_a.noconvert(), "n"_a, "threads"_a,
+          "importance"_a.none(), "out"_a.noconvert(), "n"_a, "largest"_a, "threads"_a,
           "Encode rows of one type as another into `out`; the index of the first weight refused, or -1.");
 }

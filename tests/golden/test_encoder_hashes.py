@@ -19,7 +19,9 @@ from kvant.kernels import _ext, isa
 FILE = Path(__file__).parent / "encoders.json"
 GOLDEN: dict[str, dict[str, str]] = json.loads(FILE.read_text()) if FILE.is_file() else {}
 KINDS = {
-    name: ["plain"] * plain + ["weighted"] * weighted for name, _, _, _, plain, weighted, _ in _ext.types() if plain
+    name: ["plain"] * plain + ["weighted"] * weighted
+    for name, _, _, _, plain, weighted, _ in _ext.types()
+    if plain or weighted
 }
 ROWS, N = 37, 768
 

@@ -10,7 +10,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 FRAMEWORKS: Mapping[str, tuple[str, ...]] = {
     "google": ("formats.onnx",), "h11": ("serve",), "httpx2": ("hub",),
-    "huggingface_hub": ("hub",), "jinja2": ("recipes.report", "runtime.template"), "libgguf": ("kernels",),
+    "huggingface_hub": ("hub",), "jinja2": ("recipes.report", "runtime.template"),
     "markupsafe": ("recipes.report",), "minijinja": ("runtime",), "mlx": ("runtime",), "mlx_lm": ("runtime",),
     "onnx": ("formats.onnx", "recipes.int8", "recipes.targets.onnx", "runtime", "testing"),
     "onnxruntime": ("formats.onnx", "runtime"), "onnxruntime_genai": ("runtime",), "onnxscript": ("runtime",),

@@ -1,9 +1,10 @@
 """Every native encoder against ggml's own, byte for byte, at every instruction-set level this machine can run.
 
-The oracle is `ggml_quantize_chunk` of the pinned engine, and libgguf, another build of the same code. Not checked: NaNs
-that carry a payload or a negative sign next to others. Which NaN survives an addition depends on the order in which a
-compiler puts its operands. On ARM, builds of ggml fuse multiplications into additions and disagree with x86 and with
-each other, so the oracle there is tests/golden/encoders.json.
+The oracle is `ggml_quantize_chunk` of the pinned engine, and libgguf, another and older build of the same code, whose
+IQ1_M adds up in another order. Not checked: NaNs that carry a payload or a negative sign next to others (which NaN
+survives an addition depends on the order in which a compiler puts its operands), and in codebook types what kvant
+refuses, because ggml ends the process. On ARM, builds of ggml fuse multiplications into additions and disagree with x86
+and with each other, so the oracle there is tests/golden/encoders.json.
 """
 
 import ctypes
@@ -23,19 +24,20 @@ from kvant.errors import BlockShapeError, UnsupportedFormatError, ValueRangeErro
 from kvant.kernels import _ext, isa
 
 Array = np.ndarray
-IN_LIBGGUF = libgguf.GGMLQuantizationType.__members__
-NATIVE = [
-    name
-    for name, _, _, _, plain, _, _ in _ext.types()
-    if plain and (name in IN_LIBGGUF or platform.system() != "Windows")
-]
+IN_LIBGGUF = set(libgguf.GGMLQuantizationType.__members__) - {"IQ1_M"}
+HELD = np.float32(5e4)  # what every codebook type holds, whatever the fit
+CODEBOOK = {t.name for t in BLOCK_TYPES.values() if t.family == Family.CODEBOOK}
+
+
+def _params(names: list[str]) -> list[object]:
+    """ggml sorts the codebooks of the smaller ones for seconds before it encodes."""
+    slow = {name for name in CODEBOOK if not name.startswith("IQ3")}
+    known = [name for name in names if name in IN_LIBGGUF or platform.system() != "Windows"]
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in known]
+
+
+NATIVE = [name for name, _, _, _, plain, _, _ in _ext.types() if plain]
 WEIGHTED = [name for name, _, _, _, _, weighted, _ in _ext.types() if weighted]
-# libgguf sorts the codebooks of the smaller ones for seconds before it encodes.
-CODEBOOK = [
-    pytest.param(t.name, marks=[] if t.name.startswith("IQ3") else pytest.mark.slow)
-    for t in BLOCK_TYPES.values()
-    if t.family == Family.CODEBOOK
-]
 on_x86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="ggml's bytes are those of x86-64")
 # Odd numbers of blocks and rows, so that the last vector is not full.
 SHAPES = [(19, 512), (3, 256), (5, 768)]
@@ -121,6 +123,7 @@ def importances(n: int) -> Iterator[tuple[str, Array]]:
     yield "half zero", np.where(rng.random(n) < 0.5, np.float32(0), squares)
     yield "zero", np.zeros(n, np.float32)
     yield "wide", (10 ** rng.uniform(-30, 30, n)).astype(np.float32)
+    yield "less wide", (10 ** rng.uniform(-6, 6, n)).astype(np.float32)
 
 
 @cache
@@ -129,10 +132,16 @@ def _expected(name: str, weighted: bool) -> list[tuple[str, Array, Array | None,
     cases: list[tuple[str, Array, Array | None, Array]] = []
     for rows, n in SHAPES:
         for kind, x in distributions(rows, n):
+            if name in CODEBOOK:
+                if not np.isfinite(x).all():
+                    continue
+                x = np.clip(x, -HELD, HELD)
             if not weighted:
                 cases.append((f"{kind} {x.shape}", x, None, ggml_encode(x, target)))
                 continue
             for label, importance in importances(n):
+                if name in CODEBOOK and label == "wide":
+                    continue
                 expected = ggml_encode(x, target, importance)
                 cases.append((f"{kind} {x.shape}, importance {label}", x, importance, expected))
     return cases
@@ -147,20 +156,20 @@ def _check(name: str, weighted: bool, level: str, monkeypatch: pytest.MonkeyPatc
 
 @on_x86
 @pytest.mark.parametrize("level", isa.levels())
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("name", _params(NATIVE))
 def test_bytes_equal_ggml(name: str, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _check(name, False, level, monkeypatch)
 
 
 @on_x86
 @pytest.mark.parametrize("level", isa.levels())
-@pytest.mark.parametrize("name", WEIGHTED)
+@pytest.mark.parametrize("name", _params(WEIGHTED))
 def test_bytes_with_importance_equal_ggml(name: str, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _check(name, True, level, monkeypatch)
 
 
 @on_x86
-@pytest.mark.parametrize("name", sorted({"Q8_0", *NATIVE} - set(WEIGHTED)))
+@pytest.mark.parametrize("name", _params(sorted({"Q8_0", *NATIVE} - set(WEIGHTED))))
 def test_importance_without_effect_equals_ggml(name: str) -> None:
     target = BLOCK_TYPES[name]
     x = np.random.default_rng(5).standard_normal((9, 512)).astype(np.float32)
@@ -169,21 +178,14 @@ def test_importance_without_effect_equals_ggml(name: str) -> None:
 
 
 @on_x86
-@pytest.mark.parametrize("name", [name for name in NATIVE if name in IN_LIBGGUF])
+@pytest.mark.parametrize("name", _params(sorted({*NATIVE, *WEIGHTED} & IN_LIBGGUF)))
 def test_bytes_equal_libgguf(name: str) -> None:
     x = np.random.default_rng(6).standard_normal((19, 768)).astype(np.float32)
     target = BLOCK_TYPES[name]
-    assert np.array_equal(kvant.encode(x, name), libgguf_encode(x, target))
+    if name in NATIVE:
+        assert np.array_equal(kvant.encode(x, name), libgguf_encode(x, target))
     importance = x[3] ** 2
     assert np.array_equal(kvant.encode(x, name, importance=importance), libgguf_encode(x, target, importance))
-
-
-@pytest.mark.parametrize("name", CODEBOOK)
-def test_codebook_types_encode_through_the_same_interface(name: str) -> None:
-    x = np.random.default_rng(7).standard_normal((5, 256)).astype(np.float32)
-    importance = x[2] ** 2
-    expected = libgguf_encode(x, BLOCK_TYPES[name], importance)
-    assert np.array_equal(kvant.encode(x, name, importance=importance, threads=2), expected)
 
 
 @pytest.mark.parametrize("name", sorted(set(NATIVE) | set(WEIGHTED)))

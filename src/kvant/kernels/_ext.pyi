@@ -31,9 +31,13 @@ def transcode(
     importance: np.ndarray[Any, Any] | None,
     out: np.ndarray[Any, Any],
     n: int,
+    largest: float,
     threads: int,
 ) -> int:
-    """Encode rows of one type as another into `out`; the index of the first weight refused, or -1."""
+    """Encode rows of one type as another into `out`; the index of the first weight refused, or -1.
+
+    Refused are NaN, magnitudes above `largest`, and what the target makes infinite.
+    """
 
 def codebooks() -> dict[str, bytes]:
     """Points of the codebooks and values of the 4-bit levels, one byte per weight."""

@@ -1,7 +1,7 @@
 """Encode float32 rows into blocks and decode blocks into float32 rows, byte-identical to ggml.
 
-The work is native (native/src), at the instruction-set level of `kvant.kernels.isa`; I-quants with codebooks are
-encoded by libgguf. Rows are independent: how many threads share them does not change a byte.
+The work is native (native/src), at the instruction-set level of `kvant.kernels.isa`. Rows are independent: how many
+threads share them does not change a byte.
 """
 
 from functools import cache
@@ -10,7 +10,7 @@ import numpy as np
 
 from kvant.dtypes import BF16, F16, F32, BlockType, Family, block_type
 from kvant.errors import FormatError, UnsupportedFormatError, ValueRangeError
-from kvant.kernels import _ext, arguments, fallback, isa
+from kvant.kernels import _ext, arguments, isa, limits
 
 _NOTHING = (False, False, False)
 _LARGEST_HALF = 65504
@@ -46,7 +46,6 @@ def encode(
     Raises:
         BlockShapeError: n is not a multiple of the block length.
         LimitError: Memory cannot hold the arrays.
-        MissingDependencyError: The type is encoded by libgguf, which is not installed.
         UnsupportedFormatError: The type cannot be encoded.
         ValueRangeError: An array of another type or shape, importance that does not fit, or none where it is needed; a
             codebook type and a weight that is not finite or too large for it.
@@ -54,8 +53,19 @@ def encode(
     target, n_threads = block_type(kind), arguments.threads(threads)
     x = arguments.array("x", x, np.float32, "rows", "n")
     n = arguments.row_length("x", x.shape[1], target)
-    importance = _importance(importance, n)
-    return _encode(x, target, importance, n_threads, 0)
+    importance = _importance(importance, n, target)
+    if target == F32:
+        return x.view(np.uint8)
+    codebook = target.family == Family.CODEBOOK
+    if codebook and (at := limits.first_refused(x)) >= 0:
+        raise _refused(x, at, target)
+    out = arguments.empty("blocks", (len(x), target.row_bytes(n)), np.uint8)
+    _ext.encode(target.ggml_id, isa.level(), x, importance, out, n_threads)
+    if codebook and max(x.max(initial=0), -x.min(initial=0)) > _LARGEST_HALF:  # its scale may be infinite
+        finite = np.isfinite(decode(out, target, n, threads=n_threads))
+        if not finite.all():
+            raise _refused(x, int(np.flatnonzero(~finite)[0]), target)
+    return out
 
 
 def decode(data: np.ndarray, kind: str | BlockType, n: int, *, threads: int = 0) -> np.ndarray:
@@ -78,8 +88,7 @@ def decode(data: np.ndarray, kind: str | BlockType, n: int, *, threads: int = 0)
         ValueRangeError: n or threads is not a whole number in its range.
     """
     source, n_threads = block_type(kind), arguments.threads(threads)
-    if not _native().get(source.ggml_id, _NOTHING)[2]:
-        raise UnsupportedFormatError(f"decode: {source} holds no encoded weights. View its bytes with NumPy instead.")
+    _check_decodes(source)
     n = arguments.row_length("row", n, source)
     data = _row_bytes(data, source, n)
     out = arguments.empty("weights", (len(data), n), np.float32)
@@ -112,7 +121,7 @@ def transcode(
         FormatError: The data are not whole rows of the source type.
         ValueRangeError: A weight is NaN, infinite, or too large for the type; the message names it, or the
             largest of its block.
-        MissingDependencyError, UnsupportedFormatError: As for `encode`.
+        UnsupportedFormatError: As for `encode` and `decode`.
     """
     origin, target, n_threads = block_type(source), block_type(kind), arguments.threads(threads)
     n = arguments.row_length("row", n, origin)
@@ -120,12 +129,11 @@ def transcode(
     if origin == target:
         return data.copy()
     arguments.row_length("row", n, target)
-    importance = _importance(importance, n)
-    decodes = _native().get(origin.ggml_id, _NOTHING)[2]
-    if not (decodes and _native().get(target.ggml_id, _NOTHING)[importance is not None]):
-        return _encode(decode(data, origin, n, threads=threads), target, importance, n_threads, first_row)
+    _check_decodes(origin)
+    importance = _importance(importance, n, target)
     out = arguments.empty("blocks", (len(data), target.row_bytes(n)), np.uint8)
-    bad = _ext.transcode(origin.ggml_id, target.ggml_id, isa.level(), data, importance, out, n, n_threads)
+    largest = limits.LARGEST_WEIGHT if target.family == Family.CODEBOOK else float(np.finfo(np.float32).max)
+    bad = _ext.transcode(origin.ggml_id, target.ggml_id, isa.level(), data, importance, out, n, largest, n_threads)
     if bad >= 0:
         row = bad // n
         raise _refused(decode(data[row : row + 1], origin, n), bad - row * n, target, first_row=first_row + row)
@@ -155,27 +163,9 @@ def check_finite(data: np.ndarray, kind: BlockType, n: int, *, first_row: int = 
         raise _refused(decode(data[row : row + 1], kind, n), int(bad[0]) - row * n, kind, first_row=first_row + row)
 
 
-def _encode(
-    x: np.ndarray, target: BlockType, importance: np.ndarray | None, n_threads: int, first_row: int
-) -> np.ndarray:
-    """`encode` of what is checked; errors call the first row `first_row`."""
-    n = x.shape[1]
-    if target == F32:
-        return x.view(np.uint8)
-    if _native().get(target.ggml_id, _NOTHING)[importance is not None]:
-        out = arguments.empty("blocks", (len(x), target.row_bytes(n)), np.uint8)
-        _ext.encode(target.ggml_id, isa.level(), x, importance, out, n_threads)
-        return out
-    if target.family == Family.INTEGER or target.name == "F64":
-        raise UnsupportedFormatError(f"encode: {target} is not a type for weights. Use F16, BF16 or a quantized type.")
-    if (at := fallback.first_refused(x)) >= 0:
-        raise _refused(x, at, target, first_row=first_row)
-    found = fallback.encode(x, target, importance, n_threads)
-    if max(x.max(initial=0), -x.min(initial=0)) > _LARGEST_HALF:  # its scale may be infinite
-        finite = np.isfinite(decode(found, target, n, threads=n_threads))
-        if not finite.all():
-            raise _refused(x, int(np.flatnonzero(~finite)[0]), target, first_row=first_row)
-    return found
+def _check_decodes(source: BlockType) -> None:
+    if not _native().get(source.ggml_id, _NOTHING)[2]:
+        raise UnsupportedFormatError(f"decode: {source} holds no encoded weights. View its bytes with NumPy instead.")
 
 
 def _row_bytes(data: np.ndarray, source: BlockType, n: int) -> np.ndarray:
@@ -203,13 +193,21 @@ def _refused(x: np.ndarray, at: int, target: BlockType, *, first_row: int = 0) -
     return ValueRangeError(f"{where}: {weight} is not a finite weight. Download or convert the source again.")
 
 
-def _importance(importance: np.ndarray | None, n: int) -> np.ndarray | None:
+def _importance(importance: np.ndarray | None, n: int, target: BlockType) -> np.ndarray | None:
+    """`importance` as the encoder of `target` takes it, where there is one."""
+    plain, weighted, _ = _native().get(target.ggml_id, _NOTHING)
+    if not weighted:
+        raise UnsupportedFormatError(f"encode: {target} is not a type for weights. Use F16, BF16 or a quantized type.")
     if importance is None:
-        return None
+        if plain:
+            return None
+        raise ValueRangeError(
+            f"importance: none given, and {target} is encoded only with it. Collect an importance matrix, or use IQ2_S."
+        )
     importance = arguments.array("importance", importance, np.float32, n)
     if not np.isfinite(importance).all() or (importance < 0).any():
         at = int(np.flatnonzero(~(np.isfinite(importance) & (importance >= 0)))[0])
         raise ValueRangeError(
             f"importance: column {at} is {importance[at]}, not a finite number >= 0. Collect the matrix again."
         )
-    return importance
+    return limits.balanced(importance) if target.family == Family.CODEBOOK else importance

@@ -70,7 +70,6 @@ def measure_weight_seconds(
         Seconds per weight and generated token, by block type.
 
     Raises:
-        MissingDependencyError: A type is encoded by libgguf, which is not installed.
         EngineError: The engine fails on a type.
         KvantError: The disk is full.
     """

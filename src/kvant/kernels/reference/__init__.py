@@ -9,7 +9,19 @@ from collections.abc import Callable
 import numpy as np
 
 from kvant.dtypes import BlockType, block_type
-from kvant.kernels.reference import binary, codebook, floats, iq4, kquants, legacy, microscaled, searched, ternary
+from kvant.kernels.reference import (
+    binary,
+    codebook,
+    codebook_search,
+    floats,
+    iq4,
+    kquants,
+    legacy,
+    microscaled,
+    searched,
+    ternary,
+    ternary_search,
+)  # fmt: skip
 
 Codec = Callable[[np.ndarray], np.ndarray]
 
@@ -38,7 +50,7 @@ ENCODERS: dict[str, Codec] = {
     "Q1_0": binary.encode_q1_0, "Q2_0": binary.encode_q2_0,
 }  # fmt: skip
 
-# Encoders that search a scale, with or without importance of the blocks' shape.
+# Encoders that search a scale, with or without importance of the blocks' shape; IQ1_S, IQ2_XXS and IQ2_XS need it.
 SEARCHING_ENCODERS: dict[str, Callable[[np.ndarray, np.ndarray | None], np.ndarray]] = {
     "Q2_K": searched.encode_q2_k,
     "Q3_K": searched.encode_q3_k,
@@ -47,6 +59,13 @@ SEARCHING_ENCODERS: dict[str, Callable[[np.ndarray, np.ndarray | None], np.ndarr
     "Q6_K": searched.encode_q6_k,
     "IQ4_NL": iq4.encode_iq4_nl,
     "IQ4_XS": iq4.encode_iq4_xs,
+    "IQ1_S": ternary_search.encode_iq1_s,
+    "IQ1_M": ternary_search.encode_iq1_m,
+    "IQ2_XXS": codebook_search.encode_iq2_xxs,
+    "IQ2_XS": codebook_search.encode_iq2_xs,
+    "IQ2_S": codebook_search.encode_iq2_s,
+    "IQ3_XXS": codebook_search.encode_iq3_xxs,
+    "IQ3_S": codebook_search.encode_iq3_s,
 }
 
 # Encoders that search only with importance, and need whole rows for it.

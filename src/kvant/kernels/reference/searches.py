@@ -133,7 +133,10 @@ def descent(x: np.ndarray, levels: int) -> Found:
 
 
 def scale_of_scales(x: np.ndarray, w: np.ndarray, levels: int) -> Found:
-    """A scale for scales that are not negative: nine ranges, then up to five sweeps that move one code at a time."""
+    """A scale for what is mostly positive: nine ranges, then up to five sweeps that move one code at a time.
+
+    Codes are kept as bytes, as ggml keeps them: a negative one counts 256 more once it is kept.
+    """
     high = np.maximum(x.max(axis=-1, keepdims=True), np.float32(0))
 
     def codes_at(iscale: np.ndarray) -> np.ndarray:
@@ -145,13 +148,15 @@ def scale_of_scales(x: np.ndarray, w: np.ndarray, levels: int) -> Found:
         least = None
         for step in [0, *range(-4, 0), *range(1, 5)]:
             this = (np.float32(0.1) * np.float32(step) + np.float32(levels)) / high
-            difference = x - np.float32(1) / this * codes_at(this)
+            tried = codes_at(this) if step else (bits.nearest_even(this * x) & 255).astype(np.float32)
+            difference = x - np.float32(1) / this * tried
             error = total(w * difference * difference)
             better = np.zeros(error.shape, bool) if least is None else error < least
             least = error if least is None else np.where(better, error, least)
             iscale = np.where(better, this, iscale)
         codes = codes_at(iscale)
         sum_lx, sum_l2 = total(w * x * codes)[:, 0], total(w * codes * codes)[:, 0]
+        codes %= 256
         for _ in range(5):
             before = codes.copy()
             for i in range(x.shape[-1]):
@@ -161,7 +166,7 @@ def scale_of_scales(x: np.ndarray, w: np.ndarray, levels: int) -> Found:
                 possible = (lx > 0) & (l2 > 0) & (fresh != old)
                 lx, l2 = lx + wi * xi * fresh, l2 + wi * fresh * fresh
                 better = possible & (lx * lx * sum_l2 > sum_lx * sum_lx * l2)
-                codes[:, i] = np.where(better, fresh, old)
+                codes[:, i] = np.where(better, fresh % 256, old)
                 sum_lx, sum_l2 = np.where(better, lx, sum_lx), np.where(better, l2, sum_l2)
             if np.array_equal(codes, before):
                 break

@@ -235,7 +235,7 @@ def present_encoder() -> LockedEncoder:
 def versions() -> dict[str, str]:
     """Return the versions of packages that take part where they are installed."""
     found = {"numpy": np.__version__}
-    for name in ("torch", "libgguf", "xllamacpp"):
+    for name in ("torch", "xllamacpp"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

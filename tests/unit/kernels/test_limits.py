@@ -1,5 +1,7 @@
+"""What codebook types are not encoded from, and what the importance they get is made of."""
+
+import subprocess
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -7,39 +9,19 @@ import pytest
 import kvant
 from kvant import kernels
 from kvant.dtypes import BLOCK_TYPES, Family
-from kvant.errors import MissingDependencyError, ValueRangeError
-from kvant.kernels import fallback
+from kvant.errors import ValueRangeError
 
 X = np.random.default_rng(0).standard_normal((7, 256)).astype(np.float32)
+CODEBOOKS = [name for name, kind in BLOCK_TYPES.items() if kind.family == Family.CODEBOOK]
 
 
-@pytest.fixture
-def without_libgguf(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(sys.modules, "libgguf", None)
-    fallback._libgguf.cache_clear()
-    yield
-    fallback._libgguf.cache_clear()
-
-
-@pytest.mark.usefixtures("without_libgguf")
-def test_missing_package_is_named_with_what_to_do() -> None:
-    with pytest.raises(MissingDependencyError, match=r"^libgguf: not installed, .*pip install libgguf.* or use IQ4_XS"):
-        kvant.encode(X, "IQ3_S")
-
-
-@pytest.mark.usefixtures("without_libgguf")
-def test_native_types_do_not_need_the_package() -> None:
-    assert kvant.encode(X, "Q4_K").shape == (7, 144)
-
-
-@pytest.mark.parametrize("name", sorted(fallback.NEEDS_IMPORTANCE))
+# Source: ggml.c `ggml_quantize_requires_imatrix`.
+@pytest.mark.parametrize("name", ["IQ2_XXS", "IQ2_XS", "IQ1_S"])
 def test_importance_is_asked_for_where_ggml_asks(name: str) -> None:
     with pytest.raises(ValueRangeError, match=rf"^importance: none given, and {name} is encoded only with it\. "):
         kvant.encode(X, name)
-
-
-def test_threads_do_not_change_bytes() -> None:
-    assert np.array_equal(kvant.encode(X, "IQ3_S", threads=3), kvant.encode(X, "IQ3_S", threads=1))
+    with pytest.raises(ValueRangeError, match=rf"^importance: none given, and {name} is encoded only with it\. "):
+        kernels.transcode(X.view(np.uint8), "F32", name, 256)
 
 
 def test_no_rows_give_no_bytes() -> None:
@@ -47,12 +29,32 @@ def test_no_rows_give_no_bytes() -> None:
     assert kvant.encode(X[:0], "Q4_K").shape == (0, 144)
 
 
-CODEBOOKS = [name for name, kind in BLOCK_TYPES.items() if kind.family == Family.CODEBOOK]
+FIRST_USE = """
+import sys, threading
+import numpy as np
+from kvant import kernels
+
+x = np.random.default_rng(0).standard_normal((2, 256)).astype(np.float32)
+names, found = sys.argv[1:], {}
+def work(name, k):
+    found[name, k] = kernels.encode(x, name, importance=x[0] ** 2)
+threads = [threading.Thread(target=work, args=(name, k)) for k in range(3) for name in names]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+for (name, k), blocks in found.items():
+    assert np.array_equal(blocks, kernels.encode(x, name, importance=x[0] ** 2)), name
+assert len(found) == 3 * len(names)
+"""
+
+
+@pytest.mark.heavy
+def test_first_uses_of_codebooks_at_once_give_the_same() -> None:
+    subprocess.run([sys.executable, "-c", FIRST_USE, *CODEBOOKS], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("name", CODEBOOKS)
 @pytest.mark.parametrize("weight", [np.inf, -np.inf, np.nan, 3.4e38, -1e30, 4e7])
-def test_weights_that_end_libgguf_are_refused_by_row_and_column(name: str, weight: float) -> None:
+def test_weights_that_end_ggml_are_refused_by_row_and_column(name: str, weight: float) -> None:
     x = X.copy()
     x[3, 17] = weight
     importance = np.ones(256, np.float32)

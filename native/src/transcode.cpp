@@ -7,6 +7,7 @@
 #include <nanobind/stl/string.h>
 
 #include <atomic>
+#include <cfloat>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -90,8 +91,8 @@ template <class T> using Rows = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::de
 using Importance = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 int64_t transcode(int source_id, int target_id, const std::string& isa, const Rows<const uint8_t>& data,
-                  const std::optional<Importance>& importance, const Rows<uint8_t>& out, int64_t n, float largest,
-                  int threads) {
+                  const std::optional<Importance>& importance, const Rows<uint8_t>& out, int64_t n, int threads,
+                  float largest) {
     const Table table = find_table(isa);
     const TypeKernels &source = find(table, source_id), &target = find(table, target_id);
     if (n <= 0 || n % source.block_length || n % target.block_length) {
@@ -126,6 +127,6 @@ int64_t transcode(int source_id, int target_id, const std::string& isa, const Ro
 
 void bind_transcode(nb::module_& m) {
     m.def("transcode", &kvant::transcode, "source_id"_a, "target_id"_a, "isa"_a, "data"_a.noconvert(),
-          "importance"_a.none(), "out"_a.noconvert(), "n"_a, "largest"_a, "threads"_a,
+          "importance"_a.none(), "out"_a.noconvert(), "n"_a, "threads"_a, "largest"_a = FLT_MAX,
           "Encode rows of one type as another into `out`; the index of the first weight refused, or -1.");
 }

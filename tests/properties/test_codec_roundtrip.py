@@ -13,6 +13,8 @@ ENCODED = [name for name, _, _, _, plain, _, _ in _ext.types() if plain]
 QUANTIZED = [name for name in ENCODED if BLOCK_TYPES[name].is_quantized]
 # NVFP4's scales have a range of seven binades, so multiplying weights by four can saturate them.
 SCALABLE = [name for name in QUANTIZED if name != "NVFP4"]
+# ggml fits one scale to all runs of an IQ1_M block, whose steps are rounded to eight: small runs may be too large by it.
+BOUNDED = [name for name in QUANTIZED if name != "IQ1_M"]
 # Largest error over the largest magnitude of the block: half a step, and the rounding of a float16 scale.
 STEP = {"Q8_0": 1 / 127, "Q5_0": 1 / 16, "Q4_0": 1 / 8}
 HALF_SCALE = 2.0**-11
@@ -28,7 +30,7 @@ rows_of_256 = st.builds(
 
 @given(x=rows_of_256)
 @settings(max_examples=25, deadline=None)
-@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize("name", BOUNDED)
 def test_decoded_weights_are_no_larger_than_the_largest_allows(name: str, x: np.ndarray) -> None:
     decoded = kvant.decode(kvant.encode(x, name), name, 256)
     assert decoded.shape == x.shape

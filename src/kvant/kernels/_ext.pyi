@@ -31,12 +31,12 @@ def transcode(
     importance: np.ndarray[Any, Any] | None,
     out: np.ndarray[Any, Any],
     n: int,
-    largest: float,
     threads: int,
+    largest: float = ...,
 ) -> int:
     """Encode rows of one type as another into `out`; the index of the first weight refused, or -1.
 
-    Refused are NaN, magnitudes above `largest`, and what the target makes infinite.
+    Refused are NaN, magnitudes above `largest` (by default infinity), and what the target makes infinite.
     """
 
 def codebooks() -> dict[str, bytes]:

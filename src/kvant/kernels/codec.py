@@ -132,8 +132,8 @@ def transcode(
     _check_decodes(origin)
     importance = _importance(importance, n, target)
     out = arguments.empty("blocks", (len(data), target.row_bytes(n)), np.uint8)
-    largest = limits.LARGEST_WEIGHT if target.family == Family.CODEBOOK else float(np.finfo(np.float32).max)
-    bad = _ext.transcode(origin.ggml_id, target.ggml_id, isa.level(), data, importance, out, n, largest, n_threads)
+    limit = {"largest": limits.LARGEST_WEIGHT} if target.family == Family.CODEBOOK else {}
+    bad = _ext.transcode(origin.ggml_id, target.ggml_id, isa.level(), data, importance, out, n, n_threads, **limit)
     if bad >= 0:
         row = bad // n
         raise _refused(decode(data[row : row + 1], origin, n), bad - row * n, target, first_row=first_row + row)

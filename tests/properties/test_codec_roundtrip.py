@@ -13,7 +13,7 @@ ENCODED = [name for name, _, _, _, plain, _, _ in _ext.types() if plain]
 QUANTIZED = [name for name in ENCODED if BLOCK_TYPES[name].is_quantized]
 # NVFP4's scales have a range of seven binades, so multiplying weights by four can saturate them.
 SCALABLE = [name for name in QUANTIZED if name != "NVFP4"]
-# ggml fits one scale to all runs of an IQ1_M block, whose steps are rounded to eight: small runs may be too large by it.
+# ggml fits one scale to all runs of an IQ1_M block, whose steps are rounded to eight: small runs may be too large.
 BOUNDED = [name for name in QUANTIZED if name != "IQ1_M"]
 # Largest error over the largest magnitude of the block: half a step, and the rounding of a float16 scale.
 STEP = {"Q8_0": 1 / 127, "Q5_0": 1 / 16, "Q4_0": 1 / 8}

@@ -85,18 +85,16 @@ clean:  ## remove what these targets made
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
-$(BIN)/.base: pyproject.toml $(NATIVE) | $(BIN)/python
+# Each installs all of its own in one go: a fresh checkout resolves, builds and unpacks once.
+$(BIN)/.base $(BIN)/.test $(BIN)/.check: pyproject.toml $(NATIVE) | $(BIN)/python
 	$(PIP) install "scikit-build-core>=0.11" "nanobind>=2.7,<4"
-	$(INSTALL) .
-	@touch $@
+	$(INSTALL) ".$(EXTRAS)"
+	@touch $(BIN)/.base $(STAMPS)
 
-$(BIN)/.test: $(BIN)/.base
-	$(INSTALL) ".[test]"
-	@touch $@
-
-$(BIN)/.check: $(BIN)/.base
-	$(INSTALL) ".[test,check]"
-	@touch $(BIN)/.test $@
+$(BIN)/.test: EXTRAS := [test]
+$(BIN)/.test: STAMPS := $(BIN)/.test
+$(BIN)/.check: EXTRAS := [test,check]
+$(BIN)/.check: STAMPS := $(BIN)/.test $(BIN)/.check
 
 # Pinned by their lock. Without npm there is nothing, and what needs it says so.
 $(JAVASCRIPT)/.installed: tools/javascript/package.json tools/javascript/package-lock.json

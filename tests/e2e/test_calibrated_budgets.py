@@ -31,7 +31,8 @@ def own_home(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model("llama", tmp_path_factory.mktemp("tiny") / "little-llama")
+    place = tmp_path_factory.mktemp("tiny") / "little-llama"
+    return write_tiny_model("llama", place, num_hidden_layers=2, intermediate_size=256)
 
 
 @pytest.fixture(scope="module")

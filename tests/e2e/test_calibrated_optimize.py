@@ -25,8 +25,31 @@ from kvant.testing.tiny_models import write_tiny_model
 
 
 @pytest.fixture(scope="module")
+def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for the tests of this module: statistics of the same text are measured once."""
+    return tmp_path_factory.mktemp("shared-home")
+
+
+@pytest.fixture(autouse=True)
+def own_home(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Replace the empty home that every test gets by the shared one."""
+    monkeypatch.setenv("KVANT_HOME", str(shared_home))
+    return shared_home
+
+
+@pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model("llama", tmp_path_factory.mktemp("tiny") / "little-llama")
+    place = tmp_path_factory.mktemp("tiny") / "little-llama"
+    return write_tiny_model("llama", place, num_hidden_layers=2, intermediate_size=256)
+
+
+@pytest.fixture(scope="module")
+def ladder(tiny: Path, shared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
+    """Sizes of all mixes of the ladder, each of which was measured, ascending."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KVANT_HOME", str(shared_home))
+        report = optimize(request(tiny, tmp_path_factory.mktemp("ladder"), measure_all=True, refinements=0))
+        return sorted(v.size_bytes for v in report.variants if v.preset.startswith("kvant-"))
 
 
 def request(tiny: Path, out: Path, **changes: object) -> Request:
@@ -37,11 +60,11 @@ def request(tiny: Path, out: Path, **changes: object) -> Request:
     return msgspec.structs.replace(asked, **changes)
 
 
-def test_a_fitted_variant_keeps_the_budget_and_says_what_it_was_calibrated_on(tiny: Path, tmp_path: Path) -> None:
-    first = optimize(request(tiny, tmp_path / "all", measure_all=True))
-    fitted = [v for v in first.variants if v.preset.startswith("kvant-")]
-    assert len(fitted) > 3
-    limit = sorted(v.size_bytes for v in fitted)[2] + 5
+def test_a_fitted_variant_keeps_the_budget_and_says_what_it_was_calibrated_on(
+    tiny: Path, ladder: list[int], tmp_path: Path
+) -> None:
+    assert len(ladder) > 3
+    limit = ladder[2] + 5
     report = optimize(request(tiny, tmp_path / "out", budget=Budget(max_size_bytes=limit), overwrite=True))
     assert all(v.size_bytes <= limit for v in report.variants)
     wanted = [v for v in report.variants if v.preset.startswith("kvant-")]
@@ -139,10 +162,8 @@ def test_sampled_rows_are_the_tensors_own(tiny: Path) -> None:
     np.testing.assert_array_equal(rows[0], sample_rows(tensor, count=tensor.shape[0])[0])
 
 
-def test_predictions_are_corrected_by_what_was_measured(tiny: Path, tmp_path: Path) -> None:
-    ladder = optimize(request(tiny, tmp_path / "ladder", measure_all=True, refinements=0))
-    sizes = sorted(v.size_bytes for v in ladder.variants if v.preset.startswith("kvant-"))
-    limit = (sizes[2] + sizes[3]) // 2
+def test_predictions_are_corrected_by_what_was_measured(tiny: Path, ladder: list[int], tmp_path: Path) -> None:
+    limit = (ladder[2] + ladder[3]) // 2
     budget = Budget(max_size_bytes=limit)
     before = optimize(request(tiny, tmp_path / "before", budget=budget, refinements=0))
     after = optimize(request(tiny, tmp_path / "after", budget=budget, refinements=3))

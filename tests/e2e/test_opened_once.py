@@ -25,7 +25,7 @@ ENGINE, TEMPLATE, TOKENIZER = "kvant.runtime.worker", "kvant.runtime.template", 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model("llama", tmp_path_factory.mktemp("tiny") / "little-llama")
+    return write_tiny_model("llama", tmp_path_factory.mktemp("tiny") / "little-llama", num_hidden_layers=1)
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_optimize_with_calibration(tiny: Path, tmp_path: Path, opens: Counter[Pa
     pytest.importorskip("torch")
     text = tmp_path / "words.txt"
     text.write_text("".join(f"word {i} and some other words of text {i * 7}. " for i in range(1500)))
-    pipeline.optimize(request(tiny, tmp_path / "out", calibrate=str(text), calibrate_windows=2))
+    pipeline.optimize(request(tiny, tmp_path / "out", calibrate=str(text), calibrate_windows=1, refinements=0))
     assert opens[tiny] == 1
 
 

@@ -329,25 +329,6 @@ def test_plans_in_the_report_cover_the_matrices(found: tuple[Report, Path]) -> N
     assert isinstance(report.versions["engine"], str)
 
 
-@pytest.mark.model
-def test_the_reference_model_in_100_mb(reference_model: Path, tmp_path: Path) -> None:
-    limit = 100_000_000
-    report = optimize(
-        Request(
-            source=reference_model,
-            out=tmp_path / "out",
-            budget=Budget(max_size_bytes=limit),
-            presets=("Q4_K_M", "Q4_1", "IQ4_NL"),
-            chunks=1,
-        )
-    )
-    assert [s.preset for s in report.skipped] == ["Q4_K_M"]
-    assert (tmp_path / "out" / report.file).stat().st_size <= limit
-    # Without importance Q4_1 has no search at all: a larger file and farther from the original than IQ4_NL.
-    assert report.pick == "IQ4_NL"
-    assert 0.1 < next(v for v in report.variants if v.is_pick).score.loss < 0.3
-
-
 def test_an_output_that_cannot_be_written_is_refused_before_the_search(
     tiny: Path, tmp_path: Path, empty_home: Path
 ) -> None:

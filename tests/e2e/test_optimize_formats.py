@@ -47,7 +47,7 @@ def own_home(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model("llama", tmp_path_factory.mktemp("tiny") / "little-llama")
+    return write_tiny_model("llama", tmp_path_factory.mktemp("tiny") / "little-llama", num_hidden_layers=2)
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_a_size_is_kept_by_mixes_which_are_refined_and_rebuilt(
     """MLX and ONNX have what GGUF has: a ladder of mixes, refinement, a lock that makes the same bytes again."""
     limit = sum(t.shape[0] * t.shape[-1] for t in open_model(tiny).tensors.values()) * 3 // 4
     asked = request(
-        tiny, tmp_path / "out", formats=("gguf", "mlx", "onnx"), presets=("Q4_0",), calibrate=str(book), refinements=2,
+        tiny, tmp_path / "out", formats=("gguf", "mlx", "onnx"), presets=("Q4_0",), calibrate=str(book), refinements=1,
         budget=Budget(max_size_bytes=limit),
     )  # fmt: skip
     report = optimize(asked)

@@ -46,6 +46,8 @@ def main() -> None:
 def _open(path: Path) -> tuple[Any, dict[str, Any]]:
     import mlx.core as mx
     from mlx.utils import tree_flatten, tree_map
+
+    sys.modules["torch"] = None  # type: ignore[assignment]  # else transformers imports it: a second, for nothing here
     from mlx_lm.utils import get_total_parameters, load_model
 
     started = time.perf_counter()

@@ -4,6 +4,7 @@ As for llama.cpp (worker.py): graphs are hostile input for native code, and the 
 """
 
 import mmap
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,7 @@ def _port(port: Any) -> ort_messages.Port:
 
 def _change(request: ort_messages.Prepare | ort_messages.Quantize) -> msgspec.Struct:
     """Requests that need onnxruntime's tools, which take seconds to import."""
+    sys.modules["torch"] = None  # type: ignore[assignment]  # else the tools import it: a second, for nothing here
     from kvant.runtime import ort_quantize
 
     if isinstance(request, ort_messages.Prepare):

@@ -29,6 +29,7 @@ def main() -> None:
 def _mlx(path: str) -> tuple[Callable[[str, bool], list[int]], Callable[[Any], str], str]:
     from pathlib import Path
 
+    sys.modules["torch"] = None  # type: ignore[assignment]  # else transformers imports it: a second, for nothing here
     from mlx_lm.tokenizer_utils import load
 
     found = load(Path(path))

@@ -65,7 +65,8 @@ class TargetTests:
     @classmethod
     def source(cls, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: ARG003 - set before
         """A full-precision model."""
-        path = write_tiny_model(cls.architecture, tmp_path_factory.mktemp("model") / "little")
+        place = tmp_path_factory.mktemp("model") / "little"
+        path = write_tiny_model(cls.architecture, place, num_hidden_layers=2, intermediate_size=256)
         cls.prepare(path)
         return path
 

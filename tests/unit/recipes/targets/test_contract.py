@@ -10,6 +10,8 @@ from kvant.formats.open import open_model
 from kvant.testing import TargetTests
 from kvant.testing.onnx_decoders import export_tiny
 
+pytestmark = pytest.mark.heavy
+
 
 class TestGguf(TargetTests):
     target = "gguf"

@@ -42,6 +42,7 @@ from kvant.testing.tiny_models import write_tiny_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("torch")
+pytestmark = pytest.mark.heavy
 
 TEXT = "A line of a book that is long enough to be cut into windows, whatever its number, {}.\n"
 MODELS: dict[str, dict[str, Any]] = {

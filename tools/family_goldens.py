@@ -7,7 +7,8 @@ ones of these names and shapes are written (tests/family_cases.py), upstream's c
 of transformers in float32 are compared with the engine's on kvant's own conversion: the mean KL divergence is the
 table's `kl`. Of a model that makes no text the states of all tokens are compared, or what dense layers make
 of their mean: the mean cosine distance is the table's `cosine`. Of a reranker the scores of some texts are
-compared: the largest difference is the table's `score`.
+compared: the largest difference is the table's `score`. Where a GGUF becomes a directory again, `back` is by how much
+transformers' logits on that one differ from those on the first at most.
 """
 
 import argparse
@@ -153,6 +154,26 @@ def prove(case: dict[str, Any], environment: Path, scratch: Path) -> None:
         case["score"] = scores(source, case, environment, scratch)
     if "pooling_type" not in str(case["metadata"]) or "words" not in case:
         case[figure] = (divergence if figure == "kl" else distance)(source, environment, scratch)
+    prove_back(case, environment, scratch / "again")
+
+
+def prove_back(case: dict[str, Any], environment: Path, scratch: Path) -> None:
+    """Fill in by how much transformers' results differ at most after the way to GGUF and back, if there is one."""
+    from kvant.formats.huggingface.architectures.registry import family_of_config
+    from kvant.recipes.convert.convert import convert
+
+    family = family_of_config(case["config"], scratch)
+    if family.one_way or not family.has_head or "score" in case:
+        return
+    source = write_checkpoint(case, scratch / "source")
+    convert(source, scratch / "there.gguf", to="gguf", type="F32")
+    convert(scratch / "there.gguf", scratch / "back", to="hf", type="F32")
+    np.save(scratch / "tokens.npy", TOKENS)
+    found = []
+    for directory in (source, scratch / "back"):
+        child(environment, LOGITS, str(scratch / "logits.npy"), str(scratch / "tokens.npy"), str(directory))
+        found.append(np.load(scratch / "logits.npy"))
+    case["back"] = float(f"{np.abs(found[0] - found[1]).max():.2g}")
 
 
 def scores(source: Path, case: dict[str, Any], environment: Path, scratch: Path) -> float:

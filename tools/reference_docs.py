@@ -23,6 +23,7 @@ from kvant.dtypes import BLOCK_TYPES, block_type
 from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.registry import BY_CLASS, FAMILIES
 from kvant.formats.huggingface.architectures.upstream_table import TEXT
+from kvant.formats.huggingface.mlx.writer import MODELS
 from kvant.generate.sampling import PARAMETERS
 from kvant.quant.presets import PRESETS
 from kvant.recipes.optimize.fields import FIELDS, Field, Kind
@@ -188,7 +189,8 @@ def models() -> str:
         "1e-4 "
         "(`python tools/family_goldens.py ENVIRONMENT`; tests/golden/families). Those without a figure are "
         "checked by tests/parity/test_upstream_converter.py, below 1e-10, Gemma's below 1e-6.\n\n"
-        "Written as: GGUF always, Hugging Face and MLX directories where the layout is transformers' own. Statistics: "
+        "Written as: GGUF always, Hugging Face and MLX directories where a GGUF has all that transformers needs, "
+        "byte for byte; else why not. Statistics: "
         "`--calibrate` measures second moments and gradients of these; all others are quantized plainly or with an "
         "importance file (`--imatrix`).\n\n"
     )
@@ -198,9 +200,9 @@ def models() -> str:
 
 def written(family: Family) -> str:
     """Return the formats that a family is written in."""
-    if not family.is_reversible:
-        return "GGUF"
-    return "GGUF, HF" if family.experts else "GGUF, HF, MLX"
+    if family.one_way:
+        return f"GGUF: {family.one_way}"
+    return "GGUF, HF, MLX" if family.classes[0] in MODELS else "GGUF, HF"
 
 
 def statistics(family: Family) -> str:

@@ -11,9 +11,9 @@ from kvant.dtypes import F32, BlockType, block_type
 from kvant.errors import FormatError, UnsupportedModelError
 from kvant.files import partial_path
 from kvant.formats.huggingface.architectures.family import Family
-from kvant.formats.huggingface.architectures.registry import family_of_architecture, family_of_class
+from kvant.formats.huggingface.architectures.registry import family_of_class, family_of_model
 from kvant.formats.huggingface.architectures.shapes import check_tensors
-from kvant.formats.huggingface.config import Config, architecture_name, read_config
+from kvant.formats.huggingface.config import MAX_LAYERS, Config, architecture_name, read_config
 from kvant.formats.huggingface.directory import (
     CONFIG,
     INDEX,
@@ -78,7 +78,7 @@ def write_huggingface(
     """
     directory = Path(directory)
     check_directory(directory, overwrite=overwrite)
-    family = family_of_architecture(model.architecture, model.path)
+    family = family_of_model(model)
     entries = config_json(model, family, dtype)
     config = Config(values=entries, path=model.path)
     check_tensors(model.tensors, family, config)
@@ -127,10 +127,10 @@ def config_json(model: Model, family: Family, dtype: str) -> dict[str, Any]:
         "vocab_size": vocabulary_size(model),
         "tie_word_embeddings": "output.weight" not in model.tensors,
     }
-    if family.architecture != "qwen2" and any(name.endswith("attn_q.bias") for name in model.tensors):
-        entries["attention_bias"] = True  # Qwen2 has these biases without being told
-    if any(name.endswith("ffn_down.bias") for name in model.tensors):
-        entries["mlp_bias"] = True
+    for flag, stems in family.bias_flags.items():
+        has = any(f"blk.{layer}.{stem}.bias" in model.tensors for stem in stems for layer in range(MAX_LAYERS))
+        if has or family.defaults.get(flag):
+            entries.setdefault(flag, has)
     for key, source in SPECIAL_IDS:
         value = model.get(source)
         if value is not None:
@@ -217,7 +217,7 @@ def in_transformers_order(model: Model) -> dict[str, Tensor]:
     Raises:
         UnsupportedModelError: The architecture is not supported.
     """
-    family = family_of_architecture(model.architecture, model.path)
+    family = family_of_model(model)
     config = Config(values=config_json(model, family, "F32"), path=model.path)
     found: dict[str, Tensor] = {}
     for name, tensor in model.tensors.items():

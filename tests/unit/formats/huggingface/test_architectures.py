@@ -15,8 +15,8 @@ from kvant.formats.huggingface.architectures.llama3_rope import rotary_factors
 from kvant.formats.huggingface.architectures.registry import (
     BY_CLASS,
     FAMILIES,
-    family_of_architecture,
     family_of_class,
+    family_of_model,
 )
 from kvant.formats.huggingface.architectures.transforms import interleave_order
 from kvant.formats.huggingface.config import Config
@@ -84,7 +84,13 @@ def test_an_unknown_class_is_sent_to_upstreams_converter_and_an_unknown_gguf_to_
     with pytest.raises(UnsupportedModelError, match=r"'FalconForCausalLM'.*kvant convert DIR"):
         family_of_class("FalconForCausalLM", "config.json")
     with pytest.raises(UnsupportedModelError, match=r"'falcon'.*llama.*granite"):
-        family_of_architecture("falcon", "x.gguf")
+        family_of_model(
+            Model(metadata={"general.architecture": string("falcon")}, tensors={}, path=Path("x.gguf"), files=())
+        )
+    with pytest.raises(UnsupportedModelError, match=r"mamba2 are written as GGUF only: decay rates are stored as"):
+        family_of_model(
+            Model(metadata={"general.architecture": string("mamba2")}, tensors={}, path=Path("x.gguf"), files=())
+        )
     assert len(BY_CLASS) == sum(len(family.classes) for family in FAMILIES)
 
 
@@ -108,7 +114,7 @@ def test_llama3_factors_follow_the_published_formula() -> None:
 
 def test_llama3_scaling_is_recovered_from_its_factors(tmp_path: Path) -> None:
     model = read_huggingface(write_tiny_model("llama3", tmp_path))
-    entries = config_json(model, family_of_architecture("llama", "x"), "BF16")
+    entries = config_json(model, family_of_class("LlamaForCausalLM", "x"), "BF16")
     assert entries["rope_scaling"] == json.loads((tmp_path / "config.json").read_text())["rope_scaling"]
 
 
@@ -119,7 +125,7 @@ def test_factors_of_another_kind_are_refused(tmp_path: Path) -> None:
         metadata=model.metadata, tensors={**model.tensors, odd.name: odd}, path=model.path, files=model.files
     )
     with pytest.raises(UnsupportedModelError, match=r"rope_freqs\.weight"):
-        config_json(changed, family_of_architecture("llama", "x"), "BF16")
+        config_json(changed, family_of_class("LlamaForCausalLM", "x"), "BF16")
 
 
 @pytest.mark.parametrize(
@@ -182,14 +188,14 @@ def test_a_gguf_with_odd_hyperparameters_is_refused(key: str, value: Value | Non
         metadata[f"llama.{key}"] = value
     odd = Model(metadata=metadata, tensors=model.tensors, path=model.path, files=model.files)
     with pytest.raises(FormatError, match=key.rpartition(".")[2]):
-        config_json(odd, family_of_architecture("llama", "x"), "BF16")
+        config_json(odd, family_of_class("LlamaForCausalLM", "x"), "BF16")
 
 
 def test_key_value_heads_default_to_the_heads(tmp_path: Path) -> None:
     model = read_huggingface(write_tiny_model("llama", tmp_path, num_key_value_heads=8))
     metadata = {k: v for k, v in model.metadata.items() if not k.endswith("head_count_kv")}
     short = Model(metadata=metadata, tensors=model.tensors, path=model.path, files=model.files)
-    assert config_json(short, family_of_architecture("llama", "x"), "BF16")["num_key_value_heads"] == 8
+    assert config_json(short, family_of_class("LlamaForCausalLM", "x"), "BF16")["num_key_value_heads"] == 8
 
 
 def test_every_family_of_the_first_version_has_a_tiny_model() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kvant.errors import FormatError, UnsupportedModelError
-from kvant.formats.huggingface.architectures.registry import family_of_architecture
+from kvant.formats.huggingface.architectures.registry import family_of_class
 from kvant.formats.huggingface.config import ORIGINAL_LENGTH
 from kvant.formats.huggingface.reader import read_huggingface
 from kvant.formats.huggingface.writer import config_json
@@ -124,7 +124,7 @@ def test_long_rotary_factors_keep_their_attention_factor(
                  rope_scaling=scaling)  # fmt: skip
 
     assert model.get("phi3.rope.scaling.attn_factor") == pytest.approx(expected)
-    back = config_json(model, family_of_architecture("phi3", "x"), "F32")["rope_scaling"]
+    back = config_json(model, family_of_class("Phi3ForCausalLM", "x"), "F32")["rope_scaling"]
     assert back.get("attention_factor", expected) == pytest.approx(expected)
     assert ("attention_factor" in back) == bool(stated)
 
@@ -139,7 +139,7 @@ def test_factors_of_another_kind_of_scaling_do_not_count(tmp_path: Path) -> None
 def test_the_attention_factor_comes_back(tmp_path: Path) -> None:
     model = read(tmp_path, rope_scaling={**YARN, "mscale": 0.5, "mscale_all_dim": 2.0, "beta_fast": 16})
 
-    back = config_json(model, family_of_architecture("llama", "x"), "F32")["rope_scaling"]
+    back = config_json(model, family_of_class("LlamaForCausalLM", "x"), "F32")["rope_scaling"]
 
     expected = (1 + 0.05 * math.log(4)) / (1 + 0.2 * math.log(4))
     assert back == {**YARN, "beta_fast": 16.0, "attention_factor": pytest.approx(expected)}

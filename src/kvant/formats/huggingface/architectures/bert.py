@@ -93,7 +93,7 @@ BERT = Family(
     check=check,
     computed=computed,
     entries=ENTRIES,
-    is_reversible=False,
+    one_way="its pooling is in files of sentence-transformers, which a GGUF does not hold",
     defaults={
         "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
         "intermediate_size": 3072, "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12,

@@ -5,7 +5,7 @@ from kvant.formats.huggingface.architectures.keys import NORM_EPSILON, Key, Kind
 from kvant.formats.huggingface.architectures.names import ATTENTION_BIASES, BLOCK_NAMES
 from kvant.formats.huggingface.architectures.refusals import check_derived_head, check_tied, check_values
 from kvant.formats.huggingface.architectures.rope import check_whole_rotation
-from kvant.formats.huggingface.architectures.windows import windowed_layers
+from kvant.formats.huggingface.architectures.windows import windowed_layers, windows_back
 from kvant.formats.huggingface.config import Config
 from kvant.metadata import Value, string, u32
 
@@ -55,7 +55,7 @@ COHERE2 = Family(
         "position_embedding_type", "use_embedding_sharing", "use_gated_activation", "use_parallel_block",
         "use_parallel_embedding", "use_qk_norm", "layer_switch", "cache_implementation",
     }),
-    is_reversible=False,
+    returned=lambda model: windows_back(model, PERIOD),
     defaults={
         "vocab_size": 256000, "max_position_embeddings": 8192, "layer_norm_eps": 1e-5, "logit_scale": 0.0625,
         "sliding_window": 4096, "tie_word_embeddings": True,

@@ -190,7 +190,7 @@ DEEPSEEK3 = Family(
         Key("expert_weights_scale", "routed_scaling_factor", Kind.NUMBER),
     ),
     computed=computed,
-    is_reversible=False,
+    one_way="the matrices of latent attention are taken apart by head, which is not undone",
     entries=frozenset({
         "norm_topk_prob", "scoring_func", "topk_method", "moe_layer_freq", "rope_interleave", "qk_head_dim",
         "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "num_nextn_predict_layers", "num_mtp_layers", "ep_size",

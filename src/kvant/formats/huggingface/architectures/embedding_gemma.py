@@ -73,6 +73,6 @@ EMBEDDING_GEMMA = dataclasses.replace(
     computed=computed,
     extra_tensors=lambda config: list(dense_layers(config).values()),
     config=None,
-    is_reversible=False,
+    one_way="its pooling is in files of sentence-transformers, which a GGUF does not hold",
     entries=GEMMA3.entries | {_BOTH_WAYS, "_sliding_window_pattern"},
 )

@@ -27,7 +27,6 @@ ERNIE4_5 = Family(
     check=check_whole_rotation,
     bias_flags={"use_bias": (*ATTENTION_BIASES, *MLP_BIASES)},
     entries=frozenset({"use_bias", "use_rmsnorm"}),
-    is_reversible=False,
     defaults={
         "vocab_size": 103424, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 2,
         "head_dim": 128, "rope_theta": 500000.0, "tie_word_embeddings": True,

@@ -3,11 +3,11 @@
 from kvant.errors import UnsupportedModelError
 from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.keys import booleans
-from kvant.formats.huggingface.architectures.llama3_rope import llama3_factors
+from kvant.formats.huggingface.architectures.llama3_rope import llama3_entries, llama3_factors
 from kvant.formats.huggingface.architectures.olmo import AFTER_NAMES
 from kvant.formats.huggingface.architectures.refusals import check_derived_head
 from kvant.formats.huggingface.architectures.rope import check_whole_rotation
-from kvant.formats.huggingface.architectures.windows import windowed_layers
+from kvant.formats.huggingface.architectures.windows import windowed_layers, windows_back
 from kvant.formats.huggingface.config import Config
 from kvant.metadata import Value, u32
 
@@ -50,7 +50,8 @@ EXAONE4 = Family(
     check=check,
     computed=computed,
     entries=frozenset({"sliding_window", "sliding_window_pattern", "layer_types"}),
-    is_reversible=False,
+    config=llama3_entries,
+    returned=lambda model: {"sliding_window": None, **windows_back(model, PERIOD)},
     defaults={
         "vocab_size": 102400, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "num_key_value_heads": 32,
         "tie_word_embeddings": False, "sliding_window": 4096,

@@ -157,7 +157,7 @@ FALCON_H1 = Family(
         "num_logits_to_keep", "time_step_limit",
         "time_step_floor", "time_step_max", "time_step_min", "time_step_rank", "attn_layer_indices",
     }),
-    is_reversible=False,
+    one_way="its multipliers are worked into the weights",
     defaults={
         "vocab_size": 128000, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "num_key_value_heads": 8,
         "mamba_d_ssm": 1024, "mamba_n_heads": 128, "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_conv": 4,

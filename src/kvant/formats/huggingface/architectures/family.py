@@ -73,6 +73,14 @@ def _itself(_: Mapping[str, Any], __: Path) -> "Family | None":
     return None
 
 
+def _anyhow(_: Model) -> bool:
+    return True
+
+
+def _nothing_more(_: Model) -> Mapping[str, Any]:
+    return {}
+
+
 def _no_shapes(_: Config, __: int | None) -> Mapping[str, tuple[int, ...]]:
     return {}
 
@@ -125,8 +133,10 @@ class Family:
         blocks: Number of blocks in the file; by default that of the layers.
         extra_tensors: Tensors that upstream computes from the configuration.
         config: Hyperparameters back to entries of config.json; by default those of `keys`.
+        returned: Entries of config.json, over these, that follow otherwise from metadata, or that have one value only.
+        holds: Whether a GGUF is of this family, among those that share an architecture.
         is_tied: Whether llama.cpp has no head for it but the embedding.
-        is_reversible: Whether transformers' directories can be written from its GGUFs.
+        one_way: Why transformers' directories are not written from its GGUFs; empty if they are.
         defaults: Entries that transformers assumes when config.json leaves them out.
         derived: Entries that follow from others, as transformers' configuration computes them.
         instead: Another family that a config.json of these classes, at a path, is of; None if it is of this one.
@@ -177,8 +187,10 @@ class Family:
     blocks: Callable[[Config], int] = lambda config: config.n_layers
     extra_tensors: Callable[[Config], list[LazyTensor]] = _nothing_extra
     config: Callable[[Model], dict[str, Any]] | None = None
+    returned: Callable[[Model], Mapping[str, Any]] = _nothing_more
+    holds: Callable[[Model], bool] = _anyhow
     is_tied: bool = False
-    is_reversible: bool = True
+    one_way: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     derived: Callable[[Config], Mapping[str, Any]] = _nothing_derived
     instead: Callable[[Mapping[str, Any], Path], "Family | None"] = _itself
@@ -219,7 +231,14 @@ class Family:
 
     def config_entries(self, model: Model) -> dict[str, Any]:
         """Return the hyperparameters as entries of config.json."""
-        return self.config(model) if self.config else config_entries(model, (*self.experts, *self.keys))
+        made = self.config or self._config_entries
+        return {**made(model), **self.returned(model)}
+
+    def _config_entries(self, model: Model) -> dict[str, Any]:
+        return config_entries(
+            model, (*self.experts, *self.keys), epsilons=self.epsilons, has_rope=bool(self.rope_types),
+            names=self.defaults,
+        )  # fmt: skip
 
     def required_in(self, config: Config, layer: int) -> Collection[str]:
         """Return the stems that a block must have."""

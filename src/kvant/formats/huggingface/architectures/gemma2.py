@@ -1,14 +1,18 @@
 """Gemma 2: norms stored without their 1, four of them per block, every second layer windowed, capped logits."""
 
+from typing import Any
+
 from kvant.errors import UnsupportedModelError
 from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.gemma3 import GEMMA_NORMS, check_scale
+from kvant.formats.huggingface.architectures.hyper import integer
 from kvant.formats.huggingface.architectures.keys import Key, Kind, hyperparameters, written
 from kvant.formats.huggingface.architectures.names import ATTENTION_BIASES, BLOCK_NAMES
 from kvant.formats.huggingface.architectures.rope import check_whole_rotation
 from kvant.formats.huggingface.architectures.transforms import PLUS_ONE
 from kvant.formats.huggingface.config import Config, shown
 from kvant.metadata import Value
+from kvant.model import Model
 
 LAYERS_27B = 46
 """The one size whose queries are scaled by hidden size over heads instead of by head length."""
@@ -55,6 +59,15 @@ def metadata(config: Config) -> dict[str, Value]:
     return found | written(_KEYS, config, "gemma2")
 
 
+def returned(model: Model) -> dict[str, Any]:
+    """Return the entries that are Gemma 2's alone; queries are scaled as the engine scales them."""
+    head = integer(model, "attention.key_length", 256)
+    is_27b = integer(model, "block_count") == LAYERS_27B
+    width = integer(model, "embedding_length") // integer(model, "attention.head_count")
+    own = {name: value for key in _KEYS for name, value in key.back(model).items()}
+    return {**own, "head_dim": head, "query_pre_attn_scalar": width if is_27b else head}
+
+
 GEMMA2 = Family(
     architecture="gemma2",
     classes=("Gemma2ForCausalLM",),
@@ -68,7 +81,7 @@ GEMMA2 = Family(
     own_metadata=metadata,
     check=check,
     is_tied=True,
-    is_reversible=False,
+    returned=returned,
     entries=frozenset({
         "hidden_activation", "query_pre_attn_scalar", "layer_types", "use_bidirectional_attention",
         "cache_implementation", *(key.theirs for key in _KEYS),

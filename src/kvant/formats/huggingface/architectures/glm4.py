@@ -4,6 +4,7 @@ transformers rotates GLM-4's neighbouring pairs as llama.cpp does, so no row mov
 """
 
 from collections.abc import Collection
+from typing import Any
 
 from kvant.formats.huggingface.architectures.experts import (
     EXPERT_BIAS,
@@ -17,11 +18,13 @@ from kvant.formats.huggingface.architectures.experts import (
     is_dense,
 )
 from kvant.formats.huggingface.architectures.family import Family
+from kvant.formats.huggingface.architectures.hyper import integer
 from kvant.formats.huggingface.architectures.keys import EXPERTS, Key, Kind
 from kvant.formats.huggingface.architectures.names import ATTENTION_BIASES, ATTENTION_NAMES, MLP_NAMES, QK_NORMS
 from kvant.formats.huggingface.architectures.nextn import NEXTN_ENDS, NEXTN_NAMES, NEXTN_SHAPES
 from kvant.formats.huggingface.config import MAX_LAYERS, Config
 from kvant.metadata import Value, u32
+from kvant.model import Model
 
 BIASES = ATTENTION_BIASES[:3]
 """What `attention_bias` asks for here; the output projection has none."""
@@ -82,13 +85,19 @@ GLM4 = Family(
     required=tuple(GLM4_NAMES),
     bias_flags={"attention_bias": BIASES},
     computed=rotated,
-    is_reversible=False,
     defaults={
         "vocab_size": 151552, "hidden_size": 4096, "intermediate_size": 13696, "num_hidden_layers": 40,
         "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128, "max_position_embeddings": 131072,
         "rms_norm_eps": 1.5625e-7, "attention_bias": True, "tie_word_embeddings": False, "partial_rotary_factor": 0.5,
     },
 )  # fmt: skip
+
+
+def _returned(model: Model) -> dict[str, Any]:
+    """Return the layers without those that guess, and whether queries and keys are normed."""
+    layers = integer(model, "block_count") - integer(model, "nextn_predict_layers", 0, least=0)
+    return {"num_hidden_layers": layers, "use_qk_norm": "blk.0.attn_q_norm.weight" in model.tensors}
+
 
 GLM4MOE = Family(
     architecture="glm4moe",
@@ -111,7 +120,7 @@ GLM4MOE = Family(
         Key("nextn_predict_layers", GUESSING, Kind.INTEGER),
     ),
     computed=computed_moe,
-    is_reversible=False,
+    returned=_returned,
     entries=frozenset({"use_qk_norm", "num_mtp_layers"}),
     defaults={
         "vocab_size": 151552, "hidden_size": 4096, "intermediate_size": 10944, "num_hidden_layers": 46,

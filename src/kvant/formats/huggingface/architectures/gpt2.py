@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from kvant.formats.huggingface.architectures.family import Family
+from kvant.formats.huggingface.architectures.hyper import integer
 from kvant.formats.huggingface.architectures.keys import INTEGERS, NORM_EPSILON
 from kvant.formats.huggingface.architectures.refusals import check_values
 from kvant.formats.huggingface.architectures.transforms import TRANSPOSED
@@ -80,7 +81,7 @@ GPT2 = Family(
         "reorder_and_upcast_attn", "summary_type", "summary_use_proj", "summary_activation",
         "summary_proj_to_labels", "summary_first_dropout",
     },
-    is_reversible=False,
+    returned=lambda model: {"n_inner": integer(model, "feed_forward_length")},
     defaults={
         "vocab_size": 50257, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
         "max_position_embeddings": 1024, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,

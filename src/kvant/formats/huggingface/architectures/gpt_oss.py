@@ -75,7 +75,7 @@ GPT_OSS = Family(
         Key("attention.sliding_window", "sliding_window"),
         Key("expert_feed_forward_length", "intermediate_size"),
     ),
-    is_reversible=False,
+    one_way="gate and up projections of all experts are one matrix there, which is not put together again",
     entries=frozenset({*FIXED, "layer_types", "experts_per_token", "initial_context_length"}),
     defaults={
         "vocab_size": 201088, "hidden_size": 2880, "intermediate_size": 2880, "num_hidden_layers": 36, "head_dim": 64,

@@ -183,7 +183,7 @@ GRANITEMOE = dataclasses.replace(
     experts=EXPERTS,
     keys=(*MULTIPLIERS, SHARED_LENGTH),
     own_metadata=partial(metadata, architecture="granitemoe"),
-    is_reversible=False,
+    one_way="gate and up projections of all experts are one matrix there, which is not put together again",
     defaults={
         **GRANITE.defaults, "num_local_experts": 8, "num_experts_per_tok": 2,
     },
@@ -192,6 +192,7 @@ GRANITEMOE = dataclasses.replace(
 GRANITEHYBRID = dataclasses.replace(
     GRANITEMOE,
     architecture="granitehybrid",
+    one_way="decay rates are stored as what they are the logarithms of, which does not give the same bytes back",
     classes=("GraniteMoeHybridForCausalLM",),
     model_type="granitemoehybrid",
     models="Granite 4.0: Nano, Micro, Tiny, Small",

@@ -77,7 +77,6 @@ HUNYUAN = Family(
     computed=stretched,
     bias_flags={"attention_bias": ATTENTION_BIASES, "mlp_bias": MLP_BIASES},
     entries=_ENTRIES,
-    is_reversible=False,
     defaults={
         "vocab_size": 290943, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
     },
@@ -132,7 +131,6 @@ HUNYUAN_MOE = Family(
         "use_mixed_mlp_moe", "moe_drop_tokens", "moe_layer_num_skipped", "moe_random_routing_dropped_token",
         "capacity_factor", "norm_topk_prob", "routed_scaling_factor",
     },
-    is_reversible=False,
     defaults={
         "vocab_size": 290943, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
     },

@@ -3,7 +3,7 @@
 Source: llama.cpp 0.3.36 `conversion/base.py` `TextModel.set_gguf_parameters`, gguf-py `constants.py`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -63,11 +63,12 @@ class Key:
             raise FormatError(f"{config.path}: {name} is {wrong}. Correct it.")
         return value
 
-    def back(self, model: Model) -> dict[str, Any]:
-        """Return the entry of config.json; nothing if the metadata lacks it."""
+    def back(self, model: Model, names: Collection[str] = ()) -> dict[str, Any]:
+        """Return the entry of config.json, under the first of its names that is in `names`; nothing if it lacks."""
         if not has(model, self.ours):
             return {}
-        name = self.theirs.partition("|")[0]
+        known = self.theirs.split("|")
+        name = next((one for one in known if one in names), known[0])
         if self.kind is Kind.NUMBER:
             return {name: number(model, self.ours, 0.0)}
         found = model.get(f"{model.architecture}.{self.ours}")
@@ -206,8 +207,18 @@ def file_type() -> dict[str, Value]:
     return {"general.file_type": u32(0)}
 
 
-def config_entries(model: Model, keys: Iterable[Key] = ()) -> dict[str, Any]:
+def config_entries(
+    model: Model, keys: Iterable[Key] = (), *, epsilons: tuple[Key, ...] = (RMS_EPSILON,), has_rope: bool = True,
+    names: Collection[str] = (),
+) -> dict[str, Any]:  # fmt: skip
     """Return the entries of config.json that every family has and those of `keys`, from a model's metadata.
+
+    Args:
+        model: The model.
+        keys: Further hyperparameters.
+        epsilons: Of the norms.
+        has_rope: Whether positions are rotations.
+        names: Entries that the class knows, where one has several names, or is not every family's.
 
     Raises:
         FormatError: A hyperparameter is missing or of the wrong type.
@@ -218,8 +229,10 @@ def config_entries(model: Model, keys: Iterable[Key] = ()) -> dict[str, Any]:
         key.theirs: integer(model, key.ours, heads if key.ours == "attention.head_count_kv" else None)
         for key in INTEGERS
     }
-    entries["rms_norm_eps"] = number(model, "attention.layer_norm_rms_epsilon", 1e-6)
-    entries["rope_theta"] = number(model, "rope.freq_base", 10000.0)
+    if RMS_EPSILON in epsilons:
+        entries["rms_norm_eps"] = number(model, "attention.layer_norm_rms_epsilon", 1e-6)
+    if has_rope:
+        entries["rope_theta"] = number(model, "rope.freq_base", 10000.0)
     if entries["num_hidden_layers"] > MAX_LAYERS:
         raise FormatError(
             f"{model.path}: block_count {entries['num_hidden_layers']} is above {MAX_LAYERS}. Convert from the "
@@ -227,6 +240,9 @@ def config_entries(model: Model, keys: Iterable[Key] = ()) -> dict[str, Any]:
         )
     if has(model, "attention.key_length"):
         entries["head_dim"] = integer(model, "attention.key_length")
-    for key in keys:
-        entries |= key.back(model)
+    for key in (*keys, *(key for key in epsilons if key != RMS_EPSILON)):
+        entries |= key.back(model, names)
+    if "partial_rotary_factor" in names and has(model, "rope.dimension_count"):
+        head = entries.get("head_dim", entries["hidden_size"] // heads)
+        entries["partial_rotary_factor"] = integer(model, "rope.dimension_count") / head
     return entries | rope_entries(model, entries["max_position_embeddings"])

@@ -55,7 +55,6 @@ STARCODER2 = Family(
         "activation_function", "layer_types", "attention_softmax_in_fp32", "scale_attention_softmax_in_fp32",
         "scale_attn_weights",
     }),
-    is_reversible=False,
     defaults={
         "vocab_size": 49152, "max_position_embeddings": 4096, "norm_epsilon": 1e-5, "num_key_value_heads": 2,
         "tie_word_embeddings": True, "hidden_act": "gelu_pytorch_tanh",
@@ -91,7 +90,6 @@ PHI2 = Family(
     check=check_phi2,
     own_metadata=lambda config: partly_rotated(config, "phi2"),
     entries=frozenset({"qk_layernorm"}),
-    is_reversible=False,
     defaults={
         "vocab_size": 51200, "max_position_embeddings": 2048, "layer_norm_eps": 1e-5, "partial_rotary_factor": 0.5,
         "tie_word_embeddings": False, "hidden_act": "gelu_new",
@@ -138,7 +136,10 @@ STABLELM = Family(
     check=check_stablelm,
     own_metadata=_stablelm_metadata,
     entries=frozenset({"use_parallel_residual", "qk_layernorm", "use_qkv_bias"}),
-    is_reversible=False,
+    returned=lambda model: {
+        "use_parallel_residual": bool(model.get("stablelm.use_parallel_residual")),
+        "qk_layernorm": "blk.0.attn_q_norm.weight" in model.tensors,
+    },
     defaults={
         "vocab_size": 50304, "max_position_embeddings": 4096, "layer_norm_eps": 1e-5, "num_key_value_heads": 32,
         "partial_rotary_factor": 0.25, "tie_word_embeddings": False,

@@ -1,7 +1,10 @@
 """LFM2 and LFM2.5: short convolutions in most layers, attention in the others; dense, or with experts."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from kvant.errors import FormatError, UnsupportedModelError
 from kvant.formats.huggingface.architectures.experts import (
@@ -13,12 +16,14 @@ from kvant.formats.huggingface.architectures.experts import (
     expert_rules,
 )
 from kvant.formats.huggingface.architectures.family import Family
-from kvant.formats.huggingface.architectures.keys import EXPERTS, Key, Kind, integers
+from kvant.formats.huggingface.architectures.hyper import integer
+from kvant.formats.huggingface.architectures.keys import EXPERTS, Key, Kind, config_entries, integers
 from kvant.formats.huggingface.architectures.names import Rule
 from kvant.formats.huggingface.architectures.refusals import check_values
 from kvant.formats.huggingface.architectures.transforms import SQUEEZED
 from kvant.formats.huggingface.config import Config, shown
 from kvant.metadata import Value, u32
+from kvant.model import Model
 
 NORMS = {"attn_norm": "operator_norm", "ffn_norm": "ffn_norm"}
 CONVOLUTION = {
@@ -120,6 +125,20 @@ def computed(config: Config) -> dict[str, Value]:
     return found | ({"expert_gating_func": u32(SIGMOID)} if "num_experts" in config.values else {})
 
 
+def _back(model: Model) -> dict[str, Any]:
+    """Return the entries of config.json: layers without heads of keys are those that convolve."""
+    heads = np.ravel(np.asarray(model.get(f"{model.architecture}.attention.head_count_kv", 0))).tolist()
+    shared = {**model.metadata, f"{model.architecture}.attention.head_count_kv": u32(max(heads))}
+    family = LFM2MOE if model.architecture == LFM2MOE.architecture else LFM2
+    entries = config_entries(
+        dataclasses.replace(model, metadata=shared), (*family.experts, *family.keys), epsilons=family.epsilons,
+        names=family.defaults,
+    )  # fmt: skip
+    more = dict(FIXED) if family is LFM2MOE else {"block_auto_adjust_ff_dim": False}
+    kinds = ["full_attention" if count else "conv" for count in heads]
+    return {**entries, **more, "layer_types": kinds, "conv_L_cache": integer(model, "shortconv.l_cache")}
+
+
 def _family(architecture: str, **others: Any) -> Family:
     return Family(
         architecture=architecture,
@@ -133,7 +152,7 @@ def _family(architecture: str, **others: Any) -> Family:
         engine_biases=frozenset(),
         epsilons=(Key("attention.layer_norm_rms_epsilon", "norm_eps", Kind.NUMBER),),
         computed=computed,
-        is_reversible=False,
+        config=_back,
         entries=ENTRIES,
         **others,
     )

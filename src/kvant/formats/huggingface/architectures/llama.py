@@ -3,6 +3,7 @@
 import dataclasses
 
 from kvant.formats.huggingface.architectures.family import Family
+from kvant.formats.huggingface.architectures.hyper import has
 from kvant.formats.huggingface.architectures.llama3_rope import llama3_entries, llama3_factors
 from kvant.formats.huggingface.architectures.names import ATTENTION_BIASES, LLAMA_FLAGS, MLP_BIASES
 from kvant.formats.huggingface.architectures.rope import check_whole_rotation
@@ -27,6 +28,7 @@ LLAMA = Family(
     computed=llama_computed,
     extra_tensors=llama3_factors,
     config=llama3_entries,
+    holds=lambda model: not has(model, "expert_count"),
     computes_head_dim=True,
     check=check_whole_rotation,
     bias_flags=LLAMA_FLAGS,

@@ -78,7 +78,7 @@ MAMBA2 = Family(
         "layer_norm_epsilon", "residual_in_fp32", "time_step_rank", "time_step_min", "time_step_max",
         "time_step_floor", "time_step_limit", "rescale_prenorm_residual", "norm_before_gate", "rms_norm",
     }),
-    is_reversible=False,
+    one_way="decay rates are stored as what they are the logarithms of, which does not give the same bytes back",
     defaults={
         "vocab_size": 32768, "hidden_size": 4096, "num_hidden_layers": 64, "head_dim": 64, "state_size": 128,
         "expand": 2, "conv_kernel": 4, "n_groups": 8, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": False,

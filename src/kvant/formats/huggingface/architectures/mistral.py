@@ -10,6 +10,7 @@ from kvant.formats.huggingface.architectures.experts import (
     expert_rules,
     expert_shapes,
 )
+from kvant.formats.huggingface.architectures.hyper import has
 from kvant.formats.huggingface.architectures.keys import EXPERTS
 from kvant.formats.huggingface.architectures.llama import LLAMA, MISTRAL, llama_computed
 from kvant.formats.huggingface.architectures.names import ATTENTION_NAMES, Rule
@@ -79,7 +80,7 @@ MISTRAL3 = dataclasses.replace(
     check=check_mistral3,
     computed=mistral3_computed,
     engine_lengthening=engine_lengthening,
-    is_reversible=False,
+    one_way="the class sees as well, and a GGUF holds the text part alone",
     entries=WRAPPER_ENTRIES | {"sliding_window", TEMPERATURE, "max_position_embeddings"},
     defaults={"rms_norm_eps": 1e-5, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": False},
 )
@@ -104,7 +105,8 @@ MIXTRAL = dataclasses.replace(
     bias_flags={},
     entries=frozenset({"sliding_window", "router_jitter_noise"}),
     unseen_window=MISTRAL.unseen_window,
-    is_reversible=False,
+    config=None,
+    holds=lambda model: has(model, "expert_count"),
     defaults={
         "vocab_size": 32000, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 8,
         "tie_word_embeddings": False, "rope_theta": 1000000.0, "num_local_experts": 8, "num_experts_per_tok": 2,

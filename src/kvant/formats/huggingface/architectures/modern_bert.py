@@ -108,7 +108,7 @@ MODERN_BERT = Family(
         "deterministic_flash_attn", "sparse_prediction", "sparse_pred_ignore_index", "position_embedding_type",
         "reference_compile", "repad_logits_with_grad", "sliding_window",
     }),
-    is_reversible=False,
+    one_way="its pooling is in files of sentence-transformers, which a GGUF does not hold",
     defaults={
         "vocab_size": 50368, "hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22,
         "num_attention_heads": 12, "max_position_embeddings": 8192, "norm_eps": 1e-5, "local_attention": 128,

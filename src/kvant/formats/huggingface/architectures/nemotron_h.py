@@ -195,7 +195,7 @@ def _family(architecture: str, feed_forward: str, **others: Any) -> Family:
         check=partial(check, architecture=architecture, feed_forward=feed_forward),
         own_metadata=partial(metadata, architecture=architecture, feed_forward=feed_forward),
         skipped=("mtp.",),
-        is_reversible=False,
+        one_way="decay rates are stored as what they are the logarithms of, which does not give the same bytes back",
         **others,
     )
 

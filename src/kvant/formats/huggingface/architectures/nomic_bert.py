@@ -87,7 +87,7 @@ NOMIC_BERT = Family(
         "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "summary_type",
         "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout", "pooler_type",
     }),
-    is_reversible=False,
+    one_way="its pooling is in files of sentence-transformers, which a GGUF does not hold",
     defaults={
         "vocab_size": 30528, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
         "intermediate_size": 3072, "max_position_embeddings": TRAINED, "type_vocab_size": 2, "layer_norm_eps": 1e-12,

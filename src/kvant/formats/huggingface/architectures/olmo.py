@@ -4,11 +4,12 @@ import dataclasses
 
 from kvant.errors import UnsupportedModelError
 from kvant.formats.huggingface.architectures.family import Family
+from kvant.formats.huggingface.architectures.hyper import has
 from kvant.formats.huggingface.architectures.keys import booleans
 from kvant.formats.huggingface.architectures.names import ATTENTION_BIASES, BLOCK_NAMES, QK_NORMS
 from kvant.formats.huggingface.architectures.refusals import check_derived_head, check_tied
 from kvant.formats.huggingface.architectures.rope import check_whole_rotation, config_theta
-from kvant.formats.huggingface.architectures.windows import windowed_layers
+from kvant.formats.huggingface.architectures.windows import windowed_layers, windows_back
 from kvant.formats.huggingface.config import Config
 from kvant.metadata import Value, f32, u32
 
@@ -57,6 +58,7 @@ OLMO2 = Family(
     },
     bias_flags={"attention_bias": ATTENTION_BIASES},
     check=check,
+    holds=lambda model: not has(model, "attention.sliding_window"),
     defaults={
         "vocab_size": 50304, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
     },
@@ -69,6 +71,7 @@ OLMO3 = dataclasses.replace(
     models="Olmo 3",
     computed=windows,
     entries=frozenset({"sliding_window", "layer_types"}),
-    is_reversible=False,
+    holds=lambda model: has(model, "attention.sliding_window"),
+    returned=lambda model: windows_back(model, PERIOD),
     defaults={**OLMO2.defaults, "rope_theta": 500000.0, "sliding_window": 4096},
 )

@@ -73,7 +73,7 @@ def reranker(qwen3: Family, raw: Mapping[str, Any], path: Path) -> Family | None
             "is taken for a Qwen3-Reranker by its name or card: of its head the rows of yes and no are kept, so it "
             "scores pairs of a query and a document (kvant serve, /v1/rerank) and writes no text"
         ),
-        is_reversible=False,
+        one_way="its head is made of two rows of the original's",
     )
 
 

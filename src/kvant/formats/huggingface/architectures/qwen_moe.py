@@ -46,6 +46,7 @@ QWEN3MOE = Family(
     experts=EXPERTS,
     keys=(EXPERT_LENGTH,),
     entries=WINDOWS | {"norm_topk_prob", "decoder_sparse_step", "mlp_only_layers"},
+    returned=lambda _: {"norm_topk_prob": True},
     unseen_window=unseen_window,
     defaults={
         "vocab_size": 151936, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "num_key_value_heads": 4,

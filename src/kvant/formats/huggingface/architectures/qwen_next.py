@@ -126,7 +126,7 @@ QWEN35 = Family(
     check=check,
     entries=_ENTRIES,
     bias_flags={"attention_bias": ATTENTION_BIASES},
-    is_reversible=False,
+    one_way="the heads of gated DeltaNet are put in another order and taken apart, which is not undone",
     defaults={**_DEFAULTS, "vocab_size": 248320, "num_key_value_heads": 4, "intermediate_size": 12288},
 )
 

@@ -65,7 +65,7 @@ QWEN2VL = replace(
     check=check_qwen2,
     computed=sections,
     entries=QWEN2.entries | _VISION,
-    is_reversible=False,
+    one_way="the class sees as well, and a GGUF holds the text part alone",
     defaults={
         "vocab_size": 152064, "hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80,
         "num_attention_heads": 64, "num_key_value_heads": 8, "max_position_embeddings": 32768, "rms_norm_eps": 1e-5,
@@ -83,7 +83,7 @@ QWEN3VL = replace(
     rope_types=_ROPE_TYPES,
     computed=with_deepstack,
     entries=_VISION,
-    is_reversible=False,
+    one_way="the class sees as well, and a GGUF holds the text part alone",
     defaults={
         "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
         "num_attention_heads": 32, "head_dim": 128, "max_position_embeddings": 128000, "rms_norm_eps": 1e-6,
@@ -107,7 +107,7 @@ QWEN3VLMOE = Family(
     check=check_sparse,
     computed=with_deepstack,
     entries=_VISION | {"norm_topk_prob", "decoder_sparse_step", "mlp_only_layers"},
-    is_reversible=False,
+    one_way="the class sees as well, and a GGUF holds the text part alone",
     computes_head_dim=True,
     defaults={
         "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24,

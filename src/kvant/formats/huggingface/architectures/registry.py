@@ -41,6 +41,7 @@ from kvant.formats.huggingface.architectures.seed_oss import SEED_OSS
 from kvant.formats.huggingface.architectures.smollm3 import SMOLLM3
 from kvant.formats.huggingface.architectures.unknown import unknown_class
 from kvant.formats.huggingface.config import architecture_name, shown
+from kvant.model import Model
 
 FAMILIES: tuple[Family, ...] = (
     LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, GEMMA2, GEMMA3, GEMMA3N, GEMMA4, GEMMA4UNIFIED, PHI3, GRANITE, QWEN2MOE,
@@ -77,20 +78,22 @@ def family_of_config(raw: Mapping[str, Any], path: Path) -> Family:
     return family.instead(raw, path) or family
 
 
-def family_of_architecture(architecture: str, subject: object) -> Family:
-    """Return the family of a GGUF's architecture, for writing transformers' names and layout.
+def family_of_model(model: Model) -> Family:
+    """Return the family of a GGUF, for writing transformers' names and layout.
 
     Raises:
         UnsupportedModelError: kvant does not convert it that way.
     """
+    architecture, subject = model.architecture, model.path
     for family in FAMILIES:
-        if family.architecture == architecture and family.is_reversible:
+        if family.architecture == architecture and not family.one_way and family.holds(model):
             return family
-    known = dict.fromkeys(family.architecture for family in FAMILIES if family.is_reversible)
-    if architecture in {family.architecture for family in FAMILIES}:
+    known = dict.fromkeys(family.architecture for family in FAMILIES if not family.one_way)
+    reasons = [family.one_way for family in FAMILIES if family.architecture == architecture and family.one_way]
+    if reasons:
         raise UnsupportedModelError(
-            f"{subject}: models of the architecture {architecture} are written as GGUF only. Use GGUF, or the original "
-            f"directory where transformers' layout is asked for."
+            f"{subject}: models of the architecture {architecture} are written as GGUF only: {reasons[0]}. Use GGUF, "
+            f"or the original directory where transformers' layout is asked for."
         )
     raise UnsupportedModelError(
         f"{subject}: architecture {shown(architecture)} is none of those that kvant converts. Use a model of "

@@ -1,7 +1,15 @@
 """Which layers attend to a window: as a list of kinds by layer, or as a period."""
 
+from typing import Any
+
+import numpy as np
+
 from kvant.errors import FormatError
+from kvant.formats.huggingface.architectures.hyper import has, integer
 from kvant.formats.huggingface.config import Config, shown
+from kvant.model import Model
+
+WINDOW = "attention.sliding_window"
 
 
 def windowed_layers(config: Config, period: int) -> list[bool]:
@@ -28,3 +36,25 @@ def windowed_layers(config: Config, period: int) -> list[bool]:
             f"{config.path}: sliding_window_pattern is {shown(pattern)}, no number of layers. Correct it."
         )
     return [bool(pattern and (layer + 1) % pattern) for layer in range(config.n_layers)]
+
+
+def windows_back(model: Model, period: int) -> dict[str, Any]:
+    """Return the window and the kinds of layers as entries of config.json.
+
+    Args:
+        model: A GGUF.
+        period: After how many layers one attends to everything, where the metadata does not say it by layer.
+
+    Raises:
+        FormatError: The metadata has another number of layers.
+    """
+    layers, stated = integer(model, "block_count"), model.get(f"{model.architecture}.{WINDOW}_pattern")
+    if not has(model, WINDOW):
+        return {"layer_types": ["full_attention"] * layers}
+    windowed = [bool((layer + 1) % period) for layer in range(layers)]
+    if isinstance(stated, (np.ndarray, list)):
+        windowed = [bool(value) for value in stated]
+    if len(windowed) != layers:
+        raise FormatError(f"{model.path}: {WINDOW}_pattern has {len(windowed)} items for {layers} layers.")
+    kinds = ["sliding_attention" if one else "full_attention" for one in windowed]
+    return {"sliding_window": integer(model, WINDOW), "layer_types": kinds}

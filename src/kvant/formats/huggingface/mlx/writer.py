@@ -10,7 +10,7 @@ from typing import Any
 from kvant.dtypes import block_type
 from kvant.errors import UnsupportedModelError
 from kvant.files import partial_path
-from kvant.formats.huggingface.architectures.registry import family_of_architecture
+from kvant.formats.huggingface.architectures.registry import family_of_model
 from kvant.formats.huggingface.architectures.shapes import check_tensors
 from kvant.formats.huggingface.config import Config, read_config
 from kvant.formats.huggingface.directory import (
@@ -54,6 +54,13 @@ def layer_shapes(tensors: Sequence[LazyTensor]) -> dict[str, tuple[int, ...]]:
     return {t.name.removesuffix(WEIGHT): t.shape for t in tensors if len(t.shape) == 2 and t.name.endswith(WEIGHT)}
 
 
+MODELS = frozenset({
+    "LlamaForCausalLM", "MistralForCausalLM", "SmolLM3ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
+    "Gemma3ForCausalLM", "Phi3ForCausalLM", "GraniteForCausalLM", "Olmo2ForCausalLM", "SeedOssForCausalLM",
+})  # fmt: skip
+"""Classes, the first of each family, whose MLX directories mlx-lm loads."""
+
+
 def mlx_tensors(model: Model, dtype: str, *, keep_blocks: bool = False, threads: int = 0) -> list[LazyTensor]:
     """Return the tensors of a model under MLX's names, which are transformers', in one float type.
 
@@ -62,7 +69,12 @@ def mlx_tensors(model: Model, dtype: str, *, keep_blocks: bool = False, threads:
     Raises:
         UnsupportedModelError: The architecture is not supported, or has a tensor that transformers does not know.
     """
-    family = family_of_architecture(model.architecture, model.path)
+    family = family_of_model(model)
+    if family.classes[0] not in MODELS and not family.experts:
+        raise UnsupportedModelError(
+            f"{model.path}: kvant writes no MLX directories of {family.classes[0]}: none was compared with "
+            f"mlx-lm's. Use GGUF."
+        )
     stack = next((name for name, tensor in model.tensors.items() if len(tensor.shape) > 2), None)
     if stack is not None:
         raise UnsupportedModelError(
@@ -192,7 +204,7 @@ def _config(model: Model, dtype: str, scheme: Scheme | None) -> dict[str, Any]:
             if key in entries:
                 entries[key] = TORCH_DTYPES[dtype]
     else:
-        entries = config_json(model, family_of_architecture(model.architecture, model.path), dtype)
+        entries = config_json(model, family_of_model(model), dtype)
     entries = _tie_as_stored(entries, is_tied="output.weight" not in model.tensors)
     if scheme is None:
         return entries
@@ -213,5 +225,5 @@ def _write_tokenizer(model: Model, directory: Path, dtype: str) -> None:
         copy_companions(model.path, directory)
         return
     write_tokenizer(model, directory)
-    entries = config_json(model, family_of_architecture(model.architecture, model.path), dtype)
+    entries = config_json(model, family_of_model(model), dtype)
     write_json(directory / "generation_config.json", generation_config(model, entries))

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from kvant.allocate.options import Option
-from kvant.formats.huggingface.architectures.registry import family_of_architecture
+from kvant.formats.huggingface.architectures.registry import family_of_model
 from kvant.formats.huggingface.mlx.layers import WEIGHT, Encoder
 from kvant.formats.huggingface.mlx.schemes import named_grouping
 from kvant.kernels import mlx as kernels
@@ -38,7 +38,7 @@ class FittedLayers:
     """
 
     def __init__(self, model: Model, curvatures: Curvatures, *, threads: int = 0) -> None:
-        self._family = family_of_architecture(model.architecture, model.path)
+        self._family = family_of_model(model)
         self._curvatures, self._threads = curvatures, threads
 
     def __call__(self, path: str, grouping: Grouping) -> Encoder | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from kvant.allocate.solver import solve
 from kvant.errors import BudgetError, PlanError
-from kvant.formats.huggingface.architectures.registry import family_of_architecture
+from kvant.formats.huggingface.architectures.registry import family_of_model
 from kvant.formats.huggingface.mlx.layers import WEIGHT, part_path
 from kvant.formats.huggingface.mlx.schemes import MIXED, Scheme, grouping_name, is_type, named_grouping, scheme
 from kvant.formats.huggingface.mlx.writer import SHARD_BYTES, layer_shapes, stored_bytes, stored_tensors
@@ -60,7 +60,7 @@ def plan_choice(model: Model, plan: Plan, options: Options) -> dict[str, str] | 
 
 def layer_paths(model: Model, names: Mapping[str, object]) -> dict[str, str]:
     """Return the paths of layers by the canonical names of their matrices."""
-    family = family_of_architecture(model.architecture, model.path)
+    family = family_of_model(model)
     return {name: str(family.transformers_name(name)).removesuffix(WEIGHT) for name in names}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from kvant.errors import UnsupportedFormatError
 from kvant.files import disk_errors
-from kvant.formats.huggingface.architectures.registry import family_of_architecture
+from kvant.formats.huggingface.architectures.registry import family_of_model
 from kvant.formats.huggingface.config import read_config
 from kvant.formats.huggingface.directory import write_json
 from kvant.formats.huggingface.writer import SPECIAL_IDS, config_json
@@ -109,7 +109,7 @@ def _padded(size: int) -> int:
 
 def _write_config(directory: Path, model: Model, settings: Mapping[str, Any]) -> None:
     """The model's own configuration and what transformers.js is to know of the files."""
-    made = config_json(model, family_of_architecture(model.architecture, model.path), "F32")
+    made = config_json(model, family_of_model(model), "F32")
     found = dict(read_config(model.path)) if model.path.is_dir() else made
     found.pop("auto_map", None)
     write_json(directory / "config.json", found | {"transformers.js_config": settings})

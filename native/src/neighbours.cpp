@@ -67,10 +67,13 @@ private:
         uint8_t away[N];
         for (std::size_t p = 0; p < N; ++p) away[p] = (uint8_t)(low[p] + high[p]);
         const std::size_t first = lists_.points.size();
-        int nearer = 0;  // distances of up to this have been taken; a cell that is no point is at least 1 away
+        uint8_t nearer = 0;  // distances of up to this have been taken; a cell that is no point is at least 1 away
         for (int i = 0; i < distances_; ++i) {
             uint8_t nearest = 255;
-            for (std::size_t p = 0; p < N; ++p) nearest = away[p] > nearer && away[p] < nearest ? away[p] : nearest;
+            for (const uint8_t distance : away) {
+                const uint8_t further = distance > nearer ? distance : (uint8_t)255;
+                nearest = further < nearest ? further : nearest;
+            }
             const uint8_t* at = away;
             while ((at = (const uint8_t*)std::memchr(at, nearest, away + N - at))) {
                 lists_.points.push_back((uint16_t)(at - away));

@@ -23,7 +23,7 @@ struct Neighbours {
     const uint16_t* codes;   // the same as codes of codebooks.h; 16 may be read from any neighbour on
 };
 
-// Built when first asked for, in any thread; takes at most some 30 ms. Throws std::bad_alloc.
+// Built when first asked for, in any thread; takes at most some 40 ms. Throws std::bad_alloc.
 const Neighbours& neighbours(Codebook codebook);
 
 }  // namespace kvant

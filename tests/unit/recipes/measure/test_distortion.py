@@ -7,13 +7,15 @@ from kvant.quant.plan import IMPOSSIBLE_WITHOUT_IMPORTANCE
 from kvant.recipes.measure.distortion import DISTORTION, expected_kld, expected_loss, type_distortion
 
 N = 1024
-# Codebook types take seconds to encode; their search is checked on fewer rows.
-SLOW = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"}
-QUICK = [name for name in DISTORTION if name not in SLOW and name not in ("F32", "F16")]
+GIVEN = [
+    (name, has_importance)
+    for name, figures in DISTORTION.items()
+    for has_importance in (False, True)
+    if figures[has_importance] is not None and name not in ("F32", "F16")
+]
 
 
-@pytest.mark.parametrize("has_importance", [False, True])
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize(("name", "has_importance"), GIVEN)
 def test_the_table_is_what_the_kernels_do(name: str, has_importance: bool) -> None:
     weights = np.random.default_rng(2).standard_normal((48, N)).astype(np.float32)
     importance = np.ones(N, np.float32) if has_importance else None

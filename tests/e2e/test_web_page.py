@@ -414,7 +414,7 @@ def test_no_rule_of_accessibility_is_broken(chromium: Browser, gateway: Served, 
         page.evaluate(source)
         colours = set()
         for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            page.emulate_media(color_scheme=scheme)
             colours.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
             found = page.evaluate("axe.run()")
             told = [f"{rule['id']}: {[node['html'] for node in rule['nodes']]}" for rule in found["violations"]]

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from family_cases import digest  # noqa: E402
 from projector_cases import CASES, TABLES, table, write_checkpoint  # noqa: E402
-from upstream_converter import RUNNER, make, python  # noqa: E402
+from upstream_converter import RUNNER, make  # noqa: E402
 
 
 def main() -> None:
@@ -32,13 +32,12 @@ def main() -> None:
     parser.add_argument("environment", type=Path)
     parser.add_argument("names", nargs="*")
     arguments = parser.parse_args()
-    make(arguments.environment)
-    root = str(arguments.environment / "converter")
+    converter = make(arguments.environment)
     for name in arguments.names or CASES:
         case = table(name)
         with tempfile.TemporaryDirectory() as scratch:
             source, out = write_checkpoint(case, Path(scratch) / "tiny"), f"{scratch}/theirs.gguf"
-            command = [str(python(arguments.environment)), "-c", RUNNER, root, "", f"{root}/convert_hf_to_gguf.py"]
+            command = [converter.python, "-c", RUNNER, str(converter.source), "", str(converter.script)]
             subprocess.run(
                 [*command, str(source), "--mmproj", "--outtype", "f16", "--outfile", out], check=True,
                 env={**os.environ, "HF_HUB_OFFLINE": "1"},

@@ -29,7 +29,7 @@ from kvant.runtime import capi
 library, lines = capi.load(), [""]
 def keep(level, text, _):
     lines[0] += text.decode(errors="replace")
-callback = capi._LogCallback(keep)
+callback = capi.LogCallback(keep)
 library.llama_log_set(callback, None)
 for path in json.loads(sys.argv[1]):
     model = library.llama_model_load_from_file(path.encode(), library.llama_model_default_params())

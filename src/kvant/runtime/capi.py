@@ -88,7 +88,7 @@ CONTEXT_DEFAULTS: Mapping[str, object] = {
     "op_offload": True, "swa_full": True,
 }  # fmt: skip
 
-_LogCallback = c.CFUNCTYPE(None, c.c_int, c.c_char_p, c.c_void_p)
+LogCallback = c.CFUNCTYPE(None, c.c_int, c.c_char_p, c.c_void_p)
 _log: deque[str] = deque(maxlen=LOG_LINES)
 
 
@@ -101,7 +101,7 @@ def _append_log(_level: int, text: bytes, _user_data: object) -> None:
         _log.append(piece)
 
 
-_keep_log = _LogCallback(_append_log)
+keep_log = LogCallback(_append_log)
 
 
 def log_tail(lines: int = 3) -> str:
@@ -181,7 +181,7 @@ def load() -> c.CDLL:
         raise EngineError(f"{path}: cannot be used as a C library: {error}. Reinstall {ENGINE}=={VERSION}.") from error
     check_defaults(library.llama_model_default_params(), MODEL_DEFAULTS, "llama_model_params")
     check_defaults(library.llama_context_default_params(), CONTEXT_DEFAULTS, "llama_context_params")
-    library.llama_log_set(_keep_log, None)
+    library.llama_log_set(keep_log, None)
     library.llama_backend_init()
     return library
 
@@ -194,7 +194,7 @@ def _declare(library: c.CDLL) -> None:
         "llama_model_default_params": (ModelParams, ()),
         "llama_context_default_params": (ContextParams, ()),
         "llama_backend_init": (None, ()),
-        "llama_log_set": (None, (_LogCallback, pointer)),
+        "llama_log_set": (None, (LogCallback, pointer)),
         "llama_model_load_from_file": (pointer, (text, ModelParams)),
         "llama_model_free": (None, (pointer,)),
         "llama_init_from_model": (pointer, (pointer, ContextParams)),

@@ -27,6 +27,19 @@ class Open(msgspec.Struct, tag=True, frozen=True):
     ranking: bool = False
 
 
+class OpenProjector(msgspec.Struct, tag=True, frozen=True):
+    """Load a projector but for its weights' values, and forget it; see `clip.check`."""
+
+    path: str
+
+
+class Senses(msgspec.Struct, tag=True, frozen=True):
+    """What a projector that the engine opened gives a model."""
+
+    sees: bool
+    hears: bool
+
+
 class Tokenize(msgspec.Struct, tag=True, frozen=True):
     """Turn text into token ids."""
 
@@ -160,8 +173,8 @@ class Measured(msgspec.Struct, tag=True, frozen=True):
     energy_reason: str | None
 
 
-Request = Open | Tokenize | Logits | Next | Extend | Embed | Rank | Pieces | Ends | Speed
-Reply = Opened | Tokens | Vector | Bytes | Wrote | Measured | Failed
+Request = Open | OpenProjector | Tokenize | Logits | Next | Extend | Embed | Rank | Pieces | Ends | Speed
+Reply = Opened | Senses | Tokens | Vector | Bytes | Wrote | Measured | Failed
 
 
 class Readable(Protocol):

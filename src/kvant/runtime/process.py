@@ -84,6 +84,15 @@ class EngineProcess(Owner[messages.Opened]):
         self.opened = self._ask(request, messages.Opened)
         return self.opened
 
+    def open_projector(self, path: Path) -> messages.Senses:
+        """Have the engine load a projector but for its weights' values; nothing of it is kept.
+
+        Raises:
+            EngineError: llama.cpp cannot load it, or crashed over it.
+        """
+        self._start(path)
+        return self._ask(messages.OpenProjector(str(path)), messages.Senses)
+
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> np.ndarray:
         """Return token ids, int32 [n]; see `LlamaCpp.tokenize`."""
         reply = self._ask(messages.Tokenize(text, add_special, parse_special), messages.Tokens)

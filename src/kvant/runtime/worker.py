@@ -5,11 +5,12 @@ is imported (sandbox/), and the peak memory measured is the model's own.
 """
 
 import mmap
+from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from kvant.runtime import capi, messages
+from kvant.runtime import capi, clip, messages
 from kvant.runtime.answering import serve
 from kvant.runtime.llamacpp import LlamaCpp
 from kvant.runtime.speed import measure, rss_bytes
@@ -34,6 +35,8 @@ class Worker:
         """Do what is asked."""
         if isinstance(request, messages.Open):
             return self._open(request)
+        if isinstance(request, messages.OpenProjector):
+            return messages.Senses(*clip.check(Path(request.path)))
         assert self._model is not None, "open comes first"
         if isinstance(request, messages.Tokenize):
             ids = self._model.tokenize(

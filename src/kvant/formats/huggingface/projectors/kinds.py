@@ -135,11 +135,6 @@ QWEN3VL = Eyes(
 
 
 def _pixtral(source: Source) -> dict[str, Value]:
-    if source.vision.get("model_type") != "pixtral":
-        raise UnsupportedModelError(
-            f"{source.vision.path}: the encoder is {shown(source.vision.get('model_type'))}, not pixtral, the one of "
-            "this class that kvant writes. Use upstream's converter: convert_hf_to_gguf.py --mmproj."
-        )
     activation = source.vision.get("hidden_act", "silu")
     if activation not in ACTIVATIONS:
         raise UnsupportedModelError(
@@ -170,6 +165,8 @@ PIXTRAL = Eyes(
     },
     changes={"attn_q": ROTARY["attn_q"].forward, "attn_k": ROTARY["attn_q"].forward},
     keys=_pixtral,
+    token=("v.token_embd.img_break", "[IMG_BREAK]"),
+    encoder="pixtral",
 )  # fmt: skip
 
 SIGLIP_OUTSIDE = {

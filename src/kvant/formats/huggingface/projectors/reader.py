@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kvant.dtypes import BF16, F16, F32, BlockType
 from kvant.errors import FormatError, UnsupportedFormatError, UnsupportedModelError
 from kvant.formats.bounds import check_config
@@ -18,10 +20,11 @@ from kvant.formats.huggingface.config import (
     shown,
 )
 from kvant.formats.huggingface.general import general_metadata
-from kvant.formats.huggingface.lazy import as_float32, renamed
+from kvant.formats.huggingface.lazy import as_float32, renamed, reshaped, selected
 from kvant.formats.huggingface.naming import directory_identifier
 from kvant.formats.huggingface.projectors.kinds import BY_CLASS
 from kvant.formats.huggingface.projectors.table import Eyes, Source, part
+from kvant.formats.huggingface.tokenizer.files import read_object
 from kvant.formats.safetensors.reader import weight_files
 from kvant.metadata import string, u32
 from kvant.model import Model
@@ -36,7 +39,8 @@ def eyes_of(directory: Path) -> Eyes | None:
     raw = read_optional_json(directory / "config.json")
     names = raw.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
-    return BY_CLASS.get(name) if isinstance(name, str) and isinstance(raw.get("vision_config"), dict) else None
+    eyes = BY_CLASS.get(name) if isinstance(name, str) else None
+    return eyes if eyes is not None and eyes.takes(raw) else None
 
 
 def read_projector_of(directory: Path, *, known_as: str = "") -> tuple[Model, Eyes]:
@@ -60,10 +64,11 @@ def read_projector_of(directory: Path, *, known_as: str = "") -> tuple[Model, Ey
             f"{', '.join(BY_CLASS)}."
         )
     source = _source(directory, eyes, flat, path)
-    if eyes.sense and source.whole.get("audio_config"):
+    if not eyes.takes(source.whole.values):
+        encoder = f"sees by the encoder {shown(source.vision.get('model_type'))}, not {eyes.encoder}"
         raise UnsupportedModelError(
-            f"{path}: this model hears too (audio_config), and kvant writes projectors of {eyes.kind} that see alone. "
-            "Use upstream's converter: convert_hf_to_gguf.py --mmproj."
+            f"{path}: this model {'hears too (audio_config)' if eyes.sense else encoder}: kvant itself writes projectors "
+            f"of {eyes.models}. Use upstream's converter: kvant convert {directory} --mmproj --converter upstream"
         )
     plain = plain_weights(weights_in_order(directory), flat, directory)
     tensors = _tensors(plain.tensors, eyes, source, path)
@@ -97,7 +102,11 @@ def _source(directory: Path, eyes: Eyes, flat: Mapping[str, Any], path: Path) ->
 
 def _tensors(weights: Mapping[str, Tensor], eyes: Eyes, source: Source, path: Path) -> dict[str, LazyTensor]:
     found: dict[str, LazyTensor] = {}
+    embedding, token = eyes.token
     for theirs, tensor in weights.items():
+        if embedding and theirs.endswith("embed_tokens.weight"):
+            found[embedding] = _row(tensor, embedding, token, path.parent)
+            continue
         name = theirs.removeprefix("model.").replace("vision_tower.vision_model.", "vision_tower.", 1)
         if name.startswith((*eyes.skipped, *eyes.ignored)):
             continue
@@ -121,6 +130,29 @@ def _tensors(weights: Mapping[str, Tensor], eyes: Eyes, source: Source, path: Pa
     return found
 
 
+def _row(embeddings: Tensor, name: str, token: str, directory: Path) -> LazyTensor:
+    """Return a token's row of the language model's embedding, F32.
+
+    The engine asks for it (`clip.cpp`, PROJECTOR_TYPE_PIXTRAL). Upstream's converter means to write it (`llava.py`) and, at
+    llama-cpp-python 0.3.36, drops the embedding before (`MmprojModel.filter_tensors`): its file does not load.
+
+    Raises:
+        FormatError: The tokenizer has no such token, or the embedding no such row.
+    """
+    known = read_object(directory, "tokenizer_config.json").get("added_tokens_decoder")
+    listed = read_object(directory, "tokenizer.json").get("added_tokens")
+    numbered = [(entry, key) for key, entry in known.items()] if isinstance(known, dict) else []
+    numbered += [(entry, entry.get("id")) for entry in listed if isinstance(entry, dict)] if listed else []
+    found = next((key for entry, key in numbered if isinstance(entry, dict) and entry.get("content") == token), None)
+    if not str(found).isdecimal() or int(str(found)) >= embeddings.shape[0]:
+        raise FormatError(
+            f"{directory}: its tokenizer has {'no' if found is None else 'another'} token {token} than the embedding "
+            f"of {embeddings.shape[0]} rows, which the projector needs. Take the model's own tokenizer files."
+        )
+    row = selected(embeddings, np.array([int(str(found))]))
+    return as_float32(reshaped(renamed(row, name), (row.shape[-1],)))
+
+
 def _check(found: Mapping[str, Tensor], eyes: Eyes, source: Source, path: Path) -> None:
     """Refuse a projector that lacks tensors, as one whose shard is missing.
 
@@ -129,7 +161,7 @@ def _check(found: Mapping[str, Tensor], eyes: Eyes, source: Source, path: Path) 
     """
     layers = source.vision.integer(eyes.layers, limit=MAX_LAYERS)
     wanted = [f"v.blk.{layer}.{stem}.weight" for layer in range(layers) for stem in eyes.names]
-    lacking = next((name for name in ("v.patch_embd.weight", *wanted) if name not in found), None)
+    lacking = next((name for name in ("v.patch_embd.weight", *filter(None, eyes.token[:1]), *wanted) if name not in found), None)
     if lacking is not None:
         raise FormatError(f"{path.parent}: its projector lacks {lacking}. Download the model again, all of its files.")
     rows = found["v.blk.0.ffn_up.weight"].shape

@@ -63,6 +63,9 @@ class Eyes:
         always_f16, always_f32: Tensors, by canonical stem, of that type whatever is asked for.
         defaults: Entries of vision_config that transformers assumes, by its `model_type`.
         sense: Prefix of `projector_type`: empty, or `vision.` in files that may hear, too.
+        token: A token whose row of the language model's embedding is a tensor of the projector: its canonical name, and
+            the token.
+        encoder: `model_type` that vision_config must have; empty if the classes have no other.
     """
 
     kind: str
@@ -83,6 +86,14 @@ class Eyes:
     always_f32: tuple[str, ...] = ("v.position_embd",)
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sense: str = ""
+    token: tuple[str, str] = ("", "")
+    encoder: str = ""
+
+    def takes(self, config: Mapping[str, Any]) -> bool:
+        """Whether the table is of a model's encoder, as config.json says: of one that sees, and of this type."""
+        vision = config.get("vision_config")
+        is_blind = not isinstance(vision, dict) or (self.encoder and vision.get("model_type") != self.encoder)
+        return not is_blind and not (self.sense and config.get("audio_config"))
 
     def canonical(self, theirs: str, source: Source) -> tuple[tuple[str, str], ...]:
         """Return what a tensor becomes: canonical stems and the names; empty where the table does not know it."""

@@ -33,7 +33,8 @@ def _vision(**entries: Any) -> Callable[[dict[str, Any]], Any]:
         ("idefics3", _vision(num_hidden_layers=10**6), "num_hidden_layers is 1000000"),
         ("idefics3", lambda case: case["config"].update(vision_config=3), "vision_config is 3, not an object"),
         ("idefics3", lambda case: case["config"].update(architectures=["GPT9"]), "'GPT9' has no projector that kvant"),
-        ("mistral3", _vision(model_type="clip_vision_model"), "the encoder is 'clip_vision_model', not pixtral"),
+        ("mistral3", _vision(model_type="clip_vision_model"), "sees by the encoder 'clip_vision_model', not pixtral"),
+        ("mistral3", _without("model.language_model.embed_tokens.weight"), "lacks v.token_embd.img_break"),
         ("mistral3", _vision(hidden_act="relu"), "hidden_act is 'relu'"),
         ("qwen3vl", _vision(deepstack_visual_indexes=[0, 77]), r"deepstack_visual_indexes is \[0, 77\]"),
         ("lfm2", lambda case: case["config"].update(vision_feature_layer=-9), "vision_feature_layer is -9"),
@@ -60,6 +61,14 @@ def test_colours_are_needed(tmp_path: Path) -> None:
     (directory / "processor_config.json").write_text(json.dumps(inner))
     model, _ = read_projector_of(directory)
     assert [round(x, 6) for x in model.metadata["clip.vision.image_mean"].value] == [0.1, 0.2, 0.3]  # type: ignore[union-attr,arg-type]
+
+
+def test_the_row_of_a_token_is_needed(tmp_path: Path) -> None:
+    directory = _written(table("mistral3"), tmp_path)
+    for listed, words in (([], "has no token"), ([{"content": "[IMG_BREAK]", "id": 99}], "has another token")):
+        (directory / "tokenizer.json").write_text(json.dumps({"added_tokens": listed}))
+        with pytest.raises(FormatError, match=rf"{words} \[IMG_BREAK\] than the embedding of 16 rows"):
+            convert_projector(directory, tmp_path / "out.gguf")
 
 
 def test_the_defaults_of_transformers_are_filled_in(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class ModelBase:
 """
 
 SCRIPT = """
-import argparse, json, os, sys, time
+import argparse, json, os, shutil, sys, time
 import numpy as np
 import gguf
 from conversion.base import ModelBase, TextModel
@@ -44,6 +44,7 @@ from conversion.base import ModelBase, TextModel
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("model"); parser.add_argument("--outfile"); parser.add_argument("--outtype")
+    parser.add_argument("--mmproj", action="store_true")
     a = parser.parse_args()
     config = ModelBase.load_hparams(a.model, False)
     print("this is no answer")
@@ -53,6 +54,8 @@ def main():
         raise ValueError(config["test_raises"])
     if config.get("test_old_name"):
         config["rotary_pct"]
+    if a.mmproj:
+        shutil.copyfile(os.path.join(os.path.dirname(sys.argv[0]), config["test_projector"]), a.outfile); return
     if config.get("test_dies"):
         os.kill(os.getpid(), 9)
     if config.get("test_reads"):

@@ -26,7 +26,8 @@ from kvant.formats.huggingface.architectures.upstream_table import TEXT
 from kvant.recipes import source as sources
 from kvant.recipes.source import open_model
 from kvant.runtime.converter import environment
-from kvant.testing.tiny_models import write_tiny_model
+from kvant.testing.pictures import write_tiny_projector
+from kvant.testing.tiny_models import write_safetensors, write_tiny_model
 
 pytestmark = pytest.mark.heavy
 
@@ -240,3 +241,47 @@ def test_weights_of_what_was_made_are_the_file_s(model: Path, tmp_path: Path) ->
     wanted = np.random.default_rng(0).standard_normal(tensor.data.shape).astype(np.float32)
     wanted[0, 0] = 1
     assert np.array_equal(tensor.data, wanted)
+
+
+def with_eyes(model: Path, converter: Path, **entries: Any) -> Path:
+    """Make a model one of a class whose projector upstream alone writes; the small converter gives a prepared one."""
+    config = json.loads((model / "config.json").read_text())
+    config |= {"architectures": ["UltravoxModel"], "audio_config": {}, "test_projector": "mmproj.gguf", **entries}
+    (model / "config.json").write_text(json.dumps(config))
+    tensors = {"w": np.ones((4, 8), np.float32), "audio_tower.conv.weight": np.ones((4, 8), np.float32)}
+    write_safetensors(model / "model.safetensors", tensors, "BF16")
+    write_tiny_projector(converter / "mmproj.gguf", width=64)
+    (converter / "none.gguf").write_bytes(b"GGUF")
+    return model
+
+
+def test_a_projector_that_kvant_has_no_kind_of_goes_upstream(converter: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "m-F16.gguf"
+    out.parent.mkdir()
+    done = run("convert", with_eyes(model, converter), "-o", out)
+    assert done.exit_code == 0, done.output
+    assert files(out.parent) == ["m-F16.gguf", "mmproj-m-F16.gguf"]
+    said = " ".join(done.output.split())
+    assert "Its projector, idefics3, is written beside it" in said
+    assert "The projector is converted by upstream's converter" in said
+    alone = run("convert", model, "--mmproj", "-t", "Q8_0", "-o", tmp_path / "alone.gguf", "--json")
+    told = json.loads(alone.output)
+    assert (told["converter"], told["kind"]) == ("upstream", "idefics3")
+    assert (tmp_path / "alone.gguf").read_bytes() == (converter / "mmproj.gguf").read_bytes()
+
+
+def test_a_projector_that_fails_is_no_note(converter: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "m-F16.gguf"
+    out.parent.mkdir()
+    with_eyes(model, converter, test_projector="none.gguf")
+    done = run("convert", model, "-o", out)
+    assert done.exit_code == 1
+    assert "m-F16.gguf: is written, and its projector is not." in done.output.replace("\n", " ")
+    assert files(out.parent) == ["m-F16.gguf"]
+    assert run("convert", model, "-o", out, "--no-mmproj", "--overwrite").exit_code == 0
+    data = (converter / "mmproj.gguf").read_bytes()
+    (converter / "none.gguf").write_bytes(data.replace(b"v.blk.1.ffn_up.weight", b"v.blk.1.ffn_uq.weight"))
+    done = run("convert", model, "--mmproj", "-o", tmp_path / "alone.gguf")
+    assert done.exit_code == 1
+    assert "unable to find tensor v.blk.1.ffn_up.weight" in done.output.replace("\n", " ")
+    assert not (tmp_path / "alone.gguf").exists()

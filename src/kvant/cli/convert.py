@@ -12,6 +12,7 @@ from kvant.units import format_bytes, format_weights, parse_bytes
 
 if TYPE_CHECKING:
     from kvant.recipes.convert.convert import ConvertResult, Format
+    from kvant.recipes.convert.upstream import Way
 
 _OF_A_MODEL = (
     "model", "to", "type_", "out", "lora", "lora_only", "max_file_size", "threads", "overwrite", "converter", "yes",
@@ -40,7 +41,7 @@ Source = Annotated[Path | None, typer.Argument(help="Hugging Face directory or G
 Target = Annotated[To, typer.Option("--to", help="Format to write.")]
 Type = Annotated[str, typer.Option("-t", "--type", help="Type of the matrices: F32, F16, BF16; for GGUF also Q8_0; keep moves quantized weights as they are.")]  # noqa: E501
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Output; named after the model by default.", show_default=False)]  # noqa: E501
-Mmproj = Annotated[bool, typer.Option("--mmproj", help="Write the projector alone, which turns pictures into what MODEL reads.")]  # noqa: E501
+Mmproj = Annotated[bool | None, typer.Option("--mmproj/--no-mmproj", help="Write the projector alone, which turns pictures and sounds into what MODEL reads; or the language model alone.", show_default=False)]  # noqa: E501
 Lora = Annotated[Path | None, typer.Option(help="Directory of a LoRA adapter (peft) that is merged into MODEL, its base.", show_default=False)]  # noqa: E501
 LoraOnly = Annotated[bool, typer.Option("--lora-only", help="Write the adapter alone, as a GGUF for llama.cpp's --lora.")]  # noqa: E501
 MaxFileSize = Annotated[str | None, typer.Option(help="Split the output into files of at most this size: 2GB.", show_default=False)]  # noqa: E501
@@ -59,7 +60,7 @@ def convert(
     to: Target = To.gguf,
     type_: Type = "F16",
     out: Out = None,
-    mmproj: Mmproj = False,
+    mmproj: Mmproj = None,
     lora: Lora = None,
     lora_only: LoraOnly = False,
     max_file_size: MaxFileSize = None,
@@ -77,8 +78,9 @@ def convert(
     MLX directory holds in 5 bits or fewer to GGUF. A model that sees becomes two GGUFs, the other one mmproj-NAME.gguf
     beside it. Either way every weight is compared with the source's, and a loss is said.
 
-    Classes that kvant has no family of go to GGUF through upstream's own converter, confined, in an environment of its
-    own that is installed once: asked for on a terminal, with --yes or KVANT_CONVERTER_INSTALL=yes in scripts.
+    Classes and projectors that kvant has no table of go to GGUF through upstream's own converter, confined, in an
+    environment of its own that is installed once: asked for on a terminal, with --yes or KVANT_CONVERTER_INSTALL=yes in
+    scripts.
 
     \b
     Examples:
@@ -110,13 +112,17 @@ def convert(
         return
     if mmproj:
         refuse(options, _OF_TEXT, "is not used with --mmproj")
-        _projector(model, out, type_, overwrite=overwrite, threads=threads, json=json)
+        _projector(
+            model, out, type_, overwrite=overwrite, threads=threads, json=json, converter=converter.value, install=yes
+        )
         return
     if lora_only:
         of_models = ("to", "type_", "max_file_size", "threads", "converter", "yes")
         refuse(options, of_models, "is not used with --lora-only")
         _adapter(model, lora, out, overwrite=overwrite, json=json)
         return
+    if to is not To.gguf:
+        refuse(options, ("mmproj",), f"is of GGUF files, and --to {to.value} holds the language model alone")
     from kvant.recipes.convert.convert import KEEP, conversion_type, default_output
     from kvant.recipes.convert.convert import convert as run
 
@@ -127,7 +133,7 @@ def convert(
     with console.progress(quiet=json) as progress:
         result = run(
             model, path, to=kind, type=target, lora=lora, overwrite=overwrite, max_file_bytes=limit, progress=progress,
-            threads=threads, converter=converter.value, install=yes,
+            threads=threads, converter=converter.value, install=yes, projector=mmproj is not False,
         )  # fmt: skip
     if json:
         console.print_json(result)
@@ -156,14 +162,21 @@ def _say(result: "ConvertResult") -> None:
     )
 
 
-_OF_TEXT = ("to", "lora", "lora_only", "max_file_size", "converter", "yes")
+_OF_TEXT = ("to", "lora", "lora_only", "max_file_size")
 
 
-def _projector(model: Path, out: Path | None, kind: str, *, overwrite: bool, threads: int, json: bool) -> None:
+def _projector(
+    model: Path, out: Path | None, kind: str, *, overwrite: bool, threads: int, json: bool, converter: "Way",
+    install: bool,
+) -> None:  # fmt: skip
     from kvant.recipes.convert.projector import convert_projector, projector_name
 
     path = out or projector_name(Path(model.resolve().name), kind)
-    result = convert_projector(model, path, type=kind, overwrite=overwrite, threads=threads)
+    with console.progress(quiet=json) as progress:
+        result = convert_projector(
+            model, path, type=kind, overwrite=overwrite, threads=threads, converter=converter, install=install,
+            progress=progress,
+        )  # fmt: skip
     if json:
         console.print_json(result)
         return
@@ -172,7 +185,7 @@ def _projector(model: Path, out: Path | None, kind: str, *, overwrite: bool, thr
         console.say(f"{fallback.tensor}: its rows do not fit {fallback.wanted}; stored as {fallback.used}.")
     console.say(
         f"{result.output}: projector {result.kind}, {result.n_tensors} tensors, {format_weights(result.n_weights)} "
-        f"weights, {result.type}, {format_bytes(result.size_bytes)}, {result.seconds:.1f} s"
+        f"weights, {result.type}, {format_bytes(result.size_bytes)}, {result.seconds:.1f} s, {result.converter}"
     )
 
 

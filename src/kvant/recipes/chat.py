@@ -37,7 +37,7 @@ from kvant.generate.sampling import PARAMETERS, RUN_DEFAULTS, checked, engine_op
 from kvant.generate.templates import abilities
 from kvant.progress import SILENT, Progress
 from kvant.recipes.convert.convert import convert
-from kvant.recipes.convert.projector import write_beside
+from kvant.recipes.convert.projector import write_for_chat
 from kvant.recipes.convert.upstream import is_upstreams
 from kvant.recipes.source import open_model
 from kvant.runtime.artifacts import engine_of
@@ -110,7 +110,7 @@ def chat_file(source: Path, *, progress: Progress = SILENT) -> Path:
         )  # what cannot be converted is refused before it is said that it will be
         progress.say(f"Converting {source} to F16 once; kept as {path}.")
         convert(model, path, to="gguf", type="F16", progress=progress)
-        for remark in write_beside(source, path, "F16", overwrite=True, threads=0):
+        for remark in write_for_chat(source, path, progress=progress):
             progress.say(remark)
     return path
 

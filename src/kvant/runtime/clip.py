@@ -1,7 +1,7 @@
 """A projector in llama.cpp: whether the engine loads it. Its hyperparameters, names and shapes are read, no weights.
 
-The wheel exports the functions of `tools/mtmd` as it does llama.cpp's, those of `clip` under their C++ names. A projector
-is given to a model by the server alone (`server/llamacpp.py`); here it is only opened.
+The wheel exports the functions of `tools/mtmd` as it does llama.cpp's, those of `clip` under their C++ names. It is the
+server that gives a projector to a model (`server/llamacpp.py`); here it is only opened.
 
 Source: llama.cpp `tools/mtmd/clip.h` (`clip_context_params`, `clip_init_result`, `clip_init`), b11549.
 """

@@ -263,7 +263,7 @@ def _other_parts(weights: Iterable[str], family: Family, config: Config) -> tupl
     skipped = [name for name in weights if family.is_skipped(name, config)]
     if not skipped:
         return ()
-    return (f"{len(skipped)} tensors (first {skipped[0]}) are no part of the language model and are left out.",)
+    return (f"{len(skipped)} tensors (first {skipped[0]}) are no part of the language model and stay out of its file.",)
 
 
 def _by_name(tensors: Iterable[LazyTensor], directory: Path) -> dict[str, LazyTensor]:

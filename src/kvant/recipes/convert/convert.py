@@ -30,7 +30,7 @@ from kvant.kernels.grids import rounded
 from kvant.kernels.mlx_blocks import SAME_VALUES
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
-from kvant.recipes.convert.projector import write_beside
+from kvant.recipes.convert.projector import Beside
 from kvant.recipes.convert.upstream import NATIVE, UPSTREAM, Way, converted, keep, ready, way_of
 from kvant.recipes.convert.writers import FILE_TYPES, WRITERS, Fallback, Work, Writer, find_fallbacks
 from kvant.tensors import Tensor, n_rows, n_weights, row_length
@@ -131,6 +131,7 @@ def convert(
     threads: int = 0,
     converter: Way = "auto",
     install: bool = False,
+    projector: bool = True,
 ) -> ConvertResult:
     """Convert a model; weights pass through memory a few megabytes at a time.
 
@@ -151,13 +152,14 @@ def convert(
         converter: Who makes a GGUF of a directory: `auto` is kvant where it has a family of the class, else upstream's
             own converter, in an environment of its own.
         install: Install that environment if it is not there.
+        projector: Write the projector of a model that sees or hears, too.
 
     Raises:
         UnsupportedFormatError: A type that is not converted to, nothing that could be kept, or upstream's converter for
             what it does not make.
         ConverterMissingError: Upstream's converter is needed and not installed.
-        EngineError: It fails, or llama.cpp does not open what it makes.
-        OutputExistsError: The output exists, or is the source.
+        EngineError: It fails, or llama.cpp does not open what it makes; the message says what is written.
+        OutputExistsError: The output or the projector's exists, or is the source.
         ValueRangeError: A weight is NaN or infinite, or overflows F16.
         FormatError: The source is damaged.
         UnsupportedModelError: The source's architecture or tokenizer is not supported.
@@ -166,12 +168,16 @@ def convert(
     out, keeps, writer = Path(out), type.lower() == KEEP, WRITERS[to]
     target = conversion_type(DECODED if keeps else type, to)
     writer.check(out, overwrite=overwrite)
+    eyes = None
+    if projector and to == "gguf":
+        eyes = Beside(source, target.name, converter=converter, install=install, progress=progress)
+        eyes.check(out, overwrite=overwrite)
     if _goes_upstream(source, to, converter, keeps=keeps, lora=lora):
         result = _by_upstream(
             Path(source), out, target, max_file_bytes=max_file_bytes, overwrite=overwrite, install=install,  # type: ignore[arg-type]
             threads=threads, progress=progress,
         )  # fmt: skip
-        beside = write_beside(source, result.output, target.name, overwrite=overwrite, threads=threads)
+        beside = eyes.write(out, overwrite=overwrite, threads=threads, progress=progress) if eyes else ()
         return msgspec.structs.replace(
             result, remarks=(*result.remarks, *beside), seconds=round(time.monotonic() - started, 3)
         )
@@ -186,8 +192,7 @@ def convert(
         )
     )  # fmt: skip
     written = files[0] if writer.suffix else out
-    eyes = source if to == "gguf" else ""
-    beside = write_beside(eyes, written, target.name, overwrite=overwrite, threads=threads)
+    beside = eyes.write(out, overwrite=overwrite, threads=threads, progress=progress) if eyes else ()
     can_lose = keeps or bool(model.quantized_types and target is not F32)
     compared = tuple(_compared(model, open_model(written))) if can_lose else ()
     return ConvertResult(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kvant.errors import EngineError, UnsupportedModelError
 from kvant.files import cache_dir, disk_errors
-from kvant.formats.gguf.kinds import MODEL, kind_of
+from kvant.formats.gguf.kinds import CLIP, MODEL, kind_of
 from kvant.formats.gguf.layout import TensorInfo, file_layout
 from kvant.metadata import Value
 from kvant.model import Model
@@ -44,7 +44,10 @@ def check_loads(metadata: Mapping[str, Value], tensors: Sequence[Tensor | Tensor
             file.truncate(layout.total_bytes)
         try:
             with EngineProcess() as engine:
-                engine.open(hollow, n_ctx=8, n_threads=1, weightless=True)
+                if metadata["general.architecture"].value == CLIP:
+                    engine.open_projector(hollow)
+                else:
+                    engine.open(hollow, n_ctx=8, n_threads=1, weightless=True)
         except EngineError as error:
             reason = str(error).removeprefix(f"{hollow}: ").partition(" Check ")[0]
             raise UnsupportedModelError(f"{out}: was not written: {reason} {_remedy(source)}") from error

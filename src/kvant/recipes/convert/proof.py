@@ -12,6 +12,8 @@ import numpy as np
 from kvant.dtypes import Family
 from kvant.errors import EngineError, FormatError, MissingDependencyError, ValueRangeError
 from kvant.evaluate.odd_texts import TEXTS
+from kvant.formats.gguf.companions import read_projector
+from kvant.formats.gguf.kinds import PROJECTOR, kind_of
 from kvant.formats.gguf.reader import read_gguf
 from kvant.kernels import decode
 from kvant.metadata import StringArray
@@ -23,6 +25,9 @@ from kvant.tensors import Tensor, n_bytes, n_rows, row_length
 
 LOOKED_AT = 1 << 22
 """Weights in memory at once."""
+
+BOUNDS = (".input_min", ".input_max", ".output_min", ".output_max")
+"""Scalars of Gemma 4's eyes and ears that values are clipped to; infinite where they are not."""
 
 NO_VOCABULARY = ("none", "no_vocab")
 _SHOWN = 40
@@ -58,6 +63,32 @@ def prove(path: Path, directory: Path, *, program: str, progress: Progress = SIL
         ) from error
 
 
+def prove_projector(
+    path: Path, directory: Path, *, program: str, progress: Progress = SILENT
+) -> tuple[Model, tuple[str, ...]]:
+    """Check a projector that a program made of a model's directory; as `prove`, of which it has no tokens.
+
+    Raises:
+        FormatError: It cannot be read, or is no projector.
+        ValueRangeError: A weight is no finite number.
+        EngineError: llama.cpp does not open it.
+    """
+    model = dataclasses.replace(read_gguf(path), path=directory)
+    if not model.tensors or kind_of(model) != PROJECTOR:
+        raise FormatError(f"{directory}: {program} made no projector of it. Check its weights.")
+    check_finite(model, progress=progress)
+    claimed = read_projector(path)
+    try:
+        with EngineProcess() as engine:
+            found = engine.open_projector(path)
+    except EngineError as error:
+        reason = str(error).removeprefix(f"{path}: ").partition(" Check ")[0]
+        raise EngineError(f"{directory}: the projector that {program} made of it is not kept: {reason}") from error
+    senses = (("pictures", claimed.sees, found.sees), ("sounds", claimed.hears, found.hears))
+    lost = [what for what, claims, takes in senses if claims and not takes]
+    return model, tuple(f"The projector takes {what}, and the engine does not by it." for what in lost)
+
+
 def check_vocabulary(model: Model, subject: object) -> None:
     """Check that there is an embedding row per token.
 
@@ -78,7 +109,9 @@ def check_finite(model: Model, *, progress: Progress = SILENT) -> None:
     Raises:
         ValueRangeError: One is NaN or infinite.
     """
-    floats = [t for t in model.tensors.values() if t.block_type.family is not Family.INTEGER]
+    floats = [
+        t for t in model.tensors.values() if t.block_type.family is not Family.INTEGER and not t.name.endswith(BOUNDS)
+    ]
     progress.start("check", sum(map(n_bytes, floats)), "B")
     for tensor in floats:
         _check_tensor(tensor)

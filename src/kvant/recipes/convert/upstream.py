@@ -23,7 +23,7 @@ from kvant.formats.huggingface.tokenizer.files import read_object
 from kvant.formats.huggingface.tokenizer.pretokenizers import identify
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
-from kvant.recipes.convert.proof import prove
+from kvant.recipes.convert.proof import prove, prove_projector
 from kvant.recipes.output import remove
 from kvant.runtime.converter import environment, pins, process
 
@@ -79,8 +79,24 @@ def is_upstreams(path: Path) -> bool:
         return False
 
 
-def ready(subject: Path, *, agreed: bool, progress: Progress = SILENT) -> environment.Converter:
+def ready(
+    subject: Path,
+    *,
+    agreed: bool,
+    what: str = "converting it",
+    words: str = "--converter upstream ",
+    instead: str = "",
+    progress: Progress = SILENT,
+) -> environment.Converter:
     """Return the converter; it is installed first where that is agreed to.
+
+    Args:
+        subject: The model.
+        agreed: Whether it may be installed.
+        what: What needs it, for the message.
+        words: Options of the command that agrees.
+        instead: What can be done without it.
+        progress: Told of its installation.
 
     Raises:
         ConverterMissingError: It is not there, and nobody agreed.
@@ -91,13 +107,13 @@ def ready(subject: Path, *, agreed: bool, progress: Progress = SILENT) -> enviro
         return found
     if agreed or environment.is_agreed():
         return environment.make(progress=progress)
-    raise environment.missing(subject, f"converting it needs {pins.TITLE}")
+    raise environment.missing(subject, f"{what} needs {pins.TITLE}", words, instead)
 
 
 @contextmanager
 def converted(
-    checked: Checked, beside: Path, kind: BlockType, converter: environment.Converter, *, threads: int = 0,
-    progress: Progress = SILENT,
+    checked: Checked, beside: Path, kind: BlockType, converter: environment.Converter, *, mmproj: bool = False,
+    threads: int = 0, progress: Progress = SILENT,
 ) -> Iterator[Converted]:  # fmt: skip
     """Convert into a directory beside an output, which is gone when the block ends.
 
@@ -106,6 +122,7 @@ def converted(
         beside: The output that is meant.
         kind: Type of the matrices.
         converter: What converts.
+        mmproj: Convert the model's eyes and ears, not its language model.
         threads: Threads of its products.
         progress: Told of the bytes written and looked at.
 
@@ -123,12 +140,14 @@ def converted(
             subject=checked.directory, directory=lay_out(checked, scratch / "source"), kind=KINDS[kind.name],
             out=scratch / "made" / "model.gguf", pre=pre, no_pre=why, threads=threads,
             expected_bytes=kind.row_bytes(kind.block_length) * checked.n_weights // kind.block_length,
-            max_bytes=SLACK * checked.tensor_bytes + (1 << 30),
+            max_bytes=SLACK * checked.tensor_bytes + (1 << 30), options=("--mmproj",) if mmproj else (),
         )  # fmt: skip
         answer = process.run(converter, task, progress=progress)
-        said = (*checked.remarks, *_said(checked, answer, converter.title))
-        model, remarks = prove(task.out, checked.directory, program=converter.title, progress=progress)
-        yield Converted(model=model, file=task.out, remarks=(f"Converted by {converter.title}.", *said, *remarks))
+        said = (*checked.remarks, *_said(checked, answer, converter.title)) if not mmproj else ()
+        what = "The projector is converted" if mmproj else "Converted"
+        proven = prove_projector if mmproj else prove
+        model, remarks = proven(task.out, checked.directory, program=converter.title, progress=progress)
+        yield Converted(model=model, file=task.out, remarks=(f"{what} by {converter.title}.", *said, *remarks))
     finally:
         remove(scratch)
 
@@ -167,7 +186,7 @@ def _said(checked: Checked, answer: process.Answer, title: str) -> Iterator[str]
             f"what tokenizer.json does."
         )
     if checked.architecture in PROJECTORS or _outer(checked.config) in PROJECTORS:
-        yield "Its eyes or ears are left out: the file is the language model."
+        yield "The file is the language model: eyes and ears are in a file of their own, the projector."
 
 
 def _outer(config: Mapping[str, Any]) -> str:

@@ -117,12 +117,21 @@ def by_hand() -> str:
     )
 
 
-def missing(subject: object, why: str) -> ConverterMissingError:
-    """Return the error for a model that needs the converter while it is not there."""
+def missing(
+    subject: object, why: str, words: str = "--converter upstream ", instead: str = ""
+) -> ConverterMissingError:
+    """Return the error for a model that needs the converter while it is not there.
+
+    Args:
+        subject: The model.
+        why: What needs it.
+        words: Options of the command that agrees.
+        instead: A sentence on what can be done without it.
+    """
     return ConverterMissingError(
         f"{subject}: {why}, which is not installed. Agree to its installation ({plan()}) with "
-        f"`kvant convert {shlex.quote(str(subject))} --converter upstream --yes`, or for every command with "
-        f"{AGREED}=yes.",
+        f"`kvant convert {shlex.quote(str(subject))} {words}--yes`, or for every command with "
+        f"{AGREED}=yes.{' ' if instead else ''}{instead}",
         plan=plan(),
     )
 

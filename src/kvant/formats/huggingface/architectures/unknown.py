@@ -58,8 +58,9 @@ def unknown_class(name: str, subject: object, families: Collection[str]) -> Unsu
         )
     if name in PROJECTORS:
         return UnsupportedModelError(
-            f"{subject}: architecture {shown(name)} is the eyes or ears of a model alone. Give the directory of the "
-            f"whole model."
+            f"{subject}: architecture {shown(name)} is a language model's wrapper with eyes or ears, whose own class is "
+            f"not said. Add it to text_config as published models have it, such as architectures: "
+            f'["LlamaForCausalLM"] where its model_type is llama. The projector alone is written with --mmproj.'
         )
     if encoder(name):
         return UnsupportedModelError(

@@ -67,8 +67,9 @@ def read_projector_of(directory: Path, *, known_as: str = "") -> tuple[Model, Ey
     if not eyes.takes(source.whole.values):
         encoder = f"sees by the encoder {shown(source.vision.get('model_type'))}, not {eyes.encoder}"
         raise UnsupportedModelError(
-            f"{path}: this model {'hears too (audio_config)' if eyes.sense else encoder}: kvant itself writes projectors "
-            f"of {eyes.models}. Use upstream's converter: kvant convert {directory} --mmproj --converter upstream"
+            f"{path}: this model {'hears too (audio_config)' if eyes.sense else encoder}: kvant itself writes "
+            f"projectors of {eyes.models}. Use upstream's converter: kvant convert {directory} --mmproj --converter "
+            "upstream"
         )
     plain = plain_weights(weights_in_order(directory), flat, directory)
     tensors = _tensors(plain.tensors, eyes, source, path)
@@ -133,8 +134,8 @@ def _tensors(weights: Mapping[str, Tensor], eyes: Eyes, source: Source, path: Pa
 def _row(embeddings: Tensor, name: str, token: str, directory: Path) -> LazyTensor:
     """Return a token's row of the language model's embedding, F32.
 
-    The engine asks for it (`clip.cpp`, PROJECTOR_TYPE_PIXTRAL). Upstream's converter means to write it (`llava.py`) and, at
-    llama-cpp-python 0.3.36, drops the embedding before (`MmprojModel.filter_tensors`): its file does not load.
+    The engine asks for it (`clip.cpp`, PROJECTOR_TYPE_PIXTRAL). Upstream's converter has code for it (`llava.py`), but
+    llama-cpp-python 0.3.36's drops the embedding before (`MmprojModel.filter_tensors`): its file does not load.
 
     Raises:
         FormatError: The tokenizer has no such token, or the embedding no such row.
@@ -146,8 +147,8 @@ def _row(embeddings: Tensor, name: str, token: str, directory: Path) -> LazyTens
     found = next((key for entry, key in numbered if isinstance(entry, dict) and entry.get("content") == token), None)
     if not str(found).isdecimal() or int(str(found)) >= embeddings.shape[0]:
         raise FormatError(
-            f"{directory}: its tokenizer has {'no' if found is None else 'another'} token {token} than the embedding "
-            f"of {embeddings.shape[0]} rows, which the projector needs. Take the model's own tokenizer files."
+            f"{directory}: its token {token} is {found}, which the embedding of {embeddings.shape[0]} rows has no row "
+            "for, and the projector needs it. Take the model's own tokenizer files."
         )
     row = selected(embeddings, np.array([int(str(found))]))
     return as_float32(reshaped(renamed(row, name), (row.shape[-1],)))
@@ -161,7 +162,9 @@ def _check(found: Mapping[str, Tensor], eyes: Eyes, source: Source, path: Path) 
     """
     layers = source.vision.integer(eyes.layers, limit=MAX_LAYERS)
     wanted = [f"v.blk.{layer}.{stem}.weight" for layer in range(layers) for stem in eyes.names]
-    lacking = next((name for name in ("v.patch_embd.weight", *filter(None, eyes.token[:1]), *wanted) if name not in found), None)
+    lacking = next(
+        (name for name in ("v.patch_embd.weight", *filter(None, eyes.token[:1]), *wanted) if name not in found), None
+    )
     if lacking is not None:
         raise FormatError(f"{path.parent}: its projector lacks {lacking}. Download the model again, all of its files.")
     rows = found["v.blk.0.ffn_up.weight"].shape

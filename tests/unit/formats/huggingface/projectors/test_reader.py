@@ -5,9 +5,18 @@ from typing import Any
 
 import pytest
 
-from kvant.errors import FormatError, KvantError, OutputExistsError, UnsupportedModelError
+from kvant.errors import (
+    ConverterMissingError,
+    EngineError,
+    FormatError,
+    KvantError,
+    OutputExistsError,
+    UnsupportedModelError,
+)
 from kvant.formats.huggingface.projectors.reader import eyes_of, read_projector_of
-from kvant.recipes.convert.projector import convert_projector, projector_name, write_beside
+from kvant.recipes.convert.eyes import eyes_way
+from kvant.recipes.convert.projector import Beside, convert_projector, projector_name
+from kvant.runtime.converter import environment
 from projector_cases import table, write_checkpoint
 
 
@@ -47,7 +56,7 @@ def test_what_is_refused(tmp_path: Path, case: str, change: Callable[[dict[str, 
     change(changed)
     directory = _written(changed, tmp_path)
     with pytest.raises(KvantError, match=words):
-        convert_projector(directory, tmp_path / "out.gguf")
+        convert_projector(directory, tmp_path / "out.gguf", converter="native")
     assert not (tmp_path / "out.gguf").exists()
 
 
@@ -65,9 +74,9 @@ def test_colours_are_needed(tmp_path: Path) -> None:
 
 def test_the_row_of_a_token_is_needed(tmp_path: Path) -> None:
     directory = _written(table("mistral3"), tmp_path)
-    for listed, words in (([], "has no token"), ([{"content": "[IMG_BREAK]", "id": 99}], "has another token")):
+    for listed, words in (([], "None"), ([{"content": "[IMG_BREAK]", "id": 99}], "99")):
         (directory / "tokenizer.json").write_text(json.dumps({"added_tokens": listed}))
-        with pytest.raises(FormatError, match=rf"{words} \[IMG_BREAK\] than the embedding of 16 rows"):
+        with pytest.raises(FormatError, match=rf"its token \[IMG_BREAK\] is {words}, which the embedding of 16 rows"):
             convert_projector(directory, tmp_path / "out.gguf")
 
 
@@ -87,18 +96,53 @@ def test_names_beside(written: str, kind: str, name: str) -> None:
     assert projector_name(Path(written), kind) == Path(name)
 
 
-def test_a_projector_beside_its_model_is_said_whether_written_or_not(tmp_path: Path) -> None:
+def _beside(directory: Path, kind: str = "Q8_0") -> Beside:
+    return Beside(directory, kind, converter="auto", install=False)
+
+
+def test_a_projector_beside_its_model_is_said_or_refused(tmp_path: Path) -> None:
     directory = _written(table("idefics3"), tmp_path)
-    told = write_beside(directory, tmp_path / "m-Q8_0.gguf", "Q8_0", overwrite=False, threads=1)
+    told = _beside(directory).write(tmp_path / "m-Q8_0.gguf", overwrite=False, threads=1)
     assert told == (f"Its projector, idefics3, is written beside it: {tmp_path}/mmproj-m-F16.gguf",)
-    again = write_beside(directory, tmp_path / "m-Q8_0.gguf", "Q8_0", overwrite=False, threads=1)
-    assert again[0].startswith("Its projector is not written: ")
-    with pytest.raises(OutputExistsError):
-        convert_projector(directory, tmp_path / "mmproj-m-F16.gguf")
-    assert write_beside(tmp_path, tmp_path / "m.gguf", "F16", overwrite=False, threads=1) == ()
+    with pytest.raises(OutputExistsError, match="mmproj-m-F16"):
+        _beside(directory).check(tmp_path / "m-Q8_0.gguf", overwrite=False)
+    with pytest.raises(EngineError, match=r"m-Q8_0.gguf: is written, and its projector is not. .*mmproj-m-F16"):
+        _beside(directory).write(tmp_path / "m-Q8_0.gguf", overwrite=False, threads=1)
+    assert _beside(tmp_path).write(tmp_path / "m.gguf", overwrite=False, threads=1) == ()
     assert eyes_of(tmp_path) is None
     with pytest.raises(UnsupportedModelError):
         read_projector_of(_text_alone(tmp_path))
+
+
+def test_what_keeps_a_projector_from_being_written_is_known_before(tmp_path: Path) -> None:
+    case = table("idefics3")
+    case["source"].pop("model.vision_model.encoder.layers.1.mlp.fc1.weight")
+    with pytest.raises(UnsupportedModelError, match=r"cannot be written.*lacks v.blk.1.*--no-mmproj"):
+        _beside(_written(case, tmp_path))
+
+
+def test_one_that_upstream_writes_needs_its_converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (environment.PYTHON, environment.SOURCE, environment.AGREED):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KVANT_HOME", str(tmp_path / "home"))
+    case = table("gemma4")
+    case["config"]["audio_config"] = {"hidden_size": 8}
+    directory = _written(case, tmp_path)
+    assert (eyes_way(directory), eyes_way(directory, "native")) == ("upstream", None)
+    with pytest.raises(ConverterMissingError, match=r"its projector needs upstream's.*--yes.*--no-mmproj"):
+        _beside(directory)
+    native = Beside(directory, "F16", converter="native", install=False)
+    (said,) = native.write(tmp_path / "m.gguf", overwrite=False, threads=1)
+    assert said == "Its eyes or ears are left out: kvant itself writes no projector of this class."
+
+
+def test_a_model_whose_eyes_were_taken_out_is_said(tmp_path: Path) -> None:
+    case = table("idefics3")
+    case["source"] = {"lm_head.weight": [4, 4]}
+    directory = _written(case, tmp_path)
+    assert eyes_way(directory) is None
+    (said,) = _beside(directory).write(tmp_path / "m.gguf", overwrite=False, threads=1)
+    assert "the weights hold none" in said
 
 
 def _text_alone(tmp_path: Path) -> Path:

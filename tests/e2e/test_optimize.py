@@ -17,14 +17,17 @@ import pytest
 from typer.testing import CliRunner
 
 from kvant.cli.main import app
-from kvant.errors import BudgetError, KvantError, OutputExistsError
+from kvant.errors import BudgetError, KvantError, OutputExistsError, UnsupportedModelError
 from kvant.files import cache_dir, sha256_file
+from kvant.formats.gguf.reader import read_gguf
 from kvant.formats.open import open_model
+from kvant.recipes.convert.convert import convert
 from kvant.recipes.goal import Budget
 from kvant.recipes.measure.sample import Sample, Samples
 from kvant.recipes.optimize.pipeline import optimize
 from kvant.recipes.optimize.request import Request
 from kvant.recipes.report.report import Report, render
+from kvant.testing.pictures import write_tiny_projector
 from kvant.testing.tiny_models import write_tiny_model
 
 runner = CliRunner()
@@ -320,6 +323,46 @@ def test_advise_commands(tiny: Path) -> None:
     assert "For mobile:" in result.stdout
     machine = json.loads(runner.invoke(app, ["advise", "--json"]).stdout)
     assert machine["bandwidth_bytes_s"] > 0
+
+
+def test_a_projector_lies_beside_the_pick_and_counts(tiny: Path, tmp_path: Path) -> None:
+    place, out = tmp_path / "in", tmp_path / "out"
+    place.mkdir()
+    convert(tiny, place / "seer-F16.gguf", to="gguf")
+    beside = write_tiny_projector(
+        place / "mmproj-seer-F16.gguf", width=read_gguf(place / "seer-F16.gguf").hyper("embedding_length")
+    )
+    eyes = beside.stat().st_size
+    words = ["optimize", place / "seer-F16.gguf", "--candidates", "Q8_0,Q4_0", "--chunks", "1", "--threads", "1"]
+    plain = optimize(request(place / "seer-F16.gguf", tmp_path / "blind", presets=("Q8_0", "Q4_0"), projector="none"))
+    largest = max(v.size_bytes for v in plain.variants)
+    assert plain.projector is None
+    done = runner.invoke(app, [*map(str, words), "--max-size", str(largest + eyes - 1), "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    report = json.loads((out / "report.json").read_text())
+    assert report["pick"] == "Q4_0"
+    assert report["projector"]["size_bytes"] == eyes
+    assert (out / report["projector"]["file"]).read_bytes() == beside.read_bytes()
+    assert "its projector of" in report["skipped"][0]["reason"]
+    [variant] = report["variants"]
+    assert variant["ram"]["projector_bytes"] == report["projector"]["memory_bytes"] > eyes
+    passport = json.loads((out / "seer-Q4_0.passport.json").read_text())
+    assert passport["projector"]["sha256"] == sha256_file(beside)
+    said = " ".join(done.output.split())
+    assert "With its projector, F16:" in said
+    assert "which counts within the limits" in said
+    assert "mmproj-seer-F16.gguf" in (out / "report.html").read_text()
+    done = runner.invoke(app, [*map(str, words), "--max-size", str(eyes + 1), "-o", str(out)])
+    assert done.exit_code == 1
+    assert "--mmproj none" in done.output
+    advice = json.loads(runner.invoke(app, ["advise", str(place / "seer-F16.gguf"), "--json"]).output)
+    assert advice["projector"]["size_bytes"] == eyes
+    assert advice["rows"][0]["ram"]["projector_bytes"] == advice["projector"]["memory_bytes"]
+
+
+def test_a_projector_that_is_not_there_is_refused(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"has no projector.*Leave --mmproj out"):
+        optimize(request(tiny, tmp_path / "out", projector="q8_0"))
 
 
 def test_plans_in_the_report_cover_the_matrices(found: tuple[Report, Path]) -> None:

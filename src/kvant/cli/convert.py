@@ -12,7 +12,6 @@ from kvant.units import format_bytes, format_weights, parse_bytes
 
 if TYPE_CHECKING:
     from kvant.recipes.convert.convert import ConvertResult, Format
-    from kvant.recipes.convert.upstream import Way
 
 _OF_A_MODEL = (
     "model", "to", "type_", "out", "lora", "lora_only", "max_file_size", "threads", "overwrite", "converter", "yes",
@@ -85,18 +84,17 @@ def convert(
     \b
     Examples:
       kvant convert SmolLM2-135M
-      kvant convert SmolLM2-135M -t BF16 -o smol.gguf
       kvant convert smol.gguf --to hf -t BF16 -o smol-hf
-      kvant convert SmolLM2-135M --to mlx -t BF16 -o smol-mlx
       kvant convert smol-Q4_0.gguf --to mlx -t keep -o smol-mlx-q4
       kvant convert smol-mlx-4bit --to gguf -t keep -o smol-4bit.gguf
       kvant convert smol-Q8_0.gguf --to onnx -o smol-onnx
       kvant convert SmolVLM-500M-Instruct --mmproj -t F16
       kvant convert SmolLM2-135M --lora my-adapter -t BF16 -o tuned.gguf
-      kvant convert SmolLM2-135M --lora my-adapter --lora-only -o my-adapter.gguf
       kvant convert orion-14b -t BF16 --yes
       kvant convert --list-architectures
     """  # noqa: D301 - \b keeps the lines of the examples apart
+    if to is not To.gguf:
+        refuse(options, ("mmproj",), f"is of GGUF, and --to {to.value} holds the language model alone")
     if list_architectures:
         refuse(options, _OF_A_MODEL, "is of a conversion, and --list-architectures is a list alone")
         architectures.show(json=json)
@@ -112,17 +110,13 @@ def convert(
         return
     if mmproj:
         refuse(options, _OF_TEXT, "is not used with --mmproj")
-        _projector(
-            model, out, type_, overwrite=overwrite, threads=threads, json=json, converter=converter.value, install=yes
-        )
+        _projector(model, out, type_, overwrite=overwrite, threads=threads, json=json, converter=converter, yes=yes)
         return
     if lora_only:
         of_models = ("to", "type_", "max_file_size", "threads", "converter", "yes")
         refuse(options, of_models, "is not used with --lora-only")
         _adapter(model, lora, out, overwrite=overwrite, json=json)
         return
-    if to is not To.gguf:
-        refuse(options, ("mmproj",), f"is of GGUF files, and --to {to.value} holds the language model alone")
     from kvant.recipes.convert.convert import KEEP, conversion_type, default_output
     from kvant.recipes.convert.convert import convert as run
 
@@ -166,15 +160,14 @@ _OF_TEXT = ("to", "lora", "lora_only", "max_file_size")
 
 
 def _projector(
-    model: Path, out: Path | None, kind: str, *, overwrite: bool, threads: int, json: bool, converter: "Way",
-    install: bool,
+    model: Path, out: Path | None, kind: str, *, overwrite: bool, threads: int, json: bool, converter: By, yes: bool
 ) -> None:  # fmt: skip
     from kvant.recipes.convert.projector import convert_projector, projector_name
 
     path = out or projector_name(Path(model.resolve().name), kind)
     with console.progress(quiet=json) as progress:
         result = convert_projector(
-            model, path, type=kind, overwrite=overwrite, threads=threads, converter=converter, install=install,
+            model, path, type=kind, overwrite=overwrite, threads=threads, converter=converter.value, install=yes,
             progress=progress,
         )  # fmt: skip
     if json:

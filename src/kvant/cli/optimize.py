@@ -20,6 +20,10 @@ def _lowered(text: str) -> str:
     return text.lower()
 
 
+def _word(text: str | None) -> str | None:
+    return None if text is None else text.lower()
+
+
 # fmt: off
 Source = Annotated[Path | None, typer.Argument(help="Hugging Face directory, or GGUF of F32, BF16, F16.", show_default=False)]  # noqa: E501
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="YAML file that says all but MODEL, -o, --keep, jobs and threads.", show_default=False)]  # noqa: E501
@@ -41,6 +45,7 @@ Calibrate = Annotated[str | None, typer.Option(help="Calibration text: bundled, 
 CalibrateWindows = Annotated[int, typer.Option(min=0, help="Windows of 512 tokens of the calibration text at most.")]
 CalibrateSeed = Annotated[int, typer.Option(min=0, help="Of the labels drawn from the model's predictions, and of self.")]  # noqa: E501
 Refine = Annotated[int, typer.Option(min=0, max=10, help="Fitted variants to measure after predictions are corrected.")]
+Mmproj = Annotated[str | None, typer.Option(callback=_word, help="Type of its projector, if it sees or hears: F16 (usual), BF16, F32, Q8_0, none.", show_default=False)]  # noqa: E501
 Keep = Annotated[str | None, typer.Option(help="Put the file into the store, too, by this name.", show_default=False)]
 All = Annotated[bool, typer.Option("--all", help="Measure every variant that fits, not only those that may win.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Variants at a time; more than one disturbs the speeds measured.")]
@@ -74,6 +79,7 @@ def optimize(
     calibrate_seed: CalibrateSeed = 1,
     refine: Refine = 4,
     measure_all: All = False,
+    mmproj: Mmproj = None,
     keep: Keep = None,
     jobs: Jobs = 1,
     threads: Threads = 0,
@@ -86,7 +92,8 @@ def optimize(
     A limit on size, memory or speed asks for the best quality that keeps it. A limit on KLD asks for the smallest file
     that keeps it. Without any limit, or with a device alone, the smallest file with a mean KLD of at most 0.05 is
     taken. It is written with report.html and report.json, a recipe of the search and a lock that `kvant rebuild` makes
-    the same bytes from. An interrupted run takes up where it stopped.
+    the same bytes from. An interrupted run takes up where it stopped. The projector of a model that sees or hears lies
+    beside it as mmproj-*.gguf, and counts within the limits.
 
     Of a model that makes vectors of texts, variants are compared by the cosine distance of these instead, at most 0.01
     without any limit, and by how fast they read.
@@ -209,6 +216,12 @@ def show(report: "Report") -> None:
         console.say(f"Left out: {reason}")
     if report.fallbacks:
         console.say(f"Fallbacks: {report.fallbacks}")
+    if report.projector:
+        eyes = report.projector
+        console.say(
+            f"With its projector, {format_bytes(eyes.size_bytes)} ({eyes.kind}, {eyes.type}), which counts within the "
+            f"limits: {Path(report.path).with_name(eyes.file)}"
+        )
     console.say(f"Written: {report.path}, with report.html, report.json, its lock and the recipe beside it.")
 
 

@@ -65,6 +65,7 @@ class RamPrediction(msgspec.Struct, frozen=True, kw_only=True):
         kv_cache_bytes: Keys and values.
         compute_bytes: Activations of one batch and attention scores.
         engine_bytes: The program itself and its vocabulary tables.
+        projector_bytes: The projector that goes with the model, with a picture.
         total_bytes: All of it.
     """
 
@@ -74,12 +75,14 @@ class RamPrediction(msgspec.Struct, frozen=True, kw_only=True):
     kv_cache_bytes: int
     compute_bytes: int
     engine_bytes: int
+    projector_bytes: int = 0
     total_bytes: int
 
 
 def predict_ram(
-    model: Hyperparameters, size_bytes: int, context: int, *, repacked: int = 0, batch: int = BATCH_TOKENS
-) -> RamPrediction:
+    model: Hyperparameters, size_bytes: int, context: int, *, repacked: int = 0, batch: int = BATCH_TOKENS,
+    projector: int = 0,
+) -> RamPrediction:  # fmt: skip
     """Predict the memory of a variant.
 
     Args:
@@ -88,6 +91,7 @@ def predict_ram(
         context: Tokens of context.
         repacked: Bytes of its weights that the engine copies, from `repacked_bytes`.
         batch: Tokens that are read at once.
+        projector: Bytes that its projector takes, from `projector_bytes`.
 
     Returns:
         The prediction; on the reference model within 10 % of the measured resident set.
@@ -101,7 +105,8 @@ def predict_ram(
         kv_cache_bytes=kv,
         compute_bytes=compute,
         engine_bytes=engine,
-        total_bytes=size_bytes + repacked + kv + compute + engine,
+        projector_bytes=projector,
+        total_bytes=size_bytes + repacked + kv + compute + engine + projector,
     )
 
 

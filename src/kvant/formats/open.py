@@ -75,9 +75,12 @@ def open_as_stored(path: Path | str) -> Model:
 def open_to_estimate(path: Path | str) -> Model:
     """Open what is at a path for sizes and memory: a directory of unknown architecture by the usual words of its names.
 
+    Its eyes and ears are left away: they are no part of the language model's file.
+
     Raises:
         FormatError, UnsupportedFormatError: As for `open_model`.
     """
+    from kvant.formats.huggingface.architectures.family import OTHER_PARTS
     from kvant.formats.huggingface.headers import usual_names
 
     try:
@@ -85,7 +88,9 @@ def open_to_estimate(path: Path | str) -> Model:
     except UnsupportedModelError:
         if sniff(Path(path)) != "huggingface":
             raise
-        return usual_names(open_as_stored(path))
+        model = open_as_stored(path)
+        own = {n: t for n, t in model.tensors.items() if not n.removeprefix("model.").startswith(OTHER_PARTS)}
+        return usual_names(dataclasses.replace(model, tensors=own))
 
 
 def format_name(model: Model) -> str:

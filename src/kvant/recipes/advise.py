@@ -17,10 +17,12 @@ from kvant.errors import BudgetError, ValueRangeError
 from kvant.evaluate.loss import Measure
 from kvant.formats.open import open_to_estimate
 from kvant.model import Model
+from kvant.recipes.companion import Companion
 from kvant.recipes.goal import Budget
 from kvant.recipes.measure.base import measure_of, possible_context
 from kvant.recipes.measure.distortion import expected_loss
 from kvant.recipes.optimize.budget import why_not
+from kvant.recipes.projectors import companion_of
 from kvant.recipes.targets.candidate import Candidate
 from kvant.recipes.targets.gguf.presets import make_candidates
 from kvant.recipes.targets.gguf.target import GGUF
@@ -118,6 +120,7 @@ class Advice(msgspec.Struct, frozen=True, kw_only=True):
     level: str
     reason: str
     rows: tuple[AdviceRow, ...]
+    projector: Companion | None = None
     warnings: tuple[str, ...]
 
 
@@ -148,7 +151,8 @@ def advise(
     profile = device_for(name, detect(measure=name == THIS))
     model = source if isinstance(source, Model) else open_to_estimate(source)
     measure, context = measure_of(model), possible_context(model, context)
-    candidates = make_candidates(model, profile, context=context)
+    eyes = companion_of(model.origin or model.path, only_estimate=True)
+    candidates = make_candidates(model, profile, context=context, beside=eyes)
     budget = Budget(device=profile.name)
     rows = tuple(_row(c, model, measure, why_not(c, budget, profile, margin=GGUF.speed_margin)) for c in candidates)
     taken = recommend(rows, getattr(use, measure.limit))
@@ -169,7 +173,8 @@ def advise(
         level=taken.precision_class,
         reason=_reason(taken, use, getattr(use, measure.limit), profile),
         rows=rows,
-        warnings=(*model.remarks, *_warnings(rows, taken, candidates, model)),
+        projector=eyes,
+        warnings=(*model.remarks, *(_seen(eyes) if eyes else ()), *_warnings(rows, taken, candidates, model)),
     )
 
 
@@ -180,6 +185,10 @@ def recommend(rows: Sequence[AdviceRow], bound: float) -> AdviceRow | None:
     if good:
         return min(good, key=lambda row: row.size_bytes)
     return min(fitting, key=lambda row: row.expected_loss, default=None)
+
+
+def _seen(eyes: Companion) -> tuple[str]:
+    return (f"With its projector ({eyes.type}), {eyes.in_words()}: counted in RAM and in what fits, not in size.",)
 
 
 def _row(candidate: Candidate, model: Model, measure: Measure, obstacle: str) -> AdviceRow:

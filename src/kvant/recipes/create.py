@@ -1,6 +1,5 @@
 """Make a stored model from a Modelfile: weights of a file, directory or stored model, quantized if asked; settings."""
 
-import dataclasses
 import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -13,6 +12,7 @@ from kvant.hub.gotemplate import MAX_CHARACTERS, is_go_template, jinja_of
 from kvant.hub.manifest import ModelSettings
 from kvant.hub.modelfile import Modelfile, read_modelfile
 from kvant.hub.names import ModelName
+from kvant.hub.projectors import keep_projector
 from kvant.hub.pull import Wish, make_downloads, pull
 from kvant.hub.sources.names import is_remote, is_short_name
 from kvant.hub.store import Store, StoredModel
@@ -136,9 +136,7 @@ def create(
 def _keep_projectors(place: Path, name: ModelName, settings: ModelSettings, store: Store, progress: Progress) -> None:
     """Keep what a conversion wrote beside the language model as a tag of its name, where it is found."""
     for file in sorted(place.glob("mmproj-*.gguf")):
-        own = dataclasses.replace(name, tag=f"mmproj-{file.stem.rpartition('-')[2]}")
-        store.import_file(file, own, ModelSettings(source=settings.source), progress=progress, move=True)
-        progress.say(f"The projector is kept as {own}: every tag of the name sees by it.")
+        keep_projector(store, file, name, source=settings.source, move=True, progress=progress)
 
 
 def _pulled(

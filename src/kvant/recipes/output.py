@@ -81,7 +81,7 @@ def place(made: Path, out: Path) -> None:
     try:
         partial.hardlink_to(made)
     except OSError:
-        _copy(made, out)
+        copy_file(made, out)
         return
     partial.replace(out)
     partial.unlink(missing_ok=True)  # renaming a name of a file over another of its names leaves both
@@ -109,7 +109,8 @@ def put_directory(partial: Path, out: Path) -> None:
     aside.rmdir()
 
 
-def _copy(path: Path, out: Path) -> None:
+def copy_file(path: Path, out: Path) -> None:
+    """Write a file's bytes under another name, which appears only when they are whole."""
     with path.open("rb") as source, atomic_write(out) as target:
         while chunk := source.read(1 << 24):
             target.write(chunk)
@@ -121,7 +122,7 @@ def _copy_directory(made: Path, out: Path) -> None:
     try:
         for file in members(made):
             (partial / file.relative_to(made)).parent.mkdir(parents=True, exist_ok=True)
-            _copy(file, partial / file.relative_to(made))
+            copy_file(file, partial / file.relative_to(made))
         put_directory(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -177,31 +177,37 @@ def convert(
             Path(source), out, target, max_file_bytes=max_file_bytes, overwrite=overwrite, install=install,  # type: ignore[arg-type]
             threads=threads, progress=progress,
         )  # fmt: skip
-        beside = eyes.write(out, overwrite=overwrite, threads=threads, progress=progress) if eyes else ()
-        return msgspec.structs.replace(
-            result, remarks=(*result.remarks, *beside), seconds=round(time.monotonic() - started, 3)
-        )
-    model = _opened(source, lora)
-    check_apart(out, (model.path, *model.files))
-    if keeps:
-        _check_keeps(model, writer)
-    files, fallbacks = writer.write(
-        Work(
-            model=model, out=out, type=target, keeps=keeps, overwrite=overwrite, max_file_bytes=max_file_bytes,
-            progress=progress, threads=threads,
-        )
-    )  # fmt: skip
-    written = files[0] if writer.suffix else out
+    else:
+        model = _opened(source, lora)
+        check_apart(out, (model.path, *model.files))
+        if keeps:
+            _check_keeps(model, writer)
+        result = _by_kvant(
+            Work(
+                model=model, out=out, type=target, keeps=keeps, overwrite=overwrite, max_file_bytes=max_file_bytes,
+                progress=progress, threads=threads,
+            ),
+            writer,
+        )  # fmt: skip
     beside = eyes.write(out, overwrite=overwrite, threads=threads, progress=progress) if eyes else ()
+    return msgspec.structs.replace(
+        result, remarks=(*result.remarks, *beside), seconds=round(time.monotonic() - started, 3)
+    )
+
+
+def _by_kvant(work: Work, writer: Writer) -> ConvertResult:
+    """Convert by kvant's own families, and compare what is written with the source where something could be lost."""
+    model, keeps, target = work.model, work.keeps, work.type
+    files, fallbacks = writer.write(work)
+    written = files[0] if writer.suffix else work.out
     can_lose = keeps or bool(model.quantized_types and target is not F32)
     compared = tuple(_compared(model, open_model(written))) if can_lose else ()
     return ConvertResult(
         source=str(model.path), output=str(written), files=tuple(map(str, files)), architecture=model.architecture,
         type=KEEP if keeps else target.name, n_tensors=len(model.tensors), n_weights=model.n_weights,
         size_bytes=sum(path.stat().st_size for path in files), fallbacks=fallbacks,
-        remarks=(*model.remarks, *beside, *(_float_costs(model, compared) if keeps else ())),
-        compared=tuple(_by_types(compared)), tensors=compared,
-        seconds=round(time.monotonic() - started, 3),
+        remarks=(*model.remarks, *(_float_costs(model, compared) if keeps else ())),
+        compared=tuple(_by_types(compared)), tensors=compared, seconds=0.0,
     )  # fmt: skip
 
 

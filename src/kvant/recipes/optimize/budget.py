@@ -27,13 +27,15 @@ def why_not(
     """
     ram = candidate.ram.total_bytes
     limits_ram = [limit for limit in (budget.max_ram_bytes, profile.usable_bytes if budget.device else None) if limit]
-    limits_size = [
-        limit for limit in (budget.max_size_bytes, profile.max_file_bytes if budget.device else None) if limit
-    ]
-    if limits_size and candidate.size_bytes > min(limits_size):
-        return f"larger than {format_bytes(min(limits_size))}"
+    whole, eyes = budget.max_size_bytes, candidate.beside_bytes
+    seen = f", its projector of {format_bytes(eyes)} included" if eyes else ""
+    if whole and candidate.size_bytes + eyes > whole:
+        return f"larger than {format_bytes(whole)}{seen}"
+    if budget.device and profile.max_file_bytes and candidate.size_bytes > profile.max_file_bytes:
+        return f"larger than {format_bytes(profile.max_file_bytes)}"
     if limits_ram and ram > min(limits_ram):
-        return f"needs {format_bytes(ram)} of memory, more than {format_bytes(min(limits_ram))}"
+        taken = f", {format_bytes(candidate.ram.projector_bytes)} of it its projector" if eyes else ""
+        return f"needs {format_bytes(ram)} of memory{taken}, more than {format_bytes(min(limits_ram))}"
     if budget.min_speed_tok_s:
         share = margin if speed_scale is None else MEASURED_SPEED_MARGIN
         speed = candidate.speed_tok_s * (speed_scale or 1.0)
@@ -66,11 +68,14 @@ def _impossible(candidates: Sequence[Candidate], budget: Budget, profile: Profil
     fastest = max(candidates, key=lambda c: c.speed_tok_s)
     reasons = (why_not(c, budget, profile, margin=margin) for c in (smallest, least, fastest))
     broken = next(filter(None, reasons), "")
+    eyes = smallest.beside_bytes
+    beside = f" and its projector {format_bytes(eyes)}" if eyes else ""
+    without = " Or leave its eyes and ears out: --mmproj none." if eyes else ""
     return (
         f"budget: no variant of this model keeps it; the smallest possible is {smallest.name} with "
-        f"{format_bytes(smallest.size_bytes)} ({smallest.size_bytes} bytes), the least memory is "
+        f"{format_bytes(smallest.size_bytes)} ({smallest.size_bytes} bytes){beside}, the least memory is "
         f"{format_bytes(least.ram.total_bytes)} ({least.ram.total_bytes} bytes, {least.name}) at a context of "
         f"{least.ram.context}, the fastest is predicted at {rounded_down(fastest.speed_tok_s)} tokens/s "
         f"({fastest.name}); {smallest.name}: {broken}. "
-        f"Allow more, ask for a shorter --context, or start from a model with fewer weights."
+        f"Allow more, ask for a shorter --context, or start from a model with fewer weights.{without}"
     )

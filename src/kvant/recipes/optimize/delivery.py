@@ -8,9 +8,10 @@ from pathlib import Path
 import msgspec
 
 from kvant.errors import KvantError
-from kvant.files import atomic_write
+from kvant.files import atomic_write, sha256_file
 from kvant.hub.passports import PASSPORT_SUFFIX
 from kvant.model import Model
+from kvant.recipes.companion import Beside
 from kvant.recipes.measure.base import measured_text
 from kvant.recipes.measure.parity import Parity, Truth
 from kvant.recipes.measure.selftext import write_tokens
@@ -20,6 +21,7 @@ from kvant.recipes.optimize.passport import make_passport
 from kvant.recipes.optimize.request import Request
 from kvant.recipes.optimize.search import Search
 from kvant.recipes.output import beside, check_place, digest_of, hashes, place, size_bytes
+from kvant.recipes.projectors import deliver as put_beside
 from kvant.recipes.rebuild.lock import LOCK_SUFFIX, LockedOutput, is_written_by_model, make_lock, token_file, write_lock
 from kvant.recipes.report.report import Report, write_report
 
@@ -45,7 +47,8 @@ def deliver(outcome: Outcome, request: Request) -> Report:
         if is_missing:
             place(artifact, out)
         delivered.append(lock_beside(search, out, artifact, outcome))
-    report = make_report(outcome, request, delivered)
+    beside_it = projector_beside(delivered, outcome, request)
+    report = make_report(outcome, request, delivered, beside_it)
     report = msgspec.structs.replace(report, tokenizers=read_alike(outcome, request, outs))
     for one, tokenizer in zip(delivered, report.tokenizers, strict=True):
         with atomic_write(beside(one.path, PASSPORT_SUFFIX)) as file:
@@ -53,6 +56,26 @@ def deliver(outcome: Outcome, request: Request) -> Report:
             file.write(msgspec.json.format(msgspec.json.encode(passport), indent=2) + b"\n")
     write_report(report, directory)
     return report
+
+
+def projector_beside(delivered: Sequence[Delivered], outcome: Outcome, request: Request) -> Beside | None:
+    """Put the model's projector beside the file of the format that takes it; None if there is none.
+
+    Raises:
+        OutputExistsError: Another file has its name, and overwriting was not asked for.
+    """
+    companion, material = outcome.material.companion, outcome.material
+    taking = next((one.path for one in delivered if one.search.target.takes_projector), None)
+    if companion is None or taking is None:
+        return None
+    name = taking.with_name(f"{model_name(material.model)}.gguf")
+    path = put_beside(
+        companion, name, overwrite=request.overwrite, threads=material.threads, progress=material.progress
+    )
+    return Beside(
+        file=path.name, kind=companion.kind, type=companion.type, size_bytes=path.stat().st_size,
+        memory_bytes=companion.memory_bytes, sha256=sha256_file(path),
+    )  # fmt: skip
 
 
 def lock_beside(search: Search, out: Path, artifact: Path, outcome: Outcome) -> Delivered:

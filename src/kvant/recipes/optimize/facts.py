@@ -11,6 +11,7 @@ import numpy as np
 from kvant._version import __version__
 from kvant.devices.active import active_weights
 from kvant.evaluate.scores import Score
+from kvant.recipes.companion import Beside
 from kvant.recipes.measure.words import cost_in_words, is_degraded
 from kvant.recipes.optimize.budget import why_not
 from kvant.recipes.optimize.choose import explain, least_loss
@@ -48,7 +49,9 @@ class Delivered:
     sha256: str
 
 
-def make_report(outcome: Outcome, request: Request, delivered: Sequence[Delivered]) -> Report:
+def make_report(
+    outcome: Outcome, request: Request, delivered: Sequence[Delivered], projector: Beside | None = None
+) -> Report:
     """Put everything together that the report says; what was delivered in the order of the formats asked for."""
     first, material, yardstick = outcome.first, outcome.material, outcome.yardstick
     chosen, original, out = first.taken.candidate, yardstick.original, delivered[0].path
@@ -83,6 +86,7 @@ def make_report(outcome: Outcome, request: Request, delivered: Sequence[Delivere
         commands=commands(request, outcome, [one.path for one in delivered]),
         curve=tuple(CurvePoint(size_bytes=size, kld=kld) for size, kld in first.curve),
         samples=outcome.samples,
+        projector=projector,
     )
 
 

@@ -94,6 +94,7 @@ FIELDS: tuple[Field, ...] = (
     Field(name="presets", option="--candidates", kind=Kind.LIST, place="candidates"),
     Field(name="refinements", option="--refine", kind=Kind.COUNT, place="refine", high=10,
           needs="calibrate", why=_FITTED),
+    Field(name="projector", option="--mmproj", kind=Kind.WORD, place="mmproj"),
     Field(name="context", option="--context", kind=Kind.COUNT, place="context", low=16, is_stated=True),
     Field(name="corpus", option="--corpus", kind=Kind.WORD, place="measure.corpus", unless="text",
           why="is a bundled text, and --text gives another"),

@@ -10,6 +10,7 @@ from kvant.errors import OutputExistsError, UnsupportedFormatError
 from kvant.hub.manifest import ModelSettings
 from kvant.hub.names import ModelName
 from kvant.hub.passports import PASSPORT_SUFFIX
+from kvant.hub.projectors import keep_projector
 from kvant.hub.store import Store, StoredModel
 from kvant.progress import SILENT, Progress
 from kvant.recipes.output import beside
@@ -39,9 +40,13 @@ def check_name(name: str, formats: Sequence[str], *, overwrite: bool) -> None:
 
 
 def keep(report: Report, name: str, *, progress: Progress = SILENT) -> StoredModel:
-    """Store the file of a report under a name, with its passport."""
-    settings = ModelSettings(source=report.model.name, passport=passport(report))
-    return Store.open().import_file(Path(report.path), ModelName.parse(name), settings, progress=progress)
+    """Store the file of a report under a name, with its passport, and its projector as a tag of that name."""
+    settings, store = ModelSettings(source=report.model.name, passport=passport(report)), Store.open()
+    kept = store.import_file(Path(report.path), ModelName.parse(name), settings, progress=progress)
+    if report.projector is not None:
+        beside = Path(report.path).with_name(report.projector.file)
+        keep_projector(store, beside, kept.name, source=report.model.name, progress=progress)
+    return kept
 
 
 def passport(report: Report) -> dict[str, Any]:

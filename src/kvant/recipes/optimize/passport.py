@@ -4,6 +4,7 @@ import msgspec
 
 from kvant.evaluate.scores import Score
 from kvant.hub.passports import PASSPORT_FORM
+from kvant.recipes.companion import Beside
 from kvant.recipes.measure.parity import Parity
 from kvant.recipes.optimize.facts import Delivered
 from kvant.recipes.optimize.outcome import Outcome
@@ -25,6 +26,7 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True):
         text_sha256: Its hash.
         score: What was measured; its `measure` says what a loss is measured in.
         tokenizer: How it reads and prompts, against the model's own tokenizer.
+        projector: What lies beside it, of a model that sees or hears.
         machine: Processor it was measured on.
         versions: Of everything that took part.
     """
@@ -40,6 +42,7 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True):
     text_sha256: str
     score: Score
     tokenizer: Parity | None = None
+    projector: Beside | None = None
     machine: str
     versions: dict[str, str]
 
@@ -52,5 +55,6 @@ def make_passport(one: Delivered, outcome: Outcome, report: Report, tokenizer: P
         preset=taken.candidate.preset, plan_sha256=taken.candidate.plan.sha256,
         imatrix_sha256=material.importance.sha256 if material.importance else None,
         text=report.text.name, text_sha256=report.text.sha256, score=taken.score, tokenizer=tokenizer,
+        projector=report.projector if one.search.target.takes_projector else None,
         machine=material.machine.cpu, versions=report.versions,
     )  # fmt: skip

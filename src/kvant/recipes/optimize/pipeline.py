@@ -11,17 +11,19 @@ encoded that cannot fit, and what was encoded and measured is kept in the cache,
 where it stopped.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from kvant.devices.detect import detect
 from kvant.devices.profiles import device_for
-from kvant.errors import KvantError, LicenceError, OutputExistsError
+from kvant.errors import KvantError, LicenceError, OutputExistsError, UnsupportedModelError
 from kvant.formats.imatrix import read_imatrix
 from kvant.hub.licences import check_model
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.importance import Importance
 from kvant.quant.matching import check_fits
+from kvant.recipes.companion import Companion
 from kvant.recipes.goal import goal_of
 from kvant.recipes.measure.calibration import calibrate
 from kvant.recipes.measure.sample import PROMPT, TOKENS, Sample, Samples, continuation
@@ -32,9 +34,10 @@ from kvant.recipes.optimize.request import Request
 from kvant.recipes.optimize.schema import RECIPE_FILE, write_recipe
 from kvant.recipes.optimize.search import Search, search_format
 from kvant.recipes.optimize.yardstick import Yardstick, check_formats, checked_measure, fitted_request, planned
+from kvant.recipes.projectors import NONE, check_wish, companion_of
 from kvant.recipes.report.report import Report
 from kvant.recipes.source import open_model
-from kvant.recipes.targets.base import Material
+from kvant.recipes.targets.base import Material, Target
 from kvant.recipes.targets.registry import targets_of
 
 
@@ -65,6 +68,7 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     device = device_for(request.budget.device, machine)
     budget = planned(request.budget, device, measure)
     check_model(model, accepted=request.accepted_licences)
+    companion = find_companion(request, targets, progress)
     calibration = None
     if request.calibrate:
         calibration = calibrate(
@@ -75,6 +79,7 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     material = Material(
         model=model, machine=machine, device=device, importance=importance, calibration=calibration, budget=budget,
         context=request.context, threads=max(1, (request.threads or machine.cores) // request.jobs), progress=progress,
+        companion=companion,
     )  # fmt: skip
     yardstick = Yardstick(request, material, measure)
 
@@ -100,6 +105,26 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     report = deliver(outcome, request)
     write_recipe(Path(report.path).with_name(RECIPE_FILE), request)
     return report
+
+
+def find_companion(request: Request, targets: Sequence[Target], progress: Progress) -> Companion | None:
+    """Return the projector that goes with what is written, and say what it takes of the limits.
+
+    Raises:
+        KvantError: The model sees or hears, and its projector cannot be had.
+    """
+    check_wish(request.projector)
+    if not any(target.takes_projector for target in targets):
+        return None
+    found = companion_of(request.source, request.projector, progress=progress)
+    if found is not None:
+        progress.say(f"With its projector, {found.type}: {found.in_words()}, which count within the limits.")
+    elif request.projector is not None and request.projector.lower() != NONE:
+        raise UnsupportedModelError(
+            f"{request.source}: has no projector: no eyes or ears that one is written of, and no mmproj-*.gguf of its "
+            "width beside it. Leave --mmproj out."
+        )
+    return found
 
 
 def importance_of(request: Request, model: Model) -> Importance | None:

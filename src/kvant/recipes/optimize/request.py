@@ -27,6 +27,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         calibrate_seed: Of the labels drawn from the model's own predictions.
         refinements: Most mixes to measure for the size asked beyond the predicted best, each after the predictions were
             corrected by what was measured.
+        projector: Type of the projector that goes with a model that sees or hears, or `none`; None for the usual one.
         context: Tokens of context that memory is predicted for.
         corpus: Bundled text to measure on.
         text: A file to measure on instead.
@@ -48,6 +49,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     calibrate_windows: int = WINDOWS
     calibrate_seed: int = SEED
     refinements: int = 4
+    projector: str | None = None
     context: int = 4096
     corpus: str = "default"
     text: Path | None = None

@@ -16,6 +16,7 @@ from kvant.evaluate.loss import MEASURES, Measure
 from kvant.evaluate.scores import Score
 from kvant.files import atomic_write
 from kvant.hub.passports import REPORT_FORM
+from kvant.recipes.companion import Beside
 from kvant.recipes.goal import Budget, Goal
 from kvant.recipes.measure.base import Floor
 from kvant.recipes.measure.parity import Parity
@@ -163,6 +164,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         tokenizers: How what was written reads and prompts, against the model's own tokenizer; the pick first, then the
             best of other formats.
         samples: What the original and variants say to the same prompt; None of models that write no text.
+        projector: What lies beside the pick of a model that sees or hears; it counts within the limits.
     """
 
     report: int = REPORT_FORM
@@ -196,6 +198,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     left_out: tuple[str, ...] = ()
     curve: tuple[CurvePoint, ...] = ()
     samples: Samples | None = None
+    projector: Beside | None = None
 
     @property
     def loss_in(self) -> Measure:
@@ -230,9 +233,12 @@ def render(report: Report) -> str:
     page = environment.from_string(files.joinpath("report.html.j2").read_text(encoding="utf-8"))
     points, legend = _points(report)
     loss_limit = report.goal.bound if report.goal.kind == "size" else None
+    room = report.budget.max_size_bytes
+    if room and report.projector:
+        room -= report.projector.size_bytes
     wide, narrow = (
         layout(
-            points, frame, size_limit=report.budget.max_size_bytes, loss_limit=loss_limit,
+            points, frame, size_limit=room, loss_limit=loss_limit,
             curve=[(point.size_bytes, point.kld) for point in report.curve],
         )
         for frame in (WIDE, NARROW)

@@ -24,6 +24,7 @@ from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.importance import Importance
 from kvant.quant.plan import Plan
+from kvant.recipes.companion import Companion
 from kvant.recipes.goal import Budget
 from kvant.recipes.measure.base import Floor
 from kvant.recipes.measure.calibration import Calibration
@@ -48,6 +49,7 @@ class Material:
         context: Tokens of context that memory is predicted for.
         threads: Threads; 0 for one per core.
         progress: Told of every step.
+        companion: The model's projector, which lies beside variants in formats that have one; None if there is none.
     """
 
     model: Model
@@ -59,6 +61,7 @@ class Material:
     context: int = 4096
     threads: int = 0
     progress: Progress = SILENT
+    companion: Companion | None = None
 
 
 class Workshop(Protocol):
@@ -184,6 +187,7 @@ class Target(Protocol):
             predictions say too little.
         embeds: Its files run in llama.cpp, which makes vectors of texts of them as of a GGUF: variants of embedding
             models can be compared.
+        takes_projector: Whether the projector of a model that sees or hears lies beside its variants.
     """
 
     name: str
@@ -191,6 +195,7 @@ class Target(Protocol):
     points: int
     speed_margin: float
     embeds: bool
+    takes_projector: bool
 
     def check(self, model: Model) -> None:
         """Refuse a model that cannot be made in this format, before hours of work.

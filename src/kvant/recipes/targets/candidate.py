@@ -22,6 +22,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
         size_bytes: Exact size of its files of weights.
         bpw: Bits per weight over all tensors.
         ram: Memory it is predicted to take.
+        beside_bytes: Size of the projector that goes with it; 0 if none does.
         speed_tok_s: Generation speed predicted, tokens per second.
         distortion: Expected distortion of its weights; orders candidates by quality.
         is_fitted: Encoded under Hessians, not with importance.
@@ -35,6 +36,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     bpw: float
     ram: RamPrediction
+    beside_bytes: int = 0
     speed_tok_s: float
     distortion: float
     is_fitted: bool = False

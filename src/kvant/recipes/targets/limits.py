@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from kvant.devices.memory import predict_ram
 from kvant.devices.profiles import Profile
 from kvant.model import Model
+from kvant.recipes.companion import Companion
 from kvant.recipes.goal import Budget
 
 
@@ -29,8 +30,9 @@ class Limits:
 
 
 def limits_of(
-    budget: Budget, device: Profile, model: Model, context: int, *, max_seconds: float | None = None
-) -> Limits:
+    budget: Budget, device: Profile, model: Model, context: int, *, max_seconds: float | None = None,
+    beside: Companion | None = None,
+) -> Limits:  # fmt: skip
     """Return the budgets that keep a user's limits; of memory, what the context and the engine take is off already.
 
     Args:
@@ -39,11 +41,13 @@ def limits_of(
         model: The full-precision model.
         context: Tokens of context that memory is predicted for.
         max_seconds: Seconds per token that the products of matrices may take; None where that cannot be planned for.
+        beside: The projector that goes with it, which takes its part of both.
     """
     of_device = (device.max_file_bytes, device.usable_bytes) if budget.device else (None, None)
-    file = [limit for limit in (budget.max_size_bytes, of_device[0]) if limit]
+    file = [budget.max_size_bytes - (beside.size_bytes if beside else 0)] if budget.max_size_bytes else []
+    file += [of_device[0]] if of_device[0] else []
     memory = [limit for limit in (budget.max_ram_bytes, of_device[1]) if limit]
-    besides = predict_ram(model, 0, context).total_bytes
+    besides = predict_ram(model, 0, context, projector=beside.memory_bytes if beside else 0).total_bytes
     return Limits(
         max_file_bytes=min(file, default=None),
         max_resident_bytes=min(memory) - besides if memory else None,

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,13 +16,17 @@ from kvant.devices.profiles import PROFILES
 from kvant.errors import BudgetError, ValueRangeError
 from kvant.evaluate.loss import DISTANCE, KLD
 from kvant.evaluate.score import VariantScore
+from kvant.metadata import string
+from kvant.model import Model
 from kvant.quant.plan import Plan
+from kvant.recipes.companion import Companion
 from kvant.recipes.goal import Budget, Goal, goal_of
 from kvant.recipes.optimize.budget import affordable, why_not
 from kvant.recipes.optimize.choose import Contest, can_win, explain, is_finer, least_loss, next_candidate, pick
 from kvant.recipes.optimize.variant import Variant
 from kvant.recipes.targets.candidate import Candidate
 from kvant.recipes.targets.gguf.target import GGUF
+from kvant.recipes.targets.limits import limits_of
 
 QUALITY = Goal(kind="quality", max_kld=0.05)
 CLOSE = Goal(kind="size", max_kld=0.05)
@@ -201,6 +206,32 @@ def test_limits() -> None:
     assert why_not(big, Budget(min_speed_tok_s=20), phone, margin=0.5) == "predicted 5.00 tokens/s, slower than 20"
     assert why_not(big, Budget(min_speed_tok_s=20), phone, margin=0.5, speed_scale=10.0) == ""
     assert why_not(big, Budget(min_speed_tok_s=20), phone, margin=0.0) == ""
+
+
+def test_a_projector_counts_within_the_limits() -> None:
+    plain = candidate("a", 90, 1)
+    seen = msgspec.structs.replace(
+        plain, beside_bytes=20 * 10**6, ram=msgspec.structs.replace(plain.ram, projector_bytes=50 * 10**6)
+    )
+    budget, phone = Budget(max_size_bytes=100 * 10**6), PROFILES["phone-4gb"]
+    assert why_not(plain, budget, phone, margin=0.5) == ""
+    assert why_not(seen, budget, phone, margin=0.5) == "larger than 100.0 MB, its projector of 20.0 MB included"
+    little = Budget(max_ram_bytes=plain.ram.total_bytes - 1)
+    assert "of memory, 50.0 MB of it its projector, more than" in why_not(seen, little, phone, margin=0.5)
+    with pytest.raises(BudgetError, match=r"and its projector 20\.0 MB,.*--mmproj none"):
+        affordable([seen], budget, phone, margin=0.5)
+    limits = limits_of(Budget(max_size_bytes=100, max_ram_bytes=10**9), phone, model(), 64, beside=eyes())
+    without = limits_of(Budget(max_size_bytes=100, max_ram_bytes=10**9), phone, model(), 64)
+    assert (limits.max_file_bytes, without.max_file_bytes) == (70, 100)
+    assert (without.max_resident_bytes or 0) - (limits.max_resident_bytes or 0) == 40
+
+
+def eyes() -> Companion:
+    return Companion(source="", way="copy", kind="idefics3", type="F16", size_bytes=30, memory_bytes=40)
+
+
+def model() -> Model:
+    return Model(metadata={"general.architecture": string("llama")}, tensors={}, path=Path(), files=())
 
 
 def test_an_impossible_budget_says_what_is_possible() -> None:

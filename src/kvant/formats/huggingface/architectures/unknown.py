@@ -58,8 +58,8 @@ def unknown_class(name: str, subject: object, families: Collection[str]) -> Unsu
         )
     if name in PROJECTORS:
         return UnsupportedModelError(
-            f"{subject}: architecture {shown(name)} is a language model's wrapper with eyes or ears, whose own class is "
-            f"not said. Add it to text_config as published models have it, such as architectures: "
+            f"{subject}: architecture {shown(name)} is a language model's wrapper with eyes or ears, whose own class "
+            f"is not said. Add it to text_config as published models have it, such as architectures: "
             f'["LlamaForCausalLM"] where its model_type is llama. The projector alone is written with --mmproj.'
         )
     if encoder(name):

@@ -18,6 +18,7 @@ from kvant.quant.grids import may_keep
 from kvant.quant.importance import Importance
 from kvant.quant.plan import KEEP, Plan, needs_importance
 from kvant.quant.presets import find_preset, plan_preset
+from kvant.recipes.companion import Companion
 from kvant.recipes.measure.distortion import plan_distortion
 from kvant.recipes.targets.candidate import Candidate
 from kvant.recipes.targets.gguf.write import output_metadata
@@ -42,6 +43,7 @@ def make_candidates(
     context: int,
     presets: Sequence[str] = (),
     importance: Importance | None = None,
+    beside: Companion | None = None,
 ) -> list[Candidate]:
     """Plan every preset and predict size, memory and speed; nothing is encoded.
 
@@ -53,6 +55,7 @@ def make_candidates(
         context: Tokens of context that memory is predicted for.
         presets: Presets to consider; by default every sensible one that the importance at hand allows.
         importance: Importance that variants would be encoded with.
+        beside: The projector that goes with each.
 
     Returns:
         Candidates by rising size; presets that come to the same types are one.
@@ -76,7 +79,8 @@ def make_candidates(
         plans.setdefault((known == KEEP, tuple(sorted(plan.types.items()))), []).append(plan)
     sizes = exact_sizes(model, [same[0] for same in plans.values()], importance)
     found = [
-        make_candidate(model, same, size, profile, context) for same, size in zip(plans.values(), sizes, strict=True)
+        make_candidate(model, same, size, profile, context, beside)
+        for same, size in zip(plans.values(), sizes, strict=True)
     ]
     return sorted(found, key=lambda c: (c.size_bytes, c.distortion))
 
@@ -113,7 +117,9 @@ def exact_sizes(model: Model, plans: Sequence[Plan], importance: Importance | No
     return sizes
 
 
-def make_candidate(model: Model, same: Sequence[Plan], size: int, profile: Profile, context: int) -> Candidate:
+def make_candidate(
+    model: Model, same: Sequence[Plan], size: int, profile: Profile, context: int, beside: Companion | None = None
+) -> Candidate:
     """Predict what the first of some plans, which come to the same types, needs and loses."""
     plan = same[0]
     types = {name: block_type(kind) for name, kind in plan.types.items()}
@@ -137,7 +143,9 @@ def make_candidate(model: Model, same: Sequence[Plan], size: int, profile: Profi
             context,
             repacked=repacked_bytes(types, shapes, profile.architecture),
             batch=context if makes_vectors(model) else BATCH_TOKENS,
+            projector=beside.memory_bytes if beside else 0,
         ),
+        beside_bytes=beside.size_bytes if beside else 0,
         speed_tok_s=speed,
         distortion=plan_distortion(plan, model),
     )

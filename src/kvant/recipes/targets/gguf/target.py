@@ -56,6 +56,7 @@ class GGUF:
     points = 5
     speed_margin = 0.5
     embeds = True
+    takes_projector = True
 
     def check(self, model: Model) -> None:
         """Every model that can be opened can be made."""
@@ -104,7 +105,14 @@ class GGUFWorkshop:
     def limits(self) -> Limits:
         """What files may take; time per token is planned for, too."""
         m = self.material
-        return limits_of(m.budget, m.device, m.model, m.context, max_seconds=deadline_of(self._pace(()), m.budget))
+        return limits_of(
+            m.budget,
+            m.device,
+            m.model,
+            m.context,
+            max_seconds=deadline_of(self._pace(()), m.budget),
+            beside=m.companion,
+        )
 
     @cached_property
     def rest_bytes(self) -> int:
@@ -116,7 +124,9 @@ class GGUFWorkshop:
     def presets(self, names: Sequence[str] = ()) -> list[Candidate]:
         """Plan llama.cpp's presets."""
         m = self.material
-        found = make_candidates(m.model, m.device, context=m.context, presets=names, importance=m.importance)
+        found = make_candidates(
+            m.model, m.device, context=m.context, presets=names, importance=m.importance, beside=m.companion
+        )
         pace = self._pace(kind for candidate in found for kind in matrix_types(m.model, candidate.plan))
         return paced(found, m.model, pace) if pace else found
 
@@ -130,7 +140,7 @@ class GGUFWorkshop:
         plan = self._plan(choice, LONGEST_NAME)
         plan = msgspec.structs.replace(plan, preset=name(plan.bpw(m.model)))
         size = predict_size(m.model, plan, None, self._curvatures)
-        made = make_candidate(m.model, [plan], size, m.device, m.context)
+        made = make_candidate(m.model, [plan], size, m.device, m.context, m.companion)
         pace = self._pace(matrix_types(m.model, plan))
         if pace:
             (made,) = paced([made], m.model, pace)

@@ -59,6 +59,7 @@ class MLX:
     points = 2
     speed_margin = 0.0
     embeds = False
+    takes_projector = False
 
     def check(self, model: Model) -> None:
         """Refuse a model that is quantized already, or that mlx-lm has no names for.

@@ -57,6 +57,7 @@ class ONNX:
     points = 2
     speed_margin = 0.0
     embeds = False
+    takes_projector = False
 
     def check(self, model: Model) -> None:
         """Refuse a model that was not exported yet where there is no environment to do it in."""

@@ -27,7 +27,7 @@ def gguf_repo(tiny: Path) -> "Repo":
     from hub_server import Repo
 
     files = {path.name: path.read_bytes() for path in sorted(tiny.glob("*.gguf")) if path.name.startswith("tiny-")}
-    return Repo({**files, "README.md": b"---\nlicense: apache-2.0\n---\n", "mmproj-F16.gguf": b"GGUF not a model"})
+    return Repo({**files, "README.md": b"---\nlicense: apache-2.0\n---\n", "imatrix-tiny.gguf": b"GGUF not a model"})
 
 
 @pytest.fixture

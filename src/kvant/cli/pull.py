@@ -14,6 +14,7 @@ Name = Annotated[str | None, typer.Option(help="Name in the store; by default ma
 FitOption = Annotated[bool, typer.Option("--fit", help="Choose the variant that this machine can run best.")]
 Device = Annotated[str | None, typer.Option(help="Choose for this device instead: phone-6gb, ...", show_default=False)]
 Context = Annotated[int, typer.Option(min=16, help="Tokens of context to predict memory for.")]
+Mmproj = Annotated[str | None, typer.Option(help="Projector that comes with it: F16 (usual), BF16, F32, Q8_0, a file's name, none.", show_default=False)]  # noqa: E501
 Accept = Annotated[list[str] | None, typer.Option("--accept-licence", help="Accept this licence; can be repeated.", show_default=False)]  # noqa: E501
 Offline = Annotated[bool, typer.Option("--offline", help="Ask no server; succeed if it is here.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -27,6 +28,7 @@ def pull(
     fit: FitOption = False,
     device: Device = None,
     context: Context = 4096,
+    mmproj: Mmproj = None,
     accept_licence: Accept = None,
     offline: Offline = False,
     json: Json = False,
@@ -34,7 +36,8 @@ def pull(
     """Bring a model here: GGUF files into the local store, a Hugging Face directory as a directory.
 
     Every byte is verified before the model appears. An interrupted or killed download continues where it stopped. The
-    hub is HF_ENDPOINT's, with the token of HF_TOKEN; that token goes nowhere else.
+    projector of a model that sees or hears comes with it, as a tag of the same name, and --fit counts it. The hub is
+    HF_ENDPOINT's, with the token of HF_TOKEN; that token goes nowhere else.
 
     \b
     Examples:
@@ -43,6 +46,7 @@ def pull(
       kvant pull hf:org/name-GGUF:Q5_K_M --name mymodel
       kvant pull hf:org/name-GGUF --fit --context 8192
       kvant pull hf:org/name@v1.0
+      kvant pull hf:org/name-VL-GGUF:Q4_K_M --mmproj BF16
       kvant pull "https://host/model.gguf#sha256=HASH" --accept-licence mit
     """  # noqa: D301 - \b keeps the lines of the examples apart
     from kvant.hub.pull import Wish
@@ -52,7 +56,7 @@ def pull(
         refuse(options, ("context",), "is for choosing a variant that fits (--fit or --device)")
     wish = Wish(
         name=name, fit=fit or device is not None, device=device, context=context, accepted=accept_licence or (),
-        offline=offline,
+        offline=offline, projector=mmproj,
     )  # fmt: skip
     with console.progress(quiet=json) as progress:
         got = run(source, wish, progress=progress)
@@ -64,4 +68,6 @@ def pull(
     where = f"{got.name or got.path}"
     already = " is here already" if got.was_here else ""
     console.say(f"{where}{already}: {format_bytes(got.size_bytes)}, licence {got.licence or 'not named'}, {got.source}")
+    if got.projector:
+        console.say(f"With its projector, {format_bytes(got.projector_bytes)}: {got.projector}")
     console.say(f"Next: {got.next}")

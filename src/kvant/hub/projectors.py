@@ -5,11 +5,14 @@ import re
 from pathlib import Path
 
 from kvant.hub.manifest import ModelSettings
-from kvant.hub.names import ModelName
+from kvant.hub.names import DEFAULT_TAG, ModelName
 from kvant.hub.store import Store, StoredModel
 from kvant.progress import SILENT, Progress
 
 TAG = "mmproj"
+MAX_OWN = 60
+"""Characters of a model's own tag in its projector's, which must fit a tag."""
+
 _TYPE = re.compile(r"(?:^|[-_.])((?:I?Q|TQ|BF|F|MXFP)\d\w*)(?=[-_.]|$)", re.IGNORECASE)
 
 
@@ -19,10 +22,14 @@ def projector_type(file: str) -> str:
     return found[-1] if found else ""
 
 
-def tag_of(file: str) -> str:
-    """Return the tag that a projector's file gets: `mmproj-F16`, or `mmproj` where its name tells no type."""
-    kind = projector_type(file)
-    return f"{TAG}-{kind}" if kind else TAG
+def tag_of(file: str, tag: str) -> str:
+    """Return the tag that a projector's file gets beside a model's: `mmproj-F16`, or `mmproj` where no type is named.
+
+    Beside a tag that names no type, as of `qwen3-vl:4b`, it bears that tag, too: other tags are other models then.
+    """
+    is_plain = tag == DEFAULT_TAG or (projector_type(tag) and not _TYPE.sub("", tag).strip("-_."))
+    parts = (TAG, "" if is_plain else tag[:MAX_OWN], projector_type(file))
+    return "-".join(filter(None, parts))
 
 
 def keep_projector(
@@ -38,7 +45,7 @@ def keep_projector(
         move: Take the file away.
         progress: Told of it.
     """
-    own = dataclasses.replace(name, tag=tag_of(file.name), digest=None)
+    own = dataclasses.replace(name, tag=tag_of(file.name, name.tag), digest=None)
     kept = store.import_file(file, own, ModelSettings(source=source), progress=progress, move=move)
     progress.say(f"The projector is kept as {own}: every tag of the name sees or hears by it.")
     return kept

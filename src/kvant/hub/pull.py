@@ -5,6 +5,7 @@ is continued by the next pull of the same thing.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import re
@@ -24,18 +25,21 @@ from kvant.devices.profiles import device_for
 from kvant.documents import JSON_ERRORS
 from kvant.errors import FormatError, ModelNotFoundError, SourceError, TransferError
 from kvant.files import home, sync_directory
+from kvant.formats.gguf.companions import read_projector
 from kvant.formats.gguf.header import read_header
 from kvant.hub.licences import check_licence, licence_of
 from kvant.hub.manifest import ModelSettings
 from kvant.hub.names import ModelName
 from kvant.hub.passports import PASSPORT_SUFFIX, check_form
+from kvant.hub.projectors import keep_projector, tag_of
 from kvant.hub.sources.fit import MAX_PASSPORT_BYTES, fit_variant, remote_header
 from kvant.hub.sources.huggingface import HuggingFace, RepoFile, Repository
 from kvant.hub.sources.names import FileSource, HubSource, UrlSource, parse_source
-from kvant.hub.sources.variants import RemoteVariant, choose_variant, variants_of
+from kvant.hub.sources.variants import RemoteVariant, choose_projector, choose_variant, variants_of
 from kvant.hub.store import Store, StoredModel
 from kvant.hub.transfer import Remote, download, http_client, read_range
 from kvant.progress import SILENT, Progress
+from kvant.units import format_bytes
 
 if TYPE_CHECKING:
     import httpx2
@@ -66,6 +70,8 @@ class Pulled(msgspec.Struct, frozen=True, kw_only=True):
         licence: Its licence.
         variant: Of a repository.
         reason: Why this variant.
+        projector: Name in the store of the projector that came with it; empty without one.
+        projector_bytes: Its size.
         was_here: Nothing had to be downloaded.
         next: What to do with it now, as a command.
     """
@@ -79,6 +85,8 @@ class Pulled(msgspec.Struct, frozen=True, kw_only=True):
     licence: str
     variant: str = ""
     reason: str = ""
+    projector: str = ""
+    projector_bytes: int = 0
     was_here: bool = False
     next: str = ""
 
@@ -94,6 +102,7 @@ class Wish:
         context: Tokens of context to predict memory for.
         accepted: Licences that the person at the keyboard accepts.
         offline: Ask no server.
+        projector: Type or file of the projector that comes with a variant which has one, or `none`; None for the usual.
     """
 
     name: str | None = None
@@ -102,6 +111,7 @@ class Wish:
     context: int = 4096
     accepted: Collection[str] = field(default=())
     offline: bool = False
+    projector: str | None = None
 
 
 def pull(
@@ -139,6 +149,9 @@ def pull(
     if wish.fit and (not isinstance(source, HubSource) or _is_offline(wish)):
         what = "is one file" if not isinstance(source, HubSource) else "cannot be asked for its variants offline"
         raise SourceError(f"{source}: {what}, so there is none to choose. Leave --fit and --device out.")
+    if wish.projector is not None and (not isinstance(source, HubSource) or _is_offline(wish)):
+        what = "is one file" if not isinstance(source, HubSource) else "cannot be asked for projectors offline"
+        raise SourceError(f"{source}: {what}, so none can be chosen. Leave --mmproj out.")
     if isinstance(source, FileSource):
         return _pull_file(source, wish, store, progress)
     if isinstance(source, UrlSource):
@@ -218,9 +231,10 @@ def _pull_hub(source: HubSource, wish: Wish, store: Store, progress: Progress, o
     first = variant.files[0].path
     origin = f"hf:{repository.id}@{repository.commit}:{first}"
     name = ModelName.parse(wish.name) if wish.name else hub_name(source, variant.name)
+    eyes = _pull_projector(hub, repository, variant, name, wish, store, progress, on_files)
     found = _find_source(store, name, origin)
     if found is not None:
-        return _stored(found, store, licence, variant=variant.name, reason=reason, was_here=True)
+        return _stored(found, store, licence, variant=variant.name, reason=reason, was_here=True, eyes=eyes)
     store.ledger.check_possible(sum(file.size_bytes for file in variant.files), origin)
     place = _place(origin)
     on_files({file.path.rpartition("/")[2]: file.sha256 for file in variant.files if file.sha256})
@@ -233,7 +247,38 @@ def _pull_hub(source: HubSource, wish: Wish, store: Store, progress: Progress, o
     path = place / first.rpartition("/")[2]
     model = store.import_file(path, name, settings, progress=progress, move=True)
     shutil.rmtree(place, ignore_errors=True)
-    return _stored(model, store, licence, variant=variant.name, reason=reason)
+    return _stored(model, store, licence, variant=variant.name, reason=reason, eyes=eyes)
+
+
+def _pull_projector(
+    hub: HuggingFace, repository: Repository, variant: RemoteVariant, name: ModelName, wish: Wish, store: Store,
+    progress: Progress, on_files: OnFiles,
+) -> StoredModel | None:  # fmt: skip
+    """Bring the projector that goes with a variant, before it: a model that is there sees.
+
+    Raises:
+        SourceError: There is none as wished for.
+        TransferError: The hub fails.
+        FormatError: It is no projector.
+    """
+    file = choose_projector(repository, variant, wish.projector)
+    if file is None:
+        return None
+    origin = f"hf:{repository.id}@{repository.commit}:{file.path}"
+    here = _find_source(store, dataclasses.replace(name, tag=tag_of(file.path, name.tag)), origin)
+    if here is not None:
+        return here
+    store.ledger.check_possible(file.size_bytes, origin)
+    place = _place(origin)
+    path = place / file.path.rpartition("/")[2]
+    progress.say(f"With its projector, {format_bytes(file.size_bytes)}: {file.path}. Without: --mmproj none.")
+    on_files({path.name: file.sha256} if file.sha256 else {})
+    with http_client() as client:
+        download(client, hub.remote(repository, file), path, progress=progress)
+    read_projector(path)
+    kept = keep_projector(store, path, name, source=origin, move=True, progress=progress)
+    shutil.rmtree(place, ignore_errors=True)
+    return kept
 
 
 def _choose(
@@ -253,7 +298,9 @@ def _choose(
     device = device_for(wish.device, detect(measure=False))
     progress.say(f"hf:{repository.id}: {len(variants)} variants; looking at their headers.")
     with http_client() as client:
-        fit = fit_variant(hub, client, repository, variants, device=device, context=wish.context)
+        fit = fit_variant(
+            hub, client, repository, variants, device=device, context=wish.context, projector=wish.projector
+        )
     return next(v for v in variants if v.name == fit.variant), fit.reason
 
 
@@ -278,6 +325,8 @@ def _pull_directory(
     )  # fmt: skip
     if source.choice is not None:
         raise SourceError(f"{source}: holds no GGUF variants. Leave :{source.choice} out to get its safetensors.")
+    if wish.projector is not None:
+        raise SourceError(f"{source}: is a directory, whose projector is among its weights. Leave --mmproj out.")
     if wish.fit or wish.name:
         option = "--fit and --device choose among GGUF variants" if wish.fit else "--name names a model of the store"
         raise SourceError(f"{source}: holds no GGUF variants but a directory, and {option}. Leave them out.")
@@ -393,11 +442,13 @@ def _is_small(file: RepoFile) -> bool:
 
 
 def _stored(
-    model: StoredModel, store: Store, licence: str, *, variant: str = "", reason: str = "", was_here: bool = False
-) -> Pulled:
+    model: StoredModel, store: Store, licence: str, *, variant: str = "", reason: str = "", was_here: bool = False,
+    eyes: StoredModel | None = None,
+) -> Pulled:  # fmt: skip
     path = store.find(model.name).path
     return Pulled(
         source=model.settings.source or "", kind="model", name=str(model.name), path=str(path), digest=model.digest,
         size_bytes=model.size_bytes, licence=licence, variant=variant, reason=reason, was_here=was_here,
+        projector=str(eyes.name) if eyes else "", projector_bytes=eyes.size_bytes if eyes else 0,
         next=f"kvant run {model.name}",
     )  # fmt: skip

@@ -26,9 +26,12 @@ from kvant.errors import (
 from kvant.files import home, sha256_file
 from kvant.formats.gguf.reader import read_gguf
 from kvant.formats.open import open_model
+from kvant.hub.projectors import tag_of
 from kvant.hub.pull import Wish, pull
 from kvant.hub.store import Store
 from kvant.progress import Silent
+from kvant.serve.storelibrary import StoreLibrary
+from kvant.testing.pictures import write_tiny_projector
 
 pytestmark = [pytest.mark.usefixtures("hub"), pytest.mark.heavy]
 
@@ -256,6 +259,97 @@ def test_passports_decide_where_there_are_any(hub: Hub, tiny: Path, monkeypatch:
     assert stored.settings.passport["score"] == {"kld_mean": 0.01}
 
 
+# -- projectors
+
+
+def with_eyes(hub: Hub, tmp_path: Path, *kinds: str, hidden: int = 64) -> dict[str, bytes]:
+    """Put projectors of some types into the repository; every file is another one."""
+    made = {}
+    for seed, kind in enumerate(kinds):
+        path = write_tiny_projector(tmp_path / f"mmproj-tiny-{kind}.gguf", seed=seed, hidden=hidden)
+        made[kind] = hub.repos["kv/tiny-GGUF"].files[path.name] = path.read_bytes()
+    return made
+
+
+def test_the_projector_comes_with_a_variant(hub: Hub, tmp_path: Path) -> None:
+    files = with_eyes(hub, tmp_path, "F32", "BF16", "F16")
+    said: list[str] = []
+
+    class Listener(Silent):
+        def say(self, message: str) -> None:
+            said.append(message)
+
+    got = pull(f"{REPO}:Q8_0", progress=Listener())
+    assert (got.projector, got.projector_bytes) == ("hf.co/kv/tiny-GGUF:mmproj-F16", len(files["F16"]))
+    stored = Store.open().find(got.projector)
+    assert stored.path.read_bytes() == files["F16"]
+    assert stored.settings.source == f"{REPO}@{COMMIT}:mmproj-tiny-F16.gguf"
+    assert any("With its projector" in line and "--mmproj none" in line for line in said)
+    assert [file.capabilities for file in StoreLibrary(Store.open()).list()] == [["completion", "vision"]]
+    asked = len(hub.ranges("mmproj-tiny-F16.gguf"))
+    again = pull(f"{REPO}:Q8_0")
+    assert (again.was_here, again.projector) == (True, got.projector)
+    assert len(hub.ranges("mmproj-tiny-F16.gguf")) == asked
+
+
+@pytest.mark.parametrize(
+    ("choice", "tag"),
+    [("bf16", "mmproj-BF16"), ("mmproj-tiny-F32.gguf", "mmproj-F32"), ("none", ""), (None, "mmproj-BF16")],
+)
+def test_another_projector_or_none(hub: Hub, tmp_path: Path, choice: str | None, tag: str) -> None:
+    with_eyes(hub, tmp_path, "F32", "BF16")
+    got = pull(f"{REPO}:Q8_0", Wish(projector=choice))
+    assert got.projector == (f"hf.co/kv/tiny-GGUF:{tag}" if tag else "")
+    assert len(Store.open().list()) == 1 + bool(tag)
+
+
+def test_a_projector_that_is_not_there_or_no_telling_which(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"has no projector 'f16'; it has none at all"):
+        pull(f"{REPO}:Q8_0", Wish(projector="f16"))
+    with_eyes(hub, tmp_path, "F32")
+    with pytest.raises(SourceError, match=r"no projector 'q8_0'; it has mmproj-tiny-F32.gguf\. Choose"):
+        pull(f"{REPO}:Q8_0", Wish(projector="q8_0"))
+    files = hub.repos["kv/tiny-GGUF"].files
+    files["mmproj-one-F16.gguf"], files["mmproj-other-F16.gguf"] = b"x", b"xy"
+    del files["mmproj-tiny-F32.gguf"]
+    with pytest.raises(SourceError, match=r"several projectors for Q8_0: .*--mmproj FILE"):
+        pull(f"{REPO}:Q8_0")
+    assert not Store.open().list()
+    files["mmproj-tiny-F16.gguf"] = (tmp_path / "mmproj-tiny-F32.gguf").read_bytes()  # the one of its name
+    assert pull(f"{REPO}:Q8_0").projector
+
+
+def test_a_damaged_projector_keeps_its_model_away(hub: Hub) -> None:
+    hub.repos["kv/tiny-GGUF"].files["mmproj-F16.gguf"] = b"GGUF" + bytes(100)
+    with pytest.raises(FormatError):
+        pull(f"{REPO}:Q8_0")
+    assert not Store.open().list()
+
+
+def test_fit_counts_the_projector(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory_of(monkeypatch, 10**9)
+    blind = pull(REPO, Wish(fit=True, name="blind"))
+    with_eyes(hub, tmp_path, "F16")
+    got = pull(REPO, Wish(fit=True))
+    assert "with its projector" in got.reason
+    assert "with its projector" not in blind.reason
+    memory_of(monkeypatch, 100_000_000)
+    with pytest.raises(BudgetError, match="no variant fits"):
+        pull(REPO, Wish(fit=True))
+    assert pull(REPO, Wish(fit=True, projector="none", name="small")).variant == "Q8_0"
+
+
+def test_tags_of_projectors() -> None:
+    names = {
+        "Q4_K_M": "mmproj-F16",
+        "latest": "mmproj-F16",
+        "UD-Q4_K_XL": "mmproj-UD-Q4_K_XL-F16",
+        "4b": "mmproj-4b-F16",
+    }
+    assert {tag: tag_of("mmproj-tiny-F16.gguf", tag) for tag in names} == names
+    assert tag_of("mmproj.gguf", "4b") == "mmproj-4b"
+
+
 def test_a_passport_of_a_newer_form_is_left_out_and_that_is_said(hub: Hub, tiny: Path) -> None:
     newer = json.loads(passport(tiny / "tiny-Q4_K_M.gguf", 0.01)) | {"passport": 2}
     hub.repos["kv/tiny-GGUF"].files["tiny-Q4_K_M.passport.json"] = json.dumps(newer).encode()
@@ -310,6 +404,8 @@ TELLING = """
 import sys
 from kvant.hub.pull import pull
 from kvant.progress import Silent
+from kvant.serve.storelibrary import StoreLibrary
+from kvant.testing.pictures import write_tiny_projector
 class Told(Silent):
     def advance(self, task, amount):
         print(amount, flush=True)

@@ -22,8 +22,8 @@ _OLD = frozenset({"mlp", "mlp_norm", "ldp", "ldpv2"})
 """LLaVA's, whose `projection_dim` is not the language model's width."""
 
 HEARD = 480
-"""Patches of a picture that take as much memory as half a minute of sound: the engine reserves 2.5 numbers of the widest
-layer for each of 1500 positions, measured with Whisper's encoders of 64 numbers."""
+"""Patches of a picture that take as much memory as half a minute of sound: the engine reserves 2.5 numbers of the
+widest layer for each of 1500 positions, measured with Whisper's encoders of 64 numbers."""
 
 _PREFERRED = ("F16", "BF16", "Q8_0")
 

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from kvant.devices.memory import RamPrediction, predict_ram, repacked_bytes
+from kvant.devices.memory import RamPrediction, predict_ram, projector_bytes, repacked_bytes
 from kvant.devices.profiles import Profile
 from kvant.documents import JSON_ERRORS
 from kvant.errors import BudgetError, FormatError, SourceError
 from kvant.evaluate.loss import MEASURES, Measure
+from kvant.formats.gguf.companions import described
 from kvant.formats.gguf.header import Header, read_header
 from kvant.hub.passports import PASSPORT_FORM, PASSPORT_SUFFIX
-from kvant.hub.sources.huggingface import HuggingFace, Repository
-from kvant.hub.sources.variants import RemoteVariant
+from kvant.hub.sources.huggingface import HuggingFace, RepoFile, Repository
+from kvant.hub.sources.variants import RemoteVariant, choose_projector
 from kvant.hub.transfer import Remote, read_range
 from kvant.model import Model
 from kvant.units import format_bytes
@@ -84,11 +85,22 @@ def fit_variant(
     *,
     device: Profile,
     context: int,
+    projector: str | None = None,
 ) -> Fit:
     """Choose the variant that loses least among those that fit a device.
 
     Passports beside the files decide where there are any; without, more bytes lose less. Full precision is taken only
-    where there is nothing else: beside Q8_0 it shows no difference and takes twice the memory.
+    where there is nothing else: beside Q8_0 it shows no difference and takes twice the memory. The projector that
+    comes with a variant counts.
+
+    Args:
+        hub: The hub.
+        client: What asks it.
+        repository: The repository.
+        variants: Its variants.
+        device: What they are to fit.
+        context: Tokens of context.
+        projector: The projector wished for; see `choose_projector`.
 
     Raises:
         BudgetError: None fits.
@@ -96,12 +108,15 @@ def fit_variant(
     """
     usable = device.usable_bytes
     small = [v for v in variants if v.preset not in ORIGINALS] or list(variants)
-    possible = [v for v in small if v.size_bytes < min(usable, device.max_file_bytes or usable)]
+    chosen = {v.name: choose_projector(repository, v, projector) for v in small}
+    needed = {file: projector_memory(hub, client, repository, file) for file in set(chosen.values())}
+    eyes = {name: needed[file] for name, file in chosen.items()}
+    possible = [v for v in small if v.size_bytes < min(usable - eyes[v.name], device.max_file_bytes or usable)]
     known = read_passports(hub, client, repository, possible)
     order = sorted(possible, key=lambda v: (known[v.name].mean if v.name in known else math.inf, -v.size_bytes))
     least: int | None = None
     for variant in order:
-        ram = predict(hub, client, repository, variant, context, device.architecture)
+        ram = predict(hub, client, repository, variant, context, device.architecture, eyes[variant.name])
         if ram.total_bytes <= usable:
             return Fit(
                 variant=variant.name, ram=ram, usable_bytes=usable, **_told(known.get(variant.name)),
@@ -123,8 +138,9 @@ def predict(
     variant: RemoteVariant,
     context: int,
     architecture: str,
+    eyes_bytes: int = 0,
 ) -> RamPrediction:
-    """Predict the memory a remote variant will take, from its header alone.
+    """Predict the memory a remote variant will take, from its header alone, beside what its projector takes.
 
     Raises:
         SourceError: Its header is damaged.
@@ -138,7 +154,23 @@ def predict(
             {t.name: t.block_type for t in header.tensors}, {t.name: t.shape for t in header.tensors}, architecture
         )
         trained = model.hyper("context_length", context)
-        return predict_ram(model, variant.size_bytes, min(context, trained), repacked=copies)
+        return predict_ram(model, variant.size_bytes, min(context, trained), repacked=copies, projector=eyes_bytes)
+
+
+def projector_memory(hub: HuggingFace, client: "httpx2.Client", repository: Repository, file: RepoFile | None) -> int:
+    """Predict the memory a remote projector will take, from its header alone; 0 for none.
+
+    Raises:
+        SourceError: Its header is damaged.
+        TransferError: The hub fails.
+    """
+    if file is None:
+        return 0
+    with tempfile.TemporaryDirectory(prefix="kvant-header-", ignore_cleanup_errors=True) as directory:
+        header = remote_header(client, hub.remote(repository, file), Path(directory) / "header.gguf")
+    model = Model(metadata=header.metadata, tensors={}, path=Path(file.path), files=())
+    seen = described(model, Path(file.path), file.size_bytes)
+    return projector_bytes(seen.size_bytes, seen.patches, seen.hidden)
 
 
 def remote_header(client: "httpx2.Client", remote: Remote, place: Path) -> Header:
@@ -204,7 +236,10 @@ def _told(lost: Lost | None) -> dict[str, float]:
 def _reason(
     variant: RemoteVariant, ram: RamPrediction, usable: int, known: dict[str, Lost], device: Profile, n: int
 ) -> str:
-    memory = f"{format_bytes(ram.total_bytes)} of {format_bytes(usable)} usable memory at a context of {ram.context}"
+    eyes = f" with its projector, {format_bytes(ram.projector_bytes)} of it," if ram.projector_bytes else ""
+    memory = (
+        f"{format_bytes(ram.total_bytes)}{eyes} of {format_bytes(usable)} usable memory at a context of {ram.context}"
+    )
     if variant.name in known:
         lost = known[variant.name]
         least = f"least measured {lost.measure.long}, {lost.measure.number(lost.mean)}"

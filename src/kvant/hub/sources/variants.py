@@ -21,6 +21,13 @@ _PRESET = re.compile(
 )
 
 
+_PROJECTOR = re.compile(r"(?:^|[-_.])mmproj(?:[-_.]|$)", re.IGNORECASE)
+_FLOATS = ("F16", "BF16", "F32")
+"""Types of projectors in the order in which they are taken where none is asked for; others follow, largest first."""
+
+NO_PROJECTOR = "none"
+
+
 class RemoteVariant(msgspec.Struct, frozen=True, kw_only=True):
     """A variant of a repository.
 
@@ -82,6 +89,78 @@ def choose_variant(variants: Sequence[RemoteVariant], choice: str | None, repo: 
     listed = ", ".join(v.name for v in (found or variants)[:40])
     what = "is not one of its variants" if not found else "names more than one of its variants"
     raise SourceError(f"hf:{repo}: {choice[:80]!r} {what}. Use one of {listed or 'none: it holds no GGUF file'}.")
+
+
+def projectors_of(repository: Repository) -> list[RepoFile]:
+    """Return the projectors of a repository: GGUF files that call themselves so, of one file each."""
+    return [
+        file
+        for file in repository.files
+        if file.path.lower().endswith(".gguf")
+        and _PROJECTOR.search(_base(file))
+        and not SHARD_NAME.fullmatch(file.path)
+    ]
+
+
+def choose_projector(repository: Repository, variant: RemoteVariant, choice: str | None) -> RepoFile | None:
+    """Return the projector that goes with a variant: of the type or file asked for, else of half precision.
+
+    Returns:
+        It; None where there is none, or none is wished for.
+
+    Raises:
+        SourceError: There is none of that type or file, or several that no name tells apart.
+    """
+    found = projectors_of(repository)
+    if (choice or "").lower() == NO_PROJECTOR:
+        return None
+    near = _nearest(found, variant)
+    if choice is not None:
+        wanted = choice.lower()
+        near = [f for f in near if wanted == _type(f).lower()] or [
+            f for f in found if wanted in (f.path.lower(), _base(f))
+        ]
+        if not near:
+            listed = ", ".join(f.path for f in found[:_SHOWN]) or "none at all"
+            raise SourceError(
+                f"hf:{repository.id}: has no projector {choice!r}; it has {listed}. Choose one of them, or none."
+            )
+    best = sorted(near, key=lambda f: (_rank(f), -f.size_bytes, f.path))
+    if len({(f.size_bytes, f.sha256) for f in best[:2]}) > 1 and _type(best[0]) == _type(best[1]):
+        listed = ", ".join(f.path for f in best[:_SHOWN])
+        raise SourceError(
+            f"hf:{repository.id}: has several projectors for {variant.name}: {listed}. Name one "
+            "(--mmproj FILE), or none."
+        )
+    return best[0] if best else None
+
+
+_SHOWN = 10
+
+
+def _nearest(found: list[RepoFile], variant: RemoteVariant) -> list[RepoFile]:
+    """Of several, those in the variant's folder, and among them those that bear its model's name."""
+    folder = variant.files[0].path.rpartition("/")[0]
+    found = [f for f in found if f.path.rpartition("/")[0] == folder] or found
+    stem = _stem(variant.files[0])
+    return [f for f in found if _stem(f) == stem] or found
+
+
+def _stem(file: RepoFile) -> str:
+    """A file's name without what says that it is a projector, a shard, and of which type."""
+    name = _base(file).removesuffix(".gguf")
+    match = SHARD_NAME.fullmatch(_base(file))
+    name = _PROJECTOR.sub("-", match["stem"] if match else name)
+    return re.sub(r"[^a-z0-9]+", "-", _PRESET.sub("", name)).strip("-")
+
+
+def _type(file: RepoFile) -> str:
+    return _preset(_base(file).removesuffix(".gguf"))
+
+
+def _rank(file: RepoFile) -> int:
+    kind = _type(file)
+    return _FLOATS.index(kind) if kind in _FLOATS else len(_FLOATS)
 
 
 def _base(file: RepoFile) -> str:

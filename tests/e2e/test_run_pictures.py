@@ -11,7 +11,7 @@ import pytest
 from kvant.formats.gguf.companions import read_projector
 from kvant.recipes.chat import Chat, projector_of
 from kvant.recipes.convert.convert import convert
-from kvant.testing.pictures import disc, wav, write_tiny_projector
+from kvant.testing.pictures import disc, wav, write_tiny_ears, write_tiny_projector
 from kvant.testing.tiny_models import write_tiny_model
 from projector_cases import table, write_checkpoint
 
@@ -93,3 +93,50 @@ def test_a_projector_that_was_converted_here_sees(root: Path, tmp_path: Path) ->
             chat.attach("image", [root / f"{name}.png"])
             said.append(chat.ask("What is it?").text)
     assert said[0] != said[1]
+
+
+@pytest.fixture(scope="module")
+def ears(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("ears")
+    write_tiny_model("llama", root / "model", tokenizer="pictures", max_position_embeddings=2048)
+    convert(root / "model", root / "tiny.gguf", to="gguf")
+    write_tiny_ears(root / "mmproj-tiny-F16.gguf")
+    for name, hertz in (("low", 220), ("high", 3000)):
+        (root / f"{name}.wav").write_bytes(wav(seconds=28, hertz=hertz))
+    (root / "red.png").write_bytes(disc((255, 0, 0)))
+    (root / "song.flac").write_bytes(b"fLaC" + bytes(200))
+    (root / "cut.wav").write_bytes(wav()[:30])
+    return root
+
+
+def test_a_sound_from_the_command_line(ears: Path) -> None:
+    options = ("--temperature", "0", "--max-tokens", "5", "--json", "--context", "1024")
+    made = run(ears / "tiny.gguf", "What is it?", *options, "--audio", ears / "low.wav")
+    assert made.returncode == 0, made.stderr
+    low = json.loads(made.stdout)
+    assert low["media"] == [str(ears / "low.wav")]
+    assert low["n_prompt"] > 700  # half a minute is heard
+    found = projector_of(ears / "tiny.gguf", None, hears=True)
+    with Chat(ears / "tiny.gguf", projector=found, sampling=GREEDY, max_tokens=5, context=1024) as chat:
+        said = []
+        for name in ("low", "high"):
+            chat.clear()
+            chat.attach("audio", [ears / f"{name}.wav"])
+            said.append(chat.ask("What is it?").text)
+    assert said[0] == low["text"] != said[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--image", "red.png"), "mmproj-tiny-F16.gguf: takes no pictures"),
+        (("--audio", "red.png"), "red.png: is a picture (PNG), which is not taken. Send WAV or MP3"),
+        (("--audio", "song.flac"), "song.flac: is"),
+        (("--audio", "cut.wav"), "cut.wav"),
+    ],
+)
+def test_sounds_that_are_refused(ears: Path, arguments: tuple[str, ...], message: str) -> None:
+    given = [item if item.startswith("--") else ears / item for item in arguments]
+    made = run(ears / "tiny.gguf", "What is it?", *given)
+    assert made.returncode == 1
+    assert message in made.stderr.replace("\n", " ")

@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from kvant.generate.media import MAX_MEDIA, MAX_PIXELS
-from kvant.testing.pictures import disc, png, wav, write_tiny_projector
+from kvant.testing.pictures import disc, png, wav, write_tiny_ears, write_tiny_projector
 from served import Served, served, write_gguf
 
 pytestmark = pytest.mark.heavy
@@ -30,6 +30,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("models")
     write_gguf(root / "eyes.gguf", tokenizer="pictures")
     write_tiny_projector(root / "mmproj-eyes-F16.gguf")
+    (root / "ears").mkdir()
+    write_gguf(root / "ears" / "hearing.gguf", tokenizer="pictures")
+    write_tiny_ears(root / "ears" / "mmproj-hearing-F16.gguf")
     (root / "blind").mkdir()
     write_gguf(root / "blind" / "text.gguf", seed=1)
     with served(root, context=1024) as running:
@@ -120,7 +123,7 @@ def test_a_model_with_a_projector_says_that_it_sees(http: httpx2.Client) -> None
     assert shown["projector_info"]["clip.projector_type"] == "idefics3"
     assert "vision" not in http.post("/api/show", json={"model": "blind/text"}).json()["capabilities"]
     listed = {model["id"]: model for model in http.get("/v1/models").json()["data"]}
-    assert set(listed) == {"eyes", "blind/text"}  # projectors are no models
+    assert set(listed) == {"eyes", "blind/text", "ears/hearing"}  # projectors are no models
     assert "vision" in listed["eyes"]["capabilities"]
     cards = {card["name"]: card for card in http.get("/api/kvant/cards").json()["cards"]}
     assert "vision" in cards["eyes"]["capabilities"]
@@ -262,3 +265,39 @@ def test_addresses_that_are_allowed_must_be_public(tmp_path: Path) -> None:
             assert answer.status_code == 400, url
             message = answer.json()["error"]["message"]
             assert "not public" in message or "no plain address" in message or "cannot be fetched" in message, message
+
+
+def sound(data: bytes, form: str = "wav") -> dict[str, Any]:
+    return {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode(), "format": form}}
+
+
+def test_a_sound_is_heard_through_openai_s_chat(gateway: Served) -> None:
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
+        [hearing] = [model for model in client.models.list() if model.id.endswith("hearing")]
+
+        def by_chat(hertz: float) -> Any:
+            content: Any = [{"type": "text", "text": SAY}, sound(wav(seconds=28, hertz=hertz))]
+            return client.chat.completions.create(
+                model=hearing.id, messages=[{"role": "user", "content": content}], max_tokens=6, temperature=0
+            )
+
+        low = by_chat(220)
+        assert low.usage.prompt_tokens > 700
+        assert low.choices[0].message.content != by_chat(3000).choices[0].message.content
+    assert hearing.model_extra is not None
+    assert "audio" in str(hearing.model_extra)
+
+
+@pytest.mark.parametrize(
+    ("data", "form", "words"),
+    [(b"fLaC" + bytes(99), "flac", "is FLAC, which is not taken"), (RED, "wav", "a picture (PNG), which is not taken. Send WAV or MP3"),
+     (wav()[:30], "wav", "WAV")],
+)  # fmt: skip
+def test_sounds_that_the_engine_does_not_take_are_refused(
+    http: httpx2.Client, data: bytes, form: str, words: str
+) -> None:
+    content = [{"type": "text", "text": SAY}, sound(data, form)]
+    body = {"model": "ears/hearing", "messages": [{"role": "user", "content": content}], "max_tokens": 2}
+    answer = http.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]["message"]

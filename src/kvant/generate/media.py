@@ -298,7 +298,8 @@ def _check_wav(data: bytes, part: Media) -> None:
 _OTHERS = (
     (b"RIFF", "RIFF (WebP, WAV or AVI)"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"%PDF", "PDF"), (b"fLaC", "FLAC"),
     (b"OggS", "Ogg"), (b"\0\0\0", "HEIC, AVIF or MP4"), (b"<svg", "SVG"), (b"<?xml", "XML, as SVG is"), (b"<", "HTML"),
-    (b"PK", "a ZIP archive"), (b"GGUF", "GGUF"),
+    (b"PK", "a ZIP archive"), (b"GGUF", "GGUF"), (b"\x89PNG", "a picture (PNG)"), (b"\xff\xd8\xff", "a picture (JPEG)"),
+    (b"GIF8", "a picture (GIF)"), (b"ID3", "a sound (MP3)"),
 )  # fmt: skip
 
 

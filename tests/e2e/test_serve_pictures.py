@@ -290,7 +290,7 @@ def test_a_sound_is_heard_through_openai_s_chat(gateway: Served) -> None:
 
 @pytest.mark.parametrize(
     ("data", "form", "words"),
-    [(b"fLaC" + bytes(99), "flac", "is FLAC, which is not taken"), (RED, "wav", "a picture (PNG), which is not taken. Send WAV or MP3"),
+    [(b"fLaC" + bytes(99), "flac", "is FLAC, which is not taken"), (RED, "wav", "a picture (PNG), which is not taken"),
      (wav()[:30], "wav", "WAV")],
 )  # fmt: skip
 def test_sounds_that_the_engine_does_not_take_are_refused(

@@ -17,11 +17,9 @@ from kvant.formats.gguf.reader import read_gguf
 from kvant.quant.plan import needs_importance
 from kvant.quant.presets import PRESETS, plan_preset
 from kvant.recipes.convert.convert import convert
-from kvant.recipes.convert.projector import convert_projector
 from kvant.recipes.targets.gguf.write import quantize
 from kvant.tensors import n_rows
 from kvant.testing.tiny_models import write_tiny_model
-from projector_cases import CASES, table, write_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -63,12 +61,6 @@ def test_files_equal_model_quantize(oracle: Path, family: str, tmp_path: Path) -
 )  # fmt: skip
 def test_files_of_every_kind_of_layer_equal_model_quantize(oracle: Path, name: str, tmp_path: Path) -> None:
     write_architecture(name, tmp_path / "source.gguf")
-    check_presets(oracle, tmp_path)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_projectors_equal_model_quantize(oracle: Path, case: str, tmp_path: Path) -> None:
-    convert_projector(write_checkpoint(table(case), tmp_path / "model"), tmp_path / "source.gguf")
     check_presets(oracle, tmp_path)
 
 

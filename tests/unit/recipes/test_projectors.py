@@ -12,6 +12,7 @@ from kvant.formats.gguf.reader import read_gguf
 from kvant.recipes.convert.convert import convert
 from kvant.recipes.convert.projector import convert_projector
 from kvant.recipes.projectors import companion_of, deliver
+from kvant.runtime.process import EngineProcess
 from kvant.testing.pictures import write_tiny_projector
 from kvant.testing.tiny_models import write_tiny_model
 from projector_cases import table, write_checkpoint
@@ -65,6 +66,8 @@ def test_one_beside_a_file_stays_as_it_is_unless_another_type_is_asked_for(file:
     made = deliver(smaller, place / "tiny.gguf", overwrite=False, threads=1)
     assert made.stat().st_size == smaller.size_bytes < found.size_bytes
     assert {t.block_type.name for t in read_gguf(made).tensors.values()} == {"F32", "Q8_0"}
+    with EngineProcess() as engine:
+        assert engine.open_projector(made).sees
     out.write_bytes(b"other")
     with pytest.raises(OutputExistsError):
         deliver(found, place / "tiny.gguf", overwrite=False, threads=1)

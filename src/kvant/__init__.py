@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from kvant.recipes.advise import AdviceRow as AdviceRow
     from kvant.recipes.advise import advise as advise
     from kvant.recipes.advise import advise_machine as advise_machine
+    from kvant.recipes.companion import Companion as Companion
     from kvant.recipes.convert.convert import ConvertResult as ConvertResult
     from kvant.recipes.convert.convert import convert as convert
     from kvant.recipes.create import Making as Making
@@ -133,6 +134,7 @@ _HOMES = {
     "Candidate": "kvant.recipes.targets.candidate",
     "Check": "kvant.hub.check",
     "Collected": "kvant.hub.collect",
+    "Companion": "kvant.recipes.companion",
     "Comparison": "kvant.recipes.measure.evaluate",
     "ConvertResult": "kvant.recipes.convert.convert",
     "ConvertedDecoder": "kvant.recipes.targets.onnx.transcode",
@@ -232,16 +234,16 @@ _HOMES = {
 
 __all__ = [
     "Advice", "AdviceRow", "Artifact", "BaseLogits", "Benched", "BlockType", "Budget", "Calibrated", "Calibration",
-    "Candidate", "Check", "Collected", "Comparison", "ConvertResult", "ConvertedDecoder", "Curvatures",
+    "Candidate", "Check", "Collected", "Companion", "Comparison", "ConvertResult", "ConvertedDecoder", "Curvatures",
     "DecoderResult", "EmbeddingScore", "Engine", "EngineSpec", "Floor", "Found", "Goal", "Importance", "Imported",
     "Inspection", "Int8Result", "KvantError", "Limits", "Listed", "Lock", "MLXResult", "Machine", "Making",
-    "Material", "Matrix", "Measured", "MeasuredVariant", "Model", "ModelName", "ModelSettings", "Modelfile",
-    "Opened", "Option", "Parity", "Plan", "Profile", "Progress", "Pulled", "QuantizeResult", "Questions",
-    "RamPrediction", "RankComparison", "Rebuilt", "Removed", "Report", "Request", "SpeedRuns", "Spoken", "Store",
-    "StoredModel", "Target", "Timing", "Value", "VariantScore", "VectorComparison", "Wish", "Workshop", "Written",
-    "__version__", "advise", "advise_machine", "bench", "calibrate", "convert", "convert_decoder", "copy", "create",
-    "decode", "encode", "evaluate", "evaluate_embeddings", "evaluate_rerankers", "export", "fsck", "gc", "import_",
-    "inspect", "list_", "open_model", "optimize", "parity", "plan_preset", "predict_size", "pull", "quantize",
+    "Material", "Matrix", "Measured", "MeasuredVariant", "Model", "ModelName", "ModelSettings", "Modelfile", "Opened",
+    "Option", "Parity", "Plan", "Profile", "Progress", "Pulled", "QuantizeResult", "Questions", "RamPrediction",
+    "RankComparison", "Rebuilt", "Removed", "Report", "Request", "SpeedRuns", "Spoken", "Store", "StoredModel",
+    "Target", "Timing", "Value", "VariantScore", "VectorComparison", "Wish", "Workshop", "Written", "__version__",
+    "advise", "advise_machine", "bench", "calibrate", "convert", "convert_decoder", "copy", "create", "decode",
+    "encode", "evaluate", "evaluate_embeddings", "evaluate_rerankers", "export", "fsck", "gc", "import_", "inspect",
+    "list_", "open_model", "optimize", "parity", "plan_preset", "predict_size", "pull", "quantize",
     "quantize_decoder", "quantize_int8", "read_plan", "read_recipe", "rebuild", "rm", "search", "show", "to_mlx",
     "write_plan", "write_preset", "write_recipe",
 ]  # fmt: skip

@@ -209,7 +209,7 @@ def _by_kvant(
     model, tensors, kind = planned(source, target)
     check_apart(out, model.files)
     if sys.platform != "win32":
-        check_loads(model.metadata, tensors, out)
+        check_loads(model.metadata, tensors, out, source)
     tensors = [recoded(model.tensors[t.name], t.block_type, threads=threads) for t in tensors]
     files = write_gguf(out, model.metadata, tensors, overwrite=overwrite, progress=progress)
     return _result(source, files[0], kind, target, tensors, model.remarks, NATIVE)

@@ -72,7 +72,7 @@ def write(a, config, tokenizer, pre):
     special = {t["id"] for t in tokenizer["added_tokens"]}
     w = gguf.GGUFWriter(a.outfile, "llama")
     w.add_name(os.path.basename(a.model)); w.add_description(json.dumps(sorted(os.listdir(a.model))))
-    w.add_block_count(1); w.add_context_length(64); w.add_embedding_length(64); w.add_feed_forward_length(64)
+    w.add_block_count(1); w.add_context_length(64); w.add_embedding_length(64); w.add_feed_forward_length(256)
     w.add_head_count(2); w.add_layer_norm_rms_eps(1e-5)
     w.add_tokenizer_model("gpt2"); w.add_tokenizer_pre(pre)
     w.add_token_list(sorted(vocabulary, key=vocabulary.get))
@@ -84,7 +84,12 @@ def write(a, config, tokenizer, pre):
     embedding[0, 0] = config.get("test_value", 1.0)
     with np.errstate(over="ignore"):
         w.add_tensor("token_embd.weight", embedding.astype(kind))
-    w.add_tensor("blk.0.ffn_up.weight", np.ones((64, 256), kind))
+    for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
+        w.add_tensor(f"{name}.weight", np.ones(64, np.float32))
+    for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+        w.add_tensor(f"blk.0.{name}.weight", np.ones((64, 64), kind))
+    for name, shape in (("ffn_gate", (256, 64)), ("ffn_up", (256, 64)), ("ffn_down", (64, 256))):
+        w.add_tensor(f"blk.0.{name}.weight", np.ones(shape, kind))
     w.write_header_to_file(); w.write_kv_data_to_file()
     time.sleep(config.get("test_sleeps", 0))
     w.write_tensors_to_file(); w.close()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from family_cases import digest, random_tensor
+from kvant.formats.gguf.companions import read_projector
 from kvant.formats.gguf.reader import read_gguf
 from kvant.formats.huggingface.projectors.kinds import KINDS
 from kvant.metadata import Value
@@ -33,6 +34,7 @@ def test_tensors_and_metadata_are_upstreams(case: str, tmp_path: Path) -> None:
     assert list(found) == list(wanted["tensors"])
     assert found == wanted["tensors"]
     assert {key: _plain(value) for key, value in model.metadata.items()} == wanted["metadata"]
+    assert read_projector(out).width == 256  # by which it is found beside its model
     assert list(model.metadata) == list(wanted["metadata"])
 
 

@@ -74,11 +74,10 @@ def read_projector(path: Path) -> Projector:
 
 def described(model: Model, path: Path, size_bytes: int) -> Projector:
     """Return what a projector's metadata say of it, of whatever file."""
-    kinds = [model.get(f"clip.{sense}projector_type") for sense in ("", "vision.", "audio.")]
     has_vision = model.get("clip.has_vision_encoder")
     return Projector(
         path=path, size_bytes=size_bytes,
-        kind=next((kind for kind in kinds if isinstance(kind, str)), "mlp"), width=_width(model),
+        kind=_kind(model), width=_width(model),
         sees=has_vision is True, hears=model.get("clip.has_audio_encoder") is True,
         patches=max(
             (_number(model, "vision.image_size") // max(1, _number(model, "vision.patch_size"))) ** 2,
@@ -89,13 +88,18 @@ def described(model: Model, path: Path, size_bytes: int) -> Projector:
     )  # fmt: skip
 
 
+def _kind(model: Model) -> str:
+    kinds = [model.get(f"clip.{sense}projector_type") for sense in ("", "vision.", "audio.")]
+    return next((kind for kind in kinds if isinstance(kind, str)), "mlp")
+
+
 def _number(model: Model, key: str) -> int:
     value = model.get(f"clip.{key}")
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def _width(model: Model) -> int:
-    if model.get("clip.projector_type", "mlp") in _OLD:
+    if _kind(model) in _OLD:
         last = next((model.tensors[name] for name in ("mm.2.weight", "mm.3.weight") if name in model.tensors), None)
         return last.shape[0] if last is not None else 0
     return _number(model, "vision.projection_dim") or _number(model, "audio.projection_dim")

@@ -107,11 +107,9 @@ def check_finite(model: Model, *, progress: Progress = SILENT) -> None:
     """Look at every weight.
 
     Raises:
-        ValueRangeError: One is NaN or infinite.
+        ValueRangeError: One is NaN, or infinite and no bound that values are clipped to.
     """
-    floats = [
-        t for t in model.tensors.values() if t.block_type.family is not Family.INTEGER and not t.name.endswith(BOUNDS)
-    ]
+    floats = [t for t in model.tensors.values() if t.block_type.family is not Family.INTEGER]
     progress.start("check", sum(map(n_bytes, floats)), "B")
     for tensor in floats:
         _check_tensor(tensor)
@@ -125,9 +123,10 @@ def _check_tensor(tensor: Tensor) -> None:
     for start in range(0, n_rows(tensor), step):
         stop = min(start + step, n_rows(tensor))
         values = decode(tensor.read_bytes(start, stop), tensor.block_type, length)
-        if np.isfinite(values).all():
+        bad = np.isnan(values) if tensor.name.endswith(BOUNDS) else ~np.isfinite(values)
+        if not bad.any():
             continue
-        row, column = (int(i[0]) for i in np.nonzero(~np.isfinite(values.reshape(-1, length))))
+        row, column = (int(i[0]) for i in np.nonzero(bad.reshape(-1, length)))
         beyond = "F16 ends at 65504. Use -t BF16 or F32" if tensor.block_type.name == "F16" else "Check the weights"
         raise ValueRangeError(
             f"{tensor.name}: row {start + row}, column {column} is not finite as {tensor.block_type}. {beyond}."

@@ -34,7 +34,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[dict[str, object]]:
     chosen = set(arguments.types.split(",")) if arguments.types else FITTABLE
     for name in arguments.tensors.split(","):
         x = sample_rows(model.tensors[name], arguments.rows)
-        second_moment = statistics.moments(name)[0]  # type: ignore[attr-defined]
+        second_moment = statistics.moments(name)[0]
         curvature = prepare(second_moment, damping=DAMPING)
         h = curvature.hessian.astype(np.float64)
         importance = np.ascontiguousarray(np.diag(second_moment), dtype=np.float32)

@@ -20,6 +20,7 @@ from kvant.calibrate.decoder import ARCHITECTURES
 from kvant.cli.main import app
 from kvant.devices.providers import PROVIDERS
 from kvant.dtypes import BLOCK_TYPES, block_type
+from kvant.formats.gguf.kinds import ENCODERS
 from kvant.formats.huggingface.architectures.family import Family
 from kvant.formats.huggingface.architectures.registry import BY_CLASS, FAMILIES
 from kvant.formats.huggingface.architectures.upstream_table import TEXT
@@ -78,7 +79,7 @@ def recipe() -> str:
     kinds = {
         Kind.BYTES: "whole number, bytes", Kind.COUNT: "whole number", Kind.NUMBER: "number",
         Kind.FLAG: "true or false", Kind.WORD: "text",
-        Kind.LIST: "list of texts", Kind.PATH: "path", Kind.TEXT: "`bundled`, `self` or a path",
+        Kind.LIST: "list of texts", Kind.PATH: "path", Kind.TEXT: "`bundled`, `self`, `none` or a path",
     }  # fmt: skip
     rows = [
         [f"`{field.place}`", kinds[field.kind], _default(field), "MODEL" if field.is_argument else f"`{field.option}`",
@@ -97,8 +98,6 @@ def recipe() -> str:
 
 def _default(field: Field) -> str:
     value = default_of(field)
-    if field.implied:
-        return f"none; `{field.implied}` where `{str(field.place).partition('.')[0]}` is given without it"
     if isinstance(value, tuple):
         return f"`[{', '.join(value)}]`" if value else ""
     return "" if value is None else f"`{str(value).lower()}`"
@@ -190,11 +189,10 @@ def models() -> str:
         "(`python tools/family_goldens.py ENVIRONMENT`; tests/golden/families). Those without a figure are "
         "checked by tests/parity/test_upstream_converter.py, below 1e-10, Gemma's below 1e-6.\n\n"
         "Written as: GGUF always, Hugging Face and MLX directories where a GGUF has all that transformers needs, "
-        "byte for byte; else why not. Statistics: "
-        "`--calibrate` measures second moments and gradients of these; all others are quantized plainly or with an "
-        "importance file (`--imatrix`).\n\n"
+        "byte for byte; else why not. Calibrated: by what llama.cpp shows while it runs the model, any that writes "
+        "text; gradients (`--statistics gradients`) of these families.\n\n"
     )
-    header = ["classes", "models", "architecture", "written as", "statistics", "KL or cosine distance", "since"]
+    header = ["classes", "models", "architecture", "written as", "calibrated by", "KL or cosine distance", "since"]
     return text + table(header, rows) + "\n" + upstream_models()
 
 
@@ -207,7 +205,10 @@ def written(family: Family) -> str:
 
 def statistics(family: Family) -> str:
     """Return how a family is calibrated."""
-    return "yes" if family.architecture in ARCHITECTURES and not family.experts else "importance file"
+    if family.architecture in ENCODERS:
+        return "importance file"
+    is_differentiated = family.architecture in ARCHITECTURES and not family.experts
+    return "engine, gradients" if is_differentiated else "engine"
 
 
 def upstream_models() -> str:

@@ -19,15 +19,6 @@ namespace {
 template <class T> using Stack = nb::ndarray<T, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 template <class T> using Matrix = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
-LinearKernels find_linear(const std::string& isa) {
-    find_table(isa);  // refuses what this machine cannot run
-#if defined(__x86_64__) || defined(_M_X64)
-    if (isa == "avx512") return avx512::linear_kernels();
-    if (isa == "avx2") return avx2::linear_kernels();
-#endif
-    return baseline::linear_kernels();
-}
-
 void check(bool fits) {
     if (!fits) throw std::invalid_argument("matrices do not fit one another");
 }

@@ -88,6 +88,7 @@ void bind_transcode(nanobind::module_& m);
 void bind_fit(nanobind::module_& m);
 void bind_linalg(nanobind::module_& m);
 void bind_rowwise(nanobind::module_& m);
+void bind_observer(nanobind::module_& m);
 
 NB_MODULE(_ext, m) {
     m.doc() = "Native kernels of kvant.";
@@ -104,4 +105,5 @@ NB_MODULE(_ext, m) {
     bind_fit(m);
     bind_linalg(m);
     bind_rowwise(m);
+    bind_observer(m);
 }

@@ -103,7 +103,7 @@ def test_the_best_variant_is_searched_by_its_vectors(encoder: Path, text: Path, 
 def test_what_is_of_text_alone_is_refused_with_what_to_do(encoder: Path) -> None:
     for asked, said in (
         ({"budget": Budget(max_kld=0.1)}, r"^--max-kld: .*--max-distance 0\.01"),
-        ({"calibrate": "bundled"}, r"^--calibrate: measures what a model writes, .*Leave it out"),
+        ({"calibrate": "self"}, r"^--calibrate: measures what a model writes, .*Leave it out"),
         ({"chunks": 3}, r"^--chunks: counts windows of text .*Leave it out"),
         ({"budget": Budget(min_speed_tok_s=5, device="phone-6gb")}, r"^--min-speed: .*Leave --min-speed or --device"),
     ):

@@ -60,7 +60,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def request(tiny: Path, out: Path, **changes: object) -> Request:
     few = {"presets": ("Q8_0", "Q4_K_M", "Q4_0", "Q2_K"), "chunks": 1, "threads": 1}
-    return msgspec.structs.replace(Request(source=tiny, out=out), **{**few, **changes})
+    return msgspec.structs.replace(Request(source=tiny, calibrate="none", out=out), **{**few, **changes})
 
 
 class Said:
@@ -281,7 +281,8 @@ def test_another_file_of_the_name_is_kept(tiny: Path, tmp_path: Path) -> None:
 
 def test_a_killed_run_continues(tiny: Path, tmp_path: Path, empty_home: Path) -> None:
     command = [
-        sys.executable, "-m", "kvant.cli.main", "optimize", str(tiny), "--candidates", "Q8_0,Q4_K_M,Q4_0,Q2_K", "--all",
+        sys.executable, "-m", "kvant.cli.main", "optimize", str(tiny), "--calibrate", "none", "--all",
+        "--candidates", "Q8_0,Q4_K_M,Q4_0,Q2_K",
         "--chunks", "1", "--threads", "1", "-o", str(tmp_path / "out"),
     ]  # fmt: skip
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -302,7 +303,18 @@ def test_a_killed_run_continues(tiny: Path, tmp_path: Path, empty_home: Path) ->
 
 
 def test_the_command_prints_the_pick(tiny: Path, tmp_path: Path) -> None:
-    arguments = ["optimize", str(tiny), "--candidates", "Q8_0,Q4_0", "--chunks", "1", "-o", str(tmp_path / "o")]
+    arguments = [
+        "optimize",
+        str(tiny),
+        "--calibrate",
+        "none",
+        "--candidates",
+        "Q8_0,Q4_0",
+        "--chunks",
+        "1",
+        "-o",
+        str(tmp_path / "o"),
+    ]
     result = runner.invoke(app, [*arguments, "--max-size", "10MB"])
     assert result.exit_code == 0, result.stderr
     assert "<- pick" in result.stdout
@@ -312,7 +324,9 @@ def test_the_command_prints_the_pick(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_the_command_fails_with_one_line(tiny: Path, tmp_path: Path) -> None:
-    result = runner.invoke(app, ["optimize", str(tiny), "--device", "microcontroller", "-o", str(tmp_path / "o")])
+    result = runner.invoke(
+        app, ["optimize", str(tiny), "--calibrate", "none", "--device", "microcontroller", "-o", str(tmp_path / "o")]
+    )
     assert result.exit_code == 1
     assert result.stderr.startswith("kvant: microcontroller: 512 kB")
 

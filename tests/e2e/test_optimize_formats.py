@@ -60,7 +60,7 @@ def exported(tiny: Path, shared_home: Path) -> None:
 
 def request(tiny: Path, out: Path, **changes: object) -> Request:
     asked = Request(
-        source=tiny, out=out, formats=("gguf", "mlx"), presets=("Q8_0", "Q4_0"), chunks=1, threads=1,
+        source=tiny, calibrate="none", out=out, formats=("gguf", "mlx"), presets=("Q8_0", "Q4_0"), chunks=1, threads=1,
         budget=Budget(max_size_bytes=2_000_000_000),
     )  # fmt: skip
     return msgspec.structs.replace(asked, **changes)
@@ -283,7 +283,8 @@ def test_formats_that_cannot_be_had_are_refused_at_once(tiny: Path, tmp_path: Pa
 def test_the_command(tiny: Path, tmp_path: Path) -> None:
     run = CliRunner().invoke(
         app,
-        ["optimize", str(tiny), "--max-size", "2GB", "--formats", "gguf,mlx", "--candidates", "Q8_0,Q4_0", "--chunks",
+        ["optimize", str(tiny), "--calibrate", "none", "--max-size", "2GB",
+         "--formats", "gguf,mlx", "--candidates", "Q8_0,Q4_0", "--chunks",
          "1", "--threads", "1", "-o", str(tmp_path / "out")],
     )  # fmt: skip
     assert run.exit_code == 0, run.output

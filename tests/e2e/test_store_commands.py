@@ -120,7 +120,18 @@ def test_stored_names_stand_where_paths_may(tmp_path: Path, monkeypatch: pytest.
 
 def test_optimize_keeps_what_it_found_with_its_passport(tmp_path: Path) -> None:
     directory = write_tiny_model("llama", tmp_path / "tiny")
-    options = ("--max-size", "5MB", "--chunks", "1", "--candidates", "Q8_0", "-o", tmp_path / "out")
+    options = (
+        "--max-size",
+        "5MB",
+        "--calibrate",
+        "none",
+        "--chunks",
+        "1",
+        "--candidates",
+        "Q8_0",
+        "-o",
+        tmp_path / "out",
+    )
 
     report = document("optimize", directory, *options, "--keep", "tiny:best")
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from kvant.calibrate.importance import measure
 from kvant.formats.imatrix import read_imatrix, write_imatrix
-from kvant.formats.open import open_model
+from kvant.recipes.measure.base import f32_file
+from kvant.recipes.source import open_model
 from kvant.testing.tiny_models import write_tiny_model
 
 DATA = Path(__file__).resolve().parent / "data" / "imatrix"
@@ -22,7 +23,9 @@ TOLERANCE = 0.002
 def test_values_agree_with_upstreams_on_the_same_tokens(tmp_path: Path) -> None:
     tokens = np.array(json.loads((DATA / "tokens.json").read_text())["tokens"], np.int32)
     model = open_model(write_tiny_model("llama", tmp_path / "hf", num_hidden_layers=1))
-    found = measure(model, tokens, directory=tmp_path / "sums", datasets=("text.txt",))
+    found = measure(
+        f32_file(model)[0], model, tokens, directory=tmp_path / "sums", threads=1, datasets=("text.txt",)
+    )  # fmt: skip
     expected = read_imatrix(DATA / "tiny.gguf")
     assert found.entries.keys() == expected.entries.keys()
     assert (found.n_chunks, found.chunk_size) == (expected.n_chunks, expected.chunk_size) == tokens.shape

@@ -61,6 +61,8 @@ def values(field: Field) -> st.SearchStrategy[Any]:
         return path
     if field.name == "formats":
         return st.lists(st.sampled_from(["gguf", "mlx", "onnx"]), unique=True).map(tuple)
+    if field.name == "statistics":
+        return st.sampled_from(["engine", "gradients"])
     drawn = st.integers(field.low, field.high) if field.kind is Kind.COUNT else VALUES[field.kind]
     return st.just(default_of(field)) | drawn
 

@@ -8,6 +8,7 @@
 
 #include "kvant/cpu.h"
 #include "kvant/kernels.h"
+#include "kvant/linalg.h"
 #include "kvant/parallel.h"
 
 namespace kvant {
@@ -33,6 +34,15 @@ inline Table find_table(const std::string& isa) {
     for (const Level& level : levels())
         if (level.usable && isa == level.name) return level.table();
     throw std::invalid_argument("instruction-set level not usable here: " + isa);
+}
+
+inline LinearKernels find_linear(const std::string& isa) {
+    find_table(isa);  // refuses what this machine cannot run
+#if defined(__x86_64__) || defined(_M_X64)
+    if (isa == "avx512") return avx512::linear_kernels();
+    if (isa == "avx2") return avx2::linear_kernels();
+#endif
+    return baseline::linear_kernels();
 }
 
 inline const TypeKernels& find(const Table& table, int ggml_id) {

@@ -1,6 +1,5 @@
 """Sums over tokens of what each linear of one layer sees: its inputs, and its inputs weighted by its gradients."""
 
-import hashlib
 import math
 from collections.abc import Iterable
 from functools import partial
@@ -10,15 +9,8 @@ import numpy as np
 import torch
 
 from kvant.calibrate.operators import squares
-from kvant.files import atomic_write, sha256_file
+from kvant.calibrate.statistics import file_of, save
 from kvant.kernels import linalg
-
-KINDS = ("hessian", "fisher", "curvature")
-
-
-def file_of(directory: Path, name: str, kind: str) -> Path:
-    """Return where one statistic of a tensor is stored; `hessian` under the first tensor that shares the input."""
-    return directory / f"{name}.{kind}.npy"
 
 
 class Sums:
@@ -78,24 +70,6 @@ def written(directory: Path, names: Iterable[str], groups: Iterable[str]) -> boo
     return all(path.exists() for path in [*files, *(file_of(directory, name, "hessian") for name in groups)])
 
 
-def digest_of(directory: Path, *, is_new: bool) -> str:
-    """Return the SHA-256 over all statistics and labels in a directory; kept there, made again if they are new."""
-    kept = directory / "statistics.sha256"
-    if is_new or not kept.exists():
-        digest = hashlib.sha256()
-        for path in sorted([*directory.glob("*.*.npy"), directory / "labels.npy"]):
-            digest.update(f"{path.name} {sha256_file(path)}\n".encode())
-        with atomic_write(kept) as file:
-            file.write(digest.hexdigest().encode())
-    return kept.read_text()
-
-
 def add_outer(total: np.ndarray, x: torch.Tensor, weights: torch.Tensor, *, threads: int = 0) -> None:
     """Add Σ w x xᵀ over the rows of x, float32 [tokens, n], to total, float32 [n, n], symmetric."""
     linalg.gram(x.numpy() * np.sqrt(weights.numpy())[:, None], out=total, threads=threads)
-
-
-def save(path: Path, values: np.ndarray | np.float64) -> None:
-    """Write one statistic; the file appears whole."""
-    with atomic_write(path) as file:
-        np.save(file, values)

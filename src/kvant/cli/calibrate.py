@@ -32,7 +32,7 @@ def calibrate(
 ) -> None:
     """Measure a model on calibration text and write an importance file that llama.cpp reads.
 
-    The file holds what llama.cpp's own llama-imatrix would write for the same tokens. Needs kvant[calibrate].
+    The file holds what llama.cpp's own llama-imatrix would write for the same tokens, of any model that llama.cpp runs.
     An interrupted run takes up where it stopped.
 
     \b

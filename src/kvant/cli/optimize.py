@@ -7,7 +7,7 @@ import typer
 
 from kvant.cli import console
 from kvant.cli.given import is_given, name_of, refuse
-from kvant.recipes.optimize.fields import FIELDS, Field, Kind
+from kvant.recipes.optimize.fields import ABSENT, FIELDS, Field, Kind
 from kvant.units import format_bytes, format_speed, parse_bytes
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ Chunks = Annotated[int, typer.Option(min=0, help="Windows of 512 tokens to measu
 Formats = Annotated[str, typer.Option(callback=_lowered, help="Formats wanted within the limits: gguf,mlx,onnx.")]
 Candidates = Annotated[str | None, typer.Option(help="Presets to consider: Q4_K_M,Q5_K_M,...", show_default=False)]
 Imatrix = Annotated[Path | None, typer.Option(help="Importance file; allows I-quants.", show_default=False)]
-Calibrate = Annotated[str | None, typer.Option(help="Calibration text: bundled, self (the model writes it), or a file. Adds fitted variants; needs kvant[calibrate].", show_default=False)]  # noqa: E501
+Calibrate = Annotated[str, typer.Option(help="Calibration text of fitted variants: bundled, self (the model writes it), a file, or none.")]  # noqa: E501
+Statistics = Annotated[str, typer.Option(callback=_lowered, help="What measures the model: engine, or gradients (needs kvant[calibrate]).")]  # noqa: E501
+KeepStatistics = Annotated[bool, typer.Option("--keep-statistics", help="Keep what was measured beside fitted files: rebuild needs it on other machines.")]  # noqa: E501
 CalibrateWindows = Annotated[int, typer.Option(min=0, help="Windows of 512 tokens of the calibration text at most.")]
 CalibrateSeed = Annotated[int, typer.Option(min=0, help="Of the labels drawn from the model's predictions, and of self.")]  # noqa: E501
 Refine = Annotated[int, typer.Option(min=0, max=10, help="Fitted variants to measure after predictions are corrected.")]
@@ -74,12 +76,14 @@ def optimize(
     formats: Formats = "gguf",
     candidates: Candidates = None,
     imatrix: Imatrix = None,
-    calibrate: Calibrate = None,
+    calibrate: Calibrate = "bundled",
+    statistics: Statistics = "engine",
     calibrate_windows: CalibrateWindows = 64,
     calibrate_seed: CalibrateSeed = 1,
     refine: Refine = 4,
     measure_all: All = False,
     mmproj: Mmproj = None,
+    keep_statistics: KeepStatistics = False,
     keep: Keep = None,
     jobs: Jobs = 1,
     threads: Threads = 0,
@@ -102,9 +106,9 @@ def optimize(
     Examples:
       kvant optimize SmolLM2-135M --max-size 100MB
       kvant optimize SmolLM2-135M --max-size 100MB --keep smollm2:100mb
-      kvant optimize SmolLM2-135M --max-size 90MB --calibrate bundled
       kvant optimize SmolLM2-135M --max-size 90MB --calibrate self
-      kvant optimize SmolLM2-135M --max-size 90MB --calibrate bundled --formats gguf,mlx,onnx
+      kvant optimize SmolLM2-135M --max-size 90MB --calibrate none
+      kvant optimize SmolLM2-135M --max-size 90MB --formats gguf,mlx,onnx
       kvant optimize model.gguf --device phone-6gb --context 8192
       kvant optimize SmolLM2-135M --max-kld 0.02 --imatrix imatrix.gguf -o out
       kvant optimize all-MiniLM-L6-v2 --max-distance 0.005
@@ -160,7 +164,7 @@ def _check(options: typer.Context) -> None:
         raise typer.BadParameter("give a model, or a recipe that names one (--recipe FILE).")
     here = {field.name: given[name_of(options, field.option)] for field in FIELDS}
     for field in FIELDS:
-        is_missing = field.needs is not None and here[field.needs] is None and given["recipe"] is None
+        is_missing = field.needs is not None and here[field.needs] in ABSENT and given["recipe"] is None
         if is_missing or (field.unless is not None and here[field.unless] is not None):
             refuse(options, (name_of(options, field.option),), field.why)
 

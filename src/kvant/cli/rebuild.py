@@ -14,6 +14,7 @@ Source = Annotated[Path, typer.Option(help="The full-precision model it was made
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default the lock's name.", show_default=False)]  # noqa: E501
 Text = Annotated[Path | None, typer.Option(help="The calibration text, if it was a file.", show_default=False)]
 Imatrix = Annotated[Path | None, typer.Option(help="The importance file, if one was used.", show_default=False)]
+Statistics = Annotated[Path | None, typer.Option(help="What calibration measured, if it was kept; default beside the lock.", show_default=False)]  # noqa: E501
 Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 for one per core. Bytes do not depend on them.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -26,6 +27,7 @@ def rebuild(
     out: Out = None,
     text: Text = None,
     imatrix: Imatrix = None,
+    statistics: Statistics = None,
     threads: Threads = 0,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -44,8 +46,9 @@ def rebuild(
 
     with console.progress(quiet=json) as progress:
         made = run(
-            lock, source, out=out, text=text, imatrix=imatrix, threads=threads, overwrite=overwrite, progress=progress
-        )
+            lock, source, out=out, text=text, imatrix=imatrix, statistics=statistics, threads=threads,
+            overwrite=overwrite, progress=progress,
+        )  # fmt: skip
     if json:
         console.print_json(made)
         return

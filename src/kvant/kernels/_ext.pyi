@@ -116,3 +116,51 @@ def softmax(isa: str, x: np.ndarray[Any, Any], period: int, threads: int) -> Non
 
 def sigmoid(isa: str, x: np.ndarray[Any, Any], out: np.ndarray[Any, Any], threads: int) -> None:
     """Write 1 / (1 + exp(-x)) into `out`."""
+
+class Observer:
+    """Sums and disturbs what llama.cpp multiplies, from its evaluation callback."""
+
+    callback: int
+    """Address of the callback."""
+
+    def __init__(self, mul_mat: int, mul_mat_id: int, get_rows: int, soft_max: int, isa: str, threads: int) -> None: ...
+    @property
+    def address(self) -> int:
+        """Of the observer: the callback's user data."""
+
+    def listen(self, on: bool) -> None:
+        """Note which weights take part, or stop to."""
+
+    def seen(self) -> list[tuple[str, str, int, int, int, int]]:
+        """Per product: name, role, columns, rows, stack, what tells its input apart."""
+
+    def weigh(self, weights: np.ndarray[Any, Any]) -> None:
+        """Weights of the next batch's tokens, float32 [tokens]."""
+
+    def add(
+        self,
+        name: str,
+        moments: np.ndarray[Any, Any] | None,
+        squares: np.ndarray[Any, Any],
+        counts: np.ndarray[Any, Any],
+        layer: int,
+    ) -> None:
+        """Sum up a weight's inputs into these arrays from now on; attention of a layer weighs them, of -1 none."""
+
+    def finish(self) -> None:
+        """Add what waits for an attention that was not shown."""
+
+    def forget(self) -> None:
+        """Sum up nothing any more."""
+
+    def disturb(self, name: str, role: str, scales: np.ndarray[Any, Any], first_sign: int) -> None:
+        """Put errors of these sizes, float32 [stack, rows], on a weight's products from now on."""
+
+    def calm(self) -> dict[tuple[str, str], float]:
+        """Stop all disturbances; return their energies by name and role."""
+
+    def complaint(self) -> str:
+        """Why the last run was stopped; empty if it was not."""
+
+def read_engine_tensor(address: int) -> dict[str, Any]:
+    """What the observer reads of a tensor of the engine."""

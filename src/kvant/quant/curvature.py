@@ -4,6 +4,7 @@ Where importance (importance.py) knows one number per channel, a Hessian E[x xáµ
 use it let weights answer each other's rounding errors: kernels/fitting.py.
 """
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
@@ -15,7 +16,7 @@ from kvant.errors import PlanError
 from kvant.kernels import fitting
 from kvant.quant.importance import Importance
 from kvant.quant.roles import EMBEDDINGS
-from kvant.tensors import Tensor
+from kvant.tensors import Tensor, n_rows
 
 DAMPING = 0.15
 """Share of the mean diagonal added to a Hessian of many more tokens than columns. Mean KL divergence of SmolLM2 with
@@ -25,6 +26,9 @@ DAMPING_BY_COLUMNS = 1.0
 """What a Hessian of as many columns as tokens gets on top, one of a tenth as many a tenth of it: to it chance in the
 text looks like structure. In Qwen2.5-Coder-1.5B's `ffn_down`, 8960 columns on 12,288 tokens, the error on other text is
 .0071 of the output with .03, .0052 with .3 and .0049 with 1."""
+
+MOST_READY = 4
+"""Factored Hessians of experts in memory at a time; rows come in order, so that two are in use at most."""
 
 EMBEDDING_DAMPING = 0.03
 """That of the token embedding, whose rows each answer to few tokens; .3 costs 2 % of the KL divergence at 78 MB."""
@@ -40,6 +44,8 @@ class Curvatures:
         sha256: Digest of all that decides the Hessians' bytes.
         text_sha256: Digest of the text they were measured on.
         n_tokens: Tokens they were measured on.
+        expert: Returns the Hessian of one matrix of a stack, float32 or float64 [n, n], and the tokens that it rests
+            on; None where stacks have one Hessian for all.
     """
 
     names: Collection[str]
@@ -47,26 +53,35 @@ class Curvatures:
     sha256: str
     text_sha256: str = ""
     n_tokens: int = 0
+    expert: Callable[[str, int], tuple[np.ndarray, int]] | None = None
 
-    def damping(self, name: str, n_columns: int) -> float:
+    def damping(self, name: str, n_columns: int, n_tokens: int) -> float:
         """Return the share of its mean diagonal that is added to a tensor's Hessian."""
         if name in EMBEDDINGS:
             return EMBEDDING_DAMPING
-        return DAMPING + DAMPING_BY_COLUMNS * n_columns / self.n_tokens if self.n_tokens else DAMPING
+        return DAMPING + DAMPING_BY_COLUMNS * n_columns / n_tokens if n_tokens else DAMPING
 
-    def ready(self, name: str, *, threads: int = 0) -> fitting.Curvature:
-        """Load, damp and factor a tensor's Hessian."""
-        hessian = self.hessian(name)
-        return fitting.prepare(hessian, damping=self.damping(name, len(hessian)), threads=threads)
+    def ready(self, name: str, *, expert: int | None = None, threads: int = 0) -> fitting.Curvature:
+        """Load, damp and factor a tensor's Hessian; of a stack, that of one expert, or of all together."""
+        if expert is None or self.expert is None:
+            hessian, n_tokens = self.hessian(name), self.n_tokens
+        else:
+            hessian, n_tokens = self.expert(name, expert)
+        return fitting.prepare(hessian, damping=self.damping(name, len(hessian), n_tokens), threads=threads)
 
-    def encoder(self, name: str, kind: BlockType, *, threads: int = 0) -> "FittedEncoder | None":
+    def encoder(self, tensor: Tensor, kind: BlockType, *, threads: int = 0) -> "FittedEncoder | None":
         """Return the encoder of a tensor; None if it was not measured, or the type cannot use what was.
 
         `threads` factor its Hessian; 0 for one per core.
         """
-        if name not in self.names or kind.name not in fitting.FITTABLE:
+        if tensor.name not in self.names or kind.name not in fitting.FITTABLE:
             return None
-        return FittedEncoder(name=name, kind=kind, curvatures=self, threads=threads)
+        stack = math.prod(tensor.shape[:-2])
+        is_split = stack > 1 and self.expert is not None
+        return FittedEncoder(
+            name=tensor.name, kind=kind, curvatures=self, threads=threads,
+            matrix_rows=n_rows(tensor) // stack if is_split else None,
+        )  # fmt: skip
 
 
 def diagonal(importance: Importance, tensors: Mapping[str, Tensor]) -> Curvatures:
@@ -99,27 +114,37 @@ class FittedEncoder:
         kind: Type to encode.
         curvatures: Where its Hessian is.
         threads: Threads that factor the Hessian, for which all who encode rows wait; 0 for one per core.
+        matrix_rows: Rows of each expert, which has a Hessian of its own; None for one of all rows.
     """
 
     name: str
     kind: BlockType
     curvatures: Curvatures
     threads: int = 0
+    matrix_rows: int | None = None
     _lock: Lock = field(default_factory=Lock)
-    _ready: fitting.Curvature | None = None
+    _ready: dict[int | None, fitting.Curvature] = field(default_factory=dict)
 
-    def __call__(self, x: np.ndarray, *, threads: int = 1) -> np.ndarray:
+    def __call__(self, x: np.ndarray, *, first_row: int = 0, threads: int = 1) -> np.ndarray:
         """Encode rows of weights, float32 [rows, n] -> uint8 [rows, bytes per row].
+
+        Args:
+            x: Rows, all of one expert.
+            first_row: Number of the first.
+            threads: Threads over rows.
 
         Raises:
             ValueRangeError: A weight is NaN or infinite, or the Hessian does not fit.
         """
+        expert = None if self.matrix_rows is None else first_row // self.matrix_rows
         with self._lock:
-            if self._ready is None:
-                self._ready = self.curvatures.ready(self.name, threads=self.threads)
-            ready = self._ready
+            if expert not in self._ready:
+                while len(self._ready) >= MOST_READY:
+                    del self._ready[next(iter(self._ready))]
+                self._ready[expert] = self.curvatures.ready(self.name, expert=expert, threads=self.threads)
+            ready = self._ready[expert]
         return fitting.fit(x, self.kind, ready, threads=threads)[0]
 
     def release(self) -> None:
-        """Forget the factored Hessian: its turn is over."""
-        self._ready = None
+        """Forget the factored Hessians: their turn is over."""
+        self._ready.clear()

@@ -93,7 +93,7 @@ def encode_stream(jobs: Iterable[Job], *, threads: int = 0, piece_weights: int =
 def encoded_tensor(job: Job, *, threads: int = 0) -> LazyTensor:
     """Return a tensor that is encoded as it is read, for writers that ask for rows themselves."""
     tensor = job.tensor
-    matrix = n_rows(tensor) // len(job.importance) if job.importance is not None else n_rows(tensor)
+    matrix = _matrix_rows(job)
 
     def read(start: int, stop: int) -> np.ndarray:
         cuts = [start, *range((start // matrix + 1) * matrix, stop, matrix), stop]
@@ -107,11 +107,19 @@ def _tasks(jobs: Iterable[Job], piece_weights: int) -> Iterator[tuple[int, Job, 
     """Cut jobs into row ranges; a range never spans two matrices of different importance."""
     for number, job in enumerate(jobs):
         rows = n_rows(job.tensor)
-        matrix = rows // len(job.importance) if job.importance is not None else rows
+        matrix = _matrix_rows(job)
         step = max(1, piece_weights // max(1, row_length(job.tensor)))
         for first in range(0, rows, max(1, matrix)):
             for start in range(first, first + matrix, step):
                 yield number, job, start, min(start + step, first + matrix)
+
+
+def _matrix_rows(job: Job) -> int:
+    """Rows that have one importance or one Hessian."""
+    rows = n_rows(job.tensor)
+    if job.encoder is not None and job.encoder.matrix_rows is not None:
+        return job.encoder.matrix_rows
+    return rows // len(job.importance) if job.importance is not None else rows
 
 
 def _delivered(future: Future[Piece]) -> Iterator[Piece]:
@@ -148,7 +156,7 @@ def _stored(job: Job, data: np.ndarray, start: int, *, threads: int) -> np.ndarr
                 f"{tensor.name}: row {start + row}, column {column}: {x[row, column]} is not a finite weight. "
                 f"Download or convert the source again."
             )
-        return job.encoder(x, threads=threads)
+        return job.encoder(x, first_row=start, threads=threads)
     weights = None if job.importance is None else job.importance[start * len(job.importance) // n_rows(tensor)]
     try:
         return kernels.transcode(

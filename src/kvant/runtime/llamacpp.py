@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 
 from kvant.errors import EngineError, ValueRangeError
+from kvant.kernels import _ext
 from kvant.runtime import capi
 
 MAX_UBATCH = 512
@@ -35,6 +36,7 @@ class LlamaCpp:
         weightless: Load all but the weights' values: the engine checks hyperparameters, tokenizer, names and shapes.
         embeddings: Make vectors of texts, by the model's own pooling or else the mean, instead of logits.
         ranking: With `embeddings`: give the scores of the model's classification head instead of vectors.
+        observer: Is shown all that is computed, see observer.py.
 
     Attributes:
         n_vocab: Tokens in the vocabulary.
@@ -63,8 +65,10 @@ class LlamaCpp:
         embeddings: bool = False,
         ranking: bool = False,
         weightless: bool = False,
+        observer: "_ext.Observer | None" = None,
     ) -> None:
         self._lib = capi.load()
+        self._observer = observer
         self._model: int | None = None
         self._context: int | None = None
         self._held: list[int] = []
@@ -142,6 +146,9 @@ class LlamaCpp:
         params.n_outputs_max = 0 if all_logits or embeddings else params.n_seq_max
         params.flash_attn_type = capi.FLASH_ATTENTION_ON
         params.type_k = params.type_v = capi.TYPE_F16
+        if self._observer is not None:
+            params.cb_eval, params.cb_eval_user_data = self._observer.callback, self._observer.address
+            params.flash_attn_type = capi.FLASH_ATTENTION_OFF  # whose shares are not shown
         return params
 
     def _make_context(self, params: capi.ContextParams) -> int:

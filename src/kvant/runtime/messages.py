@@ -25,6 +25,7 @@ class Open(msgspec.Struct, tag=True, frozen=True):
     embeddings: bool = False
     weightless: bool = False
     ranking: bool = False
+    is_observed: bool = False
 
 
 class OpenProjector(msgspec.Struct, tag=True, frozen=True):
@@ -81,6 +82,73 @@ class Extend(msgspec.Struct, tag=True, frozen=True):
     parts: list[bytes]
 
 
+class Listen(msgspec.Struct, tag=True, frozen=True):
+    """Run a text and ask which weights take part; opened with `is_observed`, as for all that follows of its kind."""
+
+    tokens: bytes
+
+
+class SumUp(msgspec.Struct, tag=True, frozen=True):
+    """Sum up the inputs of these weights from now on, and nothing else: sums start at zero."""
+
+    weights: "list[Sum]"
+
+
+class Sum(msgspec.Struct, frozen=True):
+    """What is summed up of one weight's inputs x: x², and with `moments` x xᵀ, too, of each matrix of its stack."""
+
+    name: str
+    columns: int
+    stack: int
+    moments: bool
+    layer: int  # whose attention weighs tokens in moments; -1 for none
+
+
+class Observe(msgspec.Struct, tag=True, frozen=True):
+    """Run a text whose tokens weigh so much in second moments, float32 [tokens]; the counts of x² know no weights."""
+
+    tokens: bytes
+    weights: bytes
+
+
+class Moments(msgspec.Struct, tag=True, frozen=True):
+    """Put the second moment of one matrix of a weight into shared memory: rows of float32 [columns, columns]."""
+
+    name: str
+    slot: int
+
+
+class Squares(msgspec.Struct, tag=True, frozen=True):
+    """Ask for the sums of x² of a weight, and how many x there were."""
+
+    name: str
+
+
+class Probe(msgspec.Struct, tag=True, frozen=True):
+    """Run a text with errors on some weights' products, and ask how far its predictions go from those without."""
+
+    tokens: bytes
+    errors: "list[WeightError]"
+
+
+class WeightError(msgspec.Struct, frozen=True):
+    """Errors of random signs in one weight.
+
+    Attributes:
+        name: The weight.
+        role: How it takes part; see observer.py.
+        scales: Size of the errors in each of its rows, float32 [stack, rows].
+        stack: Matrices of the weight.
+        first_sign: Where its signs begin among those of all.
+    """
+
+    name: str
+    role: str
+    scales: bytes
+    stack: int
+    first_sign: int
+
+
 class Pieces(msgspec.Struct, tag=True, frozen=True):
     """Ask for the bytes that tokens stand for."""
 
@@ -122,6 +190,47 @@ class Vector(msgspec.Struct, tag=True, frozen=True):
     """A text's vector as little-endian float32 bytes."""
 
     values: bytes
+
+
+class Noted(msgspec.Struct, tag=True, frozen=True):
+    """It was done."""
+
+
+class Product(msgspec.Struct, frozen=True):
+    """A weight that takes part; those of one `input` are multiplied with the same activations."""
+
+    name: str
+    role: str
+    columns: int
+    rows: int
+    stack: int
+    input: int
+
+
+class Heard(msgspec.Struct, tag=True, frozen=True):
+    """The weights that take part, in the engine's order."""
+
+    products: list[Product]
+
+
+class SquareSums(msgspec.Struct, tag=True, frozen=True):
+    """Sums of x², float64 [stack, columns], and numbers of x, float64 [stack]."""
+
+    sums: bytes
+    counts: bytes
+
+
+class Answered(msgspec.Struct, tag=True, frozen=True):
+    """What errors did.
+
+    Attributes:
+        divergence: KL divergence of every token's prediction from the one without errors, float32 [tokens].
+        energies: Of every error asked for, in that order: the mean over tokens and rows of its square on products;
+            of rows looked up, the mean over tokens of the row's squared length.
+    """
+
+    divergence: bytes
+    energies: list[float]
 
 
 class Bytes(msgspec.Struct, tag=True, frozen=True):
@@ -173,8 +282,11 @@ class Measured(msgspec.Struct, tag=True, frozen=True):
     energy_reason: str | None
 
 
-Request = Open | OpenProjector | Tokenize | Logits | Next | Extend | Embed | Rank | Pieces | Ends | Speed
-Reply = Opened | Senses | Tokens | Vector | Bytes | Wrote | Measured | Failed
+Request = (
+    Open | OpenProjector | Tokenize | Logits | Next | Extend | Embed | Rank | Pieces | Ends | Speed
+    | Listen | SumUp | Observe | Moments | Squares | Probe
+)  # fmt: skip
+Reply = Opened | Senses | Tokens | Vector | Bytes | Wrote | Measured | Noted | Heard | SquareSums | Answered | Failed
 
 
 class Readable(Protocol):

@@ -60,7 +60,7 @@ class EngineProcess(Owner[messages.Opened]):
     def open(
         self, path: Path, *, n_ctx: int, n_threads: int, all_logits: bool = False, repack: bool = True,
         vocab_only: bool = False, n_seq: int = 1, spinning: bool | None = None, embeddings: bool = False,
-        weightless: bool = False, ranking: bool = False,
+        weightless: bool = False, ranking: bool = False, is_observed: bool = False,
     ) -> messages.Opened:  # fmt: skip
         """Load a model in place of the one that was open.
 
@@ -69,18 +69,9 @@ class EngineProcess(Owner[messages.Opened]):
         """
         self._start(path)
         request = messages.Open(
-            str(path),
-            n_ctx,
-            n_threads,
-            all_logits,
-            repack,
-            vocab_only,
-            n_seq,
-            spinning,
-            embeddings,
-            weightless,
-            ranking,
-        )
+            str(path), n_ctx, n_threads, all_logits, repack, vocab_only, n_seq, spinning, embeddings, weightless,
+            ranking, is_observed,
+        )  # fmt: skip
         self.opened = self._ask(request, messages.Opened)
         return self.opened
 
@@ -156,6 +147,60 @@ class EngineProcess(Owner[messages.Opened]):
                 yield self._receive_rows(waiting.popleft(), n_vocab)
         while waiting:
             yield self._receive_rows(waiting.popleft(), n_vocab)
+
+    def listen(self, tokens: np.ndarray) -> list[messages.Product]:
+        """Run a text and return the weights that take part; the model was opened with `is_observed`, as for all below.
+
+        Raises:
+            EngineError: The engine does not show what it multiplies as it is known to.
+        """
+        return self._ask(messages.Listen(tokens.astype("<i4").tobytes()), messages.Heard).products
+
+    def sum_up(self, weights: Sequence[messages.Sum]) -> None:
+        """Sum up the inputs of these weights from now on, and nothing else; sums start at zero."""
+        self._ask(messages.SumUp(list(weights)), messages.Noted)
+
+    def observe(self, tokens: np.ndarray, weights: np.ndarray) -> None:
+        """Run a text, int32 [n], whose tokens weigh so much in second moments, float32 [n]."""
+        self._ask(messages.Observe(tokens.astype("<i4").tobytes(), weights.astype("<f4").tobytes()), messages.Noted)
+
+    def moments(self, name: str, slot: int, columns: int) -> np.ndarray:
+        """Return the sum of w x xᵀ of a weight's inputs, float32 [columns, columns]: its lower triangle, a view."""
+        self._shared.reserve(columns * columns * 4)
+        self._send(messages.Moments(name, slot))
+        return self._receive_rows(0, columns)
+
+    def squares(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sums of x² of a weight's inputs, float64 [stack, columns], and their numbers, float64 [stack]."""
+        found = self._ask(messages.Squares(name), messages.SquareSums)
+        counts, sums = self._numbers(found.counts, "<f8", None), self._numbers(found.sums, "<f8", None)
+        if not len(counts) or len(sums) % len(counts):
+            raise self._odd(f"{len(sums)} sums of {len(counts)} matrices")
+        return sums.reshape(len(counts), -1), counts
+
+    def probe(self, tokens: np.ndarray, errors: Sequence[messages.WeightError]) -> tuple[np.ndarray, list[float]]:
+        """Put errors on some weights' products; return what they do, see `messages.Answered`.
+
+        Returns:
+            KL divergence of every token's prediction, float32 [n], and the errors' energies.
+        """
+        found = self._ask(messages.Probe(tokens.astype("<i4").tobytes(), list(errors)), messages.Answered)
+        if len(found.energies) != len(errors):
+            raise self._odd(f"{len(found.energies)} energies of {len(errors)} errors")
+        return self._numbers(found.divergence, "<f4", len(tokens)), found.energies
+
+    def _numbers(self, data: bytes, kind: str, count: int | None) -> np.ndarray:
+        """Return what an answer holds as so many finite numbers."""
+        try:
+            found = np.frombuffer(data, kind)
+        except ValueError:
+            raise self._odd(f"{len(data)} bytes of numbers") from None
+        if (count is not None and len(found) != count) or not np.isfinite(found).all():
+            raise self._odd(f"{len(found)} numbers, which are to be {count or 'some'} and finite")
+        return found
+
+    def _odd(self, what: str) -> EngineError:
+        return EngineError(f"{self.path}: the engine's process answers {what}. Check the file with: kvant inspect")
 
     def speed(self, *, n_prompt: int, n_generate: int, repeats: int) -> messages.Measured:
         """Measure tokens per second, peak memory and energy of the open model; see `speed.measure`."""

@@ -13,6 +13,7 @@ import numpy as np
 from kvant.runtime import capi, clip, messages
 from kvant.runtime.answering import serve
 from kvant.runtime.llamacpp import LlamaCpp
+from kvant.runtime.observed import OBSERVED, Observed
 from kvant.runtime.speed import measure, rss_bytes
 
 
@@ -27,6 +28,7 @@ class Worker:
         self._shared_fd = shared_fd
         self._shared: mmap.mmap | None = None
         self._model: LlamaCpp | None = None
+        self._observed: Observed | None = None
         self._n_threads = 1
         capi.load()
         self._rss_before = rss_bytes()
@@ -58,6 +60,9 @@ class Worker:
             return messages.Bytes([self._model.token_bytes(token) for token in request.ids])
         if isinstance(request, messages.Ends):
             return messages.Tokens(np.array(sorted(self._model.eos_ids), "<i4").tobytes())
+        if isinstance(request, OBSERVED):
+            assert self._observed is not None, "open it with is_observed"
+            return self._observed.answer(self._model, request, self._write)
         return measure(
             self._model, n_threads=self._n_threads, n_prompt=request.n_prompt, n_generate=request.n_generate,
             repeats=request.repeats, rss_before_bytes=self._rss_before,
@@ -68,7 +73,9 @@ class Worker:
             self._model.close()
         options = msgspec.structs.asdict(request)
         del options["spinning"]
-        self._model = model = LlamaCpp(options.pop("path"), **options)
+        self._observed = Observed(request.n_threads) if options.pop("is_observed") else None
+        observer = self._observed.observer if self._observed else None
+        self._model = model = LlamaCpp(options.pop("path"), observer=observer, **options)
         self._n_threads = request.n_threads
         return messages.Opened(**{name: getattr(model, name) for name in messages.Opened.__struct_fields__})
 

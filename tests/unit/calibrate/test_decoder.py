@@ -81,13 +81,19 @@ def test_the_command_line_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_without_torch_the_extra_is_named() -> None:
+def test_without_torch_gradients_name_the_extra_and_nothing_else_misses_it() -> None:
     code = (
+        "import sys; sys.modules['torch'] = None\n"
         "import importlib.util as u\nfind = u.find_spec\n"
         "u.find_spec = lambda n, *a: None if n == 'torch' else find(n, *a)\n"
-        "import kvant.calibrate"
+        "from kvant.recipes.measure.calibration import check_way\n"
+        "import kvant.recipes.measure.importance\n"
+        "check_way('engine')\n"
+        "check_way('gradients')"
     )
     ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
-    assert "MissingDependencyError: torch: is not installed. Install it with: pip install 'kvant[calibrate]'" in (
-        ended.stderr.replace("kvant.errors.", "")
+    assert (
+        "torch: is not installed, and gradients need it. Install it with: pip install 'kvant[calibrate]'"
+        in ended.stderr
     )
+    assert ended.stderr.count("Traceback") == 1

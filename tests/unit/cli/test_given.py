@@ -16,7 +16,7 @@ from kvant.cli.main import app
         ("convert m --to onnx --threads 2", "--threads"),
         ("evaluate m.gguf --against m --text a.txt --corpus default", "--corpus"),
         ("optimize m --text a.txt --corpus default", "--corpus"),
-        ("optimize m --refine 2", "--refine"),
+        ("optimize m --calibrate none --refine 2", "--refine"),
         ("calibrate m --seed 3", "--seed"),
         ("calibrate m --text mine.txt --seed 3", "--seed"),
         ("advise --use-case mobile", "--use-case"),

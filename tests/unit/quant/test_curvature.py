@@ -26,11 +26,12 @@ def hessian(name: str) -> np.ndarray:
 
 
 CURVATURES = Curvatures(names=["a.weight"], hessian=hessian, sha256="0")
+A, B = (array_tensor(name, matrix(), F32) for name in ("a.weight", "b.weight"))
 
 
 def encoded(x: np.ndarray, kind: str, *, threads: int, piece_weights: int) -> np.ndarray:
-    target = block_type(kind)
-    job = Job(tensor=array_tensor("a.weight", x, F32), target=target, encoder=CURVATURES.encoder("a.weight", target))
+    target, tensor = block_type(kind), array_tensor("a.weight", x, F32)
+    job = Job(tensor=tensor, target=target, encoder=CURVATURES.encoder(tensor, target))
     return np.concatenate([p.data for p in encode_stream([job], threads=threads, piece_weights=piece_weights)])
 
 
@@ -61,21 +62,34 @@ def test_a_stream_encodes_as_the_fit_does_however_it_is_cut(kind: str) -> None:
 
 
 def test_a_hessian_of_few_tokens_is_damped_more_and_the_embedding_always_least() -> None:
-    assert CURVATURES.damping("a.weight", N) == DAMPING
-    many, few = (Curvatures(names=(), hessian=hessian, sha256="0", n_tokens=tokens) for tokens in (1 << 20, N))
-    assert DAMPING < many.damping("a.weight", N) < DAMPING * 1.01
-    assert few.damping("a.weight", N) == DAMPING + 1
-    assert few.damping("token_embd.weight", N) == EMBEDDING_DAMPING
+    assert CURVATURES.damping("a.weight", N, 0) == DAMPING
+    assert DAMPING < CURVATURES.damping("a.weight", N, 1 << 20) < DAMPING * 1.01
+    assert CURVATURES.damping("a.weight", N, N) == DAMPING + 1
+    assert CURVATURES.damping("token_embd.weight", N, N) == EMBEDDING_DAMPING
+
+
+def test_each_expert_is_encoded_under_its_own_hessian() -> None:
+    x = np.stack([matrix(1), matrix(2), matrix(3)])
+    tensor, kind = array_tensor("a.weight", x, F32), block_type("Q4_1")
+    stacked = Curvatures(
+        names=["a.weight"], hessian=hessian, sha256="0", expert=lambda name, number: (hessian(f"{name}{number}" * 2), 9)
+    )
+    job = Job(tensor=tensor, target=kind, encoder=stacked.encoder(tensor, kind))
+    for threads, piece in ((1, 1 << 20), (3, 7 * N)):
+        found = np.concatenate([p.data for p in encode_stream([job], threads=threads, piece_weights=piece)])
+        for number, rows in enumerate(x):
+            curvature = prepare(hessian(f"a.weight{number}" * 2), damping=stacked.damping("a.weight", N, 9))
+            np.testing.assert_array_equal(found.reshape(3, ROWS, -1)[number], fit(rows, kind, curvature)[0])
 
 
 def test_what_was_not_measured_or_cannot_be_fitted_has_no_encoder() -> None:
-    assert CURVATURES.encoder("b.weight", block_type("Q4_1")) is None
-    assert CURVATURES.encoder("a.weight", block_type("F16")) is None
-    assert CURVATURES.encoder("a.weight", block_type("IQ1_S")) is None
+    assert CURVATURES.encoder(B, block_type("Q4_1")) is None
+    assert CURVATURES.encoder(A, block_type("F16")) is None
+    assert CURVATURES.encoder(A, block_type("IQ1_S")) is None
 
 
 def test_a_released_encoder_starts_again() -> None:
-    encoder = CURVATURES.encoder("a.weight", block_type("Q5_0"))
+    encoder = CURVATURES.encoder(A, block_type("Q5_0"))
     assert encoder is not None
     first = encoder(matrix())
     encoder.release()

@@ -1,19 +1,25 @@
 """What a model's matrices see and how much their errors matter, measured once per model and text and kept.
 
-text ── windows of tokens ── forward and backward, layer by layer (calibrate/) ── Statistics
+text ── windows of tokens ──┬── llama.cpp, which shows its products (calibrate/engine.py) ────────┬── Statistics
+                            └── forward and backward, layer by layer (calibrate/gradients.py) ────┘
 Statistics ──┬── importance: what upstream's encoders use
              ├── curvatures: what the encoders under a full Hessian use (quant/curvature.py)
              └── rounding errors: what each block type would cost each tensor (recipes/measure/rounding.py)
 """
 
+import dataclasses
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 
 from kvant._version import __version__
-from kvant.devices.limits import cores
-from kvant.errors import ValueRangeError
+from kvant.calibrate import engine
+from kvant.calibrate.statistics import BORROWED, Statistics, digest_now
+from kvant.devices.limits import cores, memory
+from kvant.errors import MissingDependencyError, ValueRangeError
 from kvant.evaluate.corpora import Corpus, corpus, text_file
 from kvant.evaluate.windows import Windows, cut
 from kvant.files import cache_dir
@@ -32,6 +38,12 @@ WINDOW_TOKENS = 512
 WINDOWS = 64
 SEED = 1
 
+Way = Literal["engine", "gradients"]
+"""What measures the matrices."""
+
+FALLBACK_BYTES = 4 << 30
+"""Free memory where the system does not tell."""
+
 STATISTICS_FORMAT = 2
 """Raised when the same inputs give other statistics than before, so that older ones in the cache are left alone."""
 
@@ -44,7 +56,8 @@ class Calibration:
         directory: Where everything about it is kept.
         importance: Mean of x² by input channel, as upstream measures it.
         curvatures: Hessians that encoders minimise the error under.
-        statistics: All of it; `kvant.calibrate.statistics.Statistics`, whose module needs torch.
+        statistics: All of it.
+        way: What measured it.
         text: The text.
         windows: Its windows.
         n_windows: Most windows of it that were asked for.
@@ -55,17 +68,31 @@ class Calibration:
     directory: Path
     importance: Importance
     curvatures: Curvatures
-    statistics: object
+    statistics: Statistics
+    way: Way
     text: Corpus
     windows: Windows
     n_windows: int
     seed: int
     sha256: str
 
+    def in_words(self) -> list[str]:
+        """Say what it rests on, and which experts saw too little of it."""
+        who = "llama.cpp" if self.way == "engine" else "gradients"
+        said = [f"Calibrated on {self.windows.tokens.size:,} tokens of {self.text.label}, measured by {who}."]
+        few = self.statistics.few_tokens()
+        if few:
+            n_few, n_all = sum(few.values()), self.statistics.n_experts(few)
+            said.append(
+                f"{n_few} of {n_all} experts saw fewer than {BORROWED} tokens, so that they borrow from the others "
+                f"(first: {next(iter(few))}). A longer --calibrate text helps."
+            )
+        return said
+
 
 def calibrate(
-    model: Model, source: str | Corpus, *, windows: int = WINDOWS, seed: int = SEED, threads: int = 0,
-    progress: Progress = SILENT,
+    model: Model, source: str | Corpus, *, windows: int = WINDOWS, seed: int = SEED, way: Way = "engine",
+    kept: Path | None = None, threads: int = 0, progress: Progress = SILENT,
 ) -> Calibration:  # fmt: skip
     """Measure a model on calibration text, or take what was measured before from the cache.
 
@@ -75,39 +102,72 @@ def calibrate(
             UTF-8 file or of a token file (selftext.py), or a text; see textname.py.
         windows: Most windows of 512 tokens.
         seed: Of the labels that are drawn from the model's own predictions, and of the text it writes.
-        threads: Threads; 0 for one per core. Their number does not change a bit of the statistics.
+        way: `engine` for what llama.cpp shows of any model; `gradients` for a pass forward and backward with torch,
+            of the families that kvant differentiates.
+        kept: Directory of statistics that were measured before, in place of the cache.
+        threads: Threads; 0 for one per core. Their number does not change a bit of what gradients give.
         progress: Told of layers.
 
     Raises:
-        MissingDependencyError: torch is not installed.
+        MissingDependencyError: Gradients are asked for, and torch is not installed.
         FormatError: The text cannot be read.
-        UnsupportedFormatError: The model's architecture cannot be run for statistics.
+        EngineError: llama.cpp cannot run the model.
+        UnsupportedFormatError: Gradients are asked for, of an architecture that is not differentiated here.
         ValueRangeError: The text is shorter than a window.
     """
-    from kvant.calibrate import statistics  # needs torch, which a base install does without
-
+    check_way(way)
     base, text, cuts = read_text(model, source, windows=windows, seed=seed, threads=threads, progress=progress)
-    key = cache.digest("statistics", STATISTICS_FORMAT, __version__, base, cuts.tokens.tobytes(), cuts.domains, seed)
-    directory = cache_dir("statistics") / key[:32]
-    found = statistics.collect(
-        model,
-        cuts.tokens,
-        domain_weights(cuts),
-        directory=directory,
-        seed=seed,
-        threads=threads,
-        progress=progress,
-    )
+    key = cache.digest(
+        "statistics", STATISTICS_FORMAT, __version__, base, cuts.tokens.tobytes(), cuts.domains,
+        seed if way == "gradients" else way,
+    )  # fmt: skip
+    directory = kept or cache_dir("statistics") / key[:32]
+    if way == "gradients":
+        from kvant.calibrate import gradients  # needs torch, which a base install does without
+
+        found = gradients.collect(
+            model, cuts.tokens, domain_weights(cuts), directory=directory, seed=seed, threads=threads,
+            progress=progress,
+        )  # fmt: skip
+    else:
+        found = engine.collect(
+            f32_file(model, progress=progress)[0], model, cuts.tokens, domain_weights(cuts), directory=directory,
+            threads=threads or cores(), ram_bytes=ram_for_sums(), progress=progress,
+        )  # fmt: skip
+    if kept is not None:
+        found = dataclasses.replace(found, sha256=digest_now(directory))
     return Calibration(
         directory=directory,
         importance=found.importance((text.label,)),
         curvatures=Curvatures(
             names=found.names, hessian=lambda name: blend(*found.moments(name)),
-            sha256=found.sha256, text_sha256=text.sha256, n_tokens=int(cuts.tokens.size),
+            sha256=found.sha256, text_sha256=text.sha256, n_tokens=int(cuts.tokens.size), expert=found.expert,
         ),
         statistics=found,
-        text=text, windows=cuts, n_windows=windows, seed=seed, sha256=found.sha256,
+        way=way, text=text, windows=cuts, n_windows=windows, seed=seed, sha256=found.sha256,
     )  # fmt: skip
+
+
+def check_way(way: str) -> None:
+    """Refuse what is no way to measure, or cannot be gone here.
+
+    Raises:
+        ValueRangeError: It is none.
+        MissingDependencyError: Gradients are asked for, and torch is not installed.
+    """
+    if way not in get_args(Way):
+        raise ValueRangeError(f"statistics: {way} is no way to measure a model. Use {' or '.join(get_args(Way))}.")
+    if way == "gradients" and find_spec("torch") is None:
+        raise MissingDependencyError(
+            "torch: is not installed, and gradients need it. Install it with: pip install 'kvant[calibrate]', or leave "
+            "out --statistics gradients."
+        )
+
+
+def ram_for_sums() -> int:
+    """Memory that sums may take at a time: a third of what is free."""
+    known = memory()
+    return (known.available_bytes if known else FALLBACK_BYTES) // 3
 
 
 def read_text(

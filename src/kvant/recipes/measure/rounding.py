@@ -6,7 +6,6 @@ rows; rows are alike enough for that, and encoding all of them at every type wou
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -26,13 +25,6 @@ from kvant.tensors import Tensor, n_rows, row_length
 SAMPLE_ROWS = 64
 SWEEPS = 1
 """Passes of descent on samples: the order of types and their ratios are settled after the first."""
-
-
-class Moments(Protocol):
-    """The part of calibrate's `Statistics` that is needed here."""
-
-    def risk(self, name: str) -> np.ndarray:
-        """Q, float32 [n, n]."""
 
 
 def rounding_costs(
@@ -68,12 +60,11 @@ def rounding_costs(
     except (OSError, *JSON_ERRORS):
         costs = {}
     if sorted(costs) != sorted(names):
-        moments: Moments = calibration.statistics  # type: ignore[assignment]
         progress.start("weigh block types", len(names), "tensors")
         costs = {}
         for name in names:
             tensor = model.tensors[name]
-            x, risk = sample_rows(tensor), moments.risk(name)
+            x, risk = sample_rows(tensor), calibration.statistics.risk(name)
             curvature = calibration.curvatures.ready(name, threads=threads)
             errors = {kind: restored(x, kind, curvature) - x for kind in kinds(tensor)}
             costs[name] = {kind: _kld(error, risk) for kind, error in errors.items()}

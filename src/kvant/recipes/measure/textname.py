@@ -1,12 +1,12 @@
-"""What names a calibration text: a word for one that kvant has or the model writes, or else the path of a file.
+"""What names a calibration text: a word for one that kvant has or the model writes, for none, or the path of a file.
 
 A file that is called as such a word is named with its directory: `./self`.
 """
 
 from pathlib import Path
 
-BUNDLED, SELF = "bundled", "self"
-WORDS = (BUNDLED, SELF)
+BUNDLED, SELF, NONE = "bundled", "self", "none"
+WORDS = (BUNDLED, SELF, NONE)
 
 
 def file_named(name: str) -> Path | None:

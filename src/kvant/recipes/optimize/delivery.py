@@ -2,13 +2,14 @@
 
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from kvant.errors import KvantError
-from kvant.files import atomic_write, sha256_file
+from kvant.files import atomic_write, partial_path, sha256_file
 from kvant.hub.passports import PASSPORT_SUFFIX
 from kvant.model import Model
 from kvant.recipes.companion import Beside
@@ -20,9 +21,17 @@ from kvant.recipes.optimize.outcome import Outcome
 from kvant.recipes.optimize.passport import make_passport
 from kvant.recipes.optimize.request import Request
 from kvant.recipes.optimize.search import Search
-from kvant.recipes.output import beside, check_place, digest_of, hashes, place, size_bytes
+from kvant.recipes.output import beside, check_place, digest_of, hashes, place, put_directory, remove, size_bytes
 from kvant.recipes.projectors import deliver as put_beside
-from kvant.recipes.rebuild.lock import LOCK_SUFFIX, LockedOutput, is_written_by_model, make_lock, token_file, write_lock
+from kvant.recipes.rebuild.lock import (
+    LOCK_SUFFIX,
+    STATISTICS_SUFFIX,
+    LockedOutput,
+    is_written_by_model,
+    make_lock,
+    token_file,
+    write_lock,
+)
 from kvant.recipes.report.report import Report, write_report
 
 
@@ -46,7 +55,7 @@ def deliver(outcome: Outcome, request: Request) -> Report:
     for search, artifact, out, is_missing in zip(outcome.searches, made, outs, missing, strict=True):
         if is_missing:
             place(artifact, out)
-        delivered.append(lock_beside(search, out, artifact, outcome))
+        delivered.append(lock_beside(search, out, artifact, outcome, keeps_statistics=request.keep_statistics))
     beside_it = projector_beside(delivered, outcome, request)
     report = make_report(outcome, request, delivered, beside_it)
     report = msgspec.structs.replace(report, tokenizers=read_alike(outcome, request, outs))
@@ -78,7 +87,7 @@ def projector_beside(delivered: Sequence[Delivered], outcome: Outcome, request: 
     )  # fmt: skip
 
 
-def lock_beside(search: Search, out: Path, artifact: Path, outcome: Outcome) -> Delivered:
+def lock_beside(search: Search, out: Path, artifact: Path, outcome: Outcome, *, keeps_statistics: bool) -> Delivered:
     """Write the lock of an output; where the model wrote its calibration text, that text's tokens come first."""
     material, files = outcome.material, hashes(artifact)
     digest = digest_of(artifact, files)
@@ -92,7 +101,17 @@ def lock_beside(search: Search, out: Path, artifact: Path, outcome: Outcome) -> 
     if lock.calibration and calibration and is_written_by_model(calibration):
         write_tokens(out.with_name(token_file(out.name)), calibration.text, calibration.windows)
     write_lock(beside(out, LOCK_SUFFIX), lock)
+    if keeps_statistics and lock.calibration and calibration:
+        keep_statistics(calibration.directory, beside(out, STATISTICS_SUFFIX))
     return Delivered(search=search, path=out, sha256=digest)
+
+
+def keep_statistics(measured: Path, out: Path) -> None:
+    """Copy what calibration measured; the directory appears whole, and replaces one of that name."""
+    fresh = partial_path(out)
+    remove(fresh)
+    shutil.copytree(measured, fresh, ignore=shutil.ignore_patterns("rounding-*"))
+    put_directory(fresh, out)
 
 
 def read_alike(outcome: Outcome, request: Request, files: Sequence[Path]) -> tuple[Parity, ...]:

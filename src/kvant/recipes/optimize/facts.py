@@ -91,8 +91,10 @@ def make_report(
 
 
 def remarks(outcome: Outcome, request: Request) -> tuple[str, ...]:
-    """Say what was left out of the model, and what an importance file that was given did not do."""
+    """Say what was left out of the model, what calibration rests on, and what an importance file did not do."""
     said = [line for search in outcome.searches for line in search.workshop.remarks(search.taken.candidate)]
+    if outcome.material.calibration is not None:
+        said += outcome.material.calibration.in_words()
     if request.imatrix is not None:
         made = {search.target.name: [c.is_fitted for c in search.candidates] for search in outcome.searches}
         said += importance_in_words(request.imatrix.name, made, is_calibrated=outcome.material.calibration is not None)

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Literal
 
+ABSENT = (None, "none")
+"""Values of a field that another one needs, without which that has no use."""
+
 LARGEST = 1 << 31
 """Bound of counts that have none of their own."""
 
@@ -40,8 +43,6 @@ class Field:
         place: In a recipe, `group.name` within a group; None for what belongs to one machine or one run.
         low: Least count.
         high: Largest count.
-        implied: What a recipe stands for that has the field's group without the field; the field is then None where
-            there is no such group.
         is_stated: Written down at its default, too.
         needs: Name of the field without which this one has no use.
         unless: Name of the field beside which it has none.
@@ -57,7 +58,6 @@ class Field:
     place: str | None = None
     low: int = 0
     high: int = LARGEST
-    implied: str | None = None
     is_stated: bool = False
     needs: str | None = None
     unless: str | None = None
@@ -83,8 +83,10 @@ FIELDS: tuple[Field, ...] = (
     Field(name="budget.max_kld", option="--max-kld", kind=Kind.NUMBER, place="budget.max_kld"),
     Field(name="budget.max_distance", option="--max-distance", kind=Kind.NUMBER, place="budget.max_distance"),
     Field(name="budget.device", option="--device", kind=Kind.WORD, place="budget.device"),
-    Field(name="calibrate", option="--calibrate", kind=Kind.TEXT, place="calibrate.text", implied="bundled",
+    Field(name="calibrate", option="--calibrate", kind=Kind.TEXT, place="calibrate.text", is_stated=True,
           of_text="measures what a model writes"),
+    Field(name="statistics", option="--statistics", kind=Kind.WORD, place="calibrate.statistics",
+          needs="calibrate", why=_TEXT),
     Field(name="calibrate_windows", option="--calibrate-windows", kind=Kind.COUNT, place="calibrate.windows",
           is_stated=True, needs="calibrate", why=_TEXT),
     Field(name="calibrate_seed", option="--calibrate-seed", kind=Kind.COUNT, place="calibrate.seed",
@@ -105,6 +107,8 @@ FIELDS: tuple[Field, ...] = (
     Field(name="out", option="--out", kind=Kind.PATH, repeats="never"),
     Field(name="jobs", option="--jobs", kind=Kind.COUNT, low=1, repeats="timed"),
     Field(name="threads", option="--threads", kind=Kind.COUNT, repeats="timed"),
+    Field(name="keep_statistics", option="--keep-statistics", kind=Kind.FLAG, needs="calibrate",
+          why="is what calibration measured", repeats="never"),
     Field(name="overwrite", option="--overwrite", kind=Kind.FLAG, repeats="never"),
     Field(name="accepted_licences", option="--accept-licence", kind=Kind.EACH),
 )

@@ -25,8 +25,9 @@ from kvant.quant.importance import Importance
 from kvant.quant.matching import check_fits
 from kvant.recipes.companion import Companion
 from kvant.recipes.goal import goal_of
-from kvant.recipes.measure.calibration import calibrate
+from kvant.recipes.measure.calibration import calibrate, check_way
 from kvant.recipes.measure.sample import PROMPT, TOKENS, Sample, Samples, continuation
+from kvant.recipes.measure.textname import NONE
 from kvant.recipes.optimize.choose import pick
 from kvant.recipes.optimize.delivery import check_directory, deliver
 from kvant.recipes.optimize.outcome import Outcome
@@ -59,6 +60,7 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     """
     request = request if isinstance(request, Request) else Request(source=Path(request))
     check_directory(request.out)
+    check_way(request.statistics)
     machine = detect()
     model = open_model(request.source, progress=progress)
     measure = checked_measure(model)
@@ -70,10 +72,10 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     check_model(model, accepted=request.accepted_licences)
     companion = find_companion(request, targets, progress)
     calibration = None
-    if request.calibrate:
+    if request.calibrate != NONE:
         calibration = calibrate(
             model, request.calibrate, windows=request.calibrate_windows, seed=request.calibrate_seed,
-            threads=request.threads, progress=progress,
+            way=request.statistics, threads=request.threads, progress=progress,
         )  # fmt: skip
     importance = importance_of(request, model) or (calibration.importance if calibration else None)
     material = Material(

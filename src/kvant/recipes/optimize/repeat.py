@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kvant.recipes.goal import Budget
-from kvant.recipes.measure.textname import file_named
+from kvant.recipes.measure.textname import NONE, file_named
 from kvant.recipes.optimize.fields import FIELDS, Field, Kind
 from kvant.recipes.optimize.outcome import Outcome
 from kvant.recipes.optimize.request import Request, is_told, value_of
@@ -55,7 +55,7 @@ def file_words(request: Request, target: Target, out: Path, preset: str, *, is_f
 
     A lock knows what was measured on which text; of a preset by itself, or with an importance file, nothing was.
     """
-    if is_fitted or (request.calibrate and request.imatrix is None):
+    if is_fitted or (request.calibrate != NONE and request.imatrix is None):
         return rebuild_words(request, out)
     imatrix = _path(request.imatrix) if request.imatrix else None
     return target.command(preset, _path(request.source), _path(out.name), imatrix)
@@ -70,7 +70,7 @@ def rebuild_words(request: Request, out: Path) -> list[str]:
 
 def own_text(request: Request) -> list[str]:
     """Name the calibration text where it is a file."""
-    file = None if request.calibrate is None else file_named(request.calibrate)
+    file = file_named(request.calibrate)
     return [] if file is None else ["--text", _path(file)]
 
 

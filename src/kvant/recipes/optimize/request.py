@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 
 from kvant.recipes.goal import Budget
-from kvant.recipes.measure.calibration import SEED, WINDOWS
-from kvant.recipes.optimize.fields import FIELDS, Field
+from kvant.recipes.measure.calibration import SEED, WINDOWS, Way
+from kvant.recipes.measure.textname import BUNDLED
+from kvant.recipes.optimize.fields import ABSENT, FIELDS, Field
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +23,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         presets: Presets to consider; every sensible one if empty.
         imatrix: Importance file that variants are encoded with.
         calibrate: Text to measure the model on, `bundled`, `self` for what it writes itself, or a file; adds
-            candidates that are encoded under Hessians.
+            candidates that are encoded under Hessians. `none` for no calibration.
+        statistics: What measures it: `engine` for llama.cpp, whatever the architecture, or `gradients` for passes
+            forward and backward with torch, whose bytes are the same on every machine.
         calibrate_windows: Most windows of 512 tokens of it.
         calibrate_seed: Of the labels drawn from the model's own predictions.
         refinements: Most mixes to measure for the size asked beyond the predicted best, each after the predictions were
@@ -35,6 +38,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         measure_all: Measure every variant that keeps the budget, not only those that may win.
         jobs: Variants made and measured at a time; more than one disturbs the speeds measured.
         threads: Threads in all; 0 for one per core.
+        keep_statistics: Put what calibration measured beside every fitted file, so that another machine can rebuild it.
         overwrite: Replace an output of the same name.
         accepted_licences: Licences that the person at the keyboard accepts, beside those the policy allows.
     """
@@ -45,7 +49,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     formats: tuple[str, ...] = ("gguf",)
     presets: tuple[str, ...] = ()
     imatrix: Path | None = None
-    calibrate: str | None = None
+    calibrate: str = BUNDLED
+    statistics: Way = "engine"
     calibrate_windows: int = WINDOWS
     calibrate_seed: int = SEED
     refinements: int = 4
@@ -57,6 +62,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     measure_all: bool = False
     jobs: int = 1
     threads: int = 0
+    keep_statistics: bool = False
     overwrite: bool = False
     accepted_licences: tuple[str, ...] = ()
 
@@ -85,7 +91,7 @@ def default_of(field: Field) -> Any:
 
 def is_used(field: Field, request: Request) -> bool:
     """Whether a field says anything, beside what else is asked."""
-    if field.needs is not None and value_of(request, field.needs) is None:
+    if field.needs is not None and value_of(request, field.needs) in ABSENT:
         return False
     return field.unless is None or value_of(request, field.unless) is None
 

@@ -80,7 +80,7 @@ def _document(request: Request, directory: Path) -> dict[str, Any]:
             continue
         *group, name = field.place.split(".")
         told = is_told(field, request)
-        if group and (told or _is_always(group[0])):
+        if group:
             document.setdefault(group[0], {})
         if told:
             place = document[group[0]] if group else document
@@ -94,8 +94,7 @@ def _values(document: msgspec.Struct, directory: Path) -> Iterator[tuple[str, An
         if field.place is None:
             continue
         *group, name = field.place.split(".")
-        holder = getattr(document, group[0]) if group else document
-        value = None if holder is None else getattr(holder, name)
+        value = getattr(getattr(document, group[0]) if group else document, name)
         if value is not None:
             yield field.name, _read(field, value, directory)
 
@@ -137,11 +136,6 @@ def _relative(path: Path, directory: Path) -> Path:
         return path.absolute()
 
 
-def _is_always(group: str) -> bool:
-    """Whether a group stands in every recipe: none of its fields switches it on."""
-    return not any(field.implied for field in FIELDS if (field.place or "").startswith(f"{group}."))
-
-
 def _document_type() -> type[msgspec.Struct]:
     """Make the type that documents are checked against."""
     top: list[tuple[str, Any] | tuple[str, Any, Any]] = [("recipe", Literal[VERSION])]
@@ -150,14 +144,14 @@ def _document_type() -> type[msgspec.Struct]:
         if field.place is None:
             continue
         *group, name = field.place.split(".")
-        entry = (name, _type(field), field.implied or default_of(field))
+        entry = (name, _type(field), default_of(field))
         if group:
             groups.setdefault(group[0], []).append(entry)
         else:
             top.append(entry)
     for name, entries in groups.items():
         kind = msgspec.defstruct(name.title(), entries, **_STRICT)
-        top.append((name, kind, kind()) if _is_always(name) else (name, kind | None, None))
+        top.append((name, kind, kind()))
     return msgspec.defstruct("Recipe", top, **_STRICT)
 
 
@@ -166,7 +160,7 @@ def _type(field: Field) -> Any:
     kind = _TYPES[field.kind]
     if field.kind is Kind.COUNT:
         kind = Annotated[kind, msgspec.Meta(ge=field.low, le=field.high)]
-    return kind | None if default_of(field) is None and not field.implied else kind
+    return kind | None if default_of(field) is None else kind
 
 
 def _dump(document: dict[str, Any]) -> str:

@@ -35,7 +35,8 @@ from kvant.recipes.measure.base import (
     possible_context,
     prepare_base,
 )
-from kvant.recipes.optimize.fields import FIELDS
+from kvant.recipes.measure.textname import NONE
+from kvant.recipes.optimize.fields import ABSENT, FIELDS
 from kvant.recipes.optimize.request import Request, default_of, value_of
 from kvant.recipes.report.report import TextFacts
 from kvant.recipes.targets.base import Material, Target, Workshop
@@ -143,11 +144,11 @@ def fitted_request(request: Request, model: Model, measure: Measure) -> Request:
     if measure.writes:
         return request
     for field in FIELDS:
-        if field.of_text and value_of(request, field.name) != default_of(field):
+        if field.of_text and value_of(request, field.name) not in (*ABSENT, default_of(field)):
             raise ValueRangeError(
                 f"{field.option}: {field.of_text}, and {request.source} makes vectors of texts. Leave it out."
             )
-    return msgspec.structs.replace(request, context=possible_context(model, request.context))
+    return msgspec.structs.replace(request, context=possible_context(model, request.context), calibrate=NONE)
 
 
 def check_formats(targets: Sequence[Target], measure: Measure) -> None:

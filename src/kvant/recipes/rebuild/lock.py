@@ -24,7 +24,7 @@ from kvant.model import Model
 from kvant.quant.curvature import DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING
 from kvant.quant.importance import Importance
 from kvant.quant.plan import Plan
-from kvant.recipes.measure.calibration import TOKENS_SUFFIX, Calibration
+from kvant.recipes.measure.calibration import TOKENS_SUFFIX, Calibration, Way
 from kvant.recipes.measure.textname import SELF
 from kvant.recipes.output import beside
 
@@ -32,6 +32,9 @@ FORMAT = 1
 GGUF = "gguf"
 """The target of locks that name none."""
 LOCK_SUFFIX = ".lock.json"
+STATISTICS_SUFFIX = ".statistics"
+"""Of the directory beside an output that holds what calibration measured, where it is kept."""
+
 MAX_LOCK_BYTES = 64 << 20
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -62,6 +65,7 @@ class LockedCalibration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
         windows: Most windows of it.
         seed: Of the labels drawn.
         statistics_sha256: Digest of the statistics' bytes.
+        way: What measured them; only gradients give the same bytes on every machine.
     """
 
     text: FileName | None = None
@@ -69,6 +73,7 @@ class LockedCalibration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     windows: Count
     seed: Count
     statistics_sha256: Sha256
+    way: Way = "gradients"
 
 
 class LockedImportance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -211,7 +216,7 @@ def locked_calibration(calibration: Calibration, output: LockedOutput) -> Locked
     own = token_file(output.file) if is_written_by_model(calibration) else None
     return LockedCalibration(
         text=own or (None if text.split else text.name), text_sha256=text.sha256, windows=calibration.n_windows,
-        seed=calibration.seed, statistics_sha256=calibration.sha256,
+        seed=calibration.seed, statistics_sha256=calibration.sha256, way=calibration.way,
     )  # fmt: skip
 
 

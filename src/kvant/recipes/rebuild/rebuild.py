@@ -26,9 +26,9 @@ from kvant.quant.importance import Importance
 from kvant.recipes.measure.calibration import TOKENS_SUFFIX, Calibration, calibrate, calibration_text
 from kvant.recipes.measure.selftext import load_tokens, token_hash
 from kvant.recipes.measure.textname import BUNDLED, name_of
-from kvant.recipes.output import digest_of, hashes, put_directory, remove, size_bytes
+from kvant.recipes.output import beside, digest_of, hashes, put_directory, remove, size_bytes
 from kvant.recipes.rebuild import lock as locks
-from kvant.recipes.rebuild.lock import Lock, LockedCalibration, LockedImportance, present_encoder
+from kvant.recipes.rebuild.lock import STATISTICS_SUFFIX, Lock, LockedCalibration, LockedImportance, present_encoder
 from kvant.recipes.source import open_model
 from kvant.recipes.targets.base import Material, Workshop
 from kvant.recipes.targets.registry import find_target
@@ -57,7 +57,7 @@ class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
 
 def rebuild(
     lock: Lock | Path, source: Path, *, out: Path | None = None, text: Path | None = None, imatrix: Path | None = None,
-    threads: int = 0, overwrite: bool = False, progress: Progress = SILENT,
+    statistics: Path | None = None, threads: int = 0, overwrite: bool = False, progress: Progress = SILENT,
 ) -> Rebuilt:  # fmt: skip
     """Make the file of a lock again.
 
@@ -67,6 +67,7 @@ def rebuild(
         out: File to write; by default the lock's name in the working directory.
         text: The calibration text, if it was a file; of tokens that the model wrote, by default those beside the lock.
         imatrix: The importance file, if one was used.
+        statistics: Directory of what calibration measured; by default that beside the lock, if it was kept there.
         threads: Threads; 0 for one per core. Their number does not change a bit.
         overwrite: Replace an existing file.
         progress: Told of every step.
@@ -77,11 +78,12 @@ def rebuild(
         KvantError: The lock, the model or the text cannot be read; see `open_model` and `calibrate`.
     """
     started = time.monotonic()
-    beside, lock = (lock.parent, locks.read_lock(lock)) if isinstance(lock, Path) else (Path(), lock)
+    place, lock = (lock.parent, locks.read_lock(lock)) if isinstance(lock, Path) else (Path(), lock)
     target = find_target(lock.target)
-    _check_given(lock, text, imatrix)
+    _check_given(lock, text, imatrix, statistics)
     if text is None and lock.calibration and (lock.calibration.text or "").endswith(TOKENS_SUFFIX):
-        text = beside / str(lock.calibration.text)
+        text = place / str(lock.calibration.text)
+    statistics = statistics or kept_beside(place, lock)
     out = out or Path(lock.output.file)
     check_place(lock, out, overwrite=overwrite)
     check_version(lock)
@@ -91,7 +93,7 @@ def rebuild(
     importance = locked_importance(lock.importance, imatrix) if lock.importance else None
     calibration = None
     if lock.calibration:
-        calibration = locked_statistics(lock, lock.calibration, model, text, threads, progress)
+        calibration = locked_statistics(lock, lock.calibration, model, text, statistics, threads, progress)
         importance = calibration.importance
     machine = detect(measure=False)
     material = Material(
@@ -123,7 +125,13 @@ def check_place(lock: Lock, out: Path, *, overwrite: bool) -> None:
         raise OutputExistsError(f"{out}: {what}. {remedy}.")
 
 
-def _check_given(lock: Lock, text: Path | None, imatrix: Path | None) -> None:
+def kept_beside(directory: Path, lock: Lock) -> Path | None:
+    """Return the statistics that were kept beside a lock; None if there are none."""
+    kept = beside(directory / lock.output.file, STATISTICS_SUFFIX)
+    return kept if lock.calibration and kept.is_dir() else None
+
+
+def _check_given(lock: Lock, text: Path | None, imatrix: Path | None, statistics: Path | None) -> None:
     """Refuse a text or an importance file that the lock's file was made without.
 
     Raises:
@@ -132,6 +140,10 @@ def _check_given(lock: Lock, text: Path | None, imatrix: Path | None) -> None:
     if text is not None and (lock.calibration is None or lock.calibration.text is None):
         what = "without calibration" if lock.calibration is None else "on kvant's bundled text"
         raise LockError(f"{text}: the lock's file was made {what}. Leave --text out.")
+    if statistics is not None and lock.calibration is None:
+        raise LockError(f"{statistics}: the lock's file was made without calibration. Leave --statistics out.")
+    if statistics is not None and not statistics.is_dir():
+        raise LockError(f"{statistics}: no such directory. Give the one that optimize --keep-statistics wrote.")
     if imatrix is not None and lock.importance is None:
         raise LockError(f"{imatrix}: the lock's file was made without an importance file. Leave --imatrix out.")
 
@@ -193,15 +205,27 @@ def locked_importance(section: LockedImportance, path: Path | None) -> Importanc
 
 
 def locked_statistics(
-    lock: Lock, section: LockedCalibration, model: Model, path: Path | None, threads: int, progress: Progress
-) -> Calibration:
+    lock: Lock, section: LockedCalibration, model: Model, path: Path | None, kept: Path | None, threads: int,
+    progress: Progress,
+) -> Calibration:  # fmt: skip
     """Measure the model on the text of the lock, or take what was measured before from the cache.
 
     Raises:
         LockError: The text or the statistics are others.
     """
     text = locked_text(section, path)
-    found = calibrate(model, text, windows=section.windows, seed=section.seed, threads=threads, progress=progress)
+    found = calibrate(
+        model, text, windows=section.windows, seed=section.seed, way=section.way, kept=kept, threads=threads,
+        progress=progress,
+    )  # fmt: skip
+    if found.sha256 != section.statistics_sha256 and kept is not None:
+        raise LockError(f"{kept}: are not the statistics of the lock. Give those that were kept beside it.")
+    if found.sha256 != section.statistics_sha256 and section.way == "engine":
+        raise LockError(
+            "statistics: their digest is not the lock's. llama.cpp measured them, and what it sums up depends on the "
+            "machine's instructions. Rebuild where the file was made, or keep what was measured there: kvant optimize "
+            f"--keep-statistics.{_other_versions(lock.versions)}"
+        )
     if found.sha256 != section.statistics_sha256:
         raise LockError(
             f"statistics: their digest {found.sha256} is not the lock's {section.statistics_sha256}, although model, "

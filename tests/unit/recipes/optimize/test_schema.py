@@ -77,7 +77,10 @@ def test_a_recipe_in_a_linked_directory_finds_its_model(tmp_path: Path) -> None:
 
 def test_the_bytes_of_a_recipe(tmp_path: Path) -> None:
     write_recipe(tmp_path / "recipe.yaml", Request(source=tmp_path / "m"))
-    plain = "recipe: 1\nsource: m\nbudget: {}\nformats:\n- gguf\ncontext: 4096\nmeasure: {}\n"
+    plain = (
+        "recipe: 1\nsource: m\nbudget: {}\ncalibrate:\n  text: bundled\n  windows: 64\n  seed: 1\n"
+        "formats:\n- gguf\ncontext: 4096\nmeasure: {}\n"
+    )
     assert (tmp_path / "recipe.yaml").read_text() == plain
     asked = Request(
         source=tmp_path / "m", budget=Budget(max_size_bytes=5, device="this"), calibrate="bundled", presets=("Q4_0",),

@@ -9,13 +9,14 @@ from typer.testing import CliRunner
 
 from kvant.cli.main import app
 from kvant.errors import LockError, OutputExistsError
-from kvant.files import sha256_file
+from kvant.files import cache_dir, sha256_file
 from kvant.formats.imatrix import read_imatrix, write_imatrix
 from kvant.formats.open import open_model
 from kvant.quant.importance import Entry, Importance
 from kvant.quant.plan import Plan
 from kvant.quant.presets import plan_preset
 from kvant.recipes.measure.calibration import Calibration, calibrate
+from kvant.recipes.optimize.delivery import keep_statistics
 from kvant.recipes.rebuild.lock import Lock, LockedOutput, make_lock, write_lock
 from kvant.recipes.rebuild.rebuild import rebuild
 from kvant.recipes.targets.gguf.write import quantize
@@ -165,9 +166,11 @@ def test_what_differs_is_named_and_nothing_is_written(tiny: Path, book: Path, tm
         (lock, other, book, r"little-llama: file model\.safetensors differs"),
         (lock, tiny, None, r"calibrated on book\.txt\. Pass it with --text FILE"),
         (lock, tiny, page, r"page\.txt: SHA-256 .* is not that of the lock's calibration text"),
-        (change(lock, calibration=change(measured, seed=2)), tiny, book, "statistics: their digest"),
+        (change(lock, calibration=change(measured, windows=1)), tiny, book, "statistics: their digest"),
         (change(lock, versions={"numpy": "1.0"}, calibration=change(measured, statistics_sha256=zeros)), tiny, book,
-         r"calibration differs\. Here is numpy .* in place of 1\.0"),
+         r"machine's instructions.*--keep-statistics\. Here is numpy .* in place of 1\.0"),
+        (change(lock, calibration=change(measured, statistics_sha256=zeros, way="gradients")), tiny, book,
+         r"calibration differs\. Report this"),
         (change(lock, output=change(lock.output, sha256=zeros)), tiny, book, "encoding differs"),
     ):  # fmt: skip
         with pytest.raises(LockError, match=words):
@@ -216,3 +219,23 @@ def test_a_lock_whose_size_is_not_its_files_is_refused(tiny: Path, moved: Path, 
     with pytest.raises(LockError, match="sizes or hashes of files are not those of its own SHA-256"):
         rebuild(odd, moved, out=tmp_path / "again.gguf")
     assert not (tmp_path / "again.gguf").exists()
+
+
+def test_statistics_that_were_kept_are_taken_and_checked(tiny: Path, book: Path, tmp_path: Path) -> None:
+    lock = fitted(tiny, tmp_path / "first.gguf", book)
+    write_lock(tmp_path / "first.lock.json", lock)
+    kept = tmp_path / "first.statistics"
+    keep_statistics(calibrate(open_model(tiny), str(book), windows=2).directory, kept)
+    for directory in cache_dir("statistics").iterdir():
+        shutil.rmtree(directory)
+    rebuild(tmp_path / "first.lock.json", tiny, out=tmp_path / "again.gguf", text=book)
+    assert not list(cache_dir("statistics").iterdir())
+    changed = next(kept.glob("*.hessian.npy"))
+    changed.write_bytes(changed.read_bytes()[:-1] + b"\1")
+    with pytest.raises(LockError, match=r"first\.statistics: are not the statistics of the lock"):
+        rebuild(tmp_path / "first.lock.json", tiny, out=tmp_path / "other.gguf", text=book)
+    with pytest.raises(LockError, match=r"absent: no such directory"):
+        rebuild(lock, tiny, out=tmp_path / "other.gguf", text=book, statistics=tmp_path / "absent")
+    plain = made(tiny, tmp_path / "plain.gguf", plan_preset(open_model(tiny), "Q4_K_M"))
+    with pytest.raises(LockError, match=r"made without calibration\. Leave --statistics out"):
+        rebuild(plain, tiny, out=tmp_path / "other.gguf", statistics=kept)

@@ -76,7 +76,8 @@ def test_the_built_in_formats_come_by_the_same_door() -> None:
 def test_another_distributions_format_is_searched_and_rebuilt(tiny: Path, tmp_path: Path) -> None:
     report = optimize(
         Request(
-            source=tiny, out=tmp_path / "out", formats=("gguf", "twin"), presets=("Q4_0",), chunks=1, threads=1,
+            source=tiny, calibrate="none", out=tmp_path / "out", formats=("gguf", "twin"), presets=("Q4_0",), chunks=1,
+            threads=1,
             budget=Budget(max_size_bytes=2_000_000_000),
         )
     )  # fmt: skip
@@ -89,7 +90,7 @@ def test_another_distributions_format_is_searched_and_rebuilt(tiny: Path, tmp_pa
     assert json.loads(lock.read_text())["target"] == "twin"
     again = rebuild(lock, tiny, out=tmp_path / "again.gguf")
     assert Path(again.path).read_bytes() == made.read_bytes()
-    alone = Request(source=tiny, out=tmp_path / "alone", formats=("twin",), chunks=1, threads=1)
+    alone = Request(source=tiny, calibrate="none", out=tmp_path / "alone", formats=("twin",), chunks=1, threads=1)
     assert optimize(alone).file == "little-llama-twin-Q8_0.gguf"
 
 
@@ -110,7 +111,9 @@ def test_what_cannot_be_had_is_refused_at_once(tiny: Path) -> None:
 
 @pytest.mark.usefixtures("twin")
 def test_one_format_that_cannot_keep_the_budget_is_left_out_alone(tiny: Path, tmp_path: Path) -> None:
-    small = Request(source=tiny, out=tmp_path / "out", formats=("twin",), budget=Budget(max_size_bytes=10_000))
+    small = Request(
+        source=tiny, calibrate="none", out=tmp_path / "out", formats=("twin",), budget=Budget(max_size_bytes=10_000)
+    )
     with pytest.raises(BudgetError, match="no variant of this model keeps it"):
         optimize(small)
 

@@ -176,7 +176,9 @@ def unmeasured(
     measured = importance.entries if importance else {}
 
     def is_fitted(name: str) -> bool:
-        return curvatures is not None and curvatures.encoder(name, block_type(plan.types[name])) is not None
+        return (
+            curvatures is not None and curvatures.encoder(model.tensors[name], block_type(plan.types[name])) is not None
+        )
 
     return [name for name in needs_importance(plan, model) if name not in measured and not is_fitted(name)]
 
@@ -235,7 +237,7 @@ def plan_jobs(
         encodes = target.is_quantized and tensor.block_type != target
         weights = importance.weights_for(tensor) if encodes and importance else None
         weights = None if weights is None else without_zero_runs(weights, run_length(target))
-        encoder = curvatures.encoder(name, target, threads=threads) if encodes and curvatures else None
+        encoder = curvatures.encoder(tensor, target, threads=threads) if encodes and curvatures else None
         jobs.append(Job(tensor=tensor, target=target, importance=None if encoder else weights, encoder=encoder))
     return jobs
 

@@ -6,12 +6,13 @@ import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
 import pytest
 
+from kvant.calibrate.statistics import Statistics
 from kvant.devices.detect import detect
 from kvant.devices.profiles import device_for
 from kvant.errors import BudgetError, EngineError, LockError, MissingDependencyError, PlanError
@@ -295,7 +296,7 @@ def test_a_part_of_a_tensor_costs_its_share(calibrations: dict[str, Calibration]
     model = opened(write_tiny_model("phi3", tmp_path / "phi3", num_hidden_layers=1))
     even, names = Even(model), [name for name, tensor in model.tensors.items() if len(tensor.shape) == 2]
     calibration = dataclasses.replace(
-        calibrations["tied"], directory=tmp_path, statistics=even,
+        calibrations["tied"], directory=tmp_path, statistics=cast("Statistics", even),
         curvatures=Curvatures(names=names, hessian=even.risk, sha256="", n_tokens=1024),
     )  # fmt: skip
     options = choices_of(open_export(model), calibration, "F16", threads=1).options

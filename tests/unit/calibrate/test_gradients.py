@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from kvant.calibrate import statistics
-from kvant.calibrate.decoder import Decoder
-from kvant.calibrate.statistics import Statistics, collect, draw
+from kvant.calibrate import gradients as by_gradients
+from kvant.calibrate.decoder import EMBEDDING, Decoder
+from kvant.calibrate.gradients import collect, draw
+from kvant.calibrate.statistics import Statistics
 from kvant.calibrate.sums import Sums
 from kvant.errors import ValueRangeError
 from kvant.formats.open import open_model
@@ -77,8 +78,8 @@ def whole_model(model: Model, labels: np.ndarray) -> tuple[dict[str, torch.Tenso
 def test_statistics_are_those_of_one_graph_through_the_model(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statistics, "BATCH_TOKENS", 48)
-    monkeypatch.setattr(statistics, "CHUNK_LOGITS", 10 * N_VOCAB)
+    monkeypatch.setattr(by_gradients, "BATCH_TOKENS", 48)
+    monkeypatch.setattr(by_gradients, "CHUNK_LOGITS", 10 * N_VOCAB)
     model = tiny(tmp_path / "model", family)
     found = collect(model, TOKENS, WEIGHTS, directory=tmp_path / "statistics", seed=SEED)
     inputs, gradients = whole_model(model, np.load(tmp_path / "statistics" / "labels.npy"))
@@ -90,7 +91,7 @@ def test_statistics_are_those_of_one_graph_through_the_model(
         close(found.hessian(name), x.T @ (x * weights[:, None]))
         close(found.fisher(name), x.T @ (x * strength[:, None]) / strength.sum())
         assert found.curvature(name) == pytest.approx(float(strength.sum()), rel=1e-4)
-    close(found.lookup(), g.T @ (g * weights[:, None]))
+    close(found.lookup(EMBEDDING), g.T @ (g * weights[:, None]))
     assert found.names == tuple(dict.fromkeys(("token_embd.weight", *inputs)))
 
 
@@ -257,7 +258,9 @@ def test_a_linear_that_no_gradient_reaches_gets_the_second_moment(tmp_path: Path
     sums.gradient("blk.0.attn_k.weight", torch.tensor([[0.0, 2.0], [0.0, 0.0]]))
     sums.write(tmp_path)
     groups = dict.fromkeys(("blk.0.attn_q.weight", "blk.0.attn_k.weight"), "blk.0.attn_q.weight")
-    found = Statistics(directory=tmp_path, groups=groups, n_windows=1, n_tokens=2, sha256="")
+    found = Statistics(
+        directory=tmp_path, way="gradients", groups=groups, lookups={}, n_windows=1, n_tokens=2, sha256=""
+    )  # fmt: skip
     np.testing.assert_array_equal(found.hessian("blk.0.attn_k.weight"), [[9.25, -2.5], [-2.5, 2.0]])
     np.testing.assert_array_equal(found.fisher("blk.0.attn_q.weight"), found.hessian("blk.0.attn_q.weight"))
     np.testing.assert_array_equal(found.fisher("blk.0.attn_k.weight"), [[1.0, 2.0], [2.0, 4.0]])

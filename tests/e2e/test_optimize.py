@@ -347,7 +347,18 @@ def test_a_projector_lies_beside_the_pick_and_counts(tiny: Path, tmp_path: Path)
         place / "mmproj-seer-F16.gguf", width=read_gguf(place / "seer-F16.gguf").hyper("embedding_length")
     )
     eyes = beside.stat().st_size
-    words = ["optimize", place / "seer-F16.gguf", "--candidates", "Q8_0,Q4_0", "--chunks", "1", "--threads", "1"]
+    words = [
+        "optimize",
+        place / "seer-F16.gguf",
+        "--calibrate",
+        "none",
+        "--candidates",
+        "Q8_0,Q4_0",
+        "--chunks",
+        "1",
+        "--threads",
+        "1",
+    ]
     plain = optimize(request(place / "seer-F16.gguf", tmp_path / "blind", presets=("Q8_0", "Q4_0"), projector="none"))
     largest = max(v.size_bytes for v in plain.variants)
     assert plain.projector is None

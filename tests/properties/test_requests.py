@@ -63,6 +63,8 @@ def values(field: Field) -> st.SearchStrategy[Any]:
         return st.lists(st.sampled_from(["gguf", "mlx", "onnx"]), unique=True).map(tuple)
     if field.name == "statistics":
         return st.sampled_from(["engine", "gradients"])
+    if field.name == "projector":
+        return st.sampled_from(["q8_0", "f16", "none"])
     drawn = st.integers(field.low, field.high) if field.kind is Kind.COUNT else VALUES[field.kind]
     return st.just(default_of(field)) | drawn
 

@@ -35,7 +35,7 @@ from kvant.recipes.optimize.request import Request
 from kvant.recipes.optimize.schema import RECIPE_FILE, write_recipe
 from kvant.recipes.optimize.search import Search, search_format
 from kvant.recipes.optimize.yardstick import Yardstick, check_formats, checked_measure, fitted_request, planned
-from kvant.recipes.projectors import NONE, check_wish, companion_of
+from kvant.recipes.projectors import check_wish, companion_of
 from kvant.recipes.report.report import Report
 from kvant.recipes.source import open_model
 from kvant.recipes.targets.base import Material, Target

@@ -22,7 +22,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"ab" * 32 + 
 def zipped(name: str) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(name, b"x")
+        archive.writestr(zipfile.ZipInfo(name), b"x")  # of no date: it is part of a test's name
     return buffer.getvalue()
 
 

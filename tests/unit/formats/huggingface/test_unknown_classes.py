@@ -52,6 +52,7 @@ def test_an_encoder_that_nobody_makes_a_gguf_of_goes_to_onnx() -> None:
 
 def test_eyes_alone_are_no_model() -> None:
     assert "the whole model" in said("InternVisionModel")
+    assert "add the class to text_config" in said("GlmasrModel")
 
 
 def test_names_that_are_long_or_odd_are_shown_short() -> None:

@@ -58,9 +58,10 @@ def unknown_class(name: str, subject: object, families: Collection[str]) -> Unsu
         )
     if name in PROJECTORS:
         return UnsupportedModelError(
-            f"{subject}: architecture {shown(name)} is a language model's wrapper with eyes or ears, whose own class "
-            f"is not said. Add it to text_config as published models have it, such as architectures: "
-            f'["LlamaForCausalLM"] where its model_type is llama. The projector alone is written with --mmproj.'
+            f"{subject}: architecture {shown(name)} is the eyes or ears of a model, or its wrapper with them, and no "
+            f"class of a language model is said. Give the directory of the whole model; if this is it, add the class "
+            f'to text_config as published models have it, such as architectures: ["LlamaForCausalLM"] where its '
+            f"model_type is llama. The projector alone is written with --mmproj."
         )
     if encoder(name):
         return UnsupportedModelError(

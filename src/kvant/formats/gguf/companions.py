@@ -18,6 +18,7 @@ from kvant.model import Model
 
 PATTERN = "*mmproj*.gguf"
 _ENDS = re.compile(r"(?:^|[-_.])(?:mmproj|model|(?:I?Q|TQ|BF|F|MXFP)\d\w*)(?=[-_.]|$)", re.IGNORECASE)
+_MIX = re.compile(r"-kvant-\d++\.\d\d(?:-\d++)?$")
 _OLD = frozenset({"mlp", "mlp_norm", "ldp", "ldpv2"})
 """LLaVA's, whose `projection_dim` is not the language model's width."""
 
@@ -135,7 +136,7 @@ def projector_for(path: Path, width: int) -> Projector | None:
 
 def _stem(path: Path) -> str:
     """Return a file's name without what says that it is a projector, and of which type."""
-    return re.sub(r"[^a-z0-9]+", "-", _ENDS.sub("", path.stem).lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", _ENDS.sub("", _MIX.sub("", path.stem)).lower()).strip("-")
 
 
 def _order(projector: Projector) -> tuple[int, str]:

@@ -48,6 +48,15 @@ def test_the_name_decides_between_models(text: Path, tmp_path: Path) -> None:
     assert _chosen(text, tmp_path, *names) == "mmproj-tiny-F16.gguf"
 
 
+@pytest.mark.parametrize("mix", ["kvant-4.25", "kvant-12.50-3"])
+def test_a_mix_of_optimize_has_its_model_s(mix: str, tmp_path: Path) -> None:
+    for name in ("mmproj-tiny-F16.gguf", "mmproj-other-F16.gguf"):
+        write_tiny_projector(tmp_path / name, width=64)
+    found = projector_for(tmp_path / f"tiny-{mix}.gguf", 64)
+    assert found is not None
+    assert found.path.name == "mmproj-tiny-F16.gguf"
+
+
 def test_other_models_projectors_are_not_guessed_among(text: Path, tmp_path: Path) -> None:
     assert _chosen(text, tmp_path, "mmproj-one-F16.gguf", "mmproj-two-F16.gguf") is None
     assert _chosen(text, tmp_path, "mmproj-tiny-F16.gguf", width=128) is None

@@ -13,7 +13,7 @@ TAG = "mmproj"
 MAX_OWN = 60
 """Characters of a model's own tag in its projector's, which must fit a tag."""
 
-_TYPE = re.compile(r"(?:^|[-_.])((?:I?Q|TQ|BF|F|MXFP)\d\w*)(?=[-_.]|$)", re.IGNORECASE)
+_TYPE = re.compile(r"(?:^|[-_.])((?:I?Q|TQ|BF|F|MXFP)\d\w{0,16})(?=[-_.]|$)", re.IGNORECASE)
 
 
 def projector_type(file: str) -> str:

@@ -12,10 +12,9 @@ from kvant.formats.safetensors.reader import read_sharded
 from kvant.recipes.convert.upstream import NATIVE, UPSTREAM, Way
 from kvant.tensors import Tensor
 
-_OTHERS = re.compile(
-    r"(?:^|\.)(?:\w*(?:vision|visual|audio|image|projector|sam_model|resampler|connector|mel_)\w*|mlp1|vit|thinker)\."
-)
-"""A part of a name that only a model's eyes and ears have, among the tensors of classes that have them."""
+_SENSES = re.compile("vision|visual|audio|image|projector|sam_model|resampler|connector|mel_")
+_WHOLE = frozenset({"mlp1", "vit", "thinker"})
+"""In a part of a name, or all of it: what only a model's eyes and ears have, in classes that have them."""
 
 
 def eyes_way(directory: Path, asked: Way = "auto") -> Literal["native", "upstream"] | None:
@@ -47,7 +46,11 @@ def projector_class(config: Mapping[str, Any]) -> str:
 
 def tower(directory: Path) -> dict[str, Tensor]:
     """Return the tensors of a directory that are its model's eyes and ears, by their names."""
-    return {name: tensor for name, tensor in read_sharded(directory).items() if _OTHERS.search(name)}
+    return {name: tensor for name, tensor in read_sharded(directory).items() if _senses(name)}
+
+
+def _senses(name: str) -> bool:
+    return any(part in _WHOLE or _SENSES.search(part) for part in name.split(".")[:-1])
 
 
 def tells_of_eyes(directory: Path) -> bool:

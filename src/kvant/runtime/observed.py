@@ -32,7 +32,7 @@ class Observed:
         self.observer = observer(n_threads)
         self._moments: dict[str, np.ndarray] = {}
         self._squares: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        self._truth: tuple[bytes, np.ndarray] = (b"", np.empty((0, 0), np.float32))
+        self._truth = Truth(b"", np.empty((0, 0), np.float32))
 
     def answer(
         self, model: LlamaCpp, request: messages.Request, write: Callable[[np.ndarray, int], messages.Wrote]
@@ -75,20 +75,18 @@ class Observed:
         return messages.Noted()
 
     def _probe(self, model: LlamaCpp, request: messages.Probe) -> messages.Answered:
-        if self._truth[0] != request.tokens:
-            self._truth = (request.tokens, log_probabilities(self._run(model, request.tokens)))
-        truth = self._truth[1]
+        if self._truth.tokens != request.tokens:
+            self._truth = Truth(request.tokens, self._run(model, request.tokens))
         for error in request.errors:
             scales = np.frombuffer(error.scales, "<f4").reshape(error.stack, -1)
             self.observer.disturb(error.name, error.role, scales, error.first_sign)
         try:
-            found = log_probabilities(self._run(model, request.tokens))
+            divergence = self._truth.divergence(self._run(model, request.tokens))
         finally:
             energies = self.observer.calm()
-        divergence = np.einsum("ij,ij->i", np.exp(truth), truth - found)
         return messages.Answered(
             divergence.astype("<f4").tobytes(),
-            [energies[error.name, error.role] / len(truth) for error in request.errors],
+            [energies[error.name, error.role] / len(divergence) for error in request.errors],
         )
 
     def _run(self, model: LlamaCpp, tokens: bytes) -> np.ndarray:
@@ -102,8 +100,28 @@ class Observed:
         return logits
 
 
-def log_probabilities(logits: np.ndarray) -> np.ndarray:
-    """Return log softmax of rows, float32 [rows, n]; the logits are left alone."""
-    shifted = logits - logits.max(1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(1, keepdims=True))
-    return np.asarray(shifted)
+class Truth:
+    """What a model predicts of a text, ready to be compared with.
+
+    Args:
+        tokens: The text, as it was asked for.
+        logits: Its logits, float32 [tokens, n_vocab]; they are left alone.
+    """
+
+    def __init__(self, tokens: bytes, logits: np.ndarray) -> None:
+        self.tokens = tokens
+        self._logits, self._sums = logits.copy(), log_sums(logits)
+        self._p = np.exp(logits - self._sums[:, None].astype(np.float32))
+
+    def divergence(self, logits: np.ndarray) -> np.ndarray:
+        """Return the KL divergence of other logits, float64 [tokens]: Σ p (x - y) - log Σ exp x + log Σ exp y.
+
+        Of differences, since both logits are large beside it.
+        """
+        return np.einsum("ij,ij->i", self._p, self._logits - logits) - self._sums + log_sums(logits)
+
+
+def log_sums(logits: np.ndarray) -> np.ndarray:
+    """Return log Σ exp of every row, float64 [rows]."""
+    most = logits.max(1, keepdims=True, initial=-np.inf)
+    return np.asarray(np.log(np.exp(logits - most).sum(1, dtype=np.float64)) + most[:, 0])

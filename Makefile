@@ -25,7 +25,7 @@ help:  ## show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 try: $(BIN)/.base $(MODEL)/config.json  ## install kvant and run the main job on a real model, about five minutes
-	$(BIN)/kvant optimize $(MODEL) --max-size 100MB --chunks 8 -o try --overwrite
+	$(BIN)/kvant optimize $(MODEL) --max-size 100MB --calibrate-windows 16 --refine 0 --chunks 8 -o try --overwrite
 	@echo "Open try/report.html in a browser; chat with the result: $(BIN)/kvant run try/*.gguf"
 
 test-fast: $(BIN)/.test  ## the inner loop: what needs no engine, no model and no process to wait for; three minutes on two cores

@@ -19,7 +19,7 @@ KEYS_AND_VALUES = re.compile(r"blk\.(\d+)\.attn_(?:k|v|kv|qkv|kv_a_mqa|kv_b)\.we
 """Matrices whose products are attended to. An error in them does harm as often as their token is looked at, and of a
 text's tokens the first gets most of that: Xiao et al., "Efficient Streaming Language Models with Attention Sinks"
 (2023). With every token counted the same, SmolLM2 in the types of Q4_K_M has a KL divergence of .058, with theirs by
-attention ATT, under the gradients' own weights .036."""
+attention .035, under the gradients' own weights .036."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

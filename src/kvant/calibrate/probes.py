@@ -20,11 +20,14 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from kvant import kernels
 from kvant.calibrate.parts import Part
 from kvant.calibrate.statistics import file_of, save
+from kvant.documents import JSON_ERRORS
+from kvant.files import atomic_write
 from kvant.model import Model
 from kvant.progress import Progress
 from kvant.runtime import messages
@@ -40,6 +43,9 @@ MOST_PIECES = 4
 LEAST_PIECE_TOKENS = 32
 LEAST_TOKENS = 16_384
 """Tokens that probes may run in all where the windows have fewer."""
+
+KEPT = "probes.json"
+"""What was tried so far."""
 
 RMS_WEIGHTS = 1 << 22
 """Weights in memory at a time while their sizes are measured."""
@@ -70,18 +76,23 @@ class Probes:
         waiting = [part for part in self.parts if not _file(self.directory, part).exists()]
         if not waiting:
             return False
+        kept = self.directory / KEPT
+        found = _read(kept)
         # By pieces on the outside: predictions without errors are computed once for each.
-        found: dict[tuple[str, str], list[float]] = {}
         self.progress.start("probes", len(waiting) * len(self.pieces), "probes")
-        for piece in self.pieces:
+        for number, piece in enumerate(self.pieces):
             for part in waiting:
-                divergence, (put,) = self.engine.probe(piece, [self._error(part)])
-                nats = max(0.0, float(divergence.mean(dtype=np.float64)))
-                found.setdefault((part.name, part.role), []).append(2 * nats / self._energy(part, put))
+                tried = found.setdefault(f"{part.role} {part.name}", [])
+                if len(tried) <= number:
+                    divergence, (put,) = self.engine.probe(piece, [self._error(part)])
+                    nats, energy = max(0.0, float(divergence.mean(dtype=np.float64))), self._energy(part, put)
+                    tried.append(2 * nats / energy if energy > 0 else 0.0)
+                    with atomic_write(kept) as file:
+                        file.write(msgspec.json.encode(found))
                 self.progress.advance("probes", 1)
         self.progress.finish("probes")
         for part in waiting:
-            value = float(np.mean(found[part.name, part.role]))
+            value = float(np.mean(found[f"{part.role} {part.name}"]))
             known = np.full(part.columns, value, np.float32) if part.role == LOOKUP else np.float64(value)
             save(_file(self.directory, part), known)
         return True
@@ -120,6 +131,14 @@ def pieces_of(tokens: np.ndarray, parts: int) -> list[np.ndarray]:
     length = min(tokens.shape[1], max(LEAST_PIECE_TOKENS, each // count))
     chosen = np.linspace(0, len(tokens) - 1, count + 2).round().astype(int)[1:-1]
     return [tokens[window, :length] for window in dict.fromkeys(chosen.tolist())]
+
+
+def _read(kept: Path) -> dict[str, list[float]]:
+    """Return what an interrupted run has tried: curvatures by piece of text, by role and name."""
+    try:
+        return msgspec.json.decode(kept.read_bytes(), type=dict[str, list[float]])
+    except (OSError, *JSON_ERRORS):
+        return {}
 
 
 def row_sizes(tensor: Tensor) -> np.ndarray:

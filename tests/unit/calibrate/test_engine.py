@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from kvant.calibrate.statistics import BORROWED, Statistics
 from kvant.dtypes import F32
 from kvant.errors import EngineError, ValueRangeError
 from kvant.model import Model
+from kvant.progress import Silent
 from kvant.recipes.measure.base import f32_file
 from kvant.recipes.source import open_model
 from kvant.runtime import messages
@@ -115,6 +117,33 @@ def test_probes_predict_what_errors_in_a_matrix_do(model: Model, found: Statisti
             engine.open(base, n_ctx=24, n_threads=1, all_logits=True, repack=False, is_observed=True)
             klds = [engine.probe(window, [scales])[0].mean() for window in TOKENS]
         assert 0.5 < predicted / np.mean(klds) < 2
+
+
+class Interrupt(Silent):
+    """Ends the run after a number of steps, as a person would."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def advance(self, task: str, _amount: float) -> None:
+        self.left -= task == "probes"
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_search_goes_on_where_it_was(model: Model, found: Statistics, tmp_path: Path) -> None:
+    base = f32_file(model)[0]
+    with pytest.raises(KeyboardInterrupt):
+        collect(
+            base, model, TOKENS, WEIGHTS, directory=tmp_path, threads=1, ram_bytes=RAM, progress=Interrupt(5)
+        )  # fmt: skip
+    tried = msgspec.json.decode((tmp_path / "probes.json").read_bytes())
+    assert len(tried) == 5
+    (tmp_path / "probes.json").write_bytes(msgspec.json.encode({key: [1.0, 1.0, 1.0, 1.0] for key in tried}))
+    rest = collect(base, model, TOKENS, WEIGHTS, directory=tmp_path, threads=1, ram_bytes=RAM)
+    for name in found.groups:
+        expected = 1.0 if f"linear {name}" in tried else found.curvature(name)
+        assert rest.curvature(name) == pytest.approx(expected, rel=1e-3)
 
 
 def test_experts_share_what_the_router_gives_them(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.curvature import Curvatures
 from kvant.quant.importance import Importance
+from kvant.quant.roles import is_quantizable
 from kvant.recipes import cache
 from kvant.recipes.measure.base import f32_file
 from kvant.recipes.measure.selftext import read_tokens, self_windows
@@ -63,6 +64,7 @@ class Calibration:
         n_windows: Most windows of it that were asked for.
         seed: Of the labels drawn.
         sha256: Digest of the statistics' bytes.
+        unseen: Matrices that could be quantized and took no part: heads that guess ahead, for one.
     """
 
     directory: Path
@@ -75,6 +77,7 @@ class Calibration:
     n_windows: int
     seed: int
     sha256: str
+    unseen: tuple[str, ...] = ()
 
     def in_words(self) -> list[str]:
         """Say what it rests on, and which experts saw too little of it."""
@@ -86,6 +89,11 @@ class Calibration:
             said.append(
                 f"{n_few} of {n_all} experts saw fewer than {BORROWED} tokens, so that they borrow from the others "
                 f"(first: {next(iter(few))}). A longer --calibrate text helps."
+            )
+        if self.unseen:
+            said.append(
+                f"{len(self.unseen)} matrices (first: {self.unseen[0]}) take no part in reading text, so nothing was "
+                "measured of them: fitted variants hold them as they are."
             )
         return said
 
@@ -144,6 +152,10 @@ def calibrate(
             sha256=found.sha256, text_sha256=text.sha256, n_tokens=int(cuts.tokens.size), expert=found.expert,
         ),
         statistics=found,
+        unseen=tuple(
+            name for name, tensor in model.tensors.items()
+            if name not in found.names and is_quantizable(name, tensor.shape, model.architecture)
+        ),
         way=way, text=text, windows=cuts, n_windows=windows, seed=seed, sha256=found.sha256,
     )  # fmt: skip
 

@@ -56,9 +56,7 @@ public:
         return all;
     }
 
-    void weigh(const Weights& weights) {
-        observer_.weights.assign(weights.data(), weights.data() + weights.shape(0));
-    }
+    void weigh(const Weights& weights) { observer_.weights.assign(weights.data(), weights.data() + weights.shape(0)); }
 
     void add(const std::string& name, const std::optional<Moments>& moments, const Squares& squares,
              const Counts& counts, int64_t layer) {
@@ -105,6 +103,7 @@ private:
 };
 
 nb::dict read_tensor(uintptr_t address) {
+    // An address is all that Python knows of it. NOLINTNEXTLINE(performance-no-int-to-ptr)
     const EngineTensor& t = *reinterpret_cast<const EngineTensor*>(address);
     nb::list elements, bytes;
     for (int i = 0; i < 4; ++i) elements.append(t.ne[i]), bytes.append(t.nb[i]);
@@ -129,7 +128,8 @@ void bind_observer(nb::module_& m) {
         .def(nb::init<int, int, int, int, const std::string&, int>(), "mul_mat"_a, "mul_mat_id"_a, "get_rows"_a,
              "soft_max"_a, "isa"_a, "threads"_a)
         .def_prop_ro("address", &Bound::self, "Of the observer: the callback's user data.")
-        .def_prop_ro_static("callback", [](nb::handle) { return Bound::callback(); }, "Address of the callback.")
+        .def_prop_ro_static(
+            "callback", [](nb::handle) { return Bound::callback(); }, "Address of the callback.")
         .def("listen", &Bound::listen, "on"_a, "Note which weights take part, or stop to.")
         .def("seen", &Bound::seen, "Per product: name, role, columns, rows, stack, what tells its input apart.")
         .def("weigh", &Bound::weigh, "weights"_a.noconvert(), "Weights of the next batch's tokens, float32 [tokens].")

@@ -13,7 +13,7 @@ namespace kvant {
 namespace {
 
 constexpr int32_t type_f32 = 0, type_i32 = 26;  // ggml_type
-constexpr int32_t flag_compute = 16;                // ggml_tensor_flag: of a choice of branches, in the one taken
+constexpr int32_t flag_compute = 16;            // ggml_tensor_flag: of a choice of branches, in the one taken
 constexpr int64_t sign_count = 1 << 20;
 constexpr int64_t most_projections = 4096;  // different rows of signs of one weight; beyond them they come again
 constexpr int64_t expert_step = 997;        // rows between the signs of one expert and of the next
@@ -105,8 +105,8 @@ bool Observer::on(const EngineTensor& node, bool ask) {
 
 void Observer::note(const EngineTensor& node, Role role) {
     const EngineTensor& weight = *node.src[0];
-    seen.push_back({weight.name, role, weight.ne[0], weight.ne[1], stack_of(weight),
-                    reinterpret_cast<uint64_t>(node.src[1])});
+    seen.push_back(
+        {weight.name, role, weight.ne[0], weight.ne[1], stack_of(weight), reinterpret_cast<uint64_t>(node.src[1])});
 }
 
 float Observer::weight_of(const EngineTensor& x, int64_t i1, int64_t i2, int64_t i3) const {
@@ -157,7 +157,8 @@ void Observer::add_waiting(int64_t layer, const std::vector<float>& received) {
         std::vector<float> shares(count);
         for (int64_t i = 0; i < count; ++i) {
             rows[i] = it->second.rows.data() + i * n;
-            const double more = i < (int64_t)received.size() && total > 0 ? received[i] * (double)received.size() / total : 0;
+            const double more =
+                i < (int64_t)received.size() && total > 0 ? received[i] * (double)received.size() / total : 0;
             shares[i] = (i < (int64_t)weights.size() ? weights[i] : 1.0f) * (float)(1 + more);
         }
         add_rows(into, 0, rows, shares);
@@ -306,7 +307,8 @@ void Observer::disturb(const EngineTensor& node, Role role, Disturbance& error) 
         for (int64_t token = 0; token < ids.ne[1]; ++token)
             for (int64_t used = 0; used < ids.ne[0]; ++used) {
                 const int32_t expert = id_at(ids, used, token);
-                if (expert < 0 || expert >= error.stack) throw std::runtime_error("an expert's id is beyond their number");
+                if (expert < 0 || expert >= error.stack)
+                    throw std::runtime_error("an expert's id is beyond their number");
                 add(output_at(node, used, token), token * x.ne[1] + used % x.ne[1], expert);
             }
     } else {

@@ -58,7 +58,8 @@ struct Disturbance {
     std::vector<float> scales;  // [stack, rows]
     int64_t rows, stack;
     int64_t first_sign;
-    double energy = 0;  // mean over rows of the squared errors of products, summed over tokens; of rows looked up, squares
+    double energy =
+        0;  // mean over rows of the squared errors of products, summed over tokens; of rows looked up, squares
 };
 
 class Observer {

@@ -118,7 +118,8 @@ class Truth:
 
         Of differences, since both logits are large beside it.
         """
-        return np.einsum("ij,ij->i", self._p, self._logits - logits) - self._sums + log_sums(logits)
+        crossed = np.einsum("ij,ij->i", self._p, self._logits - logits)
+        return np.asarray(crossed - self._sums + log_sums(logits))
 
 
 def log_sums(logits: np.ndarray) -> np.ndarray:

@@ -391,7 +391,7 @@ def test_a_prompt_that_does_not_fit_is_said_as_clients_look_for_it(
 
 
 def test_clients_pass_over_signs_of_life(gateway: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answer, "BEAT_S", 0.0)  # as many as there is time for
+    monkeypatch.setattr(answer, "BEAT_S", 0.01)  # many, and time for the engine between them
     talk: Any = [{"role": "user", "content": "word " * 400}]
 
     of_ollama = ollama.Client(host=gateway.url)

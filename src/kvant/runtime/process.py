@@ -195,8 +195,13 @@ class EngineProcess(Owner[messages.Opened]):
             found = np.frombuffer(data, kind)
         except ValueError:
             raise self._odd(f"{len(data)} bytes of numbers") from None
-        if (count is not None and len(found) != count) or not np.isfinite(found).all():
-            raise self._odd(f"{len(found)} numbers, which are to be {count or 'some'} and finite")
+        if count is not None and len(found) != count:
+            raise self._odd(f"{len(found)} numbers in place of {count}")
+        if not np.isfinite(found).all():
+            raise EngineError(
+                f"{self.path}: what the model computes of this text is infinite or no number, so it cannot be measured. "
+                "Check its weights, or use another text."
+            )
         return found
 
     def _odd(self, what: str) -> EngineError:

@@ -86,7 +86,7 @@ FIELDS: tuple[Field, ...] = (
     Field(name="calibrate", option="--calibrate", kind=Kind.TEXT, place="calibrate.text", is_stated=True,
           of_text="measures what a model writes"),
     Field(name="statistics", option="--statistics", kind=Kind.WORD, place="calibrate.statistics",
-          needs="calibrate", why=_TEXT),
+          needs="calibrate", why="is how calibration measures, which --calibrate none leaves out"),
     Field(name="calibrate_windows", option="--calibrate-windows", kind=Kind.COUNT, place="calibrate.windows",
           is_stated=True, needs="calibrate", why=_TEXT),
     Field(name="calibrate_seed", option="--calibrate-seed", kind=Kind.COUNT, place="calibrate.seed",

@@ -199,8 +199,8 @@ class EngineProcess(Owner[messages.Opened]):
             raise self._odd(f"{len(found)} numbers in place of {count}")
         if not np.isfinite(found).all():
             raise EngineError(
-                f"{self.path}: what the model computes of this text is infinite or no number, so it cannot be measured. "
-                "Check its weights, or use another text."
+                f"{self.path}: what the model computes of this text is infinite or no number, so it cannot be "
+                "measured. Check its weights, or use another text."
             )
         return found
 

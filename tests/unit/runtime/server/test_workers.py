@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -254,11 +255,11 @@ def test_a_stuck_engine_that_nobody_waits_for_is_ended_and_who_came_later_is_inn
         busy = asyncio.create_task(worker.post("/completion", body))
         while not worker._open:
             await asyncio.sleep(0)
-        n_looks, turn = 0, None
-        while n_looks < 20:  # the loop does not turn, but its client waits
+        turn, since = None, time.monotonic()
+        while time.monotonic() < since + 0.5:  # the loop does not turn, but its client waits
             assert await worker.healthy()
-            n_looks = n_looks + 1 if worker._turn is turn else 0
-            turn = worker._turn
+            if worker._turn is not turn:
+                turn, since = worker._turn, time.monotonic()
         late = asyncio.create_task(worker.post("/completion", COMPLETION | {"stream": False, "tools": []}))
         while len(worker._open) < 2:  # it is sent, behind the turn
             await asyncio.sleep(0)

@@ -6,14 +6,19 @@ Rows, none larger than the preset:
 
     preset             the preset's types, llama.cpp's encoders with importance
     preset, H          its types, encoded under the Hessian of the inputs
-    preset, H+A        its types, encoded under the blend of that with the Fisher-weighted one
+    preset, A          its types, encoded under the Fisher-weighted one
+    preset, H+A        the same under the blend of both
+    preset, A of q k v  the Fisher-weighted one for queries, keys and values, H for all others; and so of `ffn_down`
+    preset, engine     its types, encoded under what llama.cpp shows, keys and values weighed by attention
     mix, importance    types from the knapsack, llama.cpp's encoders with importance, that of a tied embedding included
     mix, H             types from the knapsack, encoded under the Hessian of the inputs
     mix, A             the same under the Fisher-weighted one
     mix, H+A           the same under the blend of both; an embedding is weighed as output head only
-    mix, H+A+M         the same with the embedding's look-up role: the first mix of `kvant optimize --calibrate`
+    mix, H+A+M         the same with the embedding's look-up role: the first mix of `--statistics gradients`
+    mix, engine        types and encoding by what llama.cpp shows: the first mix of `kvant optimize`
 
-Seconds are those of encoding on all cores; all rows but the first need the statistics as well. Every row is printed and
+H, A and M are measured with gradients (torch). Seconds are those of encoding on all cores; all rows but the first need
+the statistics as well. Every row is printed and
 kept in DIR when it is done.
 """
 
@@ -40,9 +45,11 @@ from kvant.quant.importance import Entry, Importance
 from kvant.quant.plan import Plan
 from kvant.quant.presets import plan_preset
 from kvant.recipes.measure.base import prepare_base
-from kvant.recipes.measure.calibration import Calibration, blend, calibrate
+from kvant.recipes.measure.calibration import Calibration, Way, blend, calibrate
 from kvant.recipes.targets.gguf.options import rounding_options
 from kvant.recipes.targets.gguf.write import predict_size, quantize
+
+WAYS: tuple[Way, Way] = ("gradients", "engine")
 
 Known = Mapping[str, Importance | Curvatures]
 
@@ -60,11 +67,13 @@ def main() -> None:
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     model = open_model(options.model)
-    calibration = calibrate(model, "bundled", windows=options.windows, threads=options.threads)
+    calibration, shown = (
+        calibrate(model, "bundled", windows=options.windows, way=way, threads=options.threads) for way in WAYS
+    )
     _, base = prepare_base(options.model, text=corpus(), context=512, chunks=options.chunks, threads=options.threads)
     rows = []
     for preset in options.presets.split(","):
-        for name, plan, known in variants(model, calibration, preset, options.threads):
+        for name, plan, known in variants(model, calibration, shown, preset, options.threads):
             rows.append(measured(model, f"{preset}: {name}", plan, known, base, options))
             if not options.json:
                 print("  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()))
@@ -72,22 +81,30 @@ def main() -> None:
         print(json.dumps(rows, indent=2))
 
 
-def variants(model: Model, calibration: Calibration, preset: str, threads: int) -> Iterator[tuple[str, Plan, Known]]:
-    """Yield the rows of one preset: name, block types, and what the encoders know."""
+def variants(
+    model: Model, calibration: Calibration, shown: Calibration, preset: str, threads: int
+) -> Iterator[tuple[str, Plan, Known]]:
+    """Yield the rows of one preset: name, block types, and what the encoders know, by gradients and by the engine."""
     statistics = calibration.statistics
-    assert isinstance(statistics, Statistics)
     plan = plan_preset(model, preset, has_importance=True)
     importance = calibration.importance
     h, a, both, every = (under(calibration, statistics, roles) for roles in ("H", "A", "HA", "HAM"))
-    mix = best_mix(model, calibration, predict_size(model, plan, importance), threads)
+    size = predict_size(model, plan, importance)
+    mix, by_engine = (best_mix(model, known, size, threads) for known in (calibration, shown))
     yield "preset", plan, {"importance": importance}
     yield "preset, H", plan, {"curvatures": h}
+    yield "preset, A", plan, {"curvatures": a}
     yield "preset, H+A", plan, {"curvatures": both}
+    for parts in (("attn_q", "attn_k", "attn_v"), ("ffn_down",)):
+        label = " ".join(part.removeprefix("attn_") for part in parts)
+        yield f"preset, A of {label}", plan, {"curvatures": of_parts(a, h, parts)}
+    yield "preset, engine", plan, {"curvatures": shown.curvatures}
     yield "mix, importance", mix, {"importance": with_head(importance, statistics)}
     yield "mix, H", mix, {"curvatures": h}
     yield "mix, A", mix, {"curvatures": a}
     yield "mix, H+A", mix, {"curvatures": both}
     yield "mix, H+A+M", mix, {"curvatures": every}
+    yield "mix, engine", by_engine, {"curvatures": shown.curvatures}
 
 
 def under(calibration: Calibration, statistics: Statistics, roles: str) -> Curvatures:
@@ -99,6 +116,15 @@ def under(calibration: Calibration, statistics: Statistics, roles: str) -> Curva
 
     chosen: Callable[[str], np.ndarray] = hessian
     return replace(calibration.curvatures, hessian=chosen, sha256=f"{calibration.sha256}-{roles}")
+
+
+def of_parts(some: Curvatures, others: Curvatures, parts: tuple[str, ...]) -> Curvatures:
+    """Return the Hessians of one for tensors of some names, those of the other for all else."""
+
+    def hessian(name: str) -> np.ndarray:
+        return (some if any(part in name for part in parts) else others).hessian(name)
+
+    return replace(others, hessian=hessian, sha256=f"{others.sha256}-{'-'.join(parts)}")
 
 
 def with_head(importance: Importance, statistics: Statistics) -> Importance:

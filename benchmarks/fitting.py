@@ -1,8 +1,8 @@
 """Encoders under a full Hessian on real matrices: the error they leave, that of importance-weighted search, and speed.
 
 For each matrix and type: e H eᵀ over w H wᵀ, the same error over that of the encoder that knows H's diagonal only
-(upstream's), and millions of weights per CPU second at every instruction-set level. H is the plain second moment of
-kvant's calibration text; it is measured once and kept (extra [calibrate], minutes).
+(upstream's), and millions of weights per CPU second at every instruction-set level. H is the second
+moment on kvant's calibration text as llama.cpp shows it; it is measured once and kept (minutes).
 
     python benchmarks/fitting.py [--model models/smollm2-135m] [--tensors blk.10.ffn_down.weight] [--types IQ3_S,Q3_K]
                                  [--rows 64] [--json]

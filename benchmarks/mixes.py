@@ -1,10 +1,11 @@
-"""Write the first mix of `kvant optimize --calibrate` at given sizes, and the same text's importance, for quality.py.
+"""Write the first mix of `kvant optimize` at given sizes, and the same text's importance, for quality.py.
 
     python benchmarks/mixes.py MODEL --megabytes 105.4,93.5,78 [--text bundled|second|self|FILE] [--windows 64] -o DIR
     python benchmarks/quality.py MODEL DIR/mix-*.gguf --imatrix DIR/imatrix.gguf
 
 `second` is the other half of the bundled calibration text, so that a gain can be looked at on texts that share nothing.
-`--types` leaves block types out, which saves time on a large model. Minutes and peak memory of each step are printed.
+`--statistics gradients` measures as `kvant optimize` does with that option. `--types` leaves block types out, which saves
+time on a large model. Minutes and peak memory of each step are printed.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
+from typing import get_args
 
 from kvant.allocate.plan import plan_choice
 from kvant.allocate.search import types_of
@@ -20,7 +22,7 @@ from kvant.allocate.solver import solve
 from kvant.evaluate.corpora import Corpus, Part, corpus, mixture
 from kvant.formats.imatrix import write_imatrix
 from kvant.formats.open import open_model
-from kvant.recipes.measure.calibration import calibrate
+from kvant.recipes.measure.calibration import Way, calibrate
 from kvant.recipes.targets.gguf.options import TYPES, rounding_options
 from kvant.recipes.targets.gguf.write import predict_size, quantize
 
@@ -35,6 +37,7 @@ def main() -> None:
     parser.add_argument("--megabytes", required=True)
     parser.add_argument("--text", default="bundled")
     parser.add_argument("--windows", type=int, default=64)
+    parser.add_argument("--statistics", choices=get_args(Way), default="engine")
     parser.add_argument("--types", default=",".join(TYPES))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("-o", "--out", type=Path, required=True)
@@ -43,7 +46,9 @@ def main() -> None:
     clock = Clock()
     model = open_model(options.model)
     text = second_half(corpus("default", "calibration")) if options.text == SECOND else options.text
-    calibration = calibrate(model, text, windows=options.windows, threads=options.threads)
+    calibration = calibrate(
+        model, text, windows=options.windows, way=options.statistics, threads=options.threads
+    )  # fmt: skip
     clock.tell(f"statistics of {calibration.windows.tokens.size} tokens of {calibration.text.label}")
     write_imatrix(options.out / "imatrix.gguf", calibration.importance, overwrite=True)
     choices = rounding_options(model, calibration, types=options.types.split(","), threads=options.threads)

@@ -4,8 +4,8 @@
     python benchmarks/quality.py MODEL DIR/mix-*.gguf --imatrix DIR/imatrix.gguf
 
 `second` is the other half of the bundled calibration text, so that a gain can be looked at on texts that share nothing.
-`--statistics gradients` measures as `kvant optimize` does with that option. `--types` leaves block types out, which saves
-time on a large model. Minutes and peak memory of each step are printed.
+`--statistics gradients` measures as `kvant optimize` does with that option. `--types` leaves block types out, which
+saves time on a large model. Minutes and peak memory of each step are printed.
 """
 
 import argparse

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kvant.calibrate.parts import Part, passes, take_part
+from kvant.calibrate.parts import Part, open_watched, passes, take_part
 from kvant.calibrate.probes import Probes
 from kvant.calibrate.statistics import Statistics, digest_of, file_of, save, squares_of
 from kvant.errors import ValueRangeError
@@ -61,9 +61,7 @@ def collect(
         )
     directory.mkdir(parents=True, exist_ok=True)
     with EngineProcess() as engine:
-        engine.open(
-            base, n_ctx=tokens.shape[1], n_threads=threads, all_logits=True, repack=False, is_observed=True
-        )  # fmt: skip
+        open_watched(engine, base, n_ctx=tokens.shape[1], threads=threads)
         parts = take_part(engine, model, tokens[0])
         leaders = [part for part in parts if part.role != LOOKUP and part.leader == part.name]
         waiting = [part for part in leaders if not _is_finished(directory, part)]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kvant.calibrate.parts import Part, take_part
+from kvant.calibrate.parts import Part, open_watched, take_part
 from kvant.calibrate.statistics import squares_of
 from kvant.files import atomic_write
 from kvant.model import Model
@@ -49,9 +49,7 @@ def measure(
     """
     directory.mkdir(parents=True, exist_ok=True)
     with EngineProcess() as engine:
-        engine.open(
-            base, n_ctx=tokens.shape[1], n_threads=threads, all_logits=True, repack=False, is_observed=True
-        )  # fmt: skip
+        open_watched(engine, base, n_ctx=tokens.shape[1], threads=threads)
         parts = [
             part
             for part in take_part(engine, model, tokens[0], every=True)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -56,11 +57,20 @@ class Part:
         return self.stack * self.columns**2 * 4
 
 
+def open_watched(engine: EngineProcess, base: Path, *, n_ctx: int, threads: int) -> None:
+    """Open a model so that the engine shows what it multiplies, with weights as they are stored.
+
+    Raises:
+        EngineError: The engine cannot run the file.
+    """
+    engine.open(base, n_ctx=n_ctx, n_threads=threads, all_logits=True, repack=False, is_observed=True)
+
+
 def take_part(engine: EngineProcess, model: Model, tokens: np.ndarray, *, every: bool = False) -> list[Part]:
     """Return the tensors of a model that take part, in the engine's order.
 
     Args:
-        engine: A process with the model open, `is_observed`.
+        engine: A process with the model open, see `open_watched`.
         model: The model.
         tokens: A text, of which some tokens are run.
         every: Return what is not quantized, too: routers.

@@ -33,6 +33,7 @@ from kvant.recipes.rebuild.lock import (
     write_lock,
 )
 from kvant.recipes.report.report import Report, write_report
+from kvant.units import format_bytes
 
 
 def deliver(outcome: Outcome, request: Request) -> Report:
@@ -102,7 +103,9 @@ def lock_beside(search: Search, out: Path, artifact: Path, outcome: Outcome, *, 
         write_tokens(out.with_name(token_file(out.name)), calibration.text, calibration.windows)
     write_lock(beside(out, LOCK_SUFFIX), lock)
     if keeps_statistics and lock.calibration and calibration:
-        keep_statistics(calibration.directory, beside(out, STATISTICS_SUFFIX))
+        kept = beside(out, STATISTICS_SUFFIX)
+        keep_statistics(calibration.directory, kept)
+        material.progress.say(f"Statistics kept: {kept}, {format_bytes(size_bytes(kept))}.")
     return Delivered(search=search, path=out, sha256=digest)
 
 

@@ -9,6 +9,7 @@ from kvant.errors import ValueRangeError
 
 _FACTORS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
             "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40, "K": 10**3, "M": 10**6, "G": 10**9}  # fmt: skip
+_SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 _UNITS = (("kB", 1e3, 1), ("MB", 1e6, 1), ("GB", 1e9, 2))
 
 
@@ -34,6 +35,33 @@ def format_bytes(n: float) -> str:
         if abs(float(text)) < 1000:
             return f"{text} {unit}"
     return f"{n / 1e12:.2f} TB"
+
+
+def parse_time(text: str) -> float:
+    """Return a time in seconds: `90s`, `10min`, `1.5h`.
+
+    Raises:
+        ValueRangeError: Not a positive time.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)", text.strip())
+    factor = _SECONDS.get(match[2].lower()) if match else None
+    if match is None or factor is None or float(match[1]) <= 0:
+        raise ValueRangeError(f"time: {text!r} is not a time. Write a number and a unit: 90s, 10min or 1.5h.")
+    return float(match[1]) * factor
+
+
+def format_time(seconds: float) -> str:
+    """Return a time for people: `40 s`, `6 min 50 s`, `25 min`, `1 h 20 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{max(1, whole)} s"
+    if whole < 600:
+        minutes, rest = divmod(whole, 60)
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if not hours:
+        return f"{minutes} min"
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
 def axis_bytes(n: float, largest: float) -> str:

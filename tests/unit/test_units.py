@@ -9,7 +9,16 @@ import pytest
 
 import kvant
 from kvant.errors import ValueRangeError
-from kvant.units import axis_bytes, counted, format_bytes, format_speed, format_weights, parse_bytes
+from kvant.units import (
+    axis_bytes,
+    counted,
+    format_bytes,
+    format_speed,
+    format_time,
+    format_weights,
+    parse_bytes,
+    parse_time,
+)
 
 SIZES: dict[float, str] = {
     0: "0 bytes", 1: "1 byte", 999: "999 bytes", 1000: "1.0 kB", 1500: "1.5 kB", 49_152: "49.2 kB", 999_949: "999.9 kB",
@@ -18,6 +27,25 @@ SIZES: dict[float, str] = {
 }  # fmt: skip
 WEIGHTS = {0: "0", 35_136: "35,136", 134_515_008: "134.5 M", 999_960_000: "1.00 B", 1_543_714_304: "1.54 B"}
 SPEEDS = {0.051: "0.05", 6.1: "6.10", 9.996: "10.0", 72.44: "72.4", 99.96: "100", 118.4: "118", 1234.6: "1235"}
+
+
+TIMES = {
+    0.2: "1 s", 40: "40 s", 59.6: "1 min", 60: "1 min", 410: "6 min 50 s", 600: "10 min", 1_490: "25 min", 3_600: "1 h",
+    4_800: "1 h 20 min", 90_000: "25 h",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("10min", 600), (" 1.5 h ", 5400), ("2m", 120), ("5 SEC", 5)]
+)
+def test_times_as_people_write_them(text: str, seconds: float) -> None:
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "min", "-1min", "0s", "1d", "1 h 20 min"])
+def test_any_other_time_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueRangeError, match="10min"):
+        parse_time(text)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +66,7 @@ def test_quantities_for_people() -> None:
     assert {n: format_bytes(n) for n in SIZES} == SIZES
     assert {n: format_weights(n) for n in WEIGHTS} == WEIGHTS
     assert {n: format_speed(n) for n in SPEEDS} == SPEEDS
+    assert {n: format_time(n) for n in TIMES} == TIMES
     assert format_speed(None) == "–"
     assert [counted(n, "model") for n in (0, 1, 2)] == ["0 models", "1 model", "2 models"]
 

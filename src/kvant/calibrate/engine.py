@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kvant.calibrate.parts import Part, open_watched, passes, take_part
+from kvant.calibrate.parts import Part, leaders_of, open_watched, passes, take_part
 from kvant.calibrate.probes import Probes
 from kvant.calibrate.statistics import Statistics, digest_of, file_of, save, squares_of
 from kvant.errors import ValueRangeError
@@ -63,8 +63,7 @@ def collect(
     with EngineProcess() as engine:
         open_watched(engine, base, n_ctx=tokens.shape[1], threads=threads)
         parts = take_part(engine, model, tokens[0])
-        leaders = [part for part in parts if part.role != LOOKUP and part.leader == part.name]
-        waiting = [part for part in leaders if not _is_finished(directory, part)]
+        waiting = [part for part in leaders_of(parts) if not _is_finished(directory, part)]
         for number, group in enumerate(groups := list(passes(waiting, ram_bytes)), 1):
             task = "statistics" if len(groups) == 1 else f"statistics {number}/{len(groups)}"
             _sum_up(engine, group, tokens, window_weights, directory, task, progress)

@@ -108,6 +108,11 @@ def take_part(engine: EngineProcess, model: Model, tokens: np.ndarray, *, every:
     return list(found.values())
 
 
+def leaders_of(parts: Sequence[Part]) -> list[Part]:
+    """Return the matrices whose second moments are summed: of those with the same inputs, weighed alike, the first."""
+    return [part for part in parts if part.role != LOOKUP and part.leader == part.name]
+
+
 def passes(parts: Sequence[Part], ram_bytes: int) -> Iterator[list[Part]]:
     """Cut matrices into groups whose second moments fit memory together, in order; one at least in each."""
     group: list[Part] = []

@@ -147,6 +147,10 @@ def file_of(directory: Path, name: str, kind: str) -> Path:
     return directory / f"{name}.{kind}.npy"
 
 
+DIGEST = "statistics.sha256"
+"""Written last."""
+
+
 def squares_of(directory: Path, name: str) -> Path:
     """Return where sums of x² and the number of x are stored that the engine gave: under a group's first tensor."""
     return directory / f"{name}.squares.npz"
@@ -158,9 +162,14 @@ def save(path: Path, values: np.ndarray | np.float64) -> None:
         np.save(file, values)
 
 
+def is_whole(directory: Path) -> bool:
+    """Whether a directory holds statistics that were measured to their end."""
+    return (directory / DIGEST).exists()
+
+
 def digest_of(directory: Path, *, is_new: bool) -> str:
     """Return the SHA-256 over all statistics and labels in a directory; kept there, made again if they are new."""
-    kept = directory / "statistics.sha256"
+    kept = directory / DIGEST
     if is_new or not kept.exists():
         with atomic_write(kept) as file:
             file.write(digest_now(directory).encode())

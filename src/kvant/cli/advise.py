@@ -93,6 +93,8 @@ def show_advice(advice: "Advice") -> None:
         prose=("expected quality", "fits"),
     )
     console.say(f"For {advice.use_case}: {advice.level}. {advice.reason}")
+    if advice.calibrated:
+        console.say(advice.calibrated)
     for warning in advice.warnings:
         console.say(f"Note: {warning}")
     console.say(

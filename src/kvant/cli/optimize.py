@@ -8,7 +8,7 @@ import typer
 from kvant.cli import console
 from kvant.cli.given import is_given, name_of, refuse
 from kvant.recipes.optimize.fields import ABSENT, FIELDS, Field, Kind
-from kvant.units import format_bytes, format_speed, parse_bytes
+from kvant.units import format_bytes, format_speed, parse_bytes, parse_time
 
 if TYPE_CHECKING:
     from kvant.evaluate.loss import Measure
@@ -53,6 +53,8 @@ All = Annotated[bool, typer.Option("--all", help="Measure every variant that fit
 Jobs = Annotated[int, typer.Option(min=1, help="Variants at a time; more than one disturbs the speeds measured.")]
 Threads = Annotated[int, typer.Option(min=0, help="Threads in all; 0 for one per core.")]
 Accept = Annotated[list[str] | None, typer.Option("--accept-licence", help="Accept this licence of the model's.", show_default=False)]  # noqa: E501
+Time = Annotated[str | None, typer.Option(help="Most time for all of it, such as 10min: decides how much is read and refined.", show_default=False)]  # noqa: E501
+CalibrateRam = Annotated[str | None, typer.Option(help="Most memory for calibration's sums; default a third of what is free.", show_default=False)]  # noqa: E501
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 # fmt: on
@@ -83,6 +85,8 @@ def optimize(
     refine: Refine = 4,
     measure_all: All = False,
     mmproj: Mmproj = None,
+    time: Time = None,
+    calibrate_ram: CalibrateRam = None,
     keep_statistics: KeepStatistics = False,
     keep: Keep = None,
     jobs: Jobs = 1,
@@ -106,6 +110,7 @@ def optimize(
     Examples:
       kvant optimize SmolLM2-135M --max-size 100MB
       kvant optimize SmolLM2-135M --max-size 100MB --keep smollm2:100mb
+      kvant optimize SmolLM2-135M --max-size 100MB --time 5min
       kvant optimize SmolLM2-135M --max-size 90MB --calibrate self
       kvant optimize SmolLM2-135M --max-size 90MB --calibrate none
       kvant optimize SmolLM2-135M --max-size 90MB --formats gguf,mlx,onnx
@@ -154,6 +159,8 @@ def _value(field: Field, given: Any) -> Any:
         return None
     if field.kind is Kind.BYTES:
         return parse_bytes(given)
+    if field.kind is Kind.TIME:
+        return parse_time(given)
     return Path(given) if field.kind is Kind.PATH else given
 
 

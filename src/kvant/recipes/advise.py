@@ -20,7 +20,7 @@ from kvant.model import Model
 from kvant.recipes.companion import Companion
 from kvant.recipes.goal import Budget
 from kvant.recipes.measure.base import measure_of, possible_context
-from kvant.recipes.measure.distortion import expected_loss
+from kvant.recipes.measure.distortion import FITTED_SHARE, expected_loss
 from kvant.recipes.optimize.budget import why_not
 from kvant.recipes.projectors import companion_of
 from kvant.recipes.targets.candidate import Candidate
@@ -82,7 +82,9 @@ class AdviceRow(msgspec.Struct, frozen=True, kw_only=True):
         expected_kld: Estimate of the mean KLD, right within a factor of about three; None of a model that makes
             vectors of texts.
         expected_distance: Estimate of the mean cosine distance of such a model's vectors; None of others.
-        quality: The same in words.
+        expected_fitted_kld: The KLD of a file of this size whose types are chosen and whose blocks are fitted by
+            calibration, as `kvant optimize` makes it; None where it does not.
+        quality: The preset's in words.
         obstacle: Why it does not fit; empty if it does.
         fallbacks: Tensors that do not get what the preset asks for.
     """
@@ -96,6 +98,7 @@ class AdviceRow(msgspec.Struct, frozen=True, kw_only=True):
     speed_tok_s: float | None
     expected_kld: float | None = None
     expected_distance: float | None = None
+    expected_fitted_kld: float | None = None
     quality: str
     obstacle: str
     fallbacks: int
@@ -107,7 +110,7 @@ class AdviceRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Advice(msgspec.Struct, frozen=True, kw_only=True):
-    """A recommendation and what it rests on."""
+    """A recommendation and what it rests on; `calibrated` says what `kvant optimize` would reach, in words."""
 
     model: str
     architecture: str
@@ -119,6 +122,7 @@ class Advice(msgspec.Struct, frozen=True, kw_only=True):
     pick: str
     level: str
     reason: str
+    calibrated: str = ""
     rows: tuple[AdviceRow, ...]
     projector: Companion | None = None
     warnings: tuple[str, ...]
@@ -172,6 +176,7 @@ def advise(
         pick=taken.preset,
         level=taken.precision_class,
         reason=_reason(taken, use, getattr(use, measure.limit), profile),
+        calibrated=_calibrated(rows, taken, getattr(use, measure.limit), measure),
         rows=rows,
         projector=eyes,
         warnings=(*model.remarks, *(_seen(eyes) if eyes else ()), *_warnings(rows, taken, candidates, model)),
@@ -202,6 +207,7 @@ def _row(candidate: Candidate, model: Model, measure: Measure, obstacle: str) ->
         ram=candidate.ram,
         speed_tok_s=candidate.speed_tok_s if measure.writes else None,
         **{f"expected_{measure.name}": loss},
+        expected_fitted_kld=FITTED_SHARE * loss if measure.writes else None,
         quality=measure.band(loss),
         obstacle=obstacle,
         fallbacks=len(candidate.plan.fallbacks),
@@ -216,6 +222,22 @@ def _reason(taken: AdviceRow, use: UseCase, bound: float, profile: Profile) -> s
     return (
         f"{taken.preset} is the closest to the original that fits, expected to be {taken.quality}; {use.why}. "
         f"It needs {memory}."
+    )
+
+
+def _calibrated(rows: Sequence[AdviceRow], taken: AdviceRow, bound: float, measure: Measure) -> str:
+    """Say what a calibrated file is expected to be: smaller where the preset was good enough, or closer where not."""
+    able = [(row, row.expected_fitted_kld) for row in rows if not row.obstacle and row.expected_fitted_kld is not None]
+    if not able:
+        return ""
+    good = [(row, kld) for row, kld in able if kld <= bound]
+    row, kld = min(good, key=lambda one: one[0].size_bytes, default=min(able, key=lambda one: one[1]))
+    smaller = "" if row.size_bytes >= taken.size_bytes else f" in place of {format_bytes(taken.size_bytes)}"
+    # Rounded up in its last digit: what is asked for must have room for what is meant.
+    size = f"{row.size_bytes / 1e6 + 0.05:.1f}MB"
+    return (
+        f"Calibrated, a file of {format_bytes(row.size_bytes)}{smaller} is expected to be {measure.band(kld)}: "
+        f"kvant optimize MODEL --max-size {size}"
     )
 
 

@@ -100,7 +100,7 @@ class Calibration:
 
 def calibrate(
     model: Model, source: str | Corpus, *, windows: int = WINDOWS, seed: int = SEED, way: Way = "engine",
-    kept: Path | None = None, threads: int = 0, progress: Progress = SILENT,
+    kept: Path | None = None, ram_bytes: int | None = None, threads: int = 0, progress: Progress = SILENT,
 ) -> Calibration:  # fmt: skip
     """Measure a model on calibration text, or take what was measured before from the cache.
 
@@ -113,6 +113,7 @@ def calibrate(
         way: `engine` for what llama.cpp shows of any model; `gradients` for a pass forward and backward with torch,
             of the families that kvant differentiates.
         kept: Directory of statistics that were measured before, in place of the cache.
+        ram_bytes: Memory that sums may take at a time; None for `ram_for_sums`. Gradients take that of a layer.
         threads: Threads; 0 for one per core. Their number does not change a bit of what gradients give.
         progress: Told of layers.
 
@@ -125,11 +126,7 @@ def calibrate(
     """
     check_way(way)
     base, text, cuts = read_text(model, source, windows=windows, seed=seed, threads=threads, progress=progress)
-    key = cache.digest(
-        "statistics", STATISTICS_FORMAT, __version__, base, cuts.tokens.tobytes(), cuts.domains,
-        seed if way == "gradients" else way,
-    )  # fmt: skip
-    directory = kept or cache_dir("statistics") / key[:32]
+    directory = kept or directory_of(base, cuts, way, seed)
     if way == "gradients":
         from kvant.calibrate import gradients  # needs torch, which a base install does without
 
@@ -140,7 +137,7 @@ def calibrate(
     else:
         found = engine.collect(
             f32_file(model, progress=progress)[0], model, cuts.tokens, domain_weights(cuts), directory=directory,
-            threads=threads or cores(), ram_bytes=ram_for_sums(), progress=progress,
+            threads=threads or cores(), ram_bytes=ram_bytes or ram_for_sums(), progress=progress,
         )  # fmt: skip
     if kept is not None:
         found = dataclasses.replace(found, sha256=digest_now(directory))
@@ -158,6 +155,22 @@ def calibrate(
         ),
         way=way, text=text, windows=cuts, n_windows=windows, seed=seed, sha256=found.sha256,
     )  # fmt: skip
+
+
+def directory_of(base: str, windows: Windows, way: Way, seed: int = SEED) -> Path:
+    """Return where the statistics of a model on windows of text are kept, whether they are there or not.
+
+    Args:
+        base: The model's identity.
+        windows: The text.
+        way: What measures them.
+        seed: Of the labels drawn, which only gradients use.
+    """
+    key = cache.digest(
+        "statistics", STATISTICS_FORMAT, __version__, base, windows.tokens.tobytes(), windows.domains,
+        seed if way == "gradients" else way,
+    )  # fmt: skip
+    return cache_dir("statistics") / key[:32]
 
 
 def check_way(way: str) -> None:

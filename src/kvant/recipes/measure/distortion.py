@@ -38,6 +38,10 @@ KLD_PER_DISTORTION = 6.0
 RULE_FROM_WEIGHTS = 1.5e9
 RULE_EXPONENT = 0.8
 
+# KLD of a fitted mix over that of a preset of its size: .23 to .41 on SmolLM2-135M and Qwen2.5-Coder-1.5B from 4 to 6
+# bits per weight, presets with importance (docs/explanation/fitting.md).
+FITTED_SHARE = 1 / 3
+
 # Mean cosine distance of vectors per unit of distortion: 7.6 to 11.6 on Q3_K to Q5_K files of all-MiniLM-L6-v2, 2.2 to
 # 5.7 on Q3_K to Q8_0 files of SmolLM2-135M with its states' mean as vector. A rule of thumb between the two.
 DISTANCE_PER_DISTORTION = 6.0

@@ -95,6 +95,7 @@ def remarks(outcome: Outcome, request: Request) -> tuple[str, ...]:
     said = [line for search in outcome.searches for line in search.workshop.remarks(search.taken.candidate)]
     if outcome.material.calibration is not None:
         said += outcome.material.calibration.in_words()
+    said += outcome.yardstick.clock.in_words()
     if request.imatrix is not None:
         made = {search.target.name: [c.is_fitted for c in search.candidates] for search in outcome.searches}
         said += importance_in_words(request.imatrix.name, made, is_calibrated=outcome.material.calibration is not None)

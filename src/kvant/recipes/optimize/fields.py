@@ -22,6 +22,7 @@ class Kind(Enum):
     """What a value is, and so how it is written."""
 
     BYTES = auto()  # int; with a unit on the command line
+    TIME = auto()  # float, seconds; with a unit on the command line
     COUNT = auto()  # int
     NUMBER = auto()  # float
     FLAG = auto()  # bool; given or not on the command line
@@ -110,6 +111,9 @@ FIELDS: tuple[Field, ...] = (
     Field(name="keep_statistics", option="--keep-statistics", kind=Kind.FLAG, needs="calibrate",
           why="is what calibration measured", repeats="never"),
     Field(name="overwrite", option="--overwrite", kind=Kind.FLAG, repeats="never"),
+    Field(name="time_s", option="--time", kind=Kind.TIME, repeats="never"),
+    Field(name="calibrate_ram_bytes", option="--calibrate-ram", kind=Kind.BYTES, needs="calibrate",
+          why="is for what calibration sums up", repeats="never"),
     Field(name="accepted_licences", option="--accept-licence", kind=Kind.EACH),
 )
 # fmt: on

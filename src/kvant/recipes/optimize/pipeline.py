@@ -29,9 +29,11 @@ from kvant.recipes.measure.calibration import calibrate, check_way
 from kvant.recipes.measure.sample import PROMPT, TOKENS, Sample, Samples, continuation
 from kvant.recipes.measure.textname import NONE
 from kvant.recipes.optimize.choose import pick
+from kvant.recipes.optimize.clock import Clock
 from kvant.recipes.optimize.delivery import check_directory, deliver
 from kvant.recipes.optimize.outcome import Outcome
 from kvant.recipes.optimize.request import Request
+from kvant.recipes.optimize.schedule import in_time
 from kvant.recipes.optimize.schema import RECIPE_FILE, write_recipe
 from kvant.recipes.optimize.search import Search, search_format
 from kvant.recipes.optimize.yardstick import Yardstick, check_formats, checked_measure, fitted_request, planned
@@ -59,6 +61,7 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
         KvantError: The model, the text or the importance cannot be used; see `open_model` and `evaluate`.
     """
     request = request if isinstance(request, Request) else Request(source=Path(request))
+    clock = Clock(limit_s=request.time_s)
     check_directory(request.out)
     check_way(request.statistics)
     machine = detect()
@@ -71,11 +74,12 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
     budget = planned(request.budget, device, measure)
     check_model(model, accepted=request.accepted_licences)
     companion = find_companion(request, targets, progress)
+    request = in_time(request, model, sum(target.points for target in targets), clock, progress)
     calibration = None
     if request.calibrate != NONE:
         calibration = calibrate(
             model, request.calibrate, windows=request.calibrate_windows, seed=request.calibrate_seed,
-            way=request.statistics, threads=request.threads, progress=progress,
+            way=request.statistics, ram_bytes=request.calibrate_ram_bytes, threads=request.threads, progress=progress,
         )  # fmt: skip
     importance = importance_of(request, model) or (calibration.importance if calibration else None)
     material = Material(
@@ -83,7 +87,7 @@ def optimize(request: Request | Path | str, *, progress: Progress = SILENT) -> R
         context=request.context, threads=max(1, (request.threads or machine.cores) // request.jobs), progress=progress,
         companion=companion,
     )  # fmt: skip
-    yardstick = Yardstick(request, material, measure)
+    yardstick = Yardstick(request, material, measure, clock)
 
     searches: list[Search] = []
     failures: list[tuple[str, KvantError]] = []

@@ -38,6 +38,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         measure_all: Measure every variant that keeps the budget, not only those that may win.
         jobs: Variants made and measured at a time; more than one disturbs the speeds measured.
         threads: Threads in all; 0 for one per core.
+        time_s: Seconds that the search may take. How much calibration text is read and how many mixes are refined is
+            chosen to fit, at most what is asked for; None for as long as that takes.
+        calibrate_ram_bytes: Memory that calibration's sums may take at a time; None for a third of what is free.
         keep_statistics: Put what calibration measured beside every fitted file, so that another machine can rebuild it.
         overwrite: Replace an output of the same name.
         accepted_licences: Licences that the person at the keyboard accepts, beside those the policy allows.
@@ -62,6 +65,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     measure_all: bool = False
     jobs: int = 1
     threads: int = 0
+    time_s: float | None = None
+    calibrate_ram_bytes: int | None = None
     keep_statistics: bool = False
     overwrite: bool = False
     accepted_licences: tuple[str, ...] = ()

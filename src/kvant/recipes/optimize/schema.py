@@ -27,8 +27,8 @@ LINE_ENDS = frozenset("\n\r\x85\u2028\u2029")
 """Characters that YAML ends a line at."""
 
 _TYPES: dict[Kind, Any] = {
-    Kind.BYTES: int, Kind.COUNT: int, Kind.NUMBER: float, Kind.FLAG: bool, Kind.WORD: str, Kind.LIST: tuple[str, ...],
-    Kind.PATH: str, Kind.TEXT: str,
+    Kind.BYTES: int, Kind.TIME: float, Kind.COUNT: int, Kind.NUMBER: float, Kind.FLAG: bool, Kind.WORD: str,
+    Kind.LIST: tuple[str, ...], Kind.PATH: str, Kind.TEXT: str,
 }  # fmt: skip
 _STRICT: dict[str, Any] = {"frozen": True, "kw_only": True, "forbid_unknown_fields": True}
 

@@ -2,6 +2,7 @@
 
 import functools
 import statistics
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -119,7 +120,8 @@ def measure_until_settled(fitting: Sequence[Candidate], bench: Bench) -> list[Va
     work = functools.partial(make_and_measure, bench=bench)
     with ThreadPoolExecutor(bench.request.jobs) as pool:
         run = map if bench.request.jobs == 1 else pool.map
-        while batch := next_batch(fitting, measured, bench):
+        # One is measured, however long it takes.
+        while (not measured or bench.yardstick.clock.rooms(1)) and (batch := next_batch(fitting, measured, bench)):
             measured += run(work, batch)
             forget_losers(measured, bench)
     return measured
@@ -132,7 +134,8 @@ def refine(mixes: Mixes, measured: Sequence[Variant], bench: Bench) -> list[Vari
         return []
     work = functools.partial(make_and_measure, bench=bench)
     late_s = lateness(measured) if bench.yardstick.material.device.is_here else 0.0
-    more = mixes.refine(measured, bench.goal, asked.refinements, work, late_s=late_s)
+    runs = bench.yardstick.clock.rooms(asked.refinements)
+    more = mixes.refine(measured, bench.goal, runs, work, late_s=late_s) if runs else []
     forget_losers([*measured, *more], bench)
     return more
 
@@ -167,12 +170,14 @@ def make_and_measure(candidate: Candidate, bench: Bench) -> Variant:
     )
     found = cache.read_score(key)
     if found is None:
+        start = time.monotonic()
         artifact = workshop.make(candidate, threads=yardstick.threads, progress=progress)
         found = yardstick.original.score(workshop, artifact, progress)
         found = msgspec.structs.replace(found, name=candidate.name, path="")
         if yardstick.measure.writes and is_degraded(found):
             workshop.continuation(candidate, artifact, threads=yardstick.threads)  # now that it is there
         cache.write_score(key, found)
+        yardstick.clock.each_s.append(time.monotonic() - start)
     measure = yardstick.measure
     loss = f"mean {measure.noun} {measure.number(found.loss)} ± {measure.number(found.loss_se)}"
     say.say(f"{candidate.name}: {format_bytes(candidate.size_bytes)}, {loss}")

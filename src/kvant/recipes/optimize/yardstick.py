@@ -36,6 +36,7 @@ from kvant.recipes.measure.base import (
     prepare_base,
 )
 from kvant.recipes.measure.textname import NONE
+from kvant.recipes.optimize.clock import Clock
 from kvant.recipes.optimize.fields import ABSENT, FIELDS
 from kvant.recipes.optimize.request import Request, default_of, value_of
 from kvant.recipes.report.report import TextFacts
@@ -75,11 +76,13 @@ class Yardstick:
         request: What is asked for.
         material: What variants are made from.
         measure: What a loss is measured in.
+        clock: Time since the search began.
     """
 
     request: Request
     material: Material
     measure: Measure
+    clock: Clock
 
     @cached_property
     def original(self) -> Original:

@@ -53,7 +53,7 @@ class GGUF:
 
     name = "gguf"
     title = "GGUF in llama.cpp"
-    points = 5
+    points = 3
     speed_margin = 0.5
     embeds = True
     takes_projector = True

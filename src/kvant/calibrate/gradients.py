@@ -35,7 +35,7 @@ from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.tensors import n_rows
 
-LOOKUP = "blk.0"
+FIRST_LAYER = "blk.0"
 """Under whose name M is stored: it is measured with the first layer."""
 
 BATCH_TOKENS = 2048
@@ -82,7 +82,7 @@ def collect(
         path.unlink()
     groups = {name: group[0] for layer in range(decoder.n_layers + 1) for group in run.groups(layer) for name in group}
     return Statistics(
-        directory=directory, way="gradients", groups=groups, lookups={EMBEDDING: LOOKUP},
+        directory=directory, way="gradients", groups=groups, lookups={EMBEDDING: FIRST_LAYER},
         n_windows=tokens.shape[0], n_tokens=tokens.shape[1],
         sha256=digest_of(directory, is_new=bool(waiting)),
     )  # fmt: skip
@@ -109,7 +109,7 @@ class _Run:
 
     def finished(self, layer: int) -> bool:
         """Say whether all files of a layer are there."""
-        if layer == 0 and not file_of(self.directory, LOOKUP, "lookup").exists():
+        if layer == 0 and not file_of(self.directory, FIRST_LAYER, "lookup").exists():
             return False
         return written(self.directory, self.decoder.names(layer), [group[0] for group in self.groups(layer)])
 
@@ -152,7 +152,7 @@ class _Run:
         for rows in self.batches:
             x = _tensor(gradient[rows]).flatten(0, 1)
             add_outer(total, x, self.weights[rows].flatten(), threads=self.decoder.threads)
-        save(file_of(self.directory, LOOKUP, "lookup"), total)
+        save(file_of(self.directory, FIRST_LAYER, "lookup"), total)
 
     def _layer_forward(self, boundary: int) -> Iterator[np.ndarray]:
         if boundary == 0:

@@ -168,7 +168,10 @@ class EngineProcess(Owner[messages.Opened]):
         """Return the sum of w x xᵀ of a weight's inputs, float32 [columns, columns]: its lower triangle, a view."""
         self._shared.reserve(columns * columns * 4)
         self._send(messages.Moments(name, slot))
-        return self._receive_rows(0, columns)
+        rows = self._receive_rows(0, columns)
+        if len(rows) != columns:
+            raise self._odd(f"{len(rows)} rows of {columns}")
+        return rows
 
     def squares(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the sums of x² of a weight's inputs, float64 [stack, columns], and their numbers, float64 [stack]."""

@@ -2,7 +2,7 @@ import fcntl
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +99,36 @@ def test_what_a_hostile_child_answers_is_an_error(engine: EngineProcess) -> None
             engine._receive_rows(0, N_VOCAB)
         engine._child.stdout.close()
         engine._child.stdout = old
+
+
+NAN = np.full(4, np.nan, "<f4").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("reply", "ask", "words"),
+    [
+        (messages.Wrote(3), lambda e: e.moments("w", 0, 8), "3 rows of 8"),
+        (messages.SquareSums(bytes(24), bytes(16)), lambda e: e.squares("w"), "3 sums of 2 matrices"),
+        (messages.SquareSums(bytes(24), b""), lambda e: e.squares("w"), "3 sums of 0 matrices"),
+        (messages.SquareSums(bytes(23), bytes(8)), lambda e: e.squares("w"), "23 bytes of numbers"),
+        (messages.Answered(bytes(16), [0.0]), lambda e: e.probe(WINDOWS[0][:4], []), "1 energies of 0 errors"),
+        (messages.Answered(bytes(12), []), lambda e: e.probe(WINDOWS[0][:4], []), "3 numbers in place of 4"),
+        (messages.Answered(NAN, []), lambda e: e.probe(WINDOWS[0][:4], []), "infinite or no number"),
+    ],
+)
+def test_what_a_hostile_child_says_of_statistics_is_an_error(
+    engine: EngineProcess, reply: messages.Reply, ask: Callable[[EngineProcess], object], words: str
+) -> None:
+    read, write = os.pipe()
+    assert engine._child is not None
+    old, engine._child.stdout = engine._child.stdout, os.fdopen(read, "rb")
+    engine._send = lambda _: None  # type: ignore[method-assign]
+    with os.fdopen(write, "wb") as stream:
+        messages.write(stream, reply)
+    with pytest.raises(EngineError, match=words):
+        ask(engine)
+    engine._child.stdout.close()
+    engine._child.stdout = old
 
 
 def test_two_replies_at_once_are_both_received(engine: EngineProcess) -> None:

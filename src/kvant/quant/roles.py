@@ -88,6 +88,15 @@ ALWAYS_F32 = re.compile(
 """Matrices that the engine reads as F32 only; they come with GGUFs of other architectures."""
 
 
+def is_float32(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether the engine computes with this tensor as F32 only: a vector, a norm, or whatever is no weight.
+
+    Source: upstream's converter, `ModelBase.prepare_tensors`; parity in tests/parity/test_upstream_converter.py.
+    """
+    is_other = len(shape) <= 1 or name.endswith("_norm.weight") or not name.endswith(".weight")
+    return is_other or ALWAYS_F32.fullmatch(name) is not None
+
+
 def is_quantizable(name: str, shape: tuple[int, ...], architecture: str) -> bool:
     """Whether presets store this tensor as blocks: a weight matrix that is neither a norm, a router nor tiny."""
     if not is_matrix(shape) or not name.endswith("weight") or name in _LEFT_ALONE_NAMES:

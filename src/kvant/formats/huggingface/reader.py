@@ -35,7 +35,7 @@ from kvant.formats.safetensors.reader import left_over, weight_files
 from kvant.formats.tied import HEAD, head_once
 from kvant.metadata import Value, string, u32
 from kvant.model import Model, Stored
-from kvant.quant.roles import ALWAYS_F32
+from kvant.quant.roles import is_float32
 from kvant.tensors import LazyTensor, Tensor, n_weights
 
 FILE_TYPES: Mapping[BlockType, int] = {F32: 0, F16: 1, BF16: 32}
@@ -232,7 +232,7 @@ def _canonical(tensors: Mapping[str, Tensor], family: Family, config: Config) ->
         _whole(name, parts, config.integer(counts[name] or "") if counts[name] else n_experts, config)
         for name, parts in found.items()
     ]
-    return [as_float32(t) if len(t.shape) <= 1 or ALWAYS_F32.fullmatch(t.name) else t for t in whole]
+    return [as_float32(t) if is_float32(t.name, t.shape) else t for t in whole]
 
 
 def _whole(name: str, parts: Mapping[int | None, LazyTensor], count: int, config: Config) -> LazyTensor:

@@ -20,7 +20,7 @@ from kvant.metadata import u32
 from kvant.model import Model
 from kvant.progress import Progress
 from kvant.quant.grids import kept_tensors, may_keep
-from kvant.quant.roles import ALWAYS_F32
+from kvant.quant.roles import is_float32
 from kvant.recipes.convert.loadable import check_loads, is_checked
 from kvant.tensors import LazyTensor, Tensor, row_length
 
@@ -179,15 +179,10 @@ def kept_floats(model: Model) -> Iterator[LazyTensor]:
 
 
 def converted_type(tensor: Tensor, target: BlockType) -> BlockType:
-    """Return a tensor's type: F32 for vectors, norms and whatever is no weight; F16 where the rows do not fit.
-
-    Source: upstream's converter, `ModelBase.prepare_tensors`; parity in tests/parity/test_upstream_converter.py.
-    """
+    """Return a tensor's type: F32 for what the engine knows in no other; F16 where the rows do not fit."""
     if tensor.block_type.family is Family.INTEGER:
         return tensor.block_type
-    if ALWAYS_F32.fullmatch(tensor.name):
-        return F32
-    if len(tensor.shape) <= 1 or tensor.name.endswith("_norm.weight") or not tensor.name.endswith(".weight"):
+    if is_float32(tensor.name, tensor.shape):
         return F32
     return F16 if row_length(tensor) % target.block_length else target
 

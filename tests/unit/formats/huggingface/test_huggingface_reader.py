@@ -18,6 +18,8 @@ from kvant.formats.huggingface.reader import read_huggingface
 from kvant.formats.huggingface.writer import write_huggingface
 from kvant.kernels import decode
 from kvant.model import Model
+from kvant.recipes.targets.gguf.write import quantize
+from kvant.runtime.process import EngineProcess
 from kvant.tensors import n_rows, row_length
 from kvant.testing.tiny_models import FAMILIES, weights, write_safetensors, write_tiny_model
 
@@ -54,6 +56,20 @@ def test_matrices_keep_their_type(dtype: str, kind: object, file_type: int, tmp_
     model = read_huggingface(write_tiny_model("llama", tmp_path, dtype=dtype))
     assert model.tensors["blk.0.ffn_down.weight"].block_type == kind
     assert model.get("general.file_type") == file_type
+
+
+@pytest.mark.parametrize("case", ["falcon-h1", "granitehybrid", "mamba2", "nemotron_h"])
+def test_what_is_no_weight_is_float32_and_the_engine_runs_it(case: str, tmp_path: Path) -> None:
+    directory = write_checkpoint({**table(case), "dtype": "BF16"}, tmp_path / "m")
+    model = read_huggingface(directory)
+    kinds = {name: t.block_type for name, t in model.tensors.items() if name.endswith((".ssm_d", "ssm_norm.weight"))}
+    assert kinds
+    assert set(kinds.values()) == {F32}
+    quantize(model, "Q8_0", tmp_path / "q8_0.gguf", threads=1)
+    with EngineProcess() as engine:
+        engine.open(tmp_path / "q8_0.gguf", n_ctx=16, n_threads=1, all_logits=True)
+        (rows,) = engine.logits([np.arange(3, 12, dtype=np.int32)], first=0)
+        assert np.isfinite(rows).all()
 
 
 def test_llama_queries_are_interleaved_and_the_rest_is_not(tmp_path: Path) -> None:

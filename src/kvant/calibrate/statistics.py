@@ -13,7 +13,8 @@ is multiplied with as well does both harms.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,12 +23,17 @@ import numpy as np
 
 from kvant.files import atomic_write, sha256_file
 from kvant.quant.importance import Entry, Importance
+from kvant.quant.roles import layer_of
 
 LABELS = "labels.npy"
 """Labels drawn from the model's predictions, which gradients are taken of."""
 
 BORROWED = 64
 """Tokens of the mean over all experts that each one's second moment has on top of its own."""
+
+
+EXPERT_STACK = re.compile(r"blk\.\d+\.ffn_\w+_(?:ch)?exps\.weight")
+"""Stacks of which a router chooses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,18 +80,16 @@ class Statistics:
         """Return A, float32 [n, n]: the mean of x xᵀ weighted by ‖g‖²; H where no gradients were taken."""
         return self._load(name, "fisher") if self.way == "gradients" else self.hessian(name)
 
-    def few_tokens(self) -> dict[str, int]:
-        """Return how many experts of each stack saw fewer tokens than they borrow, of those that have any."""
-        found: dict[str, int] = {}
-        for name in dict.fromkeys(self.groups.values()):
-            if file_of(self.directory, name, "experts").exists():
-                few = int((self._counts(name) < BORROWED).sum())
-                found |= {name: few} if few else {}
-        return found
+    def expert_tokens(self) -> dict[str, np.ndarray]:
+        """Return how many tokens came to each expert, float64 [experts], by the first stack of every layer's.
 
-    def n_experts(self, names: Iterable[str]) -> int:
-        """Return how many experts some stacks have together."""
-        return sum(len(self._counts(name)) for name in names)
+        Other stacks of the layer saw the same; matrices of attention heads are no experts.
+        """
+        found: dict[int | None, str] = {}
+        for name in dict.fromkeys(self.groups.values()):
+            if EXPERT_STACK.fullmatch(name) and file_of(self.directory, name, "experts").exists():
+                found.setdefault(layer_of(name), name)
+        return {name: self._counts(name) for name in found.values()}
 
     def _counts(self, leader: str) -> np.ndarray:
         with np.load(squares_of(self.directory, leader)) as found:

@@ -83,12 +83,13 @@ class Calibration:
         """Say what it rests on, and which experts saw too little of it."""
         who = "llama.cpp" if self.way == "engine" else "gradients"
         said = [f"Calibrated on {self.windows.tokens.size:,} tokens of {self.text.label}, measured by {who}."]
-        few = self.statistics.few_tokens()
+        counts = self.statistics.expert_tokens()
+        few = [name for name, tokens in counts.items() if (tokens < BORROWED).any()]
         if few:
-            n_few, n_all = sum(few.values()), self.statistics.n_experts(few)
+            n_few = sum(int((tokens < BORROWED).sum()) for tokens in counts.values())
             said.append(
-                f"{n_few} of {n_all} experts saw fewer than {BORROWED} tokens, so that they borrow from the others "
-                f"(first: {next(iter(few))}). A longer --calibrate text helps."
+                f"{n_few} of {sum(map(len, counts.values()))} experts saw fewer than {BORROWED} tokens, so that they "
+                f"borrow from the others (first: {few[0]}). A longer --calibrate text helps."
             )
         if self.unseen:
             said.append(

@@ -3,9 +3,14 @@
 The KL divergence that an error E [rows, n] in one matrix causes is about 0.5 * trace(E Q Eᵀ) / rows, Q being its risk
 by calibrate/statistics.py. E is what the encoder leaves of a sample of
 rows; rows are alike enough for that, and encoding all of them at every type would take an hour for a large model.
+
+Experts are fitted each under the second moment of its own tokens, and there are few of these. Some stand for all: what
+share of its output each loses under its own moment, those whose output is larger counting more.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -23,6 +28,9 @@ from kvant.recipes.measure.calibration import Calibration
 from kvant.tensors import Tensor, n_rows, row_length
 
 SAMPLE_ROWS = 64
+SAMPLE_EXPERTS = 8
+"""Matrices of a stack that stand for all; they share the rows."""
+
 SWEEPS = 1
 """Passes of descent on samples: the order of types and their ratios are settled after the first."""
 
@@ -41,7 +49,7 @@ def rounding_costs(
 
     On other text errors are larger than on the text that they were fitted to, the more columns there are to the fewer
     tokens: by about 1 + columns / tokens. With 8960 columns on 12,288 tokens twice the error was measured, where
-    matrices of few columns had 1.2 times.
+    matrices of few columns had 1.2 times. An expert's tokens are those that came to it and those it borrows.
 
     Args:
         model: The full-precision model.
@@ -52,7 +60,7 @@ def rounding_costs(
         threads: Threads; 0 for one per core.
         progress: Told of tensors.
     """
-    name_of_copy = digest(SAMPLE_ROWS, SWEEPS, key, DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING)
+    name_of_copy = digest(SAMPLE_ROWS, SAMPLE_EXPERTS, SWEEPS, key, DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING)
     path = calibration.directory / f"rounding-{name_of_copy[:16]}.json"
     names = [name for name in model.tensors if name in calibration.curvatures.names]
     try:
@@ -64,22 +72,59 @@ def rounding_costs(
         costs = {}
         for name in names:
             tensor = model.tensors[name]
-            x, risk = sample_rows(tensor), calibration.statistics.risk(name)
-            curvature = calibration.curvatures.ready(name, threads=threads)
-            errors = {kind: restored(x, kind, curvature) - x for kind in kinds(tensor)}
-            costs[name] = {kind: _kld(error, risk) for kind, error in errors.items()}
+            costs[name] = dict.fromkeys(kinds(tensor), 0.0)
+            for sample in _samples(tensor, calibration, threads):  # one second moment in memory at a time
+                for kind in costs[name]:
+                    costs[name][kind] += sample.cost(restored(sample.rows, kind, sample.curvature))
             progress.advance("weigh block types", 1)
         progress.finish("weigh block types")
         with atomic_write(path) as file:
             file.write(msgspec.json.encode(costs))
-    other_text = {name: 1 + row_length(model.tensors[name]) / calibration.curvatures.n_tokens for name in names}
-    return {
-        name: {kind: max(0.0, cost * other_text[name]) for kind, cost in kinds.items()} for name, kinds in costs.items()
-    }
+    return costs
 
 
-def _kld(error: np.ndarray, risk: np.ndarray) -> float:
-    return 0.5 * float(np.sum((error @ risk) * error, dtype=np.float64)) / len(error)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sample:
+    """Rows of a tensor that stand for all of it, or for its share of that.
+
+    Attributes:
+        rows: Weights, float32 [rows, n].
+        risk: What their errors do, float32 [n, n]; see calibrate/statistics.py.
+        curvature: What they are encoded under.
+        share: Share of the tensor's cost, times what errors grow by on other text.
+    """
+
+    rows: np.ndarray
+    risk: np.ndarray
+    curvature: Curvature
+    share: float
+
+    def cost(self, restored: np.ndarray) -> float:
+        """Return the KL divergence of what was restored of the rows, at least 0."""
+        error = restored - self.rows
+        nats = 0.5 * float(np.sum((error @ self.risk) * error, dtype=np.float64)) / len(error)
+        return max(0.0, self.share * nats)
+
+
+def _samples(tensor: Tensor, calibration: Calibration, threads: int) -> Iterator[_Sample]:
+    """Yield one sample of a matrix, or of some matrices of a stack one each."""
+    name, length, stack = tensor.name, row_length(tensor), math.prod(tensor.shape[:-2])
+    known, curvatures = calibration.statistics, calibration.curvatures
+    if stack == 1 or curvatures.expert is None:
+        yield _Sample(
+            rows=sample_rows(tensor), risk=known.risk(name), curvature=curvatures.ready(name, threads=threads),
+            share=1 + length / curvatures.n_tokens,
+        )  # fmt: skip
+        return
+    chosen = evenly(stack, SAMPLE_EXPERTS)
+    strengths = sum(float(np.trace(curvatures.expert(name, expert)[0], dtype=np.float64)) for expert in chosen)
+    whole = known.curvature(name) * float(np.trace(known.hessian(name), dtype=np.float64)) / strengths
+    for expert in chosen:
+        moment, n_tokens = curvatures.expert(name, expert)
+        yield _Sample(
+            rows=sample_rows(tensor, SAMPLE_ROWS // len(chosen), matrix=expert), risk=moment,
+            curvature=curvatures.ready(name, expert=expert, threads=threads), share=whole * (1 + length / n_tokens),
+        )  # fmt: skip
 
 
 def predicted_kld(costs: Mapping[str, Sequence[Option]], types: Mapping[str, str]) -> float:
@@ -87,9 +132,14 @@ def predicted_kld(costs: Mapping[str, Sequence[Option]], types: Mapping[str, str
     return sum(option.cost for name, kinds in costs.items() for option in kinds if option.kind == types[name])
 
 
-def sample_rows(tensor: Tensor, count: int = SAMPLE_ROWS) -> np.ndarray:
-    """Return up to `count` rows of a tensor, evenly spaced, as float32 [rows, n]."""
-    rows = n_rows(tensor)
-    chosen = np.unique(np.linspace(0, rows - 1, min(rows, count)).astype(np.int64))
-    data = np.concatenate([tensor.read_bytes(int(row), int(row) + 1) for row in chosen])
+def sample_rows(tensor: Tensor, count: int = SAMPLE_ROWS, *, matrix: int | None = None) -> np.ndarray:
+    """Return up to `count` rows of a tensor, or of one matrix of a stack, evenly spaced, as float32 [rows, n]."""
+    rows = n_rows(tensor) if matrix is None else tensor.shape[-2]
+    chosen = [(matrix or 0) * rows + row for row in evenly(rows, count)]
+    data = np.concatenate([tensor.read_bytes(row, row + 1) for row in chosen])
     return kernels.decode(data, tensor.block_type, row_length(tensor))
+
+
+def evenly(n: int, count: int) -> list[int]:
+    """Return up to `count` of the numbers below n, evenly spaced, first and last among them."""
+    return list(dict.fromkeys(np.linspace(0, n - 1, min(n, count)).astype(int).tolist()))

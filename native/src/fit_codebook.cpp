@@ -56,7 +56,7 @@ struct Rows {
             cost_of(at, G, cost + at * G);
             invert(at, inverted + at * G);
         }
-        for (int64_t at = 0; at < p.n; at += U) cost_of(at, U, unit_cost + at * U);
+        for (int64_t at = 0; T::even && at < p.n; at += U) cost_of(at, U, unit_cost + at * U);
     }
 
     // Columns of a unit as they would be if each could answer the errors of those before it. e: errors of the first
@@ -74,6 +74,7 @@ struct Rows {
     // Round a unit whose columns should be `from` before they answer each other; returns the error left.
     KVANT_MEMBER vf round_unit(int64_t at, const vf* from, vf s, vf* to) const {
         vf z[U], wanted[U], sign[U], e[U], error{};
+        if constexpr (T::shifted) return round_shifted(at, from, s, to);
         targets(at, from, 0, e, wanted);
         for (int pass = 0; pass < (T::even ? 2 : 1); ++pass) {
             error = vf{};
@@ -89,6 +90,23 @@ struct Rows {
             if (T::even && pass == 0) make_even<T>(wanted, unit_cost + at * U, s, to);
         }
         return error;
+    }
+
+    // The same where all levels are shifted alike.
+    KVANT_MEMBER vf round_shifted(int64_t at, const vf* from, vf s, vf* to) const {
+        vf z[U], e[U], t[U], best = splat(huge);
+        for (const float shift : shifts) {
+            vf error{};
+            for (int q = 0; q < U; q += G) {
+                targets(at, from, q, e, z);
+                error += nearest_shifted<T>(z + q, cost + (at + q) * G, G, s, splat(shift), t + q);
+                for (int i = q; i < q + G; ++i) e[i] = w[at + i] - s * t[i];
+            }
+            const vi better = shift == shifts[0] ? splat(-1) : vi(error < best);
+            best = select(better, error, best);
+            for (int i = 0; i < U; ++i) to[i] = select(better, t[i], to[i]);
+        }
+        return best;
     }
 
     // Round a run; returns the error left.
@@ -108,12 +126,12 @@ struct Rows {
     vf search(int64_t at) const {
         vf extreme{}, best = splat(huge), scale{};
         for (int j = 0; j < R; ++j) extreme = vmax(extreme, vabs(x[at + j]));
-        const float top = T::values.at[T::levels - 1];
+        const float top = T::values.at[T::levels - 1], from = T::shifted ? 0.3f : 0.6f;
         for (int step = 0; step <= 8; ++step) {
-            const vf s = extreme * ((0.6f + 0.1f * (float)step) / top);
+            const vf s = extreme * ((from + 0.1f * (float)step) / top);
             vf error{}, sign[G], to[G];
             for (int u = 0; u < R; u += G) {
-                for (int i = 0; i < G; ++i) sign[i] = sign_of(x[at + u + i]);
+                for (int i = 0; i < G; ++i) sign[i] = T::shifted ? splat(1.f) : sign_of(x[at + u + i]);
                 error += nearest_point<T>(x + at + u, sign, cost + (at + u) * G, G, s, to);
             }
             const vi better = error < best;
@@ -125,7 +143,7 @@ struct Rows {
 
     // 2 sc + 1 nearest to a scale in units of d.
     static KVANT_MEMBER vf nearest_odd(vf scale, vf d) {
-        return 2.f * nearest_clamped(0.5f * (scale * inverse(d * T::part) - 1.f), 0, 15) + 1.f;
+        return 2.f * nearest_clamped(0.5f * (scale * inverse(d * T::part) - 1.f), 0, 0.5f * (T::top - 1.f)) + 1.f;
     }
 
     // The first rounding of a block, columns in order, each run's errors answered by all columns after it.
@@ -133,13 +151,13 @@ struct Rows {
         const int64_t block = now.first / 256;
         vf scale[T::runs], to[R], widest{};
         for (int i = 0; i < T::runs; ++i) widest = vmax(widest, scale[i] = search(now.first + i * R));
-        d[block] = half_of(widest / (31.f * T::part));
+        d[block] = half_of(widest / (T::top * T::part));
         for (int64_t at = now.first; at < now.end; at += R) {
             vf best = splat(huge);
             const vf first = nearest_odd(scale[(at - now.first) / R], d[block]);
             sc[at / R] = first;
             for (int step = -1; step <= 1; ++step) {
-                const vf odd = vmin(vmax(first + (float)(2 * step), splat(1.f)), splat(31.f));
+                const vf odd = vmin(vmax(first + (float)(2 * step), splat(1.f)), splat(T::top));
                 const vf error = round_run(at, d[block] * T::part * odd, to);
                 const vi better = step < 0 ? splat(-1) : vi(error < best);
                 best = select(better, error, best);
@@ -201,13 +219,15 @@ struct Rows {
         if (any(first >= 0)) advance(at, q, U, s, to, run);
     }
 
-    // Change of the error when a run goes over to another scale and its groups then descend.
-    KVANT_MEMBER void descend(int64_t at, vf odd, State& run) const {
+    // Change of the error when a run goes over to another scale and its groups then descend. turn: 1, or -1 to shift
+    // its levels the other way.
+    KVANT_MEMBER void descend(int64_t at, vf odd, State& run, float turn = 1) const {
         const vf s = d[at / 256] * T::part * odd;
         vf e[R], z[G], sign[G], to[G];
         run.sc = odd;
         for (int j = 0; j < R; ++j) {
             run.t[j] = t[at + j];
+            if (turn < 0) run.t[j] -= 2.f * shift_of(run.t[j]);
             run.v[j] = s * run.t[j];
             run.g[j] = g[at + j];
             e[j] = run.v[j] - v[at + j];
@@ -222,8 +242,18 @@ struct Rows {
                 sign[i] = sign_of(T::even ? run.t[q + i] : z[i]);
             }
             const float* h = p.hessian + (at + q) * p.n + at + q;
-            vf found = nearest_point<T>(z, sign, h, p.n, s, to);
-            if constexpr (!T::even) turn_signs<T>(z, h, p.n, s, to, found);
+            if constexpr (T::shifted) {
+                const vf shift = shift_of(run.t[q]);
+                const vf found = nearest_shifted<T>(z, h, p.n, s, shift, to);
+                if (U == G) {  // it is the group's own
+                    vf other[G];
+                    const vi better = nearest_shifted<T>(z, h, p.n, s, -shift, other) < found;
+                    for (int i = 0; i < G; ++i) to[i] = select(better, other[i], to[i]);
+                }
+            } else {
+                vf found = nearest_point<T>(z, sign, h, p.n, s, to);
+                if constexpr (!T::even) turn_signs<T>(z, h, p.n, s, to, found);
+            }
             advance(at, q, G, s, to, run);
             if (T::even && (q + G) % U == 0) turn_pair(at, q + G - U, s, run);
         }
@@ -248,10 +278,11 @@ struct Rows {
         State best, next;
         descend(at, old, best);
         const vf guesses[3] = {nearest_odd(refit(at), d[at / 256]), vmax(old - 2.f, splat(1.f)),
-                               vmin(old + 2.f, splat(31.f))};
-        for (const vf& odd : guesses) {
-            if (!any(odd != old)) continue;
-            descend(at, odd, next);
+                               vmin(old + 2.f, splat(T::top))};
+        for (int i = 0; i < (T::shifted && U > G ? 4 : 3); ++i) {
+            if (i < 3 && !any(guesses[i] != old)) continue;
+            if (i < 3) descend(at, guesses[i], next);
+            else descend(at, best.sc, next, -1);
             const vi better = next.change < best.change;
             if (!any(better)) continue;
             best.change = select(better, next.change, best.change);
@@ -313,6 +344,10 @@ struct Rows {
 
 template <class T>
 int level_code(float t) {
+    if (T::shifted) {
+        const int level = t < -0.5f ? -1 : t > 0.5f;
+        return level + 1 + (t < (float)level ? 128 : 0);
+    }
     const float level = t < 0 ? -t : t;
     int code = 0;
     while (code < T::levels - 1 && (float)T::values.at[code] != level) ++code;
@@ -338,7 +373,7 @@ void fit(const FitProblem& p, int64_t first, int64_t end, float* scratch, const 
     }
     float* cost = (float*)next;
     for (Rows<T>& r : rows)
-        r.cost = cost, r.unit_cost = cost + T::group * p.n, r.inverted = r.unit_cost + T::unit * p.n;
+        r.cost = cost, r.unit_cost = cost + T::group * p.n, r.inverted = r.unit_cost + (T::even ? T::unit * p.n : 0);
     rows[0].prepare();
     round_and_improve(p, rows, sets);
     for (int64_t row = first; row < end; row += W) {
@@ -362,7 +397,8 @@ constexpr FitKernel kernel(int ggml_id) {
     return {ggml_id, T::run, 256, false, fit<T>};
 }
 constexpr FitKernel kernels[] = {
-    kernel<IQ2_XXS>(16), kernel<IQ2_XS>(17), kernel<IQ3_XXS>(18), kernel<IQ3_S>(21), kernel<IQ2_S>(22),
+    kernel<IQ1_S>(19),   kernel<IQ1_M>(29), kernel<IQ2_XXS>(16), kernel<IQ2_XS>(17),
+    kernel<IQ3_XXS>(18), kernel<IQ3_S>(21), kernel<IQ2_S>(22),
 };
 
 }  // namespace

@@ -31,6 +31,7 @@ nb::dict codebooks() {
     add(all, "iq2s_codes", iq2s_codes);
     add(all, "iq3xxs_codes", iq3xxs_codes);
     add(all, "iq3s_codes", iq3s_codes);
+    add(all, "iq1s_codes", iq1s_codes);
     add(all, "even_signs", even_signs);
     add(all, "iq4nl_values", iq4nl_values);
     add(all, "e2m1_values", e2m1_values);

@@ -45,7 +45,7 @@ def test_bytes_equal_the_twins(kind: str, monkeypatch: pytest.MonkeyPatch) -> No
         np.testing.assert_array_equal(found, expected, err_msg=level)
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q4_K", "IQ4_XS", "IQ3_S", "IQ2_XXS"])
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_K", "IQ4_XS", "IQ3_S", "IQ2_XXS", "Q2_0", "NVFP4", "IQ1_M"])
 def test_neither_threads_nor_neighbours_change_a_byte(kind: str) -> None:
     random = np.random.default_rng(3)
     x, curvature = weights_of(random, 1030, 256), prepare(hessian_of(random, 256), damping=0.03)

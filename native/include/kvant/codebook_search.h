@@ -16,9 +16,20 @@ struct Type {
     static constexpr int points = sizeof codes / sizeof codes[0], levels = levels_, group = group_, run = run_;
     static constexpr int bits = levels == 8 ? 3 : 2, half = group / 2, halves = 1 << bits * half;
     static constexpr int runs = 256 / run, unit = even_ ? span : group;
-    static constexpr float part = 1.f / parts_;
-    static constexpr bool even = even_;
+    static constexpr float part = 1.f / parts_, top = 31;  // top: the highest 2 sc + 1
+    static constexpr bool even = even_, shifted = false;
 };
+
+// weight = d * (2 sc + 1) * (level +- 1/8), sc 0 .. 7 for each run, level -1, 0 or 1; `unit` weights are shifted alike.
+inline constexpr codebooks::Constants<std::int8_t, 4> signed_levels = {{-1, 0, 1, 0}};
+template <int run_, int unit_>
+struct Shifted : Type<codebooks::iq1s_codes, signed_levels, 3, 8, run_, 1, false> {
+    static constexpr int unit = unit_;
+    static constexpr float top = 15;
+    static constexpr bool shifted = true;
+};
+using IQ1_S = Shifted<32, 32>;
+using IQ1_M = Shifted<16, 8>;
 using IQ3_S = Type<codebooks::iq3s_codes, codebooks::iq3s_levels, 8, 4, 32, 1, false>;
 using IQ3_XXS = Type<codebooks::iq3xxs_codes, codebooks::iq3xxs_levels, 8, 4, 32, 4, true>;
 using IQ2_S = Type<codebooks::iq2s_codes, codebooks::iq2_levels, 3, 8, 16, 8, false>;
@@ -101,6 +112,20 @@ vf nearest_point(const vf* z, const vf* sign, const float* m, int64_t stride, vf
     }
     return best;
 }
+
+// As `nearest_point`, of a codebook without signs whose levels are all shifted by as much.
+template <class T>
+KVANT_INLINE vf nearest_shifted(const vf* z, const float* m, int64_t stride, vf s, vf shift, vf* t) {
+    vf to[T::group], sign[T::group];
+    for (int i = 0; i < T::group; ++i) to[i] = z[i] - s * shift, sign[i] = splat(1.f);
+    const vf error = nearest_point<T>(to, sign, m, stride, s, t);
+    for (int i = 0; i < T::group; ++i) t[i] += shift;
+    return error;
+}
+constexpr float shifts[2] = {codebooks::iq1_delta, -codebooks::iq1_delta};
+
+// Shift of a level that has one.
+KVANT_INLINE vf shift_of(vf t) { return t - nearest_clamped(t, -1, 1); }
 
 KVANT_INLINE vf sign_of(vf a) { return select(a < 0.f, splat(-1.f), splat(1.f)); }
 

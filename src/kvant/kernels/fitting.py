@@ -28,7 +28,12 @@ GROUP_BITS, GROUP_SIZES = (2, 3, 4, 5, 6, 8), (32, 64)
 """MLX's affine groups that can be encoded under a Hessian; scale and bias are float16."""
 
 FITTABLE = PACKABLE
-"""Block types that can be encoded under a Hessian: numbers on a grid, or points of IQ2's and IQ3's codebooks."""
+"""Block types that can be encoded under a Hessian: numbers on a grid, or points of a codebook."""
+
+SELDOM_BEST = frozenset({"IQ1_M", "IQ1_S", "NVFP4", "Q1_0", "TQ1_0", "TQ2_0"})
+WORTH_WEIGHING = FITTABLE - SELDOM_BEST
+"""Those that mixes are made of. The others lose to their neighbours in bits, or win only in files that are no longer of
+use; what that was measured by is in docs/explanation/fitting.md."""
 
 
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
@@ -115,15 +120,15 @@ def fit(
         ValueRangeError: A weight is NaN or infinite, or the arrays do not fit one another.
     """
     target = block_type(kind)
-    runs = {found[0]: found[1] for found in _ext.fit_types()}
-    if target.name not in FITTABLE or target.ggml_id not in runs:
+    known = {ggml_id: (run, block) for ggml_id, run, block in _ext.fit_types()}
+    if target.name not in FITTABLE or target.ggml_id not in known:
         raise UnsupportedFormatError(
             f"fit: {target} cannot be encoded under a Hessian. Use one of {', '.join(sorted(FITTABLE))}."
         )
     x = _rows(x, curvature)
     n_threads, sweeps = arguments.threads(threads), arguments.count("sweeps", sweeps, most=MAX_SWEEPS)
     rows, n = len(x), arguments.row_length("x", x.shape[1], target)
-    n_blocks, n_runs = n // target.block_length, n // runs[target.ggml_id]
+    n_runs, n_blocks = (n // length for length in known[target.ggml_id])
     parts = Parts(
         codes=np.empty((rows, n), np.uint8),
         d=np.empty((rows, n_blocks), np.uint16), dmin=np.empty((rows, n_blocks), np.uint16),

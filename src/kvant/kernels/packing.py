@@ -20,8 +20,9 @@ class Parts:
 
     Attributes:
         codes: Levels counted from the lowest, uint8 [rows, n]; codebook types: the magnitude's, plus 128 where the
-            weight is negative.
-        d: Scale of a block, or the one its integer scales are multiplied with, float16 bits, uint16 [rows, blocks].
+            weight is negative; IQ1: the level's, plus 128 where it is shifted down.
+        d: Scale of a block, or the one its integer scales are multiplied with, float16 bits, uint16 [rows, blocks];
+            MXFP4: its exponent's byte; NVFP4: the E4M3 bytes of its four runs, [rows, 4 blocks].
         dmin: Offset of a block (minimum, in types of one scale), or what its integer minimums are multiplied with,
             uint16 [rows, blocks]; unused where the type has none.
         scales: Integer scale of each run of weights, int8 [rows, runs]; unused where a block is one run.
@@ -48,7 +49,9 @@ def pack(parts: Parts, kind: BlockType) -> np.ndarray:
     codes = arguments.array("codes", parts.codes, np.uint8, "rows", "n")
     rows, n = len(codes), arguments.row_length("codes", codes.shape[1], kind)
     blocks = n // kind.block_length
-    d, dmin = _bytes(arguments.array("d", parts.d, np.uint16, rows, blocks)), np.empty((0, 2), np.uint8)
+    d = arguments.array("d", parts.d, np.uint16, rows, blocks * _SCALES[kind.name])
+    _check_range("d", d, 0, _HIGHEST_SCALE_BYTE.get(kind.name, 0xFFFF), kind)
+    d, dmin = _bytes(d), np.empty((0, 2), np.uint8)
     if kind.name in _WITH_OFFSET:
         dmin = _bytes(arguments.array("dmin", parts.dmin, np.uint16, rows, blocks))
     if not rows:
@@ -91,6 +94,18 @@ def _planes(codes: np.ndarray, width: int) -> np.ndarray:
     shifts = np.arange(0, 8, width, dtype=np.uint8)[:, None]
     packed: np.ndarray = np.bitwise_or.reduce(codes << shifts, axis=-2)
     return packed
+
+
+def _base_3(codes: np.ndarray) -> np.ndarray:
+    """Base-3 digits of a byte, the most significant first: [..., digits, k] -> [..., k], ceil(number * 256 / 243)."""
+    powers = (81 // 3 ** np.arange(codes.shape[-2])).astype(np.uint16)[:, None]
+    number = (codes * powers).sum(axis=-2, dtype=np.uint16)
+    return np.asarray(((number * np.uint32(256) + 242) // 243).astype(np.uint8))
+
+
+def _e2m1(codes: np.ndarray) -> np.ndarray:
+    """Sign and magnitude of four bits, from levels counted from the lowest."""
+    return np.asarray(np.where(codes < 7, 15 - codes, codes - 7).astype(np.uint8))
 
 
 def _bits(codes: np.ndarray) -> np.ndarray:
@@ -199,6 +214,36 @@ def _iq3_s(q: np.ndarray, d: np.ndarray, _: np.ndarray, sc: np.ndarray, __: np.n
     return [d, _low(index), high, signs, _pairs(sc)]
 
 
+def _tq1_0(q: np.ndarray, d: np.ndarray, *_: np.ndarray) -> Fields:
+    runs = ((0, 160, 5), (160, 240, 5), (240, 256, 4))
+    return [*(_base_3(q[:, first:end].reshape(len(q), digits, -1)) for first, end, digits in runs), d]
+
+
+def _nvfp4(q: np.ndarray, d: np.ndarray, *_: np.ndarray) -> Fields:
+    return [d[:, 0].reshape(-1, 4), _nibbles(_e2m1(q).reshape(-1, 4, 16)).reshape(-1, 32)]
+
+
+def _iq1_s(q: np.ndarray, d: np.ndarray, _: np.ndarray, sc: np.ndarray, __: np.ndarray) -> Fields:
+    index, down = _points(q, "iq1s_codes", 8)
+    high = _sum_of_fields((index >> 8).reshape(-1, 8, 4), 3) | sc.astype(np.uint16) << np.uint16(12)
+    words = high | (down.reshape(-1, 8, 4)[..., 0] & 1).astype(np.uint16) << np.uint16(15)
+    return [d, _low(index), words.astype("<u2").view(np.uint8)]
+
+
+def _iq1_m(q: np.ndarray, d: np.ndarray, _: np.ndarray, sc: np.ndarray, __: np.ndarray) -> Fields:
+    index, down = _points(q, "iq1s_codes", 8)
+    nibbles = _low(index >> 8) | (down & 1) << 3
+    parts = d.view("<u2") >> np.arange(0, 16, 4, dtype=np.uint16) & np.uint16(15)
+    words = _sum_of_fields(sc.astype(np.uint16).reshape(-1, 4, 4), 3) | parts << np.uint16(12)
+    return [_low(index), nibbles[:, ::2] | nibbles[:, 1::2] << 4, words.astype("<u2").view(np.uint8)]
+
+
+def _sum_of_fields(values: np.ndarray, width: int) -> np.ndarray:
+    """Words of four fields, [..., 4] -> uint16 [...]."""
+    packed: np.ndarray = np.bitwise_or.reduce(values << np.arange(0, 4 * width, width, dtype=np.uint16), axis=-1)
+    return packed
+
+
 _CODEBOOKS: dict[str, bytes] = _ext.codebooks()
 
 _LAYOUTS: dict[str, Callable[..., Fields]] = {
@@ -208,14 +253,22 @@ _LAYOUTS: dict[str, Callable[..., Fields]] = {
     "Q5_1": lambda q, d, dmin, *_: [d, dmin, _bits(q), _nibbles(q & 15)],
     "Q8_0": lambda q, d, *_: [d, q ^ np.uint8(128)],
     "IQ4_NL": lambda q, d, *_: [d, _nibbles(q)],
+    "Q1_0": lambda q, d, *_: [d, np.packbits(q, axis=-1, bitorder="little")],
+    "Q2_0": lambda q, d, *_: [d, _planes(q.reshape(-1, 16, 4, 1), 2)[..., 0]],
+    "TQ1_0": _tq1_0, "TQ2_0": lambda q, d, *_: [_planes(q.reshape(-1, 2, 4, 32), 2).reshape(-1, 64), d],
+    "MXFP4": lambda q, d, *_: [d[:, :1], _nibbles(_e2m1(q))], "NVFP4": _nvfp4,
     "Q2_K": _q2_k, "Q3_K": _q3_k, "Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k, "IQ4_XS": _iq4_xs,
+    "IQ1_S": _iq1_s, "IQ1_M": _iq1_m,
     "IQ2_XXS": _iq2_xxs, "IQ2_XS": _iq2_xs, "IQ2_S": _iq2_s, "IQ3_XXS": _iq3_xxs, "IQ3_S": _iq3_s,
 }  # fmt: skip
 
 _RANGES = {
     **dict.fromkeys(("Q4_0", "Q4_1", "IQ4_NL"), (15, 0, 0)), **dict.fromkeys(("Q5_0", "Q5_1"), (31, 0, 0)),
-    "Q8_0": (255, 0, 0), "Q2_K": (3, 0, 15), "Q3_K": (7, -32, 31), "Q4_K": (15, 0, 63), "Q5_K": (31, 0, 63),
+    **dict.fromkeys(("TQ1_0", "TQ2_0"), (2, 0, 0)), **dict.fromkeys(("MXFP4", "NVFP4"), (14, 0, 0)),
+    "Q1_0": (1, 0, 0), "Q2_0": (3, 0, 0), "Q8_0": (255, 0, 0),
+    "Q2_K": (3, 0, 15), "Q3_K": (7, -32, 31), "Q4_K": (15, 0, 63), "Q5_K": (31, 0, 63),
     "Q6_K": (63, -128, 127), "IQ4_XS": (15, -32, 31),
+    "IQ1_S": (255, 0, 7), "IQ1_M": (255, 0, 7),
     **dict.fromkeys(("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"), (255, 0, 15)),
 }  # fmt: skip
 """Highest code, lowest and highest scale of a run; minimums go from 0 to the highest scale. Codebooks check codes."""
@@ -226,5 +279,11 @@ _RUNS = {
     BY_GGML_ID[ggml_id].name: block // run if run < block else 0 for ggml_id, run, block in _ext.fit_types()
 }  # fmt: skip
 """Runs of a block that have a scale of their own; 0 where a block is one run."""
+
+_SCALES = {BY_GGML_ID[i].name: BY_GGML_ID[i].block_length // block for i, _, block in _ext.fit_types()}
+"""Scales that a block stores as they are, side by side."""
+
+_HIGHEST_SCALE_BYTE = {"MXFP4": 254, "NVFP4": 0x7E}
+"""Where a scale is a byte; the one above is not a number."""
 
 PACKABLE = frozenset(_LAYOUTS)

@@ -15,12 +15,21 @@ from kvant.kernels.reference.fitting import CHUNK, HUGE, F, half, inverse
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Type:
-    """What the kernel knows of a block type: weight = d * part * (2 sc + 1) * level."""
+    """What the kernel knows of a block type: weight = d * part * (2 sc + 1) * level.
+
+    Levels have signs; or, in IQ1, are all 1/8 higher or lower, `shifted` weights alike.
+    """
 
     points: np.ndarray
     run: int
     part: np.float32
-    is_even: bool
+    is_even: bool = False
+    shifted: int = 0
+
+    @property
+    def top(self) -> np.float32:
+        """The highest 2 sc + 1."""
+        return F(15 if self.shifted else 31)
 
     @property
     def group(self) -> int:
@@ -29,8 +38,8 @@ class Type:
 
     @property
     def unit(self) -> int:
-        """Weights whose signs hang together."""
-        return 8 if self.is_even else self.group
+        """Weights whose signs hang together, or that are shifted alike."""
+        return self.shifted or (8 if self.is_even else self.group)
 
     @property
     def levels(self) -> np.ndarray:
@@ -39,6 +48,8 @@ class Type:
 
 
 TYPES = {
+    "IQ1_S": Type(points=tables.IQ1_S, run=32, part=F(1), shifted=32),
+    "IQ1_M": Type(points=tables.IQ1_S, run=16, part=F(1), shifted=8),
     "IQ3_S": Type(points=tables.IQ3_S, run=32, part=F(1), is_even=False),
     "IQ3_XXS": Type(points=tables.IQ3_XXS, run=32, part=F(0.25), is_even=True),
     "IQ2_S": Type(points=tables.IQ2_S, run=16, part=F(0.125), is_even=False),
@@ -84,6 +95,19 @@ def nearest_point(
     best = np.min(error, axis=0)
     found = np.where(best < HUGE, np.argmin(error, axis=0), 0)
     return sign * points[found].T, np.minimum(best, HUGE)
+
+
+def nearest_shifted(
+    kind: Type, z: np.ndarray, m: np.ndarray, s: np.ndarray, shift: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `nearest_point`, of a codebook without signs whose levels are all shifted by as much, [rows]."""
+    t, error = nearest_point(kind, z - s * shift, np.ones_like(z), m, s)
+    return t + shift, error
+
+
+def shift_of(t: np.ndarray) -> np.ndarray:
+    """Shift of levels that have one."""
+    return np.asarray(t - np.clip(np.rint(t), F(-1), F(1)))
 
 
 def rest_of(m: np.ndarray, z: np.ndarray, t: np.ndarray, s: np.ndarray) -> np.ndarray:
@@ -196,6 +220,8 @@ class Rows:
     def round_unit(self, at: int, start: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Round a unit whose columns should be `start` before they answer each other; returns levels, error."""
         kind, size = self.kind, self.kind.group
+        if kind.shifted:
+            return self.round_shifted(at, start, s)
         wanted, t, error = self.targets(at, start, []), np.zeros_like(start), np.zeros_like(s)
         for is_second in (False, True) if kind.is_even else (False,):
             e: list[np.ndarray] = []
@@ -211,6 +237,23 @@ class Rows:
             if kind.is_even and not is_second:
                 t = make_even(wanted, self.unit_cost[at // kind.unit], s, t)
         return t, error
+
+    def round_shifted(self, at: int, start: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Round a unit whose levels are all shifted alike; returns levels, error."""
+        size, found = self.kind.group, []
+        for sign in (F(1), F(-1)):
+            shift, t, error = np.full_like(s, sign * tables.IQ1_DELTA), np.zeros_like(start), np.zeros_like(s)
+            e: list[np.ndarray] = []
+            for q in range(0, self.kind.unit, size):
+                group = slice(q, q + size)
+                z = self.targets(at, start, e)
+                t[group], more = nearest_shifted(self.kind, z[group], self.cost[(at + q) // size], s, shift)
+                error = error + more
+                e += [self.w[at + i] - s * t[i] for i in range(q, q + size)]
+            found.append((t, error))
+        (up, error_up), (down, error_down) = found
+        better = error_down < error_up
+        return np.where(better, down, up), np.where(better, error_down, error_up)
 
     def round_run(self, at: int, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Round a run; returns levels and error."""
@@ -230,11 +273,13 @@ class Rows:
         x = self.x[at : at + kind.run]
         extreme = np.max(np.abs(x), axis=0)
         best, scale = np.full_like(extreme, HUGE), np.zeros_like(extreme)
+        least = F(0.3 if kind.shifted else 0.6)
         for step in range(9):
-            s, error = extreme * ((F(0.6) + F(0.1) * F(step)) / kind.levels[-1]), np.zeros_like(extreme)
+            s, error = extreme * ((least + F(0.1) * F(step)) / kind.levels[-1]), np.zeros_like(extreme)
             for u in range(0, kind.run, size):
                 z = x[u : u + size]
-                error = error + nearest_point(kind, z, sign_of(z), self.cost[(at + u) // size], s)[1]
+                sign = np.ones_like(z) if kind.shifted else sign_of(z)
+                error = error + nearest_point(kind, z, sign, self.cost[(at + u) // size], s)[1]
             better = error < best
             best, scale = np.where(better, error, best), np.where(better, s, scale)
         return np.asarray(scale)
@@ -242,7 +287,7 @@ class Rows:
     def nearest_odd(self, scale: np.ndarray, d: np.ndarray) -> np.ndarray:
         """2 sc + 1 nearest to a scale in units of d."""
         wanted = F(0.5) * (scale * inverse(d * self.kind.part) - F(1))
-        return np.asarray(F(2) * np.clip(np.rint(wanted), F(0), F(15)) + F(1))
+        return np.asarray(F(2) * np.clip(np.rint(wanted), F(0), F(0.5) * (self.kind.top - F(1))) + F(1))
 
     def round_all(self) -> None:
         """Round the columns in order, each run's errors answered by all columns after it."""
@@ -251,11 +296,11 @@ class Rows:
             block, r = divmod(at // kind.run, runs)
             if r == 0:
                 scale = [self.search(at + i * kind.run) for i in range(runs)]
-                self.d[block] = half(np.max(scale, axis=0) / (F(31) * kind.part))
+                self.d[block] = half(np.max(scale, axis=0) / (kind.top * kind.part))
             first = self.nearest_odd(scale[r], self.d[block])
             run, best = slice(at, at + kind.run), np.zeros_like(first)
             for step in (-1, 0, 1):
-                odd = np.clip(first + F(2 * step), F(1), F(31))
+                odd = np.clip(first + F(2 * step), F(1), kind.top)
                 t, error = self.round_run(at, self.d[block] * kind.part * odd)
                 better = (error < best) | (step < 0)
                 best = np.where(better, error, best)
@@ -297,10 +342,12 @@ class Rows:
         number = np.arange(len(step))[:, None]
         self.advance(at, q, s, np.where((number == first) | (number == second), -run.t[unit], run.t[unit]), run)
 
-    def descend(self, at: int, odd: np.ndarray) -> State:
-        """Go over to another scale with a run, then let its groups descend."""
+    def descend(self, at: int, odd: np.ndarray, *, turned: bool = False) -> State:
+        """Go over to another scale with a run, or turn its shift as well, then let its groups descend."""
         kind, size, here = self.kind, self.kind.group, slice(at, at + self.kind.run)
         s, t, g = self.d[at // 256] * kind.part * odd, self.t[here].copy(), self.g[here].copy()
+        if turned:
+            t -= F(2) * shift_of(t)
         v, h = s * t, self.h[here, here]
         e = v - self.v[here]
         self.answer(h, g, 0, 0, e)
@@ -314,13 +361,24 @@ class Rows:
             for j in range(size):
                 z -= inverted[:, j, None] * run.g[q + j]
             m = h[group, group]
-            to, error = nearest_point(kind, z, sign_of(run.t[group] if kind.is_even else z), m, s)
-            if not kind.is_even:
-                to, _ = turn_signs(z, m, s, to, error)
+            if kind.shifted:
+                to = self.nearest_of_group(z, m, s, shift_of(run.t[q]))
+            else:
+                to, error = nearest_point(kind, z, sign_of(run.t[group] if kind.is_even else z), m, s)
+                if not kind.is_even:
+                    to, _ = turn_signs(z, m, s, to, error)
             self.advance(at, q, s, to, run)
             if kind.is_even and (q + size) % kind.unit == 0:
                 self.turn_pair(at, q + size - kind.unit, s, run)
         return run
+
+    def nearest_of_group(self, z: np.ndarray, m: np.ndarray, s: np.ndarray, shift: np.ndarray) -> np.ndarray:
+        """Nearest levels as they are shifted, or, where the shift is the group's own, shifted either way."""
+        to, error = nearest_shifted(self.kind, z, m, s, shift)
+        if self.kind.shifted > self.kind.group:
+            return to
+        other, error_of_other = nearest_shifted(self.kind, z, m, s, -shift)
+        return np.where(error_of_other < error, other, to)
 
     def refit(self, at: int) -> np.ndarray:
         """Scale that is best for a run's codes as they are."""
@@ -339,9 +397,11 @@ class Rows:
         here, number = slice(at, at + self.kind.run), at // self.kind.run
         old = self.sc[number]
         best = self.descend(at, old)
-        guesses = (self.nearest_odd(self.refit(at), self.d[at // 256]), np.maximum(old - F(2), F(1)))
-        for odd in (*guesses, np.minimum(old + F(2), F(31))):
-            tried = self.descend(at, odd)
+        refitted = self.nearest_odd(self.refit(at), self.d[at // 256])
+        guesses = (refitted, np.maximum(old - F(2), F(1)), np.minimum(old + F(2), self.kind.top))
+        for number_of_guess in range(4 if self.kind.shifted > self.kind.group else 3):
+            turned = number_of_guess == 3
+            tried = self.descend(at, best.sc if turned else guesses[number_of_guess], turned=turned)
             better = tried.change < best.change
             best = State(
                 *(np.where(better, getattr(tried, k), getattr(best, k)) for k in ("t", "v", "g", "change", "sc"))
@@ -386,7 +446,10 @@ class Rows:
 
     def parts(self) -> Parts:
         """The blocks as numbers."""
-        codes = np.searchsorted(self.kind.levels, np.abs(self.t)) + np.where(self.t < 0, 128, 0)
+        levels, is_marked = np.abs(self.t), self.t < 0
+        if self.kind.shifted:
+            levels, is_marked = np.rint(self.t), shift_of(self.t) < 0
+        codes = np.searchsorted(self.kind.levels, levels) + np.where(is_marked, 128, 0)
         return Parts(
             codes=np.ascontiguousarray(codes.astype(np.uint8).T),
             d=self.d.T.astype(np.float16).view(np.uint16),

@@ -4,12 +4,13 @@ Arrays of columns come first, [n, rows], so that a line here is a line of the ke
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from kvant.kernels.packing import Parts
-from kvant.kernels.reference.tables import IQ4NL_VALUES
+from kvant.kernels.reference import microscaled
+from kvant.kernels.reference.tables import E2M1_VALUES, IQ4NL_VALUES
 
 F = np.float32
 HUGE = F(1e30)
@@ -19,7 +20,11 @@ CHUNK = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Type:
-    """What the kernel knows of a block type; scale and minimum bounds are 0 where a block is one run."""
+    """What the kernel knows of a block type; scale and minimum bounds are 0 where a block is one run.
+
+    Levels are low to high in steps of 1, or those of a table. First guesses at a scale bring the largest weight to
+    `reach`, by default the lowest level, and to what is around it in steps of `spread`.
+    """
 
     run: int
     runs: int
@@ -29,7 +34,11 @@ class Type:
     scale_low: int = 0
     scale_high: int = 0
     minimum_high: int = 0
-    is_even: bool = True
+    table: np.ndarray | None = None
+    step: float = 1
+    reach: float | None = None
+    spread: float = 0.11
+    scale: str = "half"
 
     @property
     def is_direct(self) -> bool:
@@ -37,22 +46,54 @@ class Type:
         return self.runs == 1
 
     @property
-    def step(self) -> np.float32:
-        """Distance of neighbouring levels, about."""
-        return F(1 if self.is_even else 16)
+    def is_symmetric(self) -> bool:
+        """Whether a scale above 0 is as good as one below."""
+        return self.low == -self.high
 
     def nearest_level(self, t: np.ndarray) -> np.ndarray:
         """Level closest to t; of two the even one, or on the uneven grid the lower one."""
-        if self.is_even:
+        if self.table is None:
             return np.asarray(np.clip(np.rint(t), F(self.low), F(self.high)))
-        middles = F(0.5) * (IQ4NL_VALUES[:-1] + IQ4NL_VALUES[1:])
-        level: np.ndarray = IQ4NL_VALUES[np.searchsorted(middles, t, side="left")]
+        middles = F(0.5) * (self.table[:-1] + self.table[1:])
+        level: np.ndarray = self.table[np.searchsorted(middles, t, side="left")]
         return level
 
     def codes(self, levels: np.ndarray) -> np.ndarray:
         """Codes from 0 on of levels."""
-        codes = levels - self.low if self.is_even else np.searchsorted(IQ4NL_VALUES, levels)
+        codes = levels - self.low if self.table is None else np.searchsorted(self.table, levels)
         return codes.astype(np.uint8)
+
+    def nearest_scale(self, scale: np.ndarray) -> np.ndarray:
+        """The scale that a block of one run can store."""
+        if self.scale == "half":
+            return half(scale)
+        if self.scale == "power":
+            limited = np.minimum(np.maximum(scale, F(2**-126)), F(2**124)).astype(F)
+            return np.asarray(((limited.view(np.int32) + 0x00400000) & 0x7F800000).view(F))
+        return microscaled.half_e4m3(microscaled.to_e4m3(F(2) * scale))
+
+    def wider(self, scale: np.ndarray, by: int) -> np.ndarray:
+        """A scale that is a little more, by > 0, or less."""
+        if self.scale == "half":
+            return np.asarray(scale * F(1 + 0.35 * by * self.step / (self.high - self.low)))
+        if self.scale == "power":
+            return self.nearest_scale(F(2.0**by) * scale)
+        code = np.clip(microscaled.to_e4m3(F(2) * scale).astype(np.int32) + by, 0, 0x7E)
+        return microscaled.half_e4m3(code.astype(np.uint8))
+
+    def scale_codes(self, scale: np.ndarray) -> np.ndarray:
+        """How a scale is stored, uint16."""
+        if self.scale == "half":
+            return scale.astype(np.float16).view(np.uint16)
+        if self.scale == "power":
+            return ((scale.view(np.int32) >> 23) + 1).astype(np.uint16)
+        return microscaled.to_e4m3(F(2) * scale).astype(np.uint16)
+
+
+_E2M1 = np.unique(E2M1_VALUES)
+_MXFP4 = Type(run=32, runs=1, low=-12, high=12, has_offset=False, table=_E2M1, step=2, spread=0.8, scale="power")
+_IQ4_NL = Type(run=32, runs=1, low=-127, high=113, has_offset=False, table=IQ4NL_VALUES, step=16, spread=1.76)
+_TERNARY = Type(run=256, runs=1, low=-1, high=1, has_offset=False, reach=1.78, spread=0.16)
 
 
 TYPES = {
@@ -61,15 +102,17 @@ TYPES = {
     "Q5_0": Type(run=32, runs=1, low=-16, high=15, has_offset=False),
     "Q5_1": Type(run=32, runs=1, low=0, high=31, has_offset=True),
     "Q8_0": Type(run=32, runs=1, low=-128, high=127, has_offset=False),
-    "IQ4_NL": Type(run=32, runs=1, low=-127, high=113, has_offset=False, is_even=False),
+    "IQ4_NL": _IQ4_NL,
+    "MXFP4": _MXFP4, "NVFP4": replace(_MXFP4, run=16, scale="micro"),
+    "TQ1_0": _TERNARY, "TQ2_0": _TERNARY,
+    "Q1_0": Type(run=128, runs=1, low=-1, high=1, has_offset=False, table=np.array([-1, 1], F)),
+    "Q2_0": Type(run=64, runs=1, low=-1, high=2, has_offset=False, reach=1.78, spread=0.16),
     "Q2_K": Type(run=16, runs=16, low=0, high=3, has_offset=True, scale_high=15, minimum_high=15),
     "Q3_K": Type(run=16, runs=16, low=-4, high=3, has_offset=False, scale_low=-32, scale_high=31),
     "Q4_K": Type(run=32, runs=8, low=0, high=15, has_offset=True, scale_high=63, minimum_high=63),
     "Q5_K": Type(run=32, runs=8, low=0, high=31, has_offset=True, scale_high=63, minimum_high=63),
     "Q6_K": Type(run=16, runs=16, low=-32, high=31, has_offset=False, scale_low=-128, scale_high=127),
-    "IQ4_XS": Type(
-        run=32, runs=8, low=-127, high=113, has_offset=False, scale_low=-32, scale_high=31, is_even=False
-    ),
+    "IQ4_XS": replace(_IQ4_NL, runs=8, scale_low=-32, scale_high=31),
 }  # fmt: skip
 
 
@@ -118,7 +161,7 @@ def stored(kind: Type, scale: np.ndarray, offset: np.ndarray, d: np.ndarray, dmi
     """The grid nearest to a scale and an offset that a block can store."""
     zero = np.zeros_like(scale)
     if kind.is_direct:
-        return Grid(half(scale), half(offset) if kind.has_offset else zero, zero, zero)
+        return Grid(kind.nearest_scale(scale), half(offset) if kind.has_offset else zero, zero, zero)
     sc = np.clip(np.rint(scale * inverse(d)), F(kind.scale_low), F(kind.scale_high))
     mn = np.clip(np.rint(-offset * inverse(dmin)), F(0), F(kind.minimum_high)) if kind.has_offset else zero
     return Grid(d * sc, -(dmin * mn) if kind.has_offset else zero, sc, mn)
@@ -133,6 +176,8 @@ def least_squares(kind: Type, x: np.ndarray, w: np.ndarray, t: np.ndarray) -> tu
         xx, xt, tt = xx + wx * x[i], xt + wx * t[i], tt + wt * t[i]
         xs, ts, ws = xs + wx, ts + wt, ws + w[i]
     scale, offset = xt * inverse(tt), zero
+    if kind.scale != "half":
+        scale = kind.nearest_scale(scale)
     if kind.has_offset:
         determinant = ws * tt - ts * ts
         a, b = (ws * xt - ts * xs) * inverse(determinant), (tt * xs - ts * xt) * inverse(determinant)
@@ -151,16 +196,20 @@ def search(kind: Type, x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.nda
     """Scale and offset of a run of weights [run, rows] by plain weighted rounding, from several first guesses."""
     low, high = x.min(axis=0), x.max(axis=0)
     extreme = np.take_along_axis(x, np.abs(x).argmax(axis=0)[None], axis=0)[0]
+    reach = F(kind.low if kind.reach is None else kind.reach)
+    if kind.is_symmetric:
+        extreme = -np.abs(extreme) if reach < 0 else np.abs(extreme)
     if kind.has_offset and not kind.is_direct:
         low = np.minimum(low, F(0))
     best = np.full_like(low, HUGE)
     scale = offset = np.zeros_like(low)
     for step in range(-8, 9):
-        by = F(0.11) * kind.step * F(step)
+        by = F(kind.spread) * F(step)
         if kind.has_offset:
             guesses = [((F(kind.high) + by) * inverse(high - low), low)]
         else:
-            guesses = [(sign * (F(kind.low) + by) * inverse(extreme), np.zeros_like(low)) for sign in (F(1), F(-1))]
+            signs = (F(1),) if kind.is_symmetric else (F(1), F(-1))
+            guesses = [(sign * (reach + by) * inverse(extreme), np.zeros_like(low)) for sign in signs]
         for guess, start in guesses:
             inverse_scale, origin = guess, start
             for _ in range(2):
@@ -291,7 +340,7 @@ class Rows:
         mean = mean * F(1 / kind.run)
         for i, sign in ((1, -1), (1, 1), (2, -1), (2, 1)):
             if kind.is_direct:
-                wider = old.scale * F(1 + 0.35 * sign * i * float(kind.step) / (kind.high - kind.low))
+                wider = kind.wider(old.scale, sign * i)
                 found.append(stored(kind, wider, old.offset - (wider - old.scale) * mean, d, dmin))
                 continue
             sc = np.clip(old.sc + F(sign * i), F(kind.scale_low), F(kind.scale_high))
@@ -380,7 +429,9 @@ class Rows:
         direct = self.kind.is_direct
         return Parts(
             codes=np.ascontiguousarray(self.kind.codes(self.t).T),
-            d=_half_bits([s.scale for s in self.grid] if direct else self.d),
+            d=np.stack(
+                [self.kind.scale_codes(s) for s in ([g.scale for g in self.grid] if direct else self.d)], axis=1
+            ),
             dmin=_half_bits([s.offset for s in self.grid] if direct else self.dmin),
             scales=np.stack([s.sc for s in self.grid], axis=1).astype(np.int8),
             minimums=np.stack([s.mn for s in self.grid], axis=1).astype(np.uint8),

@@ -17,7 +17,7 @@ def _half_power(e: np.ndarray) -> np.ndarray:
     return power
 
 
-def _half_e4m3(code: np.ndarray) -> np.ndarray:
+def half_e4m3(code: np.ndarray) -> np.ndarray:
     """Half the value of an unsigned E4M3 code; 0x7F counts as 0."""
     exponent, mantissa = (code >> 3 & 15).astype(np.int32), (code & 7).astype(np.float32)
     normal = np.ldexp(np.float32(1) + mantissa / np.float32(8), exponent - 7)
@@ -25,7 +25,7 @@ def _half_e4m3(code: np.ndarray) -> np.ndarray:
     return np.where((code == 0) | (code == 0x7F), np.float32(0), value)
 
 
-def _to_e4m3(x: np.ndarray) -> np.ndarray:
+def to_e4m3(x: np.ndarray) -> np.ndarray:
     """Unsigned E4M3 code, halves upward; 448 and more saturate at 0x7E, what is not above 0 becomes 0."""
     with np.errstate(invalid="ignore"):
         positive = x > 0
@@ -68,12 +68,12 @@ def encode_mxfp4(x: np.ndarray) -> np.ndarray:
 def decode_nvfp4(blocks: np.ndarray) -> np.ndarray:
     """Weight = value[q] * d / 2 in four runs of 16; bytes: d (unsigned E4M3) 4, codes 32."""
     q = bits.nibbles(blocks[:, 4:].reshape(-1, 4, 8))
-    return bits.scaled(E2M1_VALUES[q], _half_e4m3(blocks[:, :4])[..., None]).reshape(-1, 64)
+    return bits.scaled(E2M1_VALUES[q], half_e4m3(blocks[:, :4])[..., None]).reshape(-1, 64)
 
 
 def encode_nvfp4(x: np.ndarray) -> np.ndarray:
     """Inverse of `decode_nvfp4`: d = largest magnitude / 6."""
     runs = x.reshape(-1, 4, 16)
-    d = _to_e4m3(bits.largest_magnitude(runs)[..., 0] / np.float32(6))
-    q = _nearest(runs, _half_e4m3(d)[..., None])
+    d = to_e4m3(bits.largest_magnitude(runs)[..., 0] / np.float32(6))
+    q = _nearest(runs, half_e4m3(d)[..., None])
     return np.concatenate([d, bits.pack_nibbles(q).reshape(-1, 32)], axis=-1)

@@ -274,5 +274,5 @@ def schedule_of(request: Request, model: Model, variants: int, *, progress: Prog
 
 
 def n_types(columns: int) -> int:
-    """Count the block types that rows of a length can be fitted in."""
-    return sum(columns % block_type(name).block_length == 0 for name in fitting.FITTABLE)
+    """Count the block types that are weighed for rows of a length."""
+    return sum(columns % block_type(name).block_length == 0 for name in fitting.WORTH_WEIGHING)

@@ -11,7 +11,7 @@ from kvant.devices.memory import OUTPUT, copied_bytes
 from kvant.devices.profiles import Profile
 from kvant.dtypes import BLOCK_TYPES, block_type
 from kvant.errors import KvantError
-from kvant.kernels.fitting import FITTABLE, Curvature, fit
+from kvant.kernels.fitting import FITTABLE, WORTH_WEIGHING, Curvature, fit
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes.measure.base import Floor
@@ -20,7 +20,7 @@ from kvant.recipes.measure.rounding import SWEEPS, predicted_kld, rounding_costs
 from kvant.recipes.targets.gguf.pace import Pace
 from kvant.tensors import Tensor, row_length
 
-TYPES = tuple(name for name in BLOCK_TYPES if name in FITTABLE)
+TYPES = tuple(name for name in BLOCK_TYPES if name in WORTH_WEIGHING)
 
 
 def rounding_options(

@@ -14,14 +14,14 @@ class Clock:
     Attributes:
         limit_s: Seconds; None for as long as it takes.
         predicted_s: What was predicted; None if nothing was.
-        left_out: What was left out to keep the limit, in words; empty if nothing.
+        left_out: What was left out to keep the limit, in words.
         start: When it began, by the monotonic clock.
         each_s: What every variant took that was made and measured.
     """
 
     limit_s: float | None = None
     predicted_s: float | None = None
-    left_out: str = ""
+    left_out: list[str] = field(default_factory=list)
     start: float = field(default_factory=time.monotonic)
     each_s: list[float] = field(default_factory=list)
 
@@ -39,7 +39,9 @@ class Clock:
 
     def in_words(self) -> list[str]:
         """Say what was left out for time, and how long everything took beside what was predicted."""
-        said = [self.left_out] if self.left_out else []
+        said = []
+        if self.limit_s is not None and self.left_out:
+            said.append(f"For --time {format_time(self.limit_s)}: {', '.join(self.left_out)}.")
         if self.predicted_s is not None:
             said.append(f"Took {format_time(self.elapsed_s)}; {format_time(self.predicted_s)} were predicted.")
         return said

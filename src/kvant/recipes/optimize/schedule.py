@@ -52,19 +52,22 @@ class Effort:
     Attributes:
         windows: Windows of calibration text.
         refinements: Mixes that are measured after the predictions were corrected.
+        variants: Variants that are measured before, at least: the best by prediction, and some for a picture.
     """
 
     windows: int
     refinements: int
+    variants: int
 
 
 EFFORTS = (
-    Effort(windows=4, refinements=0), Effort(windows=8, refinements=0), Effort(windows=16, refinements=0),
-    Effort(windows=16, refinements=1), Effort(windows=32, refinements=1), Effort(windows=32, refinements=2),
-    Effort(windows=64, refinements=2), Effort(windows=64, refinements=4),
+    Effort(windows=4, refinements=0, variants=1), Effort(windows=8, refinements=0, variants=1),
+    Effort(windows=16, refinements=0, variants=1), Effort(windows=16, refinements=0, variants=2),
+    Effort(windows=16, refinements=1, variants=3), Effort(windows=32, refinements=1, variants=3),
+    Effort(windows=32, refinements=2, variants=3), Effort(windows=64, refinements=2, variants=3),
+    Effort(windows=64, refinements=4, variants=3),
 )  # fmt: skip
-"""From little to much, in the order in which they pay. SmolLM2 at 98.4 MB from 16, 32 and 64 windows: see
-docs/explanation/fitting.md."""
+"""From little to much, in the order in which they pay; what text is worth: docs/explanation/fitting.md."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +87,6 @@ class Schedule:
         shapes: Rows and columns of every matrix that is weighed.
         rounding: How fast rows are fitted here.
         measured_tokens: Tokens that every variant is measured on.
-        variants: Variants that are measured at least.
         ram_bytes: Memory for sums.
         kept_windows: Numbers of windows of which statistics are kept from before.
     """
@@ -93,14 +95,13 @@ class Schedule:
     shapes: tuple[tuple[int, int], ...]
     rounding: "Rounding"
     measured_tokens: int
-    variants: int
     ram_bytes: int
     kept_windows: frozenset[int] = frozenset()
 
     def steps(self, effort: Effort) -> list[Step]:
         """Return the steps of a search, in their order."""
         windows, survey = effort.windows, self.survey
-        count, is_kept = self.variants + effort.refinements, windows in self.kept_windows
+        count, is_kept = effort.variants + effort.refinements, windows in self.kept_windows
         base_s = self.measured_tokens * survey.token_s
         each_s = self.encode_s + SMALLER_TOKEN * base_s + SPEED_S
         read_s = 0.0 if is_kept else survey.statistics_s(windows, self.ram_bytes)
@@ -141,9 +142,10 @@ class Schedule:
             BudgetError: Not even the least does.
         """
         able = [e for e in EFFORTS if e.windows <= most.windows and e.refinements <= most.refinements]
-        fitting_ones = [effort for effort in able or [most] if self.seconds(effort) <= seconds]
+        able += [most] if self.seconds(most) > max((self.seconds(e) for e in able), default=0.0) else []
+        fitting_ones = [effort for effort in able if self.seconds(effort) <= seconds]
         if not fitting_ones:
-            least = able[0] if able else most
+            least = able[0]
             raise BudgetError(
                 f"time: calibrating on as little as {least.windows} windows takes about "
                 f"{format_time(self.seconds(least))} here, above the {format_time(seconds)} that are left. Allow that, "
@@ -218,29 +220,29 @@ def in_time(request: Request, model: Model, variants: int, clock: Clock, progres
         BudgetError: Not even the least fits.
         KvantError: As of `schedule_of`.
     """
-    schedule = schedule_of(request, model, variants, progress=progress)
+    schedule = schedule_of(request, model, progress=progress)
     if schedule is None:
         return request
-    effort = asked = Effort(windows=request.calibrate_windows, refinements=request.refinements)
+    effort = asked = Effort(
+        windows=request.calibrate_windows, refinements=request.refinements, variants=variants
+    )  # fmt: skip
     if clock.limit_s is not None:
         effort = schedule.fit(clock.limit_s - clock.elapsed_s, asked)
-    if effort != asked:
-        clock.left_out = (
-            f"--time {format_time(clock.limit_s or 0)}: calibrated on {effort.windows} of {asked.windows} windows, "
-            f"with {counted(effort.refinements, 'refinement')} of {asked.refinements} at most."
-        )
+    if effort.windows != asked.windows:
+        clock.left_out.append(f"calibrated on {effort.windows} of {counted(asked.windows, 'window')} of text")
+    if effort.refinements != asked.refinements:
+        clock.left_out.append(f"at most {effort.refinements} of {asked.refinements} mixes refined")
     clock.predicted_s = schedule.seconds(effort) + clock.elapsed_s
     progress.say(schedule.in_words(effort))
     return msgspec.structs.replace(request, calibrate_windows=effort.windows, refinements=effort.refinements)
 
 
-def schedule_of(request: Request, model: Model, variants: int, *, progress: Progress = SILENT) -> Schedule | None:
+def schedule_of(request: Request, model: Model, *, progress: Progress = SILENT) -> Schedule | None:
     """Look at a model and this machine, for seconds; None where nothing is measured of the model, or by gradients.
 
     Args:
         request: What is asked for.
         model: The full-precision model.
-        variants: Variants that are measured at least.
         progress: Told of what is made on the way.
 
     Raises:
@@ -264,7 +266,7 @@ def schedule_of(request: Request, model: Model, variants: int, *, progress: Prog
     names = dict.fromkeys(part.name for part in found.parts)
     return Schedule(
         survey=found, shapes=tuple((n_rows(model.tensors[n]), row_length(model.tensors[n])) for n in names),
-        rounding=time_rounding(threads), variants=variants,
+        rounding=time_rounding(threads),
         measured_tokens=(request.chunks or LONG_TEXT) * WINDOW_TOKENS,
         ram_bytes=request.calibrate_ram_bytes or ram_for_sums(),
         kept_windows=frozenset(

@@ -120,8 +120,10 @@ def measure_until_settled(fitting: Sequence[Candidate], bench: Bench) -> list[Va
     work = functools.partial(make_and_measure, bench=bench)
     with ThreadPoolExecutor(bench.request.jobs) as pool:
         run = map if bench.request.jobs == 1 else pool.map
-        # One is measured, however long it takes.
-        while (not measured or bench.yardstick.clock.rooms(1)) and (batch := next_batch(fitting, measured, bench)):
+        while batch := next_batch(fitting, measured, bench):
+            if measured and not bench.yardstick.clock.rooms(1):  # one is measured, however long it takes
+                bench.yardstick.clock.left_out.append(f"{len(measured)} of {len(fitting)} variants measured")
+                break
             measured += run(work, batch)
             forget_losers(measured, bench)
     return measured
@@ -135,6 +137,8 @@ def refine(mixes: Mixes, measured: Sequence[Variant], bench: Bench) -> list[Vari
     work = functools.partial(make_and_measure, bench=bench)
     late_s = lateness(measured) if bench.yardstick.material.device.is_here else 0.0
     runs = bench.yardstick.clock.rooms(asked.refinements)
+    if runs < asked.refinements:
+        bench.yardstick.clock.left_out.append(f"{runs} of {asked.refinements} mixes refined")
     more = mixes.refine(measured, bench.goal, runs, work, late_s=late_s) if runs else []
     forget_losers([*measured, *more], bench)
     return more

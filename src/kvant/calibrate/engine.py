@@ -32,8 +32,8 @@ from kvant.runtime.process import EngineProcess
 
 
 def collect(
-    base: Path, model: Model, tokens: np.ndarray, window_weights: np.ndarray, *, directory: Path, threads: int,
-    ram_bytes: int, progress: Progress = SILENT,
+    base: Path, model: Model, tokens: np.ndarray, window_weights: np.ndarray, *, domains: Sequence[str] = (),
+    directory: Path, threads: int, ram_bytes: int, progress: Progress = SILENT,
 ) -> Statistics:  # fmt: skip
     """Run a model over windows of tokens and sum up what every matrix sees; then try what errors in it do.
 
@@ -44,6 +44,7 @@ def collect(
         model: The same model.
         tokens: Token ids, int32 [windows, tokens].
         window_weights: How much each window counts, float64 [windows], not negative.
+        domains: Kind of text of each window; one kind if empty.
         directory: Where the statistics go, of these inputs alone; made if absent.
         threads: Threads of the engine and of the sums.
         ram_bytes: Memory that sums may take at a time; at least the largest matrix's is taken.
@@ -67,7 +68,7 @@ def collect(
         for number, group in enumerate(groups := list(passes(waiting, ram_bytes)), 1):
             task = "statistics" if len(groups) == 1 else f"statistics {number}/{len(groups)}"
             _sum_up(engine, group, tokens, window_weights, directory, task, progress)
-        is_new = Probes(engine, model, parts, tokens, directory, progress).run()
+        is_new = Probes(engine, model, parts, tokens, domains or [""] * len(tokens), directory, progress).run()
     return Statistics(
         directory=directory, way="engine",
         groups={part.name: part.leader for part in parts if part.role != LOOKUP},

@@ -38,7 +38,6 @@ from kvant.tensors import Tensor, n_rows, row_length
 RELATIVE_SIZE = 0.08
 """Size of errors over that of the weights in their row: what 4 bits leave."""
 
-PIECE_TOKENS = 128
 MOST_PIECES = 4
 LEAST_PIECE_TOKENS = 32
 LEAST_TOKENS = 16_384
@@ -59,16 +58,17 @@ class Probes:
         model: The model.
         parts: What takes part.
         tokens: Token ids, int32 [windows, tokens].
+        domains: Kind of text of each window.
         directory: Where second moments are and curvatures are written.
         progress: Told of probes.
     """
 
     def __init__(
-        self, engine: EngineProcess, model: Model, parts: Sequence[Part], tokens: np.ndarray, directory: Path,
-        progress: Progress,
+        self, engine: EngineProcess, model: Model, parts: Sequence[Part], tokens: np.ndarray,
+        domains: Sequence[str], directory: Path, progress: Progress,
     ) -> None:  # fmt: skip
         self.engine, self.model, self.parts, self.directory, self.progress = engine, model, parts, directory, progress
-        self.pieces = pieces_of(tokens, len(parts))
+        self.pieces = pieces_of(tokens, domains, len(parts))
         self._scales: dict[str, np.ndarray] = {}
 
     def run(self) -> bool:
@@ -84,7 +84,7 @@ class Probes:
             for part in waiting:
                 tried = found.setdefault(f"{part.role} {part.name}", [])
                 if len(tried) <= number:
-                    divergence, (put,) = self.engine.probe(piece, [self._error(part)])
+                    divergence, (put,) = self.engine.probe(piece, [self._error(part, number)])
                     nats, energy = max(0.0, float(divergence.mean(dtype=np.float64))), self._energy(part, put)
                     tried.append(2 * nats / energy if energy > 0 else 0.0)
                     with atomic_write(kept) as file:
@@ -104,10 +104,11 @@ class Probes:
         moments = np.load(file_of(self.directory, part.leader, "hessian"), mmap_mode="r")
         return float(np.mean(self._sizes(part.name) ** 2, dtype=np.float64) * moments.diagonal().sum(dtype=np.float64))
 
-    def _error(self, part: Part) -> messages.WeightError:
+    def _error(self, part: Part, number: int) -> messages.WeightError:
+        key = f"{part.name} {number}".encode()
         return messages.WeightError(
             part.name, part.role, self._sizes(part.name).tobytes(), part.stack,
-            int.from_bytes(hashlib.sha256(part.name.encode()).digest()[:3], "big"),
+            int.from_bytes(hashlib.sha256(key).digest()[:3], "big"),
         )  # fmt: skip
 
     def _sizes(self, name: str) -> np.ndarray:
@@ -116,21 +117,29 @@ class Probes:
         return self._scales[name]
 
 
-def pieces_of(tokens: np.ndarray, parts: int) -> list[np.ndarray]:
+def pieces_of(tokens: np.ndarray, domains: Sequence[str], parts: int) -> list[np.ndarray]:
     """Choose pieces of text, so that trying every part on each takes about as many tokens as there are.
 
     Args:
         tokens: Token ids, int32 [windows, tokens].
+        domains: Kind of text of each window.
         parts: Matrices to try.
 
     Returns:
-        Token ids of each, int32 [n], from windows as far apart as possible.
+        Token ids of each, int32 [n]: of every domain in turn, from its windows as far apart as possible.
     """
     each = max(tokens.size, LEAST_TOKENS) // parts
-    count = max(1, min(MOST_PIECES, len(tokens), each // PIECE_TOKENS))
+    count = max(1, min(MOST_PIECES, len(tokens), each // LEAST_PIECE_TOKENS))
     length = min(tokens.shape[1], max(LEAST_PIECE_TOKENS, each // count))
-    chosen = np.linspace(0, len(tokens) - 1, count + 2).round().astype(int)[1:-1]
-    return [tokens[window, :length] for window in dict.fromkeys(chosen.tolist())]
+    windows: dict[str, list[int]] = {}
+    for window, domain in enumerate(domains):
+        windows.setdefault(domain, []).append(window)
+    chosen: list[int] = []
+    for turn in range(count):
+        able = list(windows.values())[turn % len(windows)]
+        shares = len(range(turn % len(windows), count, len(windows)))
+        chosen.append(able[(2 * (turn // len(windows)) + 1) * len(able) // (2 * shares)])
+    return [tokens[window, :length] for window in dict.fromkeys(chosen)]
 
 
 def _read(kept: Path) -> dict[str, list[float]]:

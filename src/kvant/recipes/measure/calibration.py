@@ -45,7 +45,7 @@ Way = Literal["engine", "gradients"]
 FALLBACK_BYTES = 4 << 30
 """Free memory where the system does not tell."""
 
-STATISTICS_FORMAT = 2
+STATISTICS_FORMAT = 3
 """Raised when the same inputs give other statistics than before, so that older ones in the cache are left alone."""
 
 
@@ -137,8 +137,8 @@ def calibrate(
         )  # fmt: skip
     else:
         found = engine.collect(
-            f32_file(model, progress=progress)[0], model, cuts.tokens, domain_weights(cuts), directory=directory,
-            threads=threads or cores(), ram_bytes=ram_bytes or ram_for_sums(), progress=progress,
+            f32_file(model, progress=progress)[0], model, cuts.tokens, domain_weights(cuts), domains=cuts.domains,
+            directory=directory, threads=threads or cores(), ram_bytes=ram_bytes or ram_for_sums(), progress=progress,
         )  # fmt: skip
     if kept is not None:
         found = dataclasses.replace(found, sha256=digest_now(directory))

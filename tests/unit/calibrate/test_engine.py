@@ -201,21 +201,25 @@ def test_matrices_are_cut_into_passes_by_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("windows", "parts", "windows_chosen", "length"),
+    ("domains", "parts", "windows_chosen", "length"),
     [
-        (64, 212, [32], 154),
-        (256, 100, [51, 102, 153, 204], 327),
-        (8, 212, [4], 77),
-        (1, 4000, [0], 32),
-        (2, 3, [0, 1], 512),
+        ("pcdo" * 16, 212, [32, 33, 34, 35], 38),
+        ("p" * 256, 100, [32, 96, 160, 224], 327),
+        ("pc" * 4, 212, [4, 5], 38),
+        ("pcp" * 20, 100, [15, 16, 45, 46], 76),
+        ("pcdox" * 2, 100, [5, 6, 7, 8], 40),
+        ("p", 4000, [0], 32),
+        ("pc", 3, [0, 1], 512),
     ],
+    ids=["four kinds", "one kind", "few windows", "two kinds", "more kinds than pieces", "one window", "few matrices"],
 )
-def test_probes_take_about_as_many_tokens_as_there_are(
-    windows: int, parts: int, windows_chosen: list[int], length: int
+def test_probes_take_about_as_many_tokens_as_there_are_of_every_kind_of_text(
+    domains: str, parts: int, windows_chosen: list[int], length: int
 ) -> None:
-    tokens = np.arange(windows * 512, dtype=np.int32).reshape(windows, 512)
-    pieces = pieces_of(tokens, parts)
-    assert ([int(piece[0]) // 512 for piece in pieces], {len(piece) for piece in pieces}) == (windows_chosen, {length})
+    tokens = np.arange(len(domains) * 512, dtype=np.int32).reshape(-1, 512)
+    pieces = pieces_of(tokens, domains, parts)
+    found = sorted(int(piece[0]) // 512 for piece in pieces)
+    assert (found, {len(piece) for piece in pieces}) == (windows_chosen, {length})
 
 
 def test_sizes_of_rows() -> None:

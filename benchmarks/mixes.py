@@ -5,13 +5,15 @@
 
 `second` is the other half of the bundled calibration text, so that a gain can be looked at on texts that share nothing.
 `--statistics gradients` measures as `kvant optimize` does with that option. `--types` leaves block types out, which
-saves time on a large model. Minutes, minutes of processors and peak memory of each step are printed.
+saves time on a large model. `--shared-moments` encodes experts under the second moment of all tokens, and leaves the
+choice of types as it was. Minutes, minutes of processors and peak memory of each step are printed.
 """
 
 import argparse
 import resource
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import get_args
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--text", default="bundled")
     parser.add_argument("--windows", type=int, default=64)
     parser.add_argument("--statistics", choices=get_args(Way), default="engine")
+    parser.add_argument("--shared-moments", action="store_true")
     parser.add_argument("--types", default=",".join(TYPES))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("-o", "--out", type=Path, required=True)
@@ -56,13 +59,14 @@ def main() -> None:
     solution = solve(choices, sum(max(option.n_bytes for option in kinds) for kinds in choices.values()))
     clock.tell("knapsack")
     least = types_of(solution.at(solution.least_bytes))
-    rest = predict_size(model, plan_choice(model, least, preset="least"), None, calibration.curvatures)
+    curvatures = replace(calibration.curvatures, expert=None) if options.shared_moments else calibration.curvatures
+    rest = predict_size(model, plan_choice(model, least, preset="least"), None, curvatures)
     for megabytes in options.megabytes.split(","):
         room = round(float(megabytes) * MEGABYTE) - rest + solution.least_bytes
         choice = solution.at(room)
         plan = plan_choice(model, types_of(choice), preset=f"mix-{megabytes}")
         file = options.out / f"mix-{megabytes}.gguf"
-        quantize(model, plan, file, curvatures=calibration.curvatures, threads=options.threads, overwrite=True)
+        quantize(model, plan, file, curvatures=curvatures, threads=options.threads, overwrite=True)
         clock.tell(f"{file}: predicted KLD {sum(option.cost for option in choice.values()):.4f}; {counts(plan.types)}")
 
 

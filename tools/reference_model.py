@@ -259,12 +259,12 @@ class Scales:
     def tensor(self, name: str) -> np.ndarray:
         """Return a tensor of a gemma3 model, float32, with the factors of its channels on either side."""
         w: np.ndarray = self._source[name]
+        layer, _, role = name.removesuffix(".weight").rpartition(".")
         if name == EMBEDDING:
             step = np.abs(w.reshape(-1, 32)).max(axis=1, keepdims=True) / 127
-            return w + (step * self._random.uniform(-0.5, 0.5, (len(step), 32))).astype(np.float32).reshape(w.shape)
-        layer, _, role = name.removesuffix(".weight").rpartition(".")
+            w = w + (step * self._random.uniform(-0.5, 0.5, (len(step), 32))).astype(np.float32).reshape(w.shape)
         if role in ("attn_norm", "ffn_norm"):
-            return w / self._of(f"{layer}.{role}", len(w))
+            w = w / self._of(f"{layer}.{role}", len(w))
         if role in READERS:
             w = w * self._of(f"{layer}.{READERS[role]}", w.shape[1])
         if role in ("attn_v", "ffn_up"):

@@ -25,7 +25,7 @@ kept in DIR when it is done.
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,7 +45,7 @@ from kvant.quant.importance import Entry, Importance
 from kvant.quant.plan import Plan
 from kvant.quant.presets import plan_preset
 from kvant.recipes.measure.base import prepare_base
-from kvant.recipes.measure.calibration import Calibration, Way, blend, calibrate
+from kvant.recipes.measure.calibration import Calibration, Way, calibrate
 from kvant.recipes.targets.gguf.options import rounding_options
 from kvant.recipes.targets.gguf.write import predict_size, quantize
 
@@ -108,20 +108,19 @@ def variants(
 
 
 def under(calibration: Calibration, statistics: Statistics, roles: str) -> Curvatures:
-    """Return Hessians blended of the inputs' second moment H, the Fisher-weighted A and the look-up's M."""
+    """Return Hessians mixed of the inputs' second moment H, the Fisher-weighted A and the look-up's M."""
 
-    def hessian(name: str) -> np.ndarray:
+    def hessian(name: str) -> Sequence[np.ndarray]:
         found = dict(zip("HAM" if name in statistics.groups else "M", statistics.moments(name), strict=False))
-        return blend(*([found[role] for role in roles if role in found] or found.values()))
+        return [found[role] for role in roles if role in found] or list(found.values())
 
-    chosen: Callable[[str], np.ndarray] = hessian
-    return replace(calibration.curvatures, hessian=chosen, sha256=f"{calibration.sha256}-{roles}")
+    return replace(calibration.curvatures, hessian=hessian, sha256=f"{calibration.sha256}-{roles}")
 
 
 def of_parts(some: Curvatures, others: Curvatures, parts: tuple[str, ...]) -> Curvatures:
     """Return the Hessians of one for tensors of some names, those of the other for all else."""
 
-    def hessian(name: str) -> np.ndarray:
+    def hessian(name: str) -> np.ndarray | Sequence[np.ndarray]:
         return (some if any(part in name for part in parts) else others).hessian(name)
 
     return replace(others, hessian=hessian, sha256=f"{others.sha256}-{'-'.join(parts)}")

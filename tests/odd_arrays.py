@@ -109,10 +109,10 @@ def kernels() -> Iterator[tuple[str, Call, list[Any]]]:
         yield f"fit {name}", lambda x, name=name: fitting.fit(x, name, CURVATURE, sweeps=1), [X]
     yield "fit_groups", lambda x: fitting.fit_groups(x, 4, 32, CURVATURE, sweeps=1), [X]
     yield "prepare", prepared, [HESSIAN]
-    parts = [CURVATURE.hessian, CURVATURE.feedback, CURVATURE.cost]
+    parts = [CURVATURE.hessian, CURVATURE.feedback, CURVATURE.cost, CURVATURE.local]
     yield (
         "curvature",
-        lambda h, f, c: fitting.fit(X, "Q4_0", fitting.Curvature(hessian=h, feedback=f, cost=c), sweeps=1),
+        lambda h, f, c, b: fitting.fit(X, "Q4_0", fitting.Curvature(hessian=h, feedback=f, cost=c, local=b), sweeps=1),
         parts,
     )
     for kind in (nbits.NBits(bits=4, block=32), nbits.NBits(bits=4, block=32, symmetric=True)):
@@ -153,7 +153,7 @@ def kernels() -> Iterator[tuple[str, Call, list[Any]]]:
 
 def prepared(h: Any) -> list[np.ndarray]:
     found = fitting.prepare(h, damping=0.1)
-    return [found.hessian, found.feedback, found.cost]
+    return [found.hessian, found.feedback, found.cost, found.local]
 
 
 def restoring(grouping: mlx.Grouping) -> Call:

@@ -30,6 +30,7 @@ namespace {
 
 template <class T> using Matrix = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 template <class T> using Vector = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <class T> using Blocks = nb::ndarray<T, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
 using FindFit = const FitKernel* (*)(int);
 
@@ -50,6 +51,11 @@ nb::list fit_types() {
     return result;
 }
 
+bool has_chunks(const Blocks<const float>& local, int64_t n) {
+    return (int64_t)local.shape(0) == (n + fit_chunk - 1) / fit_chunk && (int64_t)local.shape(1) == fit_chunk &&
+           (int64_t)local.shape(2) == fit_chunk;
+}
+
 struct AlignedDelete {
     void operator()(float* p) const { ::operator delete[](p, std::align_val_t(64)); }
 };
@@ -65,8 +71,8 @@ void over_rows(const FitKernel& type, const FitProblem& problem, int64_t rows, c
 }
 
 void fit(int ggml_id, const std::string& isa, const Matrix<const float>& weights, const Matrix<const float>& hessian,
-         const Matrix<const float>& feedback, const Vector<const float>& curvature, int sweeps,
-         const Matrix<uint8_t>& codes, const Matrix<int8_t>& scales, const Matrix<uint8_t>& minimums,
+         const Matrix<const float>& feedback, const Vector<const float>& curvature, const Blocks<const float>& local,
+         int sweeps, const Matrix<uint8_t>& codes, const Matrix<int8_t>& scales, const Matrix<uint8_t>& minimums,
          const Matrix<uint16_t>& d, const Matrix<uint16_t>& dmin, const Vector<float>& loss, int threads) {
     const FitKernel* type = find_level(isa)(ggml_id);
     if (!type) throw std::invalid_argument("this type cannot be rounded under a Hessian");
@@ -77,11 +83,12 @@ void fit(int ggml_id, const std::string& isa, const Matrix<const float>& weights
     const int64_t runs = n / type->run, blocks = n / type->block_length;
     const bool super = type->run != type->block_length, minimum = type->has_minimum;
     if (n % type->block_length || !has(hessian, n, n) || !has(feedback, n, n) || (int64_t)curvature.shape(0) != n ||
-        !has(codes, rows, n) || !has(d, rows, blocks) || (minimum && !has(dmin, rows, blocks)) ||
-        (super && !has(scales, rows, runs)) || (super && minimum && !has(minimums, rows, runs)) ||
-        (int64_t)loss.shape(0) != rows)
+        !has_chunks(local, n) || !has(codes, rows, n) || !has(d, rows, blocks) ||
+        (minimum && !has(dmin, rows, blocks)) || (super && !has(scales, rows, runs)) ||
+        (super && minimum && !has(minimums, rows, runs)) || (int64_t)loss.shape(0) != rows)
         throw std::invalid_argument("arrays do not fit one another");
-    const FitProblem problem{n, weights.data(), hessian.data(), feedback.data(), curvature.data(), sweeps};
+    const FitProblem problem{n,     weights.data(), hessian.data(), feedback.data(), curvature.data(), local.data(),
+                             sweeps};
     const FitResult result{codes.data(), scales.data(), minimums.data(), d.data(), dmin.data(), nullptr, loss.data()};
     over_rows(*type, problem, rows, result, threads);
 }
@@ -89,8 +96,9 @@ void fit(int ggml_id, const std::string& isa, const Matrix<const float>& weights
 // As `fit`, for ONNX's MatMulNBits: float32 scales, and zero points where they are not fixed.
 void fit_nbits(int bits, int block, bool symmetric, const std::string& isa, const Matrix<const float>& weights,
                const Matrix<const float>& hessian, const Matrix<const float>& feedback,
-               const Vector<const float>& curvature, int sweeps, const Matrix<uint8_t>& codes,
-               const Matrix<float>& scales, const Matrix<uint8_t>& zeros, const Vector<float>& loss, int threads) {
+               const Vector<const float>& curvature, const Blocks<const float>& local, int sweeps,
+               const Matrix<uint8_t>& codes, const Matrix<float>& scales, const Matrix<uint8_t>& zeros,
+               const Vector<float>& loss, int threads) {
     const FitKernel* type = find_level(isa)(nbits_id(bits, block, symmetric));
     if (!type) throw std::invalid_argument("this type cannot be rounded under a Hessian");
     const int64_t rows = weights.shape(0), n = weights.shape(1), blocks = n / block;
@@ -98,10 +106,11 @@ void fit_nbits(int bits, int block, bool symmetric, const std::string& isa, cons
         return (int64_t)array.shape(0) == a && (int64_t)array.shape(1) == b;
     };
     if (n % block || !has(hessian, n, n) || !has(feedback, n, n) || (int64_t)curvature.shape(0) != n ||
-        !has(codes, rows, n) || !has(scales, rows, blocks) || (!symmetric && !has(zeros, rows, blocks)) ||
-        (int64_t)loss.shape(0) != rows)
+        !has_chunks(local, n) || !has(codes, rows, n) || !has(scales, rows, blocks) ||
+        (!symmetric && !has(zeros, rows, blocks)) || (int64_t)loss.shape(0) != rows)
         throw std::invalid_argument("arrays do not fit one another");
-    const FitProblem problem{n, weights.data(), hessian.data(), feedback.data(), curvature.data(), sweeps};
+    const FitProblem problem{n,     weights.data(), hessian.data(), feedback.data(), curvature.data(), local.data(),
+                             sweeps};
     const FitResult result{codes.data(), nullptr, zeros.data(), nullptr, nullptr, scales.data(), loss.data()};
     over_rows(*type, problem, rows, result, threads);
 }
@@ -111,12 +120,12 @@ void fit_nbits(int bits, int block, bool symmetric, const std::string& isa, cons
 
 void bind_fit(nb::module_& m) {
     m.def("fit", &kvant::fit, "ggml_id"_a, "isa"_a, "weights"_a.noconvert(), "hessian"_a.noconvert(),
-          "feedback"_a.noconvert(), "curvature"_a.noconvert(), "sweeps"_a, "codes"_a.noconvert(),
+          "feedback"_a.noconvert(), "curvature"_a.noconvert(), "local"_a.noconvert(), "sweeps"_a, "codes"_a.noconvert(),
           "scales"_a.noconvert(), "minimums"_a.noconvert(), "d"_a.noconvert(), "dmin"_a.noconvert(),
           "loss"_a.noconvert(), "threads"_a, "Round rows under a full Hessian; see kvant.kernels.fitting.");
     m.def("fit_nbits", &kvant::fit_nbits, "bits"_a, "block"_a, "symmetric"_a, "isa"_a, "weights"_a.noconvert(),
-          "hessian"_a.noconvert(), "feedback"_a.noconvert(), "curvature"_a.noconvert(), "sweeps"_a,
-          "codes"_a.noconvert(), "scales"_a.noconvert(), "zeros"_a.noconvert(), "loss"_a.noconvert(), "threads"_a,
-          "Round rows under a full Hessian to MatMulNBits; see kvant.kernels.nbits.");
+          "hessian"_a.noconvert(), "feedback"_a.noconvert(), "curvature"_a.noconvert(), "local"_a.noconvert(),
+          "sweeps"_a, "codes"_a.noconvert(), "scales"_a.noconvert(), "zeros"_a.noconvert(), "loss"_a.noconvert(),
+          "threads"_a, "Round rows under a full Hessian to MatMulNBits; see kvant.kernels.nbits.");
     m.def("fit_types", &kvant::fit_types, "(ggml id, weights per run, weights per block) of the types `fit` knows.");
 }

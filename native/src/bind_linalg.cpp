@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "kvant/dispatch.h"
-#include "kvant/products.h"
+#include "kvant/factor.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -58,32 +58,6 @@ void gram(const std::string& isa, const Matrix<const float>& x, const Matrix<C>&
     nb::gil_scoped_release unlocked;
     if constexpr (std::is_same_v<C, float>) multiply(kernels.single, product, threads);
     else multiply(kernels.widening, product, threads);
-}
-
-// h = L L^T in place, lower; zero above. Panels of columns: factor the diagonal block, solve the rows below it, take
-// their products out of what is left. Returns the column whose pivot is not positive, or -1.
-int64_t factor(const LinearKernels& kernels, double* h, int64_t n, int threads) {
-    std::vector<double> columns(factor_width * factor_width);
-    for (int64_t first = 0; first < n; first += factor_width) {
-        const int64_t width = std::min(factor_width, n - first), next = first + width, below = n - next;
-        double* block = h + first * n + first;
-        const int64_t bad = kernels.factors.cholesky(block, width, n);
-        if (bad >= 0) return first + bad;
-        for (int64_t i = 0; i < width; ++i)
-            for (int64_t j = 0; j <= i; ++j) columns[j * width + i] = block[i * n + j];
-        constexpr int64_t piece = 32;
-        over_items((below + piece - 1) / piece, threads, [&](int64_t item) {
-            const int64_t row = item * piece;
-            kernels.factors.solve(columns.data(), width, block + (width + row) * n, n, std::min(piece, below - row));
-        });
-        const Operand<double> solved{block + width * n, n, 1};
-        Product<double, double> product{
-            .a = solved, .b = solved, .m = below, .n = below, .k = width, .c = h + next * n + next, .stride = n};
-        product.subtract = product.lower = true;
-        multiply(kernels.wide, product, threads);
-    }
-    for (int64_t i = 0; i < n; ++i) std::fill(h + i * n + i + 1, h + (i + 1) * n, 0.0);
-    return -1;
 }
 
 // L becomes its inverse in place. Rows in blocks: of row block r what is stored left of the diagonal is the sum over

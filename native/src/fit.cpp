@@ -115,6 +115,7 @@ struct Rows {
     vf* e;                  // of a chunk: errors, then changes
     Grid* grid;             // per run
     vf *d, *dmin;           // per block
+    vf loss;                // the error that is left
 
     // Super-scales of a block from the scales its runs would like.
     void choose_super(int64_t block) {
@@ -131,8 +132,10 @@ struct Rows {
         dmin[block] = half_of(-deepest / (float)(T::minimum_high ? T::minimum_high : 1));
     }
 
+    void enter(const Metric&) const {}
+
     // The first rounding, columns in order, each run's errors answered by all columns after it.
-    void round(Columns now) {
+    __attribute__((noinline)) void round(Columns now) {
         for (int64_t at = now.first; at < now.end; at += R) {
             const int64_t block = at / T::length;
             if (!T::direct && at % T::length == 0) choose_super(block);
@@ -147,180 +150,196 @@ struct Rows {
                 error[j] = w[at + j] - v[at + j];
                 for (int k = j + 1; k < R; ++k) x[at + k] += p.feedback[(at + k) * p.n + at + j] * error[j];
             }
-            answer(p.feedback, p.n, at + R, now.end, at, error, R, x);
+            tell(p.feedback, p.n, at + R, now.end, at, error, R, x);
         }
     }
 
-    // A run as it is being improved.
+    // What every attempt at a run begins with: its levels, gradients, and sums over them.
+    struct Start {
+        int at;  // in the chunk
+        vf t[R], g[R], ht[R];
+        vf gt, gs, tt, ts;
+        float ss;
+        Grid grid;
+    };
+    // What an attempt leads to.
     struct State {
-        vf t[R], v[R], g[R], change;
+        vf t[R], change;
         Grid grid;
     };
 
-    // Change of the error when a run goes over to another grid and its codes then descend, `passes` times.
-    KVANT_MEMBER void descend(const vf* t0, const vf* v0, const vf* g0, const Grid& to, int64_t at, int passes,
-                              State& s) const {
-        vf e[R];
-        s.grid = to;
-        s.change = vf{};
+    void begin(int64_t first, int at, const Metric& h, Start& run) const {
+        run.at = at;
+        for (int j = 0; j < R; ++j) run.t[j] = t[first + at + j], run.g[j] = g[first + at + j], run.ht[j] = vf{};
+        answer(h.m + at * h.stride + at, h.stride, 0, R, 0, run.t, R, run.ht);
+        run.gt = run.gs = run.tt = run.ts = vf{};
+        run.ss = 0;
+        const float* sums = h.sums + at / R * chunk + at;
         for (int j = 0; j < R; ++j) {
-            s.t[j] = t0[j];
-            s.v[j] = to.scale * t0[j] + to.offset;
-            e[j] = s.v[j] - v0[j];
-            s.g[j] = g0[j];
-        }
-        for (int k = 0; k < R; ++k) {
-            const float* hk = p.hessian + (at + k) * p.n + at;
-            vf sum = s.g[k];
-            for (int j = 0; j < R; ++j) sum += hk[j] * e[j];
-            s.g[k] = sum;
-        }
-        for (int j = 0; j < R; ++j) s.change += e[j] * (g0[j] + s.g[j]);
-        const vf by = inverse(to.scale);
-        for (int pass = 0; pass < passes; ++pass) {
-            for (int j = 0; j < R; ++j) {
-                const float* hj = p.hessian + (at + j) * p.n + at;
-                const vf wanted = s.v[j] - s.g[j] * (1.f / hj[j]);
-                const vf level = L::nearest_level((wanted - to.offset) * by);
-                const vf value = to.scale * level + to.offset;
-                const vf step = value - s.v[j];
-                s.change += step * (2.f * s.g[j] + hj[j] * step);
-                s.t[j] = level;
-                s.v[j] = value;
-                for (int k = 0; k < R; ++k) s.g[k] += hj[k] * step;
+            run.gt += run.g[j] * run.t[j];
+            run.tt += run.ht[j] * run.t[j];
+            if constexpr (T::has_offset) {
+                run.gs += run.g[j];
+                run.ts += run.ht[j];
+                run.ss += sums[j];
             }
         }
+        run.grid = grid[(first + at) / R];
+    }
+
+    // Codes descend once, in the order of columns; adds the change of the error.
+    __attribute__((noinline)) void pass(int at, const Metric& h, const Grid& to, vf* levels, vf* gradient,
+                                        vf& change) const {
+        constexpr int B = 8;  // columns whose steps reach those behind them together
+        const vf by = inverse(to.scale);
+        for (int first = 0; first < R; first += B) {
+            vf now[B], step[B];
+            for (int j = 0; j < B; ++j) now[j] = gradient[first + j];
+            const float* m = h.m + (at + first) * h.stride + at + first;
+            KVANT_UNROLL(8) for (int j = 0; j < B; ++j) {
+                const vf from = levels[first + j];
+                const vf level = L::nearest_level(from - now[j] * (by * h.inverse[at + first + j]));
+                step[j] = to.scale * (level - from);
+                change += step[j] * (now[j] + now[j] + m[j * h.stride + j] * step[j]);
+                levels[first + j] = level;
+                KVANT_UNROLL(8) for (int k = j + 1; k < B; ++k) now[k] += m[k * h.stride + j] * step[j];
+            }
+            answer(h.m + at * h.stride + at, h.stride, first + B, R, first, step, B, gradient);
+        }
+    }
+
+    // Go over to another grid and let the codes descend.
+    __attribute__((noinline)) void attempt(const Start& run, const Metric& h, const Grid& to, State& s) const {
+        const float* sums = h.sums + run.at / R * chunk + run.at;
+        const vf by = to.scale - run.grid.scale, shift = to.offset - run.grid.offset;
+        vf gradient[R];
+        s.grid = to;
+        s.change = by * (run.gt + run.gt + by * run.tt);
+        if constexpr (T::has_offset) s.change += shift * (2.f * (run.gs + by * run.ts) + run.ss * shift);
+        for (int j = 0; j < R; ++j) {
+            s.t[j] = run.t[j];
+            gradient[j] = run.g[j] + by * run.ht[j];
+            if constexpr (T::has_offset) gradient[j] += sums[j] * shift;
+        }
+        pass(run.at, h, to, s.t, gradient, s.change);
     }
 
     // Scale and offset that are best for the codes as they are, everything else held.
-    KVANT_MEMBER void refit(int64_t at, vf& scale, vf& offset) const {
-        vf gt{}, gs{}, tt{}, ts{};
-        float ss = 0;
-        for (int k = 0; k < R; ++k) {
-            const float* hk = p.hessian + (at + k) * p.n + at;
-            vf ht{};
-            float hs = 0;
-            for (int j = 0; j < R; ++j) {
-                ht += hk[j] * t[at + j];
-                hs += hk[j];
-            }
-            gt += g[at + k] * t[at + k];
-            tt += ht * t[at + k];
-            if constexpr (T::has_offset) {
-                gs += g[at + k];
-                ts += ht;
-                ss += hs;
-            }
-        }
+    KVANT_MEMBER void refit(const Start& run, vf& scale, vf& offset) const {
         if constexpr (T::wide && T::has_offset) {
-            const vf zero = grid[at / R].mn;  // stays: the scale alone is free
-            scale -= (gt - zero * gs) * inverse(tt - 2.f * zero * ts + zero * zero * ss);
+            const vf zero = run.grid.mn;  // stays: the scale alone is free
+            scale -= (run.gt - zero * run.gs) * inverse(run.tt - 2.f * zero * run.ts + zero * zero * run.ss);
             offset = -(scale * zero);
         } else if constexpr (T::has_offset) {
-            const vf determinant = tt * ss - ts * ts;
-            const vi usable = determinant > 1e-6f * ss * tt;
+            const vf determinant = run.tt * run.ss - run.ts * run.ts;
+            const vi usable = determinant > 1e-6f * run.ss * run.tt;
             const vf by = select(usable, inverse(determinant), vf{});
-            scale -= (ss * gt - ts * gs) * by;
-            offset -= (tt * gs - ts * gt) * by;
+            scale -= (run.ss * run.gt - run.ts * run.gs) * by;
+            offset -= (run.tt * run.gs - run.ts * run.gt) * by;
         } else {
-            scale -= gt * inverse(tt);
+            scale -= run.gt * inverse(run.tt);
         }
     }
 
-    // Improve one run.
-    void improve_run(int64_t at, int passes) {
-        const int64_t block = at / T::length;
-        const Grid old = grid[at / R];
+    // Improve one run: `at` in the chunk from `first` on.
+    void improve_run(Columns now, int at, const Metric& h, bool is_last) {
+        const int64_t block = (now.first + at) / T::length;
         const vf db = T::direct ? vf{} : d[block], mb = T::direct ? vf{} : dmin[block];
+        Start run;
         State best, next;
-        vf t0[R], v0[R], g0[R];
-        for (int j = 0; j < R; ++j) t0[j] = t[at + j], v0[j] = v[at + j], g0[j] = g[at + j];
-        descend(t0, v0, g0, old, at, passes, best);
-        const auto attempt = [&](const Grid& to) {
-            descend(t0, v0, g0, to, at, passes, next);
+        begin(now.first, at, h, run);
+        const Grid old = run.grid;
+        attempt(run, h, old, best);
+        const auto consider = [&](const Grid& to) {
+            attempt(run, h, to, next);
             const vi better = next.change < best.change;
             if (!any(better)) return;
             best.change = select(better, next.change, best.change);
             best.grid = choose(better, next.grid, best.grid);
-            for (int j = 0; j < R; ++j) {
-                best.t[j] = select(better, next.t[j], best.t[j]);
-                best.v[j] = select(better, next.v[j], best.v[j]);
-                best.g[j] = select(better, next.g[j], best.g[j]);
-            }
+            for (int j = 0; j < R; ++j) best.t[j] = select(better, next.t[j], best.t[j]);
         };
         vf scale = old.scale, offset = old.offset, mean{};
-        refit(at, scale, offset);
+        refit(run, scale, offset);
         if (!T::direct) offset = vmin(offset, vf{});
-        attempt(stored<T>(scale, offset, db, mb));
-        for (int j = 0; j < R; ++j) mean += t0[j];
+        consider(stored<T>(scale, offset, db, mb));
+        for (int j = 0; j < R; ++j) mean += run.t[j];
         mean *= 1.f / R;
         for (int i = 1; i <= 2; ++i) {
             for (int sign = -1; sign <= 1; sign += 2) {
                 if constexpr (T::wide && T::has_offset) {
                     const vf zero = vmin(vmax(old.mn + (float)(sign * i), splat(L::low)), splat(L::high));
-                    attempt({old.scale, -(old.scale * zero), vf{}, zero});
+                    consider({old.scale, -(old.scale * zero), vf{}, zero});
                 }
                 if constexpr (T::direct) {
                     const vf wider = T::Scale::template wider<L>(old.scale, sign * i);
-                    attempt(stored<T>(wider, old.offset - (wider - old.scale) * mean, db, mb));
+                    consider(stored<T>(wider, old.offset - (wider - old.scale) * mean, db, mb));
                 } else {
                     const vf sc =
                         vmin(vmax(old.sc + (float)(sign * i), splat((float)T::scale_low)), splat((float)T::scale_high));
                     const vf wider = db * sc;
                     if constexpr (T::has_offset) {
-                        attempt(stored<T>(wider, vmin(old.offset - (wider - old.scale) * mean, vf{}), db, mb));
+                        consider(stored<T>(wider, vmin(old.offset - (wider - old.scale) * mean, vf{}), db, mb));
                         const vf mn = vmin(vmax(old.mn + (float)(sign * i), splat(0.f)), splat((float)T::minimum_high));
-                        attempt({old.scale, -(mb * mn), old.sc, mn});
+                        consider({old.scale, -(mb * mn), old.sc, mn});
                     } else {
-                        attempt({wider, vf{}, sc, vf{}});
+                        consider({wider, vf{}, sc, vf{}});
                     }
                 }
             }
         }
-        take(at, best);
+        take(now, run, h, best, is_last);
     }
 
-    // Store an improved run and let the gradients of its chunk know.
-    KVANT_MEMBER void take(int64_t at, const State& s) {
-        vf e[R];
+    // Let the codes of the best attempt descend once more, store it and tell the gradients of its chunk.
+    void take(Columns now, const Start& run, const Metric& h, State& s, bool is_last) {
+        const int64_t from = now.first + run.at;
+        vf e[R], gradient[R];
+        for (int j = 0; j < R; ++j) {
+            e[j] = s.grid.scale * s.t[j] + s.grid.offset - v[from + j];
+            gradient[j] = run.g[j];
+        }
+        answer(h.m + run.at * h.stride + run.at, h.stride, 0, R, 0, e, R, gradient);
+        pass(run.at, h, s.grid, s.t, gradient, s.change);
         const vi better = s.change < 0.f;
         if (!any(better)) return;
+        loss += select(better, s.change, vf{});
         for (int j = 0; j < R; ++j) {
-            e[j] = select(better, s.v[j] - v[at + j], vf{});
-            t[at + j] = select(better, s.t[j], t[at + j]);
-            v[at + j] = select(better, s.v[j], v[at + j]);
+            const vf value = s.grid.scale * s.t[j] + s.grid.offset;
+            e[j] = select(better, value - v[from + j], vf{});
+            t[from + j] = select(better, s.t[j], t[from + j]);
+            v[from + j] = select(better, value, v[from + j]);
         }
-        grid[at / R] = choose(better, s.grid, grid[at / R]);
-        const Columns near = chunk_of(at, p.n);
-        answer(p.hessian, p.n, near.first, near.end, at, e, R, g);
+        grid[from / R] = choose(better, s.grid, grid[from / R]);
+        // Of a last pass the columns before it ask for no more, but a block's super-scales.
+        const int64_t told = T::direct && is_last ? run.at + R : 0;
+        tell(h.m, h.stride, told, now.end - now.first, run.at, e, R, g + now.first);
     }
 
     // Refit d and dmin of a block to its codes and integer scales.
-    void refit_super(int64_t block) {
+    void refit_super(int64_t block, const Metric& h) {
         constexpr int N = T::length;
         const int64_t from = block * N;
-        vf a[N], b[N], ha[N], e[N];
+        vf a[N], ha[N], hb[N], ga{}, aa{}, gb{}, ab{}, bb{};
         for (int j = 0; j < N; ++j) {
-            const Grid& s = grid[(from + j) / R];
-            a[j] = s.sc * t[from + j];
-            b[j] = -s.mn;
-            ha[j] = vf{};
+            a[j] = grid[(from + j) / R].sc * t[from + j];
+            ha[j] = hb[j] = vf{};
         }
-        for (int j = 0; j < N; j += 16) answer(p.hessian + from * p.n + from, p.n, 0, N, j, a + j, 16, ha);
-        vf ga{}, aa{}, gb{}, ab{}, bb{};
+        for (int j = 0; j < N; j += 16) tell(h.m, h.stride, 0, N, j, a + j, 16, ha);
+        if constexpr (T::has_offset)
+            for (int r = 0; r < T::runs; ++r)
+                for (int j = 0; j < N; ++j) hb[j] -= h.sums[r * chunk + j] * grid[from / R + r].mn;
         for (int j = 0; j < N; ++j) {
             ga += g[from + j] * a[j];
             aa += ha[j] * a[j];
             if constexpr (T::has_offset) {
-                gb += g[from + j] * b[j];
-                ab += ha[j] * b[j];
+                const vf b = -grid[(from + j) / R].mn;
+                gb += g[from + j] * b;
+                ab += ha[j] * b;
+                bb += hb[j] * b;
             }
         }
         vf to = d[block], to_min = dmin[block];
         if constexpr (T::has_offset) {
-            for (int j = 0; j < N; ++j) ha[j] = vf{};
-            for (int j = 0; j < N; j += 16) answer(p.hessian + from * p.n + from, p.n, 0, N, j, b + j, 16, ha);
-            for (int j = 0; j < N; ++j) bb += ha[j] * b[j];
             const vf determinant = aa * bb - ab * ab;
             const vi usable = determinant > 1e-6f * aa * bb;
             to = half_of(to - select(usable, (bb * ga - ab * gb) * inverse(determinant), ga * inverse(aa)));
@@ -328,32 +347,31 @@ struct Rows {
         } else {
             to = half_of(to - ga * inverse(aa));
         }
-        vf change{};
-        for (int j = 0; j < N; ++j) {
-            const Grid& s = grid[(from + j) / R];
-            e[j] = (to * s.sc) * t[from + j] + (T::has_offset ? -(to_min * s.mn) : vf{}) - v[from + j];
-            ha[j] = g[from + j];
-        }
-        for (int j = 0; j < N; j += 16) answer(p.hessian + from * p.n + from, p.n, 0, N, j, e + j, 16, ha);
-        for (int j = 0; j < N; ++j) change += e[j] * (g[from + j] + ha[j]);
+        vf by = to - d[block], by_min = to_min - dmin[block], change = by * (ga + ga + by * aa);
+        if constexpr (T::has_offset) change += by_min * (2.f * (gb + by * ab) + by_min * bb);
         const vi better = change < 0.f;
         if (!any(better)) return;
+        loss += select(better, change, vf{});
+        by = select(better, by, vf{});
+        by_min = select(better, by_min, vf{});
         d[block] = select(better, to, d[block]);
         dmin[block] = select(better, to_min, dmin[block]);
-        for (int j = 0; j < N; ++j) e[j] = select(better, e[j], vf{}), v[from + j] += e[j];
+        for (int j = 0; j < N; ++j) {
+            g[from + j] += by * ha[j];
+            if constexpr (T::has_offset) g[from + j] += by_min * hb[j];
+        }
         for (int r = 0; r < T::runs; ++r) {
             Grid& s = grid[from / R + r];
             s.scale = d[block] * s.sc;
             s.offset = T::has_offset ? -(dmin[block] * s.mn) : vf{};
             for (int j = 0; j < R; ++j) v[from + r * R + j] = s.scale * t[from + r * R + j] + s.offset;
         }
-        for (int j = 0; j < N; j += 16) answer(p.hessian, p.n, from, from + N, from + j, e + j, 16, g);
     }
 
     // Improve the runs of a chunk; blocks of several runs are as long as it is.
-    void improve(Columns now) {
-        for (int64_t at = now.first; at < now.end; at += R) improve_run(at, 2);
-        if constexpr (!T::direct) refit_super(now.first / T::length);
+    __attribute__((noinline)) void improve(Columns now, const Metric& h, bool is_last) {
+        for (int at = 0; at < now.end - now.first; at += R) improve_run(now, at, h, is_last);
+        if constexpr (!T::direct) refit_super(now.first / T::length, h);
     }
 };
 
@@ -380,20 +398,17 @@ void fit(const FitProblem& p, int64_t first, int64_t end, float* scratch, const 
              take(chunk),
              (Grid*)take(4 * runs),
              take(T::direct ? 0 : blocks),
-             take(T::direct ? 0 : blocks)};
+             take(T::direct ? 0 : blocks),
+             vf{}};
         load_rows(p, row, end, r);
     }
-    round_and_improve(p, rows, sets);
+    round_and_improve(p, rows, sets, (float*)next);
     for (int64_t row = first; row < end; row += W) {
         const Rows<T>& r = rows[(row - first) / W];
         for (int k = 0; k < W && row + k < end; ++k) {
             const int64_t at = row + k;
-            double loss = 0;
-            for (int64_t j = 0; j < p.n; ++j) {
-                out.codes[at * p.n + j] = (uint8_t)T::Levels::code(r.t[j][k]);
-                loss += (double)(r.v[j][k] - r.w[j][k]) * r.g[j][k];
-            }
-            out.loss[at] = (float)loss;
+            for (int64_t j = 0; j < p.n; ++j) out.codes[at * p.n + j] = (uint8_t)T::Levels::code(r.t[j][k]);
+            out.loss[at] = r.loss[k];
             for (int64_t b = 0; T::wide && b < blocks; ++b) {
                 out.wide[at * blocks + b] = r.grid[b].scale[k];
                 if (T::has_offset) out.minimums[at * blocks + b] = (uint8_t)r.grid[b].mn[k];

@@ -18,8 +18,9 @@ struct Rows {
     vf* e;                  // of a chunk: errors, then changes
     vf *sc, *d;             // 2 sc + 1 of each run; super-scale of each block
     // Blocks along the diagonal, rows of G or U: what errors of a group or unit cost once later columns have answered
-    // them, and the inverse of a group's Hessian.
+    // them, and, for the chunk at hand, the inverse of a group's metric.
     float *cost, *unit_cost, *inverted;
+    vf loss;  // the error that is left
 
     // sum over the unit's columns k >= i, j of U_ik D_k U_jk, where H = U D U^T.
     void cost_of(int64_t at, int count, float* out) const {
@@ -34,10 +35,10 @@ struct Rows {
             }
     }
 
-    // Inverse of a block of the Hessian, by elimination in place; it is positive definite.
-    void invert(int64_t at, float* a) const {
+    // Inverse of a block of the metric, by elimination in place; it is positive definite.
+    void invert(const float* m, int64_t stride, float* a) const {
         for (int i = 0; i < G; ++i)
-            for (int j = 0; j < G; ++j) a[i * G + j] = p.hessian[(at + i) * p.n + at + j];
+            for (int j = 0; j < G; ++j) a[i * G + j] = m[i * stride + j];
         for (int k = 0; k < G; ++k) {
             const float pivot = 1.f / a[k * G + k];
             a[k * G + k] = 1.f;
@@ -52,11 +53,13 @@ struct Rows {
     }
 
     void prepare() {
-        for (int64_t at = 0; at < p.n; at += G) {
-            cost_of(at, G, cost + at * G);
-            invert(at, inverted + at * G);
-        }
+        for (int64_t at = 0; at < p.n; at += G) cost_of(at, G, cost + at * G);
         for (int64_t at = 0; T::even && at < p.n; at += U) cost_of(at, U, unit_cost + at * U);
+    }
+
+    // Read off a chunk's metric what all rows need.
+    void enter(const Metric& h) const {
+        for (int at = 0; at < 256; at += G) invert(h.m + at * h.stride + at, h.stride, inverted + at * G);
     }
 
     // Columns of a unit as they would be if each could answer the errors of those before it. e: errors of the first
@@ -170,7 +173,7 @@ struct Rows {
                 v[at + j] = s * t[at + j];
                 error[j] = w[at + j] - v[at + j];
             }
-            answer(p.feedback, p.n, at + R, now.end, at, error, R, x);
+            tell(p.feedback, p.n, at + R, now.end, at, error, R, x);
         }
     }
 
@@ -180,13 +183,13 @@ struct Rows {
     };
 
     // Take `step` in columns [q, q + count) of a run where that makes the error less; to: their new levels.
-    KVANT_MEMBER void advance(int64_t at, int q, int count, vf s, const vf* to, State& run) const {
+    KVANT_MEMBER void advance(const Metric& h, int at, int q, int count, vf s, const vf* to, State& run) const {
         vf step[span], change{};
         for (int i = 0; i < count; ++i) step[i] = s * to[i] - run.v[q + i];
         for (int i = 0; i < count; ++i) {
-            const float* h = p.hessian + (at + q + i) * p.n + at + q;
+            const float* row = h.m + (at + q + i) * h.stride + at + q;
             vf moved{};
-            for (int j = 0; j < count; ++j) moved += h[j] * step[j];
+            for (int j = 0; j < count; ++j) moved += row[j] * step[j];
             change += step[i] * (2.f * run.g[q + i] + moved);
         }
         const vi better = change < 0.f;
@@ -196,19 +199,19 @@ struct Rows {
             run.t[q + i] = select(better, to[i], run.t[q + i]);
             run.v[q + i] = s * run.t[q + i];
         }
-        answer(p.hessian + at * p.n + at, p.n, 0, R, q, step, count, run.g);
+        answer(h.m + at * h.stride + at, h.stride, 0, R, q, step, count, run.g);
     }
 
     // Turn the two signs of a unit that are best turned together.
-    KVANT_MEMBER void turn_pair(int64_t at, int q, vf s, State& run) const {
+    KVANT_MEMBER void turn_pair(const Metric& h, int at, int q, vf s, State& run) const {
         vf step[U], alone[U], least{}, to[U];
         vi first = splat(-1), second = splat(-1);
         for (int i = 0; i < U; ++i) {
-            const float* h = p.hessian + (at + q + i) * p.n + at + q;
+            const float* row = h.m + (at + q + i) * h.stride + at + q;
             step[i] = -2.f * run.v[q + i];
-            alone[i] = step[i] * (2.f * run.g[q + i] + h[i] * step[i]);
+            alone[i] = step[i] * (2.f * run.g[q + i] + row[i] * step[i]);
             for (int j = 0; j < i; ++j) {
-                const vf change = alone[i] + alone[j] + (2.f * h[j]) * (step[i] * step[j]);
+                const vf change = alone[i] + alone[j] + (2.f * row[j]) * (step[i] * step[j]);
                 const vi better = change < least;
                 least = select(better, change, least);
                 first = select(better, splat(i), first);
@@ -216,73 +219,73 @@ struct Rows {
             }
         }
         for (int i = 0; i < U; ++i) to[i] = select((first == i) | (second == i), -run.t[q + i], run.t[q + i]);
-        if (any(first >= 0)) advance(at, q, U, s, to, run);
+        if (any(first >= 0)) advance(h, at, q, U, s, to, run);
     }
 
-    // Change of the error when a run goes over to another scale and its groups then descend. turn: 1, or -1 to shift
-    // its levels the other way.
-    KVANT_MEMBER void descend(int64_t at, vf odd, State& run, float turn = 1) const {
-        const vf s = d[at / 256] * T::part * odd;
+    // Change of the error when a run, `at` in the chunk from `first` on, goes over to another scale and its groups then
+    // descend. turn: 1, or -1 to shift its levels the other way.
+    KVANT_MEMBER void descend(const Metric& h, int64_t first, int at, vf odd, State& run, float turn = 1) const {
+        const vf s = d[first / 256] * T::part * odd;
         vf e[R], z[G], sign[G], to[G];
         run.sc = odd;
         for (int j = 0; j < R; ++j) {
-            run.t[j] = t[at + j];
+            run.t[j] = t[first + at + j];
             if (turn < 0) run.t[j] -= 2.f * shift_of(run.t[j]);
             run.v[j] = s * run.t[j];
-            run.g[j] = g[at + j];
-            e[j] = run.v[j] - v[at + j];
+            run.g[j] = g[first + at + j];
+            e[j] = run.v[j] - v[first + at + j];
         }
-        answer(p.hessian + at * p.n + at, p.n, 0, R, 0, e, R, run.g);
+        answer(h.m + at * h.stride + at, h.stride, 0, R, 0, e, R, run.g);
         run.change = vf{};
-        for (int j = 0; j < R; ++j) run.change += e[j] * (g[at + j] + run.g[j]);
+        for (int j = 0; j < R; ++j) run.change += e[j] * (g[first + at + j] + run.g[j]);
         for (int q = 0; q < R; q += G) {
             for (int i = 0; i < G; ++i) {
                 z[i] = run.v[q + i];
                 for (int j = 0; j < G; ++j) z[i] -= inverted[(at + q + i) * G + j] * run.g[q + j];
                 sign[i] = sign_of(T::even ? run.t[q + i] : z[i]);
             }
-            const float* h = p.hessian + (at + q) * p.n + at + q;
+            const float* m = h.m + (at + q) * h.stride + at + q;
             if constexpr (T::shifted) {
                 const vf shift = shift_of(run.t[q]);
-                const vf found = nearest_shifted<T>(z, h, p.n, s, shift, to);
+                const vf found = nearest_shifted<T>(z, m, h.stride, s, shift, to);
                 if (U == G) {  // it is the group's own
                     vf other[G];
-                    const vi better = nearest_shifted<T>(z, h, p.n, s, -shift, other) < found;
+                    const vi better = nearest_shifted<T>(z, m, h.stride, s, -shift, other) < found;
                     for (int i = 0; i < G; ++i) to[i] = select(better, other[i], to[i]);
                 }
             } else {
-                vf found = nearest_point<T>(z, sign, h, p.n, s, to);
-                if constexpr (!T::even) turn_signs<T>(z, h, p.n, s, to, found);
+                vf found = nearest_point<T>(z, sign, m, h.stride, s, to);
+                if constexpr (!T::even) turn_signs<T>(z, m, h.stride, s, to, found);
             }
-            advance(at, q, G, s, to, run);
-            if (T::even && (q + G) % U == 0) turn_pair(at, q + G - U, s, run);
+            advance(h, at, q, G, s, to, run);
+            if (T::even && (q + G) % U == 0) turn_pair(h, at, q + G - U, s, run);
         }
     }
 
     // Scale that is best for the codes as they are, everything else held.
-    KVANT_MEMBER vf refit(int64_t at) const {
-        vf gt{}, tt{};
+    KVANT_MEMBER vf refit(const Metric& h, int64_t first, int at) const {
+        vf gt{}, tt{}, ht[R]{};
+        const vf* own = t + first + at;
+        answer(h.m + at * h.stride + at, h.stride, 0, R, 0, own, R, ht);
         for (int k = 0; k < R; ++k) {
-            const float* hk = p.hessian + (at + k) * p.n + at;
-            vf ht{};
-            for (int j = 0; j < R; ++j) ht += hk[j] * t[at + j];
-            gt += g[at + k] * t[at + k];
-            tt += ht * t[at + k];
+            gt += g[first + at + k] * own[k];
+            tt += ht[k] * own[k];
         }
-        return d[at / 256] * T::part * sc[at / R] - gt * inverse(tt);
+        return d[first / 256] * T::part * sc[(first + at) / R] - gt * inverse(tt);
     }
 
-    // Improve one run and let the gradients of its block know.
-    void improve_run(int64_t at) {
-        const vf old = sc[at / R];
+    // Improve one run and let the gradients of its chunk know.
+    void improve_run(const Metric& h, int64_t first, int at) {
+        const int64_t from = first + at;
+        const vf old = sc[from / R];
         State best, next;
-        descend(at, old, best);
-        const vf guesses[3] = {nearest_odd(refit(at), d[at / 256]), vmax(old - 2.f, splat(1.f)),
+        descend(h, first, at, old, best);
+        const vf guesses[3] = {nearest_odd(refit(h, first, at), d[first / 256]), vmax(old - 2.f, splat(1.f)),
                                vmin(old + 2.f, splat(T::top))};
         for (int i = 0; i < (T::shifted && U > G ? 4 : 3); ++i) {
             if (i < 3 && !any(guesses[i] != old)) continue;
-            if (i < 3) descend(at, guesses[i], next);
-            else descend(at, best.sc, next, -1);
+            if (i < 3) descend(h, first, at, guesses[i], next);
+            else descend(h, first, at, best.sc, next, -1);
             const vi better = next.change < best.change;
             if (!any(better)) continue;
             best.change = select(better, next.change, best.change);
@@ -294,51 +297,49 @@ struct Rows {
         }
         const vi better = best.change < 0.f;
         if (!any(better)) return;
+        loss += select(better, best.change, vf{});
         vf e[R];
         for (int j = 0; j < R; ++j) {
-            e[j] = select(better, best.v[j] - v[at + j], vf{});
-            t[at + j] = select(better, best.t[j], t[at + j]);
-            v[at + j] = select(better, best.v[j], v[at + j]);
+            e[j] = select(better, best.v[j] - v[from + j], vf{});
+            t[from + j] = select(better, best.t[j], t[from + j]);
+            v[from + j] = select(better, best.v[j], v[from + j]);
         }
-        sc[at / R] = select(better, best.sc, old);
-        answer(p.hessian, p.n, at / 256 * 256, at / 256 * 256 + 256, at, e, R, g);
+        sc[from / R] = select(better, best.sc, old);
+        tell(h.m, h.stride, 0, 256, at, e, R, g + first);
     }
 
     // Refit the super-scale of a block to its points and scales.
-    void refit_super(int64_t block) {
+    void refit_super(const Metric& h, int64_t block) {
         constexpr int N = 256;
         const int64_t from = block * N;
-        vf a[N], ha[N], e[N], ga{}, aa{}, change{};
+        vf a[N], ha[N], ga{}, aa{};
         for (int j = 0; j < N; ++j) {
             a[j] = T::part * sc[(from + j) / R] * t[from + j];
             ha[j] = vf{};
         }
-        answer(p.hessian + from * p.n + from, p.n, 0, N, 0, a, N, ha);
+        tell(h.m, h.stride, 0, N, 0, a, N, ha);
         for (int j = 0; j < N; ++j) {
             ga += g[from + j] * a[j];
             aa += ha[j] * a[j];
         }
         const vf to = half_of(vmax(d[block] - ga * inverse(aa), vf{}));
-        for (int j = 0; j < N; ++j) {
-            e[j] = to * T::part * sc[(from + j) / R] * t[from + j] - v[from + j];
-            ha[j] = g[from + j];
-        }
-        answer(p.hessian + from * p.n + from, p.n, 0, N, 0, e, N, ha);
-        for (int j = 0; j < N; ++j) change += e[j] * (g[from + j] + ha[j]);
+        vf by = to - d[block];
+        const vf change = by * (ga + ga + by * aa);
         const vi better = change < 0.f;
         if (!any(better)) return;
+        loss += select(better, change, vf{});
+        by = select(better, by, vf{});
         d[block] = select(better, to, d[block]);
         for (int j = 0; j < N; ++j) {
-            e[j] = select(better, e[j], vf{});
+            g[from + j] += by * ha[j];
             v[from + j] = d[block] * T::part * sc[(from + j) / R] * t[from + j];
         }
-        answer(p.hessian, p.n, from, from + N, from, e, N, g);
     }
 
     // Improve the runs of a block, then its super-scale.
-    void improve(Columns now) {
-        for (int64_t at = now.first; at < now.end; at += R) improve_run(at);
-        refit_super(now.first / 256);
+    __attribute__((noinline)) void improve(Columns now, const Metric& h, bool) {
+        for (int at = 0; at < 256; at += R) improve_run(h, now.first, at);
+        refit_super(h, now.first / 256);
     }
 };
 
@@ -367,25 +368,22 @@ void fit(const FitProblem& p, int64_t first, int64_t end, float* scratch, const 
     int sets = 0;
     for (int64_t row = first; row < end; row += W) {
         Rows<T>& r = rows[sets++];
-        r = {p,           take(p.n),  take(p.n),    take(p.n), take(p.n), take(p.n),
-             take(chunk), take(runs), take(blocks), {},        {},        {}};
+        r = {p,          take(p.n),    take(p.n), take(p.n), take(p.n), take(p.n), take(chunk),
+             take(runs), take(blocks), {},        {},        {},        vf{}};
         load_rows(p, row, end, r);
     }
-    float* cost = (float*)next;
+    float* shared = (float*)next;
+    float* cost = shared + metric_scratch;
     for (Rows<T>& r : rows)
         r.cost = cost, r.unit_cost = cost + T::group * p.n, r.inverted = r.unit_cost + (T::even ? T::unit * p.n : 0);
     rows[0].prepare();
-    round_and_improve(p, rows, sets);
+    round_and_improve(p, rows, sets, shared);
     for (int64_t row = first; row < end; row += W) {
         const Rows<T>& r = rows[(row - first) / W];
         for (int k = 0; k < W && row + k < end; ++k) {
             const int64_t at = row + k;
-            double loss = 0;
-            for (int64_t j = 0; j < p.n; ++j) {
-                out.codes[at * p.n + j] = (uint8_t)level_code<T>(r.t[j][k]);
-                loss += (double)(r.v[j][k] - r.w[j][k]) * r.g[j][k];
-            }
-            out.loss[at] = (float)loss;
+            for (int64_t j = 0; j < p.n; ++j) out.codes[at * p.n + j] = (uint8_t)level_code<T>(r.t[j][k]);
+            out.loss[at] = r.loss[k];
             for (int64_t b = 0; b < blocks; ++b) out.d[at * blocks + b] = (uint16_t)to_half(r.d[b])[k];
             for (int64_t i = 0; i < runs; ++i) out.scales[at * runs + i] = (int8_t)((int)r.sc[i][k] / 2);
         }

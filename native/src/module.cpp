@@ -87,6 +87,7 @@ void bind_tables(nanobind::module_& m);
 void bind_transcode(nanobind::module_& m);
 void bind_fit(nanobind::module_& m);
 void bind_linalg(nanobind::module_& m);
+void bind_curvature(nanobind::module_& m);
 void bind_rowwise(nanobind::module_& m);
 void bind_observer(nanobind::module_& m);
 
@@ -104,6 +105,7 @@ NB_MODULE(_ext, m) {
     bind_transcode(m);
     bind_fit(m);
     bind_linalg(m);
+    bind_curvature(m);
     bind_rowwise(m);
     bind_observer(m);
 }

@@ -13,7 +13,7 @@ from kvant.formats.open import open_model
 from kvant.quant.plan import Plan
 from kvant.recipes.convert.convert import convert
 from kvant.recipes.goal import Budget
-from kvant.recipes.measure.calibration import blend, calibrate, calibration_text
+from kvant.recipes.measure.calibration import calibrate, calibration_text
 from kvant.recipes.measure.evaluate import evaluate
 from kvant.recipes.measure.rounding import predicted_kld, sample_rows
 from kvant.recipes.optimize.pipeline import optimize
@@ -146,13 +146,6 @@ def test_text_that_is_measured_on_is_refused_for_calibration(tiny: Path, tmp_pat
         optimize(request(tiny, tmp_path / "out", calibrate=str(text), text=text))
     with pytest.raises(FormatError, match="no such file"):
         optimize(request(tiny, tmp_path / "out", calibrate=str(tmp_path / "absent.txt")))
-
-
-def test_a_blend_takes_equal_parts_and_refuses_nothing() -> None:
-    a, b = np.diag([1.0, 3.0]), np.diag([20.0, 20.0])
-    np.testing.assert_allclose(blend(a, b), np.diag([0.75, 1.25]))
-    with pytest.raises(ValueRangeError, match="nothing but zeros"):
-        blend(np.zeros((2, 2)), b)
 
 
 def test_sampled_rows_are_the_tensors_own(tiny: Path) -> None:

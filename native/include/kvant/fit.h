@@ -4,14 +4,17 @@
 
 namespace kvant {
 
+// Columns that answer each other's errors at once; the others are told when all of them are done.
+constexpr int64_t fit_chunk = 256;
+
 // A matrix to be rounded: minimise (v - w) H (v - w)^T in every row.
 struct FitProblem {
-    int64_t n;             // weights per row, whole blocks
-    const float* weights;  // [rows][n]
-    const float* hessian;  // [n][n], symmetric positive definite
-    const float*
-        feedback;  // [n][n], below the diagonal: what an error at column j asks of column i; see kernels/fitting.py
+    int64_t n;               // weights per row, whole blocks
+    const float* weights;    // [rows][n]
+    const float* hessian;    // [n][n], symmetric positive definite
+    const float* feedback;   // [n][n], symmetric: element (i, j), j < i, is what an error at column j asks of column i
     const float* curvature;  // [n], what an error at column j costs once all later columns have answered it
+    const float* local;      // [chunks][fit_chunk][fit_chunk], what errors there cost once later chunks have answered
     int sweeps;              // passes of descent over all columns after the first rounding
 };
 
@@ -31,7 +34,7 @@ constexpr int64_t fit_rows = 64;
 
 // Floats of scratch memory that `fit` needs for rows of n weights.
 inline int64_t fit_scratch(int64_t n) {
-    return (5 * n + 256 + 4 * (n / 16 + 1) + 2 * (n / 32 + 1)) * fit_rows + 24 * n + 64;
+    return (5 * n + 256 + 4 * (n / 16 + 1) + 2 * (n / 32 + 1)) * fit_rows + 24 * n + 64 + 256 + 16 * 256;
 }
 
 // Round rows [first, end), `fit_rows` at most.

@@ -143,7 +143,8 @@ class Statistics:
         return Entry(sums=self.hessian(name).diagonal().copy()[None] * count[:, None], counts=count)
 
     def _load(self, name: str, kind: str) -> np.ndarray:
-        return np.asarray(np.load(file_of(self.directory, name, kind)))
+        """Map a file: second moments are large, and read once."""
+        return np.asarray(np.load(file_of(self.directory, name, kind), mmap_mode="r"))
 
 
 def file_of(directory: Path, name: str, kind: str) -> Path:

@@ -54,6 +54,7 @@ def fit(
     hessian: np.ndarray[Any, Any],
     feedback: np.ndarray[Any, Any],
     curvature: np.ndarray[Any, Any],
+    local: np.ndarray[Any, Any],
     sweeps: int,
     codes: np.ndarray[Any, Any],
     scales: np.ndarray[Any, Any],
@@ -74,6 +75,7 @@ def fit_nbits(
     hessian: np.ndarray[Any, Any],
     feedback: np.ndarray[Any, Any],
     curvature: np.ndarray[Any, Any],
+    local: np.ndarray[Any, Any],
     sweeps: int,
     codes: np.ndarray[Any, Any],
     scales: np.ndarray[Any, Any],
@@ -82,6 +84,31 @@ def fit_nbits(
     threads: int,
 ) -> None:
     """Round rows under a full Hessian to MatMulNBits; see kvant.kernels.nbits."""
+
+def factor_mixture(
+    isa: str,
+    moments: list[np.ndarray[Any, Any]],
+    divisors: list[float],
+    more: float,
+    h: np.ndarray[Any, Any],
+    in_floats: bool,
+    threads: int,
+) -> int:
+    """Factor a sum of moments, damped and turned round; the column without a positive pivot, -1, or -2: not finite."""
+
+def round_mixture(
+    moments: list[np.ndarray[Any, Any]], divisors: list[float], more: float, out: np.ndarray[Any, Any], threads: int
+) -> None:
+    """Write a sum of second moments, damped, in floats."""
+
+def split_factor(
+    l: np.ndarray[Any, Any],
+    feedback: np.ndarray[Any, Any],
+    cost: np.ndarray[Any, Any],
+    local: np.ndarray[Any, Any],
+    threads: int,
+) -> None:
+    """What rounding reads of a factor; see kvant.kernels.fitting."""
 
 def fit_types() -> list[tuple[int, int, int]]:
     """(ggml id, weights per run, weights per block) of the types `fit` knows."""

@@ -5,24 +5,35 @@ matrix's output. Upstream's encoders see at most its diagonal; off the diagonal 
 be answered by its neighbours'.
 
 The blocks are the format's own; what is searched is which codes, scales and minimums they hold. Method: rounding with
-error feedback (GPTQ, Frantar et al., arXiv 2210.17323) inside blocks, then descent over codes, scales and super-scales
-with everything else held: native/src/fit.cpp, and fit_codebook.cpp for points of codebooks.
+error feedback (GPTQ, Frantar et al., arXiv 2210.17323), descent over codes, scales and super-scales of each chunk of
+columns before its errors are answered by those behind it, then descent with everything else held: native/src/fit.cpp,
+and fit_codebook.cpp for points of codebooks.
 Bytes depend neither on threads nor on the instruction set.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from kvant.dtypes import BlockType, block_type
 from kvant.errors import BlockShapeError, UnsupportedFormatError, ValueRangeError
-from kvant.kernels import _ext, arguments, isa, linalg
+from kvant.kernels import _ext, arguments, isa
 from kvant.kernels.packing import PACKABLE, Parts, pack
 
-SWEEPS = 3
-"""Passes of descent after the first rounding; the third still takes two per cent off the error, the eighth a half."""
+SWEEPS = 2
+"""Passes of descent over all columns; the second still takes one per cent off the error, the third a half."""
 
 MAX_SWEEPS = 1000
+
+ENCODING = 2
+"""Raised when the same inputs give other bytes than before, so that what was made of them and kept is made again."""
+
+CHUNK = 256
+"""Columns that answer each other's errors at once. Source: native/include/kvant/fit.h `fit_chunk`."""
+
+FLOATS_FROM = 1024
+"""Columns from which on the products of a factor are taken in float32."""
 
 GROUP_BITS, GROUP_SIZES = (2, 3, 4, 5, 6, 8), (32, 64)
 """MLX's affine groups that can be encoded under a Hessian; scale and bias are float16."""
@@ -47,55 +58,96 @@ class Curvature:
 
     Attributes:
         hessian: Damped Hessian, float32 [n, n].
-        feedback: U below the diagonal, transposed, where H = U D Uᵀ: row i, column j < i, is what an error in column j
-            asks of column i, float32 [n, n].
+        feedback: U, upper triangular with ones on its diagonal, where H = U D Uᵀ, and Uᵀ below it: elements (i, j) and
+            (j, i), j < i, are what an error in column j asks of column i, float32 [n, n].
         cost: D, what an error in a column costs once all later columns have answered it, float32 [n].
+        local: Of each chunk of columns the block of U D Uᵀ summed over its own columns, float32 [chunks, 256, 256]:
+            what errors there cost once all later chunks have answered them; zeros beyond the last column.
     """
 
     hessian: np.ndarray
     feedback: np.ndarray
     cost: np.ndarray
+    local: np.ndarray
 
     def __post_init__(self) -> None:
         """Check the arrays once, so that rounding need not, and keep them as native code reads them."""
         n = len(self.cost) if np.ndim(self.cost) else 0
-        for name, shape in (("hessian", (n, n)), ("feedback", (n, n)), ("cost", (n,))):
+        blocks = (-(-n // CHUNK), CHUNK, CHUNK)
+        for name, shape in (("hessian", (n, n)), ("feedback", (n, n)), ("cost", (n,)), ("local", blocks)):
             value = arguments.array(f"curvature: {name}", getattr(self, name), np.float32, *shape)
             object.__setattr__(self, name, arguments.finite(f"curvature: {name}", value))
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the arrays."""
+        return sum(getattr(self, name).nbytes for name in ("hessian", "feedback", "cost", "local"))
 
-def prepare(hessian: np.ndarray, *, damping: float, threads: int = 0) -> Curvature:
+
+def prepare(hessian: np.ndarray | Sequence[np.ndarray], *, damping: float, threads: int = 0) -> Curvature:
     """Damp a Hessian and factor it for rounding.
 
+    The factor is computed in float64, its products in float32 where n is large: their error, some 1e-7 of the diagonal,
+    is far below any damping. At its peak this holds 12 n² bytes beside what is given, and returns 8 n².
+
     Args:
-        hessian: E[x xᵀ], float32 or float64 [n, n], symmetric.
+        hessian: E[x xᵀ], float32 or float64 [n, n], symmetric: what lies above the diagonal is read. Of several the sum
+            is taken, each over its trace, so that they count the same.
         damping: Added to the diagonal, as a share of its mean; makes up for directions the text did not show.
         threads: Threads; 0 for one per core. Their number does not change a bit.
 
     Raises:
         ValueRangeError: Not square, not finite, all zeros, or not positive definite for all the damping.
     """
-    is_real = isinstance(hessian, np.ndarray) and hessian.dtype in (np.float32, np.float64)
-    if not is_real or hessian.ndim != 2 or hessian.shape[0] != hessian.shape[1] or not np.isfinite(hessian).all():
+    # Traces of zero: the text never reached the matrix.
+    moments = [_square(m) for m in (hessian if isinstance(hessian, list | tuple) else [hessian])]
+    n, threads = len(moments[0]) if moments else 0, arguments.threads(threads)
+    traces = [float(np.sum(m.diagonal(), dtype=np.float64)) for m in moments]
+    is_usable = bool(traces) and all(0 < trace < np.inf for trace in traces) and all(len(m) == n for m in moments)
+    if not is_usable or not 0 < damping < np.inf:
         raise ValueRangeError(
-            f"hessian: {arguments.found(hessian)} is not a square of finite float32 or float64. Measure it again."
+            f"hessian, damping: {', '.join(f'trace {trace:g}' for trace in traces)} of [{n}, {n}] and {damping:g} must "
+            "be positive, and the sizes the same. Measure it again, on a longer or more varied text."
         )
-    n = len(hessian)
-    mean = float(np.einsum("ii->", hessian.astype(np.float64))) / max(1, n)
-    if not 0 < mean < np.inf or not 0 < damping < np.inf:
-        raise ValueRangeError(f"hessian, damping: mean {mean:g} and {damping:g} must be positive. Measure it again.")
-    damped = hessian.astype(np.float64)
-    damped[np.diag_indices(n)] += damping * mean
-    if not damped.max() <= _LARGEST_FLOAT:
-        raise ValueRangeError(f"hessian: its {damped.max():g} is beyond float32. Divide it by the number of tokens.")
-    # H = R Rᵀ with R upper triangular: the Cholesky factor of H with its columns in reverse order.
-    upper = linalg.cholesky(damped[::-1, ::-1], threads=threads)[::-1, ::-1]
-    scale = np.diag(upper)
-    return Curvature(
-        hessian=damped.astype(np.float32),
-        feedback=np.ascontiguousarray((upper / scale).T, dtype=np.float32),
-        cost=np.square(scale).astype(np.float32),
-    )
+    divisors = traces if len(moments) > 1 else [1.0]
+    more = damping * sum(trace / divisor for trace, divisor in zip(traces, divisors, strict=True)) / n
+    largest = sum(float(m.diagonal().max()) / divisor for m, divisor in zip(moments, divisors, strict=True)) + more
+    if not largest <= _LARGEST_FLOAT:
+        raise ValueRangeError(f"hessian: its {largest:g} is beyond float32. Divide it by the number of tokens.")
+    factor = arguments.empty("hessian", (n, n), np.float64)
+    # The larger the matrix the more its factor costs; if floats should not do, doubles tell.
+    for in_floats in (True, False) if n > FLOATS_FROM else (False,):
+        bad = _ext.factor_mixture(isa.level(), moments, divisors, more, factor, in_floats, threads)
+        if bad == -1:
+            break
+    if bad != -1:
+        raise ValueRangeError(
+            "hessian: holds NaN or infinity. Measure it again."
+            if bad == -2
+            else f"hessian: column {bad} has no positive pivot. Add more damping, or measure it over more text."
+        )
+    feedback, cost = arguments.empty("hessian", (n, n), np.float32), np.empty(n, np.float32)
+    local = np.empty((-(-n // CHUNK), CHUNK, CHUNK), np.float32)
+    _ext.split_factor(factor, feedback, cost, local, threads)
+    del factor
+    damped = arguments.empty("hessian", (n, n), np.float32)
+    _ext.round_mixture(moments, divisors, more, damped, threads)
+    return Curvature(hessian=damped, feedback=feedback, cost=cost, local=local)
+
+
+def _square(moment: object) -> np.ndarray:
+    if (
+        not isinstance(moment, np.ndarray)
+        or hasattr(moment, "mask")
+        or moment.dtype not in (np.float32, np.float64)
+        or moment.ndim != 2
+        or moment.shape[0] != moment.shape[1]
+        or not np.isfinite(moment.diagonal()).all()
+    ):
+        raise ValueRangeError(
+            f"hessian: {arguments.found(moment)} is not a square of finite float32 or float64. Measure it again."
+        )
+    return np.ascontiguousarray(moment)
 
 
 def fit(
@@ -111,8 +163,8 @@ def fit(
         threads: Threads over rows; 0 for one per core.
 
     Returns:
-        Blocks, uint8 [rows, bytes per row], and the error e H eᵀ that is left, float32 [rows]; not finite for a row
-        whose weights' squares float32 cannot hold.
+        Blocks, uint8 [rows, bytes per row], and the error e H eᵀ that is left, float32 [rows], to about 1e-8 of
+        x H xᵀ; not finite for a row whose weights' squares float32 cannot hold.
 
     Raises:
         BlockShapeError: n is not a multiple of the block length.
@@ -137,7 +189,7 @@ def fit(
     loss = np.empty(rows, np.float32)
     _ext.fit(
         target.ggml_id, isa.level(), x, curvature.hessian, curvature.feedback, curvature.cost,
-        sweeps, parts.codes, parts.scales, parts.minimums, parts.d, parts.dmin, loss, n_threads,
+        curvature.local, sweeps, parts.codes, parts.scales, parts.minimums, parts.d, parts.dmin, loss, n_threads,
     )  # fmt: skip
     return pack(parts, target), loss
 
@@ -179,7 +231,7 @@ def fit_groups(
     unused = np.empty((rows, 0), np.int8)
     _ext.fit(
         100 * group_size + bits, isa.level(), x, curvature.hessian, curvature.feedback,
-        curvature.cost, sweeps, codes, unused, unused.view(np.uint8), scales, biases, loss, n_threads,
+        curvature.cost, curvature.local, sweeps, codes, unused, unused.view(np.uint8), scales, biases, loss, n_threads,
     )  # fmt: skip
     return codes, scales, biases, loss
 

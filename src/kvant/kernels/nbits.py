@@ -187,7 +187,7 @@ def fit(
     zeros = np.full((rows, blocks), kind.middle, np.uint8)
     _ext.fit_nbits(
         kind.bits, kind.block, kind.symmetric, isa.level(), x, curvature.hessian,
-        curvature.feedback, curvature.cost, sweeps, codes, scales, zeros, loss, n_threads,
+        curvature.feedback, curvature.cost, curvature.local, sweeps, codes, scales, zeros, loss, n_threads,
     )  # fmt: skip
     return Blocks(kind=kind, n=n, codes=codes.reshape(rows, blocks, kind.block), scales=scales, zeros=zeros), loss
 

@@ -5,7 +5,8 @@ use it let weights answer each other's rounding errors: kernels/fitting.py.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -16,7 +17,7 @@ from kvant.errors import PlanError
 from kvant.kernels import fitting
 from kvant.quant.importance import Importance
 from kvant.quant.roles import EMBEDDINGS
-from kvant.tensors import Tensor, n_rows
+from kvant.tensors import Tensor, n_rows, row_length
 
 DAMPING = 0.15
 """Share of the mean diagonal added to a Hessian of many more tokens than columns. Mean KL divergence of SmolLM2 with
@@ -27,8 +28,12 @@ DAMPING_BY_COLUMNS = 1.0
 text looks like structure. In Qwen2.5-Coder-1.5B's `ffn_down`, 8960 columns on 12,288 tokens, the error on other text is
 .0071 of the output with .03, .0052 with .3 and .0049 with 1."""
 
-MOST_READY = 4
-"""Factored Hessians of experts in memory at a time; rows come in order, so that two are in use at most."""
+SHARED_FROM = 6144
+"""Columns from which on a Hessian is factored by all threads: few so large are in memory. Smaller ones are factored
+by one thread each, while the others encode."""
+
+READY_BYTES = 12
+"""Bytes per element of a Hessian while it is factored; afterwards it is 8."""
 
 EMBEDDING_DAMPING = 0.03
 """That of the token embedding, whose rows each answer to few tokens; .3 costs 2 % of the KL divergence at 78 MB."""
@@ -40,7 +45,8 @@ class Curvatures:
 
     Attributes:
         names: Tensors that were measured.
-        hessian: Returns a tensor's Hessian, float32 or float64 [n, n]; it is asked for when the tensor's turn comes.
+        hessian: Returns a tensor's Hessian, float32 or float64 [n, n], or several that count the same; it is asked for
+            when the tensor's turn comes.
         sha256: Digest of all that decides the Hessians' bytes.
         text_sha256: Digest of the text they were measured on.
         n_tokens: Tokens they were measured on.
@@ -49,7 +55,7 @@ class Curvatures:
     """
 
     names: Collection[str]
-    hessian: Callable[[str], np.ndarray]
+    hessian: Callable[[str], np.ndarray | Sequence[np.ndarray]]
     sha256: str
     text_sha256: str = ""
     n_tokens: int = 0
@@ -64,24 +70,30 @@ class Curvatures:
     def ready(self, name: str, *, expert: int | None = None, threads: int = 0) -> fitting.Curvature:
         """Load, damp and factor a tensor's Hessian; of a stack, that of one expert, or of all together."""
         if expert is None or self.expert is None:
-            hessian, n_tokens = self.hessian(name), self.n_tokens
+            found, n_tokens = self.hessian(name), self.n_tokens
         else:
-            hessian, n_tokens = self.expert(name, expert)
-        return fitting.prepare(hessian, damping=self.damping(name, len(hessian), n_tokens), threads=threads)
+            found, n_tokens = self.expert(name, expert)
+        moments = [found] if isinstance(found, np.ndarray) else found
+        return fitting.prepare(moments, damping=self.damping(name, len(moments[0]), n_tokens), threads=threads)
 
     def encoder(self, tensor: Tensor, kind: BlockType, *, threads: int = 0) -> "FittedEncoder | None":
         """Return the encoder of a tensor; None if it was not measured, or the type cannot use what was.
 
-        `threads` factor its Hessian; 0 for one per core.
+        `threads` factor its Hessian if it is a large one; 0 for one per core.
         """
         if tensor.name not in self.names or kind.name not in fitting.FITTABLE:
             return None
         stack = math.prod(tensor.shape[:-2])
         is_split = stack > 1 and self.expert is not None
         return FittedEncoder(
-            name=tensor.name, kind=kind, curvatures=self, threads=threads,
-            matrix_rows=n_rows(tensor) // stack if is_split else None,
+            name=tensor.name, kind=kind, curvatures=self, threads=factor_threads(tensor, threads),
+            matrix_rows=n_rows(tensor) // (stack if is_split else 1), is_split=is_split,
         )  # fmt: skip
+
+
+def factor_threads(tensor: Tensor, threads: int) -> int:
+    """Return how many of `threads` factor a tensor's Hessian while the others have work of their own."""
+    return threads if row_length(tensor) >= SHARED_FROM else 1
 
 
 def diagonal(importance: Importance, tensors: Mapping[str, Tensor]) -> Curvatures:
@@ -107,23 +119,46 @@ def diagonal(importance: Importance, tensors: Mapping[str, Tensor]) -> Curvature
 
 @dataclass(slots=True, kw_only=True)
 class FittedEncoder:
-    """Encodes the rows of one tensor under its Hessian, which is loaded and factored when the first rows come.
+    """Encodes the rows of one tensor under its Hessian, or each expert's under its own.
+
+    A Hessian is loaded and factored by whoever comes first, or by `make_ready`, and forgotten with its last row.
 
     Attributes:
         name: The tensor.
         kind: Type to encode.
         curvatures: Where its Hessian is.
-        threads: Threads that factor the Hessian, for which all who encode rows wait; 0 for one per core.
-        matrix_rows: Rows of each expert, which has a Hessian of its own; None for one of all rows.
+        matrix_rows: Rows of the tensor, or of each expert.
+        is_split: Each expert has a Hessian of its own.
+        threads: Threads that factor a large Hessian; 0 for one per core.
     """
 
     name: str
     kind: BlockType
     curvatures: Curvatures
+    matrix_rows: int
+    is_split: bool = False
     threads: int = 0
-    matrix_rows: int | None = None
     _lock: Lock = field(default_factory=Lock)
-    _ready: dict[int | None, fitting.Curvature] = field(default_factory=dict)
+    _ready: dict[int, Future[fitting.Curvature]] = field(default_factory=dict)
+    _encoded: dict[int, int] = field(default_factory=dict)
+
+    def make_ready(self, expert: int = 0) -> fitting.Curvature:
+        """Load and factor the Hessian, or an expert's, if nobody has; else wait for who does.
+
+        Raises:
+            ValueRangeError: It is none.
+        """
+        with self._lock:
+            is_first = expert not in self._ready
+            found = self._ready.setdefault(expert, Future())
+        if is_first:
+            try:
+                found.set_result(
+                    self.curvatures.ready(self.name, expert=expert if self.is_split else None, threads=self.threads)
+                )
+            except BaseException as error:  # those who wait are told the same
+                found.set_exception(error)
+        return found.result()
 
     def __call__(self, x: np.ndarray, *, first_row: int = 0, threads: int = 1) -> np.ndarray:
         """Encode rows of weights, float32 [rows, n] -> uint8 [rows, bytes per row].
@@ -136,15 +171,11 @@ class FittedEncoder:
         Raises:
             ValueRangeError: A weight is NaN or infinite, or the Hessian does not fit.
         """
-        expert = None if self.matrix_rows is None else first_row // self.matrix_rows
+        expert = first_row // self.matrix_rows if self.is_split else 0
+        encoded = fitting.fit(x, self.kind, self.make_ready(expert), threads=threads)[0]
         with self._lock:
-            if expert not in self._ready:
-                while len(self._ready) >= MOST_READY:
-                    del self._ready[next(iter(self._ready))]
-                self._ready[expert] = self.curvatures.ready(self.name, expert=expert, threads=self.threads)
-            ready = self._ready[expert]
-        return fitting.fit(x, self.kind, ready, threads=threads)[0]
-
-    def release(self) -> None:
-        """Forget the factored Hessians: their turn is over."""
-        self._ready.clear()
+            self._encoded[expert] = self._encoded.get(expert, 0) + len(x)
+            if self._encoded[expert] >= self.matrix_rows:
+                del self._encoded[expert]
+                self._ready.pop(expert, None)
+        return encoded

@@ -1,6 +1,7 @@
 """Encode many tensors as a stream: workers encode pieces ahead while the caller writes them in order.
 
-Memory stays at a few pieces, whatever the size of a tensor: pages of a mapped source are given back once used.
+Memory stays at a few pieces, whatever the size of a tensor: pages of a mapped source are given back once used. Hessians
+of tensors to come are factored meanwhile, as many as there are threads and a third of the free memory holds.
 """
 
 import contextlib
@@ -14,18 +15,28 @@ from itertools import pairwise
 import numpy as np
 
 from kvant import kernels
-from kvant.devices.limits import cores
+from kvant.devices.limits import cores, memory
 from kvant.dtypes import BlockType
 from kvant.errors import ValueRangeError
 from kvant.kernels.codec import check_finite
-from kvant.quant.curvature import FittedEncoder
+from kvant.quant.curvature import READY_BYTES, FittedEncoder
 from kvant.tensors import LazyTensor, Tensor, n_rows, row_length
 
 PIECE_WEIGHTS = 1 << 22
 """Weights in a piece: 8 MB as float16; smaller ones cost hand-overs, larger ones memory."""
 
+FITTED_PIECE_WEIGHTS = 1 << 18
+"""Weights in a piece that is encoded under a Hessian, tenths of a second, so that no thread waits long for the last one
+of a matrix."""
+
+FITTED_ROWS = 64
+"""Rows that are worked on together there; see native/include/kvant/fit.h. Pieces have whole multiples of them."""
+
 PIECES_AHEAD = 3
 """Encoded pieces that may wait for the caller, beyond those being encoded."""
+
+FREE_BYTES = 4 << 30
+"""Free memory where the system does not tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +91,7 @@ def encode_stream(jobs: Iterable[Job], *, threads: int = 0, piece_weights: int =
     pool = ThreadPoolExecutor(workers, thread_name_prefix="encode")
     waiting: deque[Future[Piece]] = deque()
     try:
-        for task in _tasks(jobs, piece_weights):
+        for task in _tasks(_made_ready(jobs, pool, workers), piece_weights):
             waiting.append(pool.submit(_encode, *task))
             if len(waiting) >= workers + PIECES_AHEAD:
                 yield from _delivered(waiting.popleft())
@@ -109,15 +120,44 @@ def _tasks(jobs: Iterable[Job], piece_weights: int) -> Iterator[tuple[int, Job, 
         rows = n_rows(job.tensor)
         matrix = _matrix_rows(job)
         step = max(1, piece_weights // max(1, row_length(job.tensor)))
+        if job.encoder is not None:
+            few = FITTED_PIECE_WEIGHTS // max(1, row_length(job.tensor)) // FITTED_ROWS * FITTED_ROWS
+            step = min(step, max(FITTED_ROWS, few))
         for first in range(0, rows, max(1, matrix)):
             for start in range(first, first + matrix, step):
                 yield number, job, start, min(start + step, first + matrix)
 
 
+def _made_ready(jobs: Iterable[Job], pool: ThreadPoolExecutor, workers: int) -> Iterator[Job]:
+    """Yield jobs while those behind them have their Hessians factored, as far as memory goes."""
+    known = memory()
+    room = (known.available_bytes if known else FREE_BYTES) // 3
+    ahead: deque[Job] = deque()
+    coming, held = iter(jobs), 0
+    while True:
+        while len(ahead) <= workers and (not ahead or held + _ready_bytes(ahead[-1]) <= room):
+            job = next(coming, None)
+            if job is None:
+                break
+            ahead.append(job)
+            held += _ready_bytes(job)
+            if job.encoder is not None and (len(ahead) == 1 or held <= room):
+                pool.submit(job.encoder.make_ready)
+        if not ahead:
+            return
+        job = ahead.popleft()
+        yield job
+        held -= _ready_bytes(job)
+
+
+def _ready_bytes(job: Job) -> int:
+    return READY_BYTES * row_length(job.tensor) ** 2 if job.encoder is not None else 0
+
+
 def _matrix_rows(job: Job) -> int:
     """Rows that have one importance or one Hessian."""
     rows = n_rows(job.tensor)
-    if job.encoder is not None and job.encoder.matrix_rows is not None:
+    if job.encoder is not None:
         return job.encoder.matrix_rows
     return rows // len(job.importance) if job.importance is not None else rows
 
@@ -133,10 +173,7 @@ def _encode(number: int, job: Job, start: int, stop: int) -> Piece:
     stored = _stored(job, data, start, threads=1)
     if stored is not data:
         release(data)
-    is_last = stop == n_rows(job.tensor)
-    if is_last and job.encoder is not None:
-        job.encoder.release()
-    return Piece(job=number, data=stored, source_bytes=data.nbytes, is_last=is_last)
+    return Piece(job=number, data=stored, source_bytes=data.nbytes, is_last=stop == n_rows(job.tensor))
 
 
 def _stored(job: Job, data: np.ndarray, start: int, *, threads: int) -> np.ndarray:

@@ -85,16 +85,36 @@ def test_each_expert_is_encoded_under_its_own_hessian() -> None:
 def test_what_was_not_measured_or_cannot_be_fitted_has_no_encoder() -> None:
     assert CURVATURES.encoder(B, block_type("Q4_1")) is None
     assert CURVATURES.encoder(A, block_type("F16")) is None
-    assert CURVATURES.encoder(A, block_type("IQ1_S")) is None
 
 
-def test_a_released_encoder_starts_again() -> None:
-    encoder = CURVATURES.encoder(A, block_type("Q5_0"))
+def test_a_hessian_is_made_ready_once_forgotten_with_the_last_row_and_then_made_again() -> None:
+    made: list[str] = []
+
+    def counted(name: str) -> np.ndarray:
+        made.append(name)
+        return hessian(name)
+
+    encoder = Curvatures(names=["a.weight"], hessian=counted, sha256="0").encoder(A, block_type("Q5_0"))
     assert encoder is not None
-    first = encoder(matrix())
-    encoder.release()
-    np.testing.assert_array_equal(encoder(matrix()), first)
-    assert kernels.decode(first, "Q5_0", N).shape == (ROWS, N)
+    encoder.make_ready()
+    first = encoder(matrix()[: ROWS - 1])
+    assert len(made) == 1
+    encoder(matrix()[ROWS - 1 :], first_row=ROWS - 1)
+    np.testing.assert_array_equal(encoder(matrix())[: ROWS - 1], first)
+    assert len(made) == 2
+    assert kernels.decode(first, "Q5_0", N).shape == (ROWS - 1, N)
+
+
+def test_a_hessian_that_cannot_be_made_ready_is_told_to_all_who_wait() -> None:
+    broken = Curvatures(names=["a.weight"], hessian=lambda _: np.zeros((N, N)), sha256="0")
+    encoder = broken.encoder(A, block_type("Q5_0"))
+    assert encoder is not None
+    for _ in range(2):
+        with pytest.raises(ValueRangeError, match="must be positive"):
+            encoder.make_ready()
+    jobs = [Job(tensor=A, target=block_type("Q5_0"), encoder=broken.encoder(A, block_type("Q5_0")))] * 2
+    with pytest.raises(ValueRangeError, match="must be positive"):
+        list(encode_stream(jobs, threads=2))
 
 
 def test_a_weight_that_is_no_number_is_refused_by_name() -> None:

@@ -10,7 +10,8 @@ import numpy as np
 
 from kvant.kernels.packing import Parts
 from kvant.kernels.reference import tables
-from kvant.kernels.reference.fitting import CHUNK, HUGE, F, half, inverse
+from kvant.kernels.reference.chunked import ChunkedRows, F, Metric, answer
+from kvant.kernels.reference.fitting import HUGE, half, inverse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,21 +154,21 @@ class State:
     sc: np.ndarray
 
 
-class Rows:
-    """Rows being rounded, arrays [n, rows]: weights w, the same less what earlier errors ask x, values v, levels t."""
+class Rows(ChunkedRows):
+    """Rows of a codebook type."""
 
     def __init__(
-        self, kind: Type, weights: np.ndarray, hessian: np.ndarray, feedback: np.ndarray, cost: np.ndarray
-    ) -> None:
-        self.kind, self.h, self.feedback, self.curvature = kind, hessian, feedback, cost
-        self.w = np.ascontiguousarray(weights.T)
-        self.n, rows = self.w.shape
-        self.x, self.v, self.t, self.g = self.w.copy(), *(np.zeros_like(self.w) for _ in range(3))
+        self, kind: Type, weights: np.ndarray, hessian: np.ndarray, feedback: np.ndarray, cost: np.ndarray,
+        local: np.ndarray,
+    ) -> None:  # fmt: skip
+        super().__init__(weights, hessian, feedback, cost, local)
+        self.kind, self.run_length = kind, kind.run
+        rows = self.w.shape[1]
         self.sc = np.ones((self.n // kind.run, rows), F)
         self.d = np.zeros((self.n // 256, rows), F)
         self.cost = [self.cost_of(at, kind.group) for at in range(0, self.n, kind.group)]
         self.unit_cost = [self.cost_of(at, kind.unit) for at in range(0, self.n, kind.unit)]
-        self.inverted = [self.inverse_of(at) for at in range(0, self.n, kind.group)]
+        self.inverted: list[np.ndarray] = []
 
     def cost_of(self, at: int, count: int) -> np.ndarray:
         """What errors of some columns cost once all later ones have answered them, [count, count]."""
@@ -177,10 +178,10 @@ class Rows:
             cost[: k + 1, : k + 1] += (u[:, None] * self.curvature[at + k]) * u
         return cost
 
-    def inverse_of(self, at: int) -> np.ndarray:
-        """Inverse of a group's block of the Hessian."""
+    def inverse_of(self, m: np.ndarray, at: int) -> np.ndarray:
+        """Inverse of a group's block of the metric."""
         count = self.kind.group
-        a = self.h[at : at + count, at : at + count].copy()
+        a = m[at : at + count, at : at + count].copy()
         for k in range(count):
             pivot = F(1) / a[k, k]
             a[k, k] = 1
@@ -190,22 +191,6 @@ class Rows:
                     by, a[i, k] = a[i, k], 0
                     a[i] -= by * a[k]
         return a
-
-    def answer(self, matrix: np.ndarray, out: np.ndarray, first: int, at: int, e: np.ndarray) -> None:
-        """Add matrix[:, at + j] e[j] to the rows of out from `first` on, one column after the other."""
-        for j in range(len(e)):
-            out[first:] += matrix[first:, at + j, None] * e[j]
-
-    def answer_chunk(self, at: int, e: np.ndarray) -> None:
-        """Let the gradients of a chunk know what changed in columns `at` on."""
-        near = slice(at // CHUNK * CHUNK, at // CHUNK * CHUNK + CHUNK)
-        self.answer(self.h[near, at : at + len(e)], self.g[near], 0, 0, e)
-
-    def answer_others(self, first: int, e: np.ndarray) -> None:
-        """Let all other gradients know what changed in the chunk from `first` on."""
-        now = slice(first, first + len(e))
-        self.answer(self.h[:first, now], self.g[:first], 0, 0, e)
-        self.answer(self.h[now.stop :, now], self.g[now.stop :], 0, 0, e)
 
     def targets(self, at: int, start: np.ndarray, known: list[np.ndarray]) -> np.ndarray:
         """Columns of a unit as they would be if each could answer the errors of those before it, the first known."""
@@ -264,7 +249,7 @@ class Rows:
             t[part], found = self.round_unit(at + u, start[part], s)
             error = error + found
             e = self.w[at + u : at + u + unit] - s * t[part]
-            self.answer(self.feedback[at : at + run, at : at + run], start, u + unit, u, e)
+            answer(self.feedback[at + u + unit : at + run, at + u : at + u + unit], start[u + unit :], e)
         return t, error
 
     def search(self, at: int) -> np.ndarray:
@@ -289,10 +274,11 @@ class Rows:
         wanted = F(0.5) * (scale * inverse(d * self.kind.part) - F(1))
         return np.asarray(F(2) * np.clip(np.rint(wanted), F(0), F(0.5) * (self.kind.top - F(1))) + F(1))
 
-    def round_all(self) -> None:
-        """Round the columns in order, each run's errors answered by all columns after it."""
+    def round(self, now: slice) -> None:
+        """Round the columns of a block in order, each run's errors answered by those after it."""
         kind, runs = self.kind, 256 // self.kind.run
-        for at in range(0, self.n, kind.run):
+        scale: list[np.ndarray] = []
+        for at in range(now.start, now.stop, kind.run):
             block, r = divmod(at // kind.run, runs)
             if r == 0:
                 scale = [self.search(at + i * kind.run) for i in range(runs)]
@@ -307,12 +293,11 @@ class Rows:
                 self.sc[at // kind.run] = np.where(better, odd, self.sc[at // kind.run])
                 self.t[run] = np.where(better, t, self.t[run])
             self.v[run] = self.d[block] * kind.part * self.sc[at // kind.run] * self.t[run]
-            self.answer(self.feedback, self.x, run.stop, at, self.w[run] - self.v[run])
+            answer(self.feedback[run.stop : now.stop, run], self.x[run.stop : now.stop], self.w[run] - self.v[run])
 
-    def advance(self, at: int, q: int, s: np.ndarray, to: np.ndarray, run: State) -> None:
+    def advance(self, h: np.ndarray, q: int, s: np.ndarray, to: np.ndarray, run: State) -> None:
         """Go over to levels `to` from column q of a run on, where that makes the error less."""
         part = slice(q, q + len(to))
-        h = self.h[at : at + self.kind.run, at : at + self.kind.run]
         step, change = s * to - run.v[part], np.zeros_like(s)
         for i in range(len(to)):
             moved = np.zeros_like(s)
@@ -323,12 +308,12 @@ class Rows:
         run.change = run.change + np.where(better, change, F(0))
         run.t[part] = np.where(better, to, run.t[part])
         run.v[part] = s * run.t[part]
-        self.answer(h, run.g, 0, q, np.where(better, step, F(0)))
+        answer(h[:, part], run.g, np.where(better, step, F(0)))
 
-    def turn_pair(self, at: int, q: int, s: np.ndarray, run: State) -> None:
+    def turn_pair(self, block: np.ndarray, q: int, s: np.ndarray, run: State) -> None:
         """Turn the two signs of a unit that are best turned together."""
         unit = slice(q, q + self.kind.unit)
-        h = self.h[at : at + self.kind.run, at : at + self.kind.run][unit, unit]
+        h = block[unit, unit]
         step = F(-2) * run.v[unit]
         alone = step * (F(2) * run.g[unit] + np.diag(h)[:, None] * step)
         least, first, second = np.zeros_like(s), np.full(s.shape, -1), np.full(s.shape, -1)
@@ -340,23 +325,26 @@ class Rows:
                     np.where(better, a, b) for a, b in ((change, least), (i, first), (j, second))
                 )  # fmt: skip
         number = np.arange(len(step))[:, None]
-        self.advance(at, q, s, np.where((number == first) | (number == second), -run.t[unit], run.t[unit]), run)
+        self.advance(block, q, s, np.where((number == first) | (number == second), -run.t[unit], run.t[unit]), run)
 
-    def descend(self, at: int, odd: np.ndarray, *, turned: bool = False) -> State:
-        """Go over to another scale with a run, or turn its shift as well, then let its groups descend."""
+    def descend(self, h: np.ndarray, at: int, odd: np.ndarray, *, turned: bool = False) -> State:
+        """Go over to another scale with a run, whose block of the metric is h, then let its groups descend.
+
+        `turned`: its levels are shifted the other way before.
+        """
         kind, size, here = self.kind, self.kind.group, slice(at, at + self.kind.run)
         s, t, g = self.d[at // 256] * kind.part * odd, self.t[here].copy(), self.g[here].copy()
         if turned:
             t -= F(2) * shift_of(t)
-        v, h = s * t, self.h[here, here]
+        v = s * t
         e = v - self.v[here]
-        self.answer(h, g, 0, 0, e)
+        answer(h, g, e)
         change = np.zeros_like(s)
         for j in range(kind.run):
             change = change + e[j] * (self.g[at + j] + g[j])
         run = State(t, v, g, change, odd)
         for q in range(0, kind.run, size):
-            group, inverted = slice(q, q + size), self.inverted[(at + q) // size]
+            group, inverted = slice(q, q + size), self.inverted[(at % 256 + q) // size]
             z = run.v[group].copy()
             for j in range(size):
                 z -= inverted[:, j, None] * run.g[q + j]
@@ -367,9 +355,9 @@ class Rows:
                 to, error = nearest_point(kind, z, sign_of(run.t[group] if kind.is_even else z), m, s)
                 if not kind.is_even:
                     to, _ = turn_signs(z, m, s, to, error)
-            self.advance(at, q, s, to, run)
+            self.advance(h, q, s, to, run)
             if kind.is_even and (q + size) % kind.unit == 0:
-                self.turn_pair(at, q + size - kind.unit, s, run)
+                self.turn_pair(h, q + size - kind.unit, s, run)
         return run
 
     def nearest_of_group(self, z: np.ndarray, m: np.ndarray, s: np.ndarray, shift: np.ndarray) -> np.ndarray:
@@ -380,10 +368,10 @@ class Rows:
         other, error_of_other = nearest_shifted(self.kind, z, m, s, -shift)
         return np.where(error_of_other < error, other, to)
 
-    def refit(self, at: int) -> np.ndarray:
+    def refit(self, h: np.ndarray, at: int) -> np.ndarray:
         """Scale that is best for a run's codes as they are."""
         here = slice(at, at + self.kind.run)
-        h, t, g = self.h[here, here], self.t[here], self.g[here]
+        t, g = self.t[here], self.g[here]
         gt = tt = np.zeros_like(t[0])
         for k in range(len(t)):
             ht = np.zeros_like(gt)
@@ -392,57 +380,55 @@ class Rows:
             gt, tt = gt + g[k] * t[k], tt + ht * t[k]
         return np.asarray(self.d[at // 256] * self.kind.part * self.sc[at // self.kind.run] - gt * inverse(tt))
 
-    def improve(self, at: int) -> None:
+    def improve_run(self, now: slice, at: int, h: Metric) -> None:
         """Improve one run and let the gradients of its chunk know."""
+        run = slice(at - now.start, at - now.start + self.kind.run)
+        m = h.m[run, run]
         here, number = slice(at, at + self.kind.run), at // self.kind.run
         old = self.sc[number]
-        best = self.descend(at, old)
-        refitted = self.nearest_odd(self.refit(at), self.d[at // 256])
+        best = self.descend(m, at, old)
+        refitted = self.nearest_odd(self.refit(m, at), self.d[at // 256])
         guesses = (refitted, np.maximum(old - F(2), F(1)), np.minimum(old + F(2), self.kind.top))
         for number_of_guess in range(4 if self.kind.shifted > self.kind.group else 3):
             turned = number_of_guess == 3
-            tried = self.descend(at, best.sc if turned else guesses[number_of_guess], turned=turned)
+            tried = self.descend(m, at, best.sc if turned else guesses[number_of_guess], turned=turned)
             better = tried.change < best.change
             best = State(
                 *(np.where(better, getattr(tried, k), getattr(best, k)) for k in ("t", "v", "g", "change", "sc"))
             )
         better = best.change < 0
+        self.loss = self.loss + np.where(better, best.change, F(0))
         e = np.where(better, best.v - self.v[here], F(0))
         self.t[here], self.v[here] = np.where(better, best.t, self.t[here]), np.where(better, best.v, self.v[here])
         self.sc[number] = np.where(better, best.sc, old)
-        self.answer_chunk(at, e)
+        answer(h.m[:, run], self.g[now], e)
 
-    def refit_super(self, block: int) -> None:
+    def refit_super(self, block: int, h: Metric) -> None:
         """Refit the super-scale of a block to its points and scales."""
         span = slice(block * 256, block * 256 + 256)
-        h, g = self.h[span, span], self.g[span]
+        g, d = self.g[span], self.d[block].copy()
         scales = np.repeat(self.sc[span.start // self.kind.run : span.stop // self.kind.run], self.kind.run, axis=0)
-        a, ha, moved = self.kind.part * scales * self.t[span], np.zeros_like(g), g.copy()
-        self.answer(h, ha, 0, 0, a)
-        ga, aa, change = (np.zeros_like(g[0]) for _ in range(3))
+        a, ha = self.kind.part * scales * self.t[span], np.zeros_like(g)
+        answer(h.m, ha, a)
+        ga, aa = (np.zeros_like(g[0]) for _ in range(2))
         for j in range(256):
             ga, aa = ga + g[j] * a[j], aa + ha[j] * a[j]
-        to = half(np.maximum(self.d[block] - ga * inverse(aa), F(0)))
-        e = to * self.kind.part * scales * self.t[span] - self.v[span]
-        self.answer(h, moved, 0, 0, e)
-        for j in range(256):
-            change = change + e[j] * (g[j] + moved[j])
+        to = half(np.maximum(d - ga * inverse(aa), F(0)))
+        by = to - d
+        change = by * (ga + ga + by * aa)
         better = change < 0
-        self.d[block] = np.where(better, to, self.d[block])
-        self.v[span] = self.d[block] * self.kind.part * scales * self.t[span]
-        self.answer_chunk(span.start, np.where(better, e, F(0)))
+        self.loss = self.loss + np.where(better, change, F(0))
+        self.d[block] = np.where(better, to, d)
+        self.g[span] += np.where(better, by, F(0)) * ha
+        values = self.d[block] * self.kind.part * scales * self.t[span]
+        self.v[span] = np.where(better, values, self.v[span])
 
-    def run(self, sweeps: int) -> None:
-        """Round, then improve."""
-        self.round_all()
-        self.answer(self.h, self.g, 0, 0, self.v - self.w)
-        for _ in range(sweeps):
-            for first in range(0, self.n, CHUNK):
-                before = self.v[first : first + CHUNK].copy()
-                for at in range(first, first + CHUNK, self.kind.run):
-                    self.improve(at)
-                self.refit_super(first // CHUNK)
-                self.answer_others(first, self.v[first : first + CHUNK] - before)
+    def improve(self, now: slice, h: Metric) -> None:
+        """Improve the runs of a block, then its super-scale."""
+        self.inverted = [self.inverse_of(h.m, at) for at in range(0, 256, self.kind.group)]
+        for at in range(now.start, now.stop, self.kind.run):
+            self.improve_run(now, at, h)
+        self.refit_super(now.start // 256, h)
 
     def parts(self) -> Parts:
         """The blocks as numbers."""

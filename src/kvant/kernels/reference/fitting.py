@@ -10,12 +10,10 @@ import numpy as np
 
 from kvant.kernels.packing import Parts
 from kvant.kernels.reference import microscaled
+from kvant.kernels.reference.chunked import CHUNK, ChunkedRows, F, Metric, answer
 from kvant.kernels.reference.tables import E2M1_VALUES, IQ4NL_VALUES
 
-F = np.float32
 HUGE = F(1e30)
-CHUNK = 256
-"""Columns that know of each other's changes at once; the others are told when all of them are done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,12 +134,27 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """What every attempt at a run begins with: its columns in the chunk, levels, gradients, and sums over them."""
+
+    run: slice
+    t: np.ndarray
+    g: np.ndarray
+    ht: np.ndarray
+    hs: np.ndarray
+    gt: np.ndarray
+    gs: np.ndarray
+    tt: np.ndarray
+    ts: np.ndarray
+    ss: np.float32
+    grid: Grid
+
+
+@dataclass(slots=True)
 class State:
-    """A run as it is being improved: levels, values and gradients [run, rows], change of the error [rows]."""
+    """What an attempt leads to: levels [run, rows], change of the error [rows], grid."""
 
     t: np.ndarray
-    v: np.ndarray
-    g: np.ndarray
     change: np.ndarray
     grid: Grid
 
@@ -226,47 +239,29 @@ def _half_bits(columns: list[np.ndarray]) -> np.ndarray:
     return np.stack(columns, axis=1).astype(np.float16).view(np.uint16)
 
 
-class Rows:
-    """Rows being rounded, arrays [n, rows]: weights w, the same less what earlier errors ask x, values v, levels t."""
+class Rows(ChunkedRows):
+    """Rows of a type whose codes are numbers on a grid."""
 
     def __init__(
-        self, kind: Type, weights: np.ndarray, hessian: np.ndarray, feedback: np.ndarray, cost: np.ndarray
-    ) -> None:
-        self.kind, self.h, self.feedback, self.cost = kind, hessian, feedback, cost
-        self.w = np.ascontiguousarray(weights.T)
-        self.n, rows = self.w.shape
-        self.x, self.v, self.t = self.w.copy(), np.zeros_like(self.w), np.zeros_like(self.w)
-        self.g = np.zeros_like(self.w)
-        zero = np.zeros(rows, F)
+        self, kind: Type, weights: np.ndarray, hessian: np.ndarray, feedback: np.ndarray, cost: np.ndarray,
+        local: np.ndarray,
+    ) -> None:  # fmt: skip
+        super().__init__(weights, hessian, feedback, cost, local)
+        self.kind, self.run_length = kind, kind.run
+        zero = np.zeros(self.w.shape[1], F)
         blocks = self.n // (kind.run * kind.runs)
         self.grid = [Grid(zero, zero, zero, zero)] * (self.n // kind.run)
         self.d, self.dmin = [zero] * blocks, [zero] * blocks
 
-    def answer(self, matrix: np.ndarray, out: np.ndarray, first: int, at: int, e: np.ndarray) -> None:
-        """Add matrix[:, at + j] e[j] to the rows of out from `first` on, one column after the other."""
-        for j in range(len(e)):
-            out[first:] += matrix[first:, at + j, None] * e[j]
-
-    def answer_chunk(self, at: int, e: np.ndarray) -> None:
-        """Let the gradients of a chunk know what changed in columns `at` on."""
-        near = slice(at // CHUNK * CHUNK, at // CHUNK * CHUNK + CHUNK)
-        self.answer(self.h[near, at : at + len(e)], self.g[near], 0, 0, e)
-
-    def answer_others(self, first: int, e: np.ndarray) -> None:
-        """Let all other gradients know what changed in the chunk from `first` on."""
-        now = slice(first, first + len(e))
-        self.answer(self.h[:first, now], self.g[:first], 0, 0, e)
-        self.answer(self.h[now.stop :, now], self.g[now.stop :], 0, 0, e)
-
-    def round_all(self) -> None:
-        """Round the columns in order, each run's errors answered by all columns after it."""
+    def round(self, now: slice) -> None:
+        """Round the columns of a chunk in order, each run's errors answered by those after it."""
         kind = self.kind
-        for at in range(0, self.n, kind.run):
+        for at in range(now.start, now.stop, kind.run):
             block, r = divmod(at // kind.run, kind.runs)
             if r == 0 and not kind.is_direct:
                 self.choose_super(block)
-            run = slice(at, at + kind.run)
-            scale, offset = search(kind, self.x[run], self.cost[run])
+            run, rest = slice(at, at + kind.run), slice(at + kind.run, now.stop)
+            scale, offset = search(kind, self.x[run], self.curvature[run])
             s = self.grid[at // kind.run] = stored(kind, scale, offset, self.d[block], self.dmin[block])
             by, e = inverse(s.scale), np.empty_like(self.w[run])
             for j in range(kind.run):
@@ -275,7 +270,7 @@ class Rows:
                 self.v[c] = s.scale * self.t[c] + s.offset
                 e[j] = self.w[c] - self.v[c]
                 self.x[c + 1 : run.stop] += self.feedback[c + 1 : run.stop, c, None] * e[j]
-            self.answer(self.feedback, self.x, run.stop, at, e)
+            answer(self.feedback[rest, run], self.x[rest], e)
 
     def choose_super(self, block: int) -> None:
         """Super-scales of a block from the scales its runs would like."""
@@ -283,56 +278,62 @@ class Rows:
         widest = deepest = np.zeros(self.w.shape[1], F)
         for r in range(kind.runs):
             at = (block * kind.runs + r) * kind.run
-            scale, offset = search(kind, self.x[at : at + kind.run], self.cost[at : at + kind.run])
+            scale, offset = search(kind, self.x[at : at + kind.run], self.curvature[at : at + kind.run])
             widest = np.where(np.abs(scale) > np.abs(widest), scale, widest)
             deepest = np.minimum(deepest, offset)
         self.d[block] = half(widest / F(kind.scale_low if kind.scale_low < 0 else kind.scale_high))
         self.dmin[block] = half(-deepest / F(kind.minimum_high or 1))
 
-    def descend(self, at: int, to: Grid) -> State:
-        """Go over to another grid with a run, then let its codes descend twice."""
-        run = slice(at, at + self.kind.run)
-        h, t, g = self.h[run, run], self.t[run].copy(), self.g[run].copy()
-        v = to.scale * t + to.offset
-        e = v - self.v[run]
-        self.answer(h, g, 0, 0, e)
-        change = np.zeros_like(to.scale)
-        for j in range(len(t)):
-            change = change + e[j] * (self.g[at + j] + g[j])
-        by = inverse(to.scale)
-        for j in [*range(len(t)), *range(len(t))]:
-            wanted = v[j] - g[j] * (F(1) / h[j, j])
-            t[j] = self.kind.nearest_level((wanted - to.offset) * by)
-            value = to.scale * t[j] + to.offset
-            step = value - v[j]
-            change = change + step * (F(2) * g[j] + h[j, j] * step)
-            v[j] = value
-            g += h[j, :, None] * step
-        return State(t, v, g, change, to)
-
-    def refit(self, at: int, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-        """Scale and offset that are best for a run's codes as they are."""
-        run = slice(at, at + self.kind.run)
-        h, t, g = self.h[run, run], self.t[run], self.g[run]
-        zero = np.zeros_like(grid.scale)
+    def begin(self, now: slice, at: int, h: Metric) -> Start:
+        """Look at a run, `at` in its chunk."""
+        run, here = slice(at, at + self.kind.run), slice(now.start + at, now.start + at + self.kind.run)
+        t, g, m = self.t[here].copy(), self.g[here].copy(), h.m[run, run]
+        ht, hs = np.zeros_like(t), h.sums[at // self.kind.run, run]
+        answer(m, ht, t)
+        zero = np.zeros_like(t[0])
         gt, gs, tt, ts, ss = zero, zero, zero, zero, F(0)
-        for k in range(len(t)):
-            ht, hs = zero, F(0)
-            for j in range(len(t)):
-                ht, hs = ht + h[k, j] * t[j], hs + h[k, j]
-            gt, tt, gs, ts, ss = gt + g[k] * t[k], tt + ht * t[k], gs + g[k], ts + ht, ss + hs
-        if not self.kind.has_offset:
-            return grid.scale - gt * inverse(tt), grid.offset
-        determinant = tt * ss - ts * ts
-        by = np.where(determinant > F(1e-6) * ss * tt, inverse(determinant), F(0))
-        return grid.scale - (ss * gt - ts * gs) * by, grid.offset - (tt * gs - ts * gt) * by
+        for j in range(len(t)):
+            gt, tt, gs, ts, ss = gt + g[j] * t[j], tt + ht[j] * t[j], gs + g[j], ts + ht[j], ss + hs[j]
+        return Start(run, t, g, ht, hs, gt, gs, tt, ts, ss, self.grid[here.start // self.kind.run])
 
-    def guesses(self, at: int) -> list[Grid]:
+    def descend(self, run: slice, h: Metric, s: State, g: np.ndarray) -> None:
+        """Let codes descend once, in the order of columns."""
+        m, inverses, by = h.m[run, run], h.inverse[run], inverse(s.grid.scale)
+        for j in range(len(g)):
+            level = self.kind.nearest_level(s.t[j] - g[j] * (by * inverses[j]))
+            step = s.grid.scale * (level - s.t[j])
+            s.change = s.change + step * (g[j] + g[j] + m[j, j] * step)
+            s.t[j] = level
+            g[j + 1 :] += m[j + 1 :, j, None] * step
+
+    def attempt(self, run: Start, h: Metric, to: Grid) -> State:
+        """Go over to another grid and let the codes descend."""
+        by, shift = to.scale - run.grid.scale, to.offset - run.grid.offset
+        change, g = by * (run.gt + run.gt + by * run.tt), run.g + by * run.ht
+        if self.kind.has_offset:
+            change = change + shift * (F(2) * (run.gs + by * run.ts) + run.ss * shift)
+            g = g + run.hs[:, None] * shift
+        state = State(run.t.copy(), change, to)
+        self.descend(run.run, h, state, g)
+        return state
+
+    def refit(self, run: Start) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and offset that are best for a run's codes as they are."""
+        if not self.kind.has_offset:
+            return run.grid.scale - run.gt * inverse(run.tt), run.grid.offset
+        determinant = run.tt * run.ss - run.ts * run.ts
+        by = np.where(determinant > F(1e-6) * run.ss * run.tt, inverse(determinant), F(0))
+        return (
+            run.grid.scale - (run.ss * run.gt - run.ts * run.gs) * by,
+            run.grid.offset - (run.tt * run.gs - run.ts * run.gt) * by,
+        )
+
+    def guesses(self, at: int, run: Start) -> list[Grid]:
         """Grids to try for a run beside its own."""
-        kind, old, block = self.kind, self.grid[at // self.kind.run], at // (self.kind.run * self.kind.runs)
+        kind, old, block = self.kind, run.grid, at // (self.kind.run * self.kind.runs)
         keep: Callable[[np.ndarray], np.ndarray] = lambda a: a if kind.is_direct else np.minimum(a, F(0))  # noqa: E731
         d, dmin = self.d[block], self.dmin[block]
-        scale, offset = self.refit(at, old)
+        scale, offset = self.refit(run)
         found = [stored(kind, scale, keep(offset), d, dmin)]
         mean = np.zeros_like(scale)
         for j in range(kind.run):
@@ -353,76 +354,74 @@ class Rows:
             found.append(Grid(old.scale, -(dmin * mn), old.sc, mn))
         return found
 
-    def improve(self, at: int) -> None:
-        """Improve one run and let the gradients of its chunk know."""
-        run, number = slice(at, at + self.kind.run), at // self.kind.run
-        best = self.descend(at, self.grid[number])
-        for grid in self.guesses(at):
-            tried = self.descend(at, grid)
+    def improve_run(self, now: slice, at: int, h: Metric) -> None:
+        """Improve one run, `at` in its chunk, and let the gradients of the chunk know."""
+        here, number = slice(now.start + at, now.start + at + self.kind.run), (now.start + at) // self.kind.run
+        run = self.begin(now, at, h)
+        best = self.attempt(run, h, run.grid)
+        for grid in self.guesses(here.start, run):
+            tried = self.attempt(run, h, grid)
             better = tried.change < best.change
-            t, v, g, change = (
-                np.where(better, getattr(tried, name), getattr(best, name)) for name in ("t", "v", "g", "change")
-            )
-            best = State(t, v, g, change, tried.grid.where(better, best.grid))
-        better = best.change < 0
-        e = np.where(better, best.v - self.v[run], F(0))
-        self.t[run], self.v[run] = np.where(better, best.t, self.t[run]), np.where(better, best.v, self.v[run])
+            t, change = np.where(better, tried.t, best.t), np.where(better, tried.change, best.change)
+            best = State(t, change, tried.grid.where(better, best.grid))
+        g = run.g.copy()
+        answer(h.m[run.run, run.run], g, best.grid.scale * best.t + best.grid.offset - self.v[here])
+        self.descend(run.run, h, best, g)
+        better, values = best.change < 0, best.grid.scale * best.t + best.grid.offset
+        self.loss = self.loss + np.where(better, best.change, F(0))
+        e = np.where(better, values - self.v[here], F(0))
+        self.t[here], self.v[here] = np.where(better, best.t, self.t[here]), np.where(better, values, self.v[here])
         self.grid[number] = best.grid.where(better, self.grid[number])
-        self.answer_chunk(at, e)
+        answer(h.m[:, run.run], self.g[now], e)
 
-    def refit_super(self, block: int) -> None:
+    def refit_super(self, block: int, h: Metric) -> None:
         """Refit d and dmin of a block to its codes and integer scales."""
         kind, count = self.kind, self.kind.run * self.kind.runs
         span = slice(block * count, block * count + count)
         grids = self.grid[block * kind.runs : (block + 1) * kind.runs]
-        h, g, t = self.h[span, span], self.g[span], self.t[span]
+        g, t = self.g[span], self.t[span]
         a = np.concatenate([s.sc * t[r * kind.run : (r + 1) * kind.run] for r, s in enumerate(grids)])
         b = np.repeat(np.stack([-s.mn for s in grids]), kind.run, axis=0)
         ha, hb = np.zeros_like(a), np.zeros_like(a)
-        self.answer(h, ha, 0, 0, a)
-        self.answer(h, hb, 0, 0, b)
+        answer(h.m, ha, a)
+        for r, s in enumerate(grids):
+            hb -= h.sums[r, :, None] * s.mn
         zero = np.zeros_like(a[0])
         ga, aa, gb, ab, bb = zero, zero, zero, zero, zero
         for j in range(count):
             ga, aa, gb = ga + g[j] * a[j], aa + ha[j] * a[j], gb + g[j] * b[j]
             ab, bb = ab + ha[j] * b[j], bb + hb[j] * b[j]
+        d, dmin = self.d[block], self.dmin[block]
         if kind.has_offset:
             determinant = aa * bb - ab * ab
             usable = determinant > F(1e-6) * aa * bb
             by = inverse(determinant)
-            to = half(self.d[block] - np.where(usable, (bb * ga - ab * gb) * by, ga * inverse(aa)))
-            low = np.maximum(self.dmin[block] - np.where(usable, (aa * gb - ab * ga) * by, zero), F(0))
-            to_min = half(low)
+            to = half(d - np.where(usable, (bb * ga - ab * gb) * by, ga * inverse(aa)))
+            to_min = half(np.maximum(dmin - np.where(usable, (aa * gb - ab * ga) * by, zero), F(0)))
         else:
-            to, to_min = half(self.d[block] - ga * inverse(aa)), self.dmin[block]
-        values = [(to * s.sc) * t[r * kind.run : (r + 1) * kind.run] + -(to_min * s.mn) for r, s in enumerate(grids)]
-        e = np.concatenate(values) - self.v[span]
-        moved, change = g.copy(), zero
-        self.answer(h, moved, 0, 0, e)
-        for j in range(count):
-            change = change + e[j] * (g[j] + moved[j])
+            to, to_min = half(d - ga * inverse(aa)), dmin
+        by, by_min = to - d, to_min - dmin
+        change = by * (ga + ga + by * aa)
+        if kind.has_offset:
+            change = change + by_min * (F(2) * (gb + by * ab) + by_min * bb)
         better = change < 0
-        self.d[block] = np.where(better, to, self.d[block])
-        self.dmin[block] = np.where(better, to_min, self.dmin[block])
+        self.loss = self.loss + np.where(better, change, F(0))
+        self.d[block], self.dmin[block] = np.where(better, to, d), np.where(better, to_min, dmin)
+        self.g[span] += np.where(better, by, F(0)) * ha
+        if kind.has_offset:
+            self.g[span] += np.where(better, by_min, F(0)) * hb
         for r, s in enumerate(grids):
             run = slice(span.start + r * kind.run, span.start + (r + 1) * kind.run)
             scale, offset = self.d[block] * s.sc, -(self.dmin[block] * s.mn)
             self.grid[block * kind.runs + r] = Grid(scale, offset, s.sc, s.mn)
             self.v[run] = np.where(better, scale * self.t[run] + offset, self.v[run])
-        self.answer_chunk(span.start, np.where(better, e, F(0)))
 
-    def run(self, sweeps: int) -> None:
-        """Round, then improve."""
-        self.round_all()
-        self.answer(self.h, self.g, 0, 0, self.v - self.w)
-        for _ in range(sweeps):
-            for first in range(0, self.n, CHUNK):
-                before = self.v[first : first + CHUNK].copy()
-                for at in range(first, first + len(before), self.kind.run):
-                    self.improve(at)
-                if not self.kind.is_direct:
-                    self.refit_super(first // CHUNK)
-                self.answer_others(first, self.v[first : first + CHUNK] - before)
+    def improve(self, now: slice, h: Metric) -> None:
+        """Improve the runs of a chunk; blocks of several runs are as long as it is."""
+        for at in range(0, now.stop - now.start, self.kind.run):
+            self.improve_run(now, at, h)
+        if not self.kind.is_direct:
+            self.refit_super(now.start // CHUNK, h)
 
     def parts(self) -> Parts:
         """The blocks as numbers."""

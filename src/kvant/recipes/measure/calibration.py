@@ -146,7 +146,7 @@ def calibrate(
         directory=directory,
         importance=found.importance((text.label,)),
         curvatures=Curvatures(
-            names=found.names, hessian=lambda name: blend(*found.moments(name)),
+            names=found.names, hessian=found.moments,
             sha256=found.sha256, text_sha256=text.sha256, n_tokens=int(cuts.tokens.size), expert=found.expert,
         ),
         statistics=found,
@@ -231,22 +231,3 @@ def domain_weights(windows: Windows) -> np.ndarray:
     names, counts = np.unique(windows.domains, return_counts=True)
     share = dict(zip(names.tolist(), (1 / counts).tolist(), strict=True))
     return np.array([share[domain] for domain in windows.domains], np.float64)
-
-
-def blend(*moments: np.ndarray) -> np.ndarray:
-    """Mix second moments of a tensor's errors in equal parts, float64 [n, n].
-
-    The Fisher-weighted one says which tokens matter to the predictions, but rests on few of them; the plain one is
-    steady. On SmolLM2 with all linears at IQ4_NL they give KL divergences of .059 and .097, their blend .054. The
-    embedding's look-up role is a third: its blend with the head's two gives .0182 at IQ4_NL, those alone .0204.
-
-    Raises:
-        ValueRangeError: One is zero: the text never reached this matrix.
-    """
-    traces = [float(np.trace(moment, dtype=np.float64)) for moment in moments]
-    if min(traces) <= 0:
-        raise ValueRangeError("calibration: a matrix saw nothing but zeros. Use a longer or more varied text.")
-    total = np.zeros(moments[0].shape)
-    for moment, trace in zip(moments, traces, strict=True):
-        total += moment.astype(np.float64) / trace
-    return total

@@ -9,22 +9,27 @@ share of its output each loses under its own moment, those whose output is large
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 import numpy as np
 
 from kvant import kernels
 from kvant.allocate.options import Option
+from kvant.devices.limits import cores
 from kvant.documents import JSON_ERRORS
 from kvant.files import atomic_write
-from kvant.kernels.fitting import Curvature
+from kvant.kernels import linalg
+from kvant.kernels.fitting import ENCODING, Curvature
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
-from kvant.quant.curvature import DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING
+from kvant.quant.curvature import DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING, factor_threads
 from kvant.recipes.cache import digest
-from kvant.recipes.measure.calibration import Calibration
+from kvant.recipes.measure.calibration import Calibration, ram_for_sums
 from kvant.tensors import Tensor, n_rows, row_length
 
 SAMPLE_ROWS = 64
@@ -33,6 +38,9 @@ SAMPLE_EXPERTS = 8
 
 SWEEPS = 1
 """Passes of descent on samples: the order of types and their ratios are settled after the first."""
+
+BYTES_PER_ELEMENT = 16
+"""Of a Hessian in memory while a matrix is made ready and weighed: the factor, the Hessian, its risk."""
 
 
 def rounding_costs(
@@ -55,12 +63,14 @@ def rounding_costs(
         model: The full-precision model.
         calibration: What was measured of it.
         kinds: Names of what a tensor may become.
-        restored: Encodes and decodes rows, float32 [rows, n], under a Hessian.
+        restored: Encodes and decodes rows, float32 [rows, n], under a Hessian, on one thread.
         key: What kinds there are, for the copy that is kept beside the statistics.
         threads: Threads; 0 for one per core.
         progress: Told of tensors.
     """
-    name_of_copy = digest(SAMPLE_ROWS, SAMPLE_EXPERTS, SWEEPS, key, DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING)
+    name_of_copy = digest(
+        SAMPLE_ROWS, SAMPLE_EXPERTS, SWEEPS, key, DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING, ENCODING
+    )  # fmt: skip
     path = calibration.directory / f"rounding-{name_of_copy[:16]}.json"
     names = [name for name in model.tensors if name in calibration.curvatures.names]
     try:
@@ -69,18 +79,58 @@ def rounding_costs(
         costs = {}
     if sorted(costs) != sorted(names):
         progress.start("weigh block types", len(names), "tensors")
-        costs = {}
-        for name in names:
-            tensor = model.tensors[name]
-            costs[name] = dict.fromkeys(kinds(tensor), 0.0)
-            for sample in _samples(tensor, calibration, threads):  # one second moment in memory at a time
-                for kind in costs[name]:
-                    costs[name][kind] += sample.cost(restored(sample.rows, kind, sample.curvature))
-            progress.advance("weigh block types", 1)
+        costs = {name: dict.fromkeys(kinds(model.tensors[name]), 0.0) for name in names}
+        for name, found in _weighed(model, costs, calibration, restored, threads):
+            for kind, cost in found.items():
+                costs[name][kind] += cost
+            if not found:
+                progress.advance("weigh block types", 1)
         progress.finish("weigh block types")
         with atomic_write(path) as file:
             file.write(msgspec.json.encode(costs))
     return costs
+
+
+def _weighed(
+    model: Model, kinds: Mapping[str, Collection[str]], calibration: Calibration,
+    restored: Callable[[np.ndarray, str, Curvature], np.ndarray], threads: int,
+) -> Iterator[tuple[str, dict[str, float]]]:  # fmt: skip
+    """Yield what each sample of each tensor costs, in order, and nothing more of a tensor that is done.
+
+    Every kind is a thread's work of its own; samples to come are made ready meanwhile, as many as there
+    are threads and `ram_for_sums` holds.
+    """
+    workers, room = threads or cores(), ram_for_sums()
+    ahead: deque[tuple[str, int, bool, Future[dict[str, Future[float]]]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="weigh") as pool:
+
+        def begin(make: "Callable[[], _Sample]", name: str) -> dict[str, Future[float]]:
+            sample = make()
+
+            def cost(kind: str) -> float:
+                return sample.cost(restored(sample.rows, kind, sample.curvature))
+
+            return {kind: pool.submit(cost, kind) for kind in kinds[name]}
+
+        def finished() -> Iterator[tuple[str, dict[str, float]]]:
+            name, _, is_last, begun = ahead.popleft()
+            yield name, {kind: cost.result() for kind, cost in begun.result().items()}
+            if is_last:
+                yield name, {}
+
+        try:
+            for name in kinds:
+                tensor = model.tensors[name]
+                need = BYTES_PER_ELEMENT * row_length(tensor) ** 2
+                samples = list(_samples(tensor, calibration, threads))
+                for number, make in enumerate(samples, 1):
+                    while ahead and (len(ahead) > workers or sum(entry[1] for entry in ahead) + need > room):
+                        yield from finished()
+                    ahead.append((name, need, number == len(samples), pool.submit(begin, make, name)))
+            while ahead:
+                yield from finished()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,29 +152,41 @@ class _Sample:
     def cost(self, restored: np.ndarray) -> float:
         """Return the KL divergence of what was restored of the rows, at least 0."""
         error = restored - self.rows
-        nats = 0.5 * float(np.sum((error @ self.risk) * error, dtype=np.float64)) / len(error)
+        nats = (
+            0.5
+            * float(
+                np.sum(
+                    linalg.matmul(error, self.risk.astype(np.float32, copy=False), threads=1) * error, dtype=np.float64
+                )
+            )
+            / len(error)
+        )
         return max(0.0, self.share * nats)
 
 
-def _samples(tensor: Tensor, calibration: Calibration, threads: int) -> Iterator[_Sample]:
-    """Yield one sample of a matrix, or of some matrices of a stack one each."""
+def _samples(tensor: Tensor, calibration: Calibration, threads: int) -> Iterator[Callable[[], _Sample]]:
+    """Yield what makes a sample of a matrix, or of some matrices of a stack one each."""
     name, length, stack = tensor.name, row_length(tensor), math.prod(tensor.shape[:-2])
     known, curvatures = calibration.statistics, calibration.curvatures
+    ready = partial(curvatures.ready, name, threads=factor_threads(tensor, threads))
     if stack == 1 or curvatures.expert is None:
-        yield _Sample(
-            rows=sample_rows(tensor), risk=known.risk(name), curvature=curvatures.ready(name, threads=threads),
-            share=1 + length / curvatures.n_tokens,
-        )  # fmt: skip
+        yield lambda: _Sample(
+            rows=sample_rows(tensor), risk=known.risk(name), curvature=ready(), share=1 + length / curvatures.n_tokens
+        )
         return
-    chosen = evenly(stack, SAMPLE_EXPERTS)
-    strengths = sum(float(np.trace(curvatures.expert(name, expert)[0], dtype=np.float64)) for expert in chosen)
+    moment_of, chosen = curvatures.expert, evenly(stack, SAMPLE_EXPERTS)
+    strengths = sum(float(np.trace(moment_of(name, expert)[0], dtype=np.float64)) for expert in chosen)
     whole = known.curvature(name) * float(np.trace(known.hessian(name), dtype=np.float64)) / strengths
-    for expert in chosen:
-        moment, n_tokens = curvatures.expert(name, expert)
-        yield _Sample(
+
+    def sample(expert: int) -> _Sample:
+        moment, n_tokens = moment_of(name, expert)
+        return _Sample(
             rows=sample_rows(tensor, SAMPLE_ROWS // len(chosen), matrix=expert), risk=moment,
-            curvature=curvatures.ready(name, expert=expert, threads=threads), share=whole * (1 + length / n_tokens),
+            curvature=ready(expert=expert), share=whole * (1 + length / n_tokens),
         )  # fmt: skip
+
+    for expert in chosen:
+        yield partial(sample, expert)
 
 
 def predicted_kld(costs: Mapping[str, Sequence[Option]], types: Mapping[str, str]) -> float:

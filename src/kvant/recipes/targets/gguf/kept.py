@@ -7,6 +7,7 @@ import msgspec
 
 from kvant._version import __version__
 from kvant.files import atomic_write, cache_dir
+from kvant.kernels.fitting import ENCODING
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.curvature import Curvatures
@@ -26,6 +27,7 @@ class Stamp(msgspec.Struct, frozen=True):
 def variant_key(model: Model, plan: Plan, importance: Importance | None, curvatures: Curvatures | None = None) -> str:
     """Digest of all that decides a variant's bytes."""
     measured = [known.sha256 if known else "" for known in (importance, curvatures)]
+    measured += [str(ENCODING)] if curvatures else []
     return digest("variant", __version__, source_key(model), plan.sha256, *measured)
 
 

@@ -55,8 +55,8 @@ def rounding_options(
         return found
 
     def restored(x: np.ndarray, kind: str, curvature: Curvature) -> np.ndarray:
-        blocks, _ = fit(x, kind, curvature, sweeps=SWEEPS, threads=threads)
-        return kernels.decode(blocks, kind, x.shape[1], threads=threads)
+        blocks, _ = fit(x, kind, curvature, sweeps=SWEEPS, threads=1)
+        return kernels.decode(blocks, kind, x.shape[1], threads=1)
 
     costs = rounding_costs(model, calibration, allowed, restored, key=tuple(types), threads=threads, progress=progress)
     return {

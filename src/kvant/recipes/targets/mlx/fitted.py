@@ -80,7 +80,7 @@ def grouping_options(
 
     def restored(x: np.ndarray, kind: str, curvature: Curvature) -> np.ndarray:
         grouping = named_grouping(kind)
-        return kernels.dequantize(fitted(x, grouping, curvature, sweeps=SAMPLE_SWEEPS, threads=threads), grouping)
+        return kernels.dequantize(fitted(x, grouping, curvature, sweeps=SAMPLE_SWEEPS, threads=1), grouping)
 
     costs = rounding_costs(model, calibration, kinds, restored, key=("mlx", KINDS), threads=threads, progress=progress)
     sized = partial(_layer_bytes, model)

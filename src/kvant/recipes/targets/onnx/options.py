@@ -126,7 +126,7 @@ def _costs(origin: Origin, calibration: Calibration, threads: int, progress: Pro
         return [kind.name for kind in CANDIDATES if fits and row_length(tensor) % kind.block == 0]
 
     def restored(x: np.ndarray, kind: str, curvature: Curvature) -> np.ndarray:
-        return fit(x, nbits_type(kind), curvature, sweeps=SWEEPS, threads=threads)[0].decode()
+        return fit(x, nbits_type(kind), curvature, sweeps=SWEEPS, threads=1)[0].decode()
 
     key = ("onnx", [kind.name for kind in CANDIDATES], sorted(held))
     return rounding_costs(model, calibration, kinds, restored, key=key, threads=threads, progress=progress)

@@ -38,6 +38,7 @@ RUNS = {
     "linalg": ("--rounds 1 --shapes 32x64x32 --factor 64", []),
     "mixes": ("HF --megabytes 9 --windows 1 --threads 1 -o WORK", []),
     "quality": ("HF Q8 --imatrix IMATRIX --presets Q8_0,Q4_0 --chunks 1 --threads 1 --work WORK", []),
+    "scale": ("--models smollm2-135m --layers 1 --cores 2 --longest 256", ["smollm2-135m on 2 cores, extrapolated"]),
     "serve": ("Q8 --rounds 1 --tokens 4 --streams 2", []),
     "soak": ("Q8 --minutes 0.1 --clients 2 --models 2 --kill-every 2", ["requests", "evictions_by_metrics"]),
     "store_kill": ("--kills 2 --bytes 20000", []),

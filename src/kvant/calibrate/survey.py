@@ -46,7 +46,7 @@ class Survey:
 
     def probes_s(self, windows: int) -> float:
         """Seconds that trying an error in every matrix takes."""
-        pieces = pieces_of(np.zeros((windows, self.window_tokens), np.int32), len(self.parts))
+        pieces = pieces_of(np.zeros((windows, self.window_tokens), np.int32), [""] * windows, len(self.parts))
         return sum(map(len, pieces)) * (len(self.parts) + 1) * self.token_s
 
     @property

@@ -7,8 +7,10 @@ Right within about a third. What it decides is how much text is read and how man
 are measured once predictions are corrected is decided by the clock (`Clock`).
 """
 
+import shutil
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -17,7 +19,8 @@ from kvant.calibrate.statistics import is_whole
 from kvant.calibrate.survey import Survey, survey
 from kvant.devices.limits import cores
 from kvant.dtypes import block_type
-from kvant.errors import BudgetError, ValueRangeError
+from kvant.errors import BudgetError, KvantError, ValueRangeError
+from kvant.files import cache_dir
 from kvant.kernels import fitting
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
@@ -218,7 +221,7 @@ def in_time(request: Request, model: Model, variants: int, clock: Clock, progres
 
     Raises:
         BudgetError: Not even the least fits.
-        KvantError: As of `schedule_of`.
+        KvantError: The disk cannot hold what is measured; and as of `schedule_of`.
     """
     schedule = schedule_of(request, model, progress=progress)
     if schedule is None:
@@ -232,9 +235,25 @@ def in_time(request: Request, model: Model, variants: int, clock: Clock, progres
         clock.left_out.append(f"calibrated on {effort.windows} of {counted(asked.windows, 'window')} of text")
     if effort.refinements != asked.refinements:
         clock.left_out.append(f"at most {effort.refinements} of {asked.refinements} mixes refined")
+    if effort.windows not in schedule.kept_windows:
+        check_room(cache_dir("statistics"), schedule.survey.disk_bytes)
     clock.predicted_s = schedule.seconds(effort) + clock.elapsed_s
     progress.say(schedule.in_words(effort))
     return msgspec.structs.replace(request, calibrate_windows=effort.windows, refinements=effort.refinements)
+
+
+def check_room(directory: Path, n_bytes: int) -> None:
+    """Refuse to begin what a disk cannot hold.
+
+    Raises:
+        KvantError: It has fewer bytes free.
+    """
+    free = shutil.disk_usage(directory).free
+    if n_bytes > free:
+        raise KvantError(
+            f"{directory}: has {format_bytes(free)} free, and what calibration measures takes {format_bytes(n_bytes)}. "
+            "Free space there, set KVANT_HOME to another disk, or pass --calibrate none."
+        )
 
 
 def schedule_of(request: Request, model: Model, *, progress: Progress = SILENT) -> Schedule | None:

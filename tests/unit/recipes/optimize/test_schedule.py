@@ -4,11 +4,11 @@ import pytest
 
 from kvant.calibrate.parts import Part
 from kvant.calibrate.survey import Survey
-from kvant.errors import BudgetError, ValueRangeError
+from kvant.errors import BudgetError, KvantError, ValueRangeError
 from kvant.formats.open import open_model
 from kvant.recipes.optimize.clock import Clock
 from kvant.recipes.optimize.request import Request
-from kvant.recipes.optimize.schedule import EFFORTS, Effort, Rounding, Schedule, schedule_of
+from kvant.recipes.optimize.schedule import EFFORTS, Effort, Rounding, Schedule, check_room, schedule_of
 from kvant.testing.tiny_models import write_tiny_model
 
 MOST = EFFORTS[-1]
@@ -103,3 +103,9 @@ def test_without_calibration_nothing_is_predicted_and_of_gradients_no_time_is_ta
     assert schedule_of(Request(source=tiny, statistics="gradients"), model) is None
     with pytest.raises(ValueRangeError, match="--time: how long gradients take"):
         schedule_of(Request(source=tiny, statistics="gradients", time_s=60.0), model)
+
+
+def test_what_the_disk_cannot_hold_is_not_begun(tmp_path: Path) -> None:
+    check_room(tmp_path, 1)
+    with pytest.raises(KvantError, match=r"free, and what calibration measures takes .*KVANT_HOME"):
+        check_room(tmp_path, 1 << 60)

@@ -11,7 +11,7 @@ over N times --busy, the share of the time that threads work; `--threads N` meas
     weighing   = sum over matrices of factoring + 64 rows in every type that divides them
     encoding   = sum over matrices of factoring + all rows in --type; for every file that is made
 
-Experts are run as one dense layer of the width of those used, and have a Hessian each.
+Experts are run as one dense layer of the width of those used, and have a Hessian each; Gemma as a Llama of its sizes.
 
     python benchmarks/scale.py [--models llama-3.1-8b,gemma-3-27b] [--layers 4] [--cores 2,16] [--type Q4_K]
                                [--windows 64] [--ram 4e9] [--threads 1] [--busy 0.95] [--longest N] [--json]
@@ -102,7 +102,7 @@ SHAPES = {
         tied=False,
     ),
     "gemma-3-27b": Shape(
-        family="gemma3", layers=62, hidden=5376, ffn=21504, heads=32, kv_heads=16, head_dim=128, vocabulary=262208,
+        family="llama", layers=62, hidden=5376, ffn=21504, heads=32, kv_heads=16, head_dim=128, vocabulary=262208,
         tied=True,
     ),
     "qwen3-30b-a3b": Shape(

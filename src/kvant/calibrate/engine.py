@@ -30,6 +30,9 @@ from kvant.runtime import messages
 from kvant.runtime.observer import LOOKUP
 from kvant.runtime.process import EngineProcess
 
+MIRRORED_ROWS = 512
+"""Rows of a symmetric matrix that are filled up at a time."""
+
 
 def collect(
     base: Path, model: Model, tokens: np.ndarray, window_weights: np.ndarray, *, domains: Sequence[str] = (),
@@ -115,9 +118,14 @@ def _write_moments(engine: EngineProcess, part: Part, directory: Path) -> None:
 
 
 def _whole(lower: np.ndarray) -> np.ndarray:
-    """Return a symmetric matrix of its lower triangle."""
-    lower = np.tril(lower)
-    return np.ascontiguousarray(lower + np.tril(lower, -1).T)
+    """Return a symmetric matrix of its lower triangle; in blocks, since a large one is all that memory holds."""
+    whole = lower.copy()
+    for first in range(0, len(whole), MIRRORED_ROWS):
+        last = first + MIRRORED_ROWS
+        whole[first:last, last:] = whole[last:, first:last].T
+        corner = np.tril(whole[first:last, first:last])
+        whole[first:last, first:last] = corner + np.tril(corner, -1).T
+    return whole
 
 
 def _is_finished(directory: Path, part: Part) -> bool:

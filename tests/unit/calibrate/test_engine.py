@@ -10,7 +10,7 @@ import torch
 from architectures import write_architecture
 from kvant.calibrate import operators
 from kvant.calibrate.decoder import Decoder
-from kvant.calibrate.engine import collect
+from kvant.calibrate.engine import _whole, collect
 from kvant.calibrate.parts import Part, passes
 from kvant.calibrate.probes import pieces_of, row_sizes
 from kvant.calibrate.statistics import BORROWED, Statistics
@@ -220,6 +220,13 @@ def test_probes_take_about_as_many_tokens_as_there_are_of_every_kind_of_text(
     pieces = pieces_of(tokens, domains, parts)
     found = sorted(int(piece[0]) // 512 for piece in pieces)
     assert (found, {len(piece) for piece in pieces}) == (windows_chosen, {length})
+
+
+@pytest.mark.parametrize("n", [1, 511, 512, 513, 1100])
+def test_a_triangle_is_filled_up(n: int) -> None:
+    found = np.random.default_rng(n).standard_normal((n, n)).astype(np.float32)
+    lower = np.tril(found)
+    np.testing.assert_array_equal(_whole(found), lower + np.tril(lower, -1).T)
 
 
 def test_sizes_of_rows() -> None:

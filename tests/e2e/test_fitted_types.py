@@ -38,10 +38,12 @@ def log_probabilities(file: Path) -> np.ndarray:
 def test_the_engine_computes_with_what_was_fitted(kind: str, tmp_path: Path) -> None:
     length = block_type(kind).block_length
     hidden = 3 * length if length < 256 else 256  # an odd number of blocks where those are short
-    sizes = {"hidden_size": hidden, "num_attention_heads": hidden // 64, "num_key_value_heads": hidden // 64}
     model = open_model(
-        write_tiny_model("llama3", tmp_path / "tiny", num_hidden_layers=1, intermediate_size=256, head_dim=64, **sizes)
-    )
+        write_tiny_model(
+            "llama3", tmp_path / "tiny", num_hidden_layers=1, intermediate_size=256, head_dim=64, hidden_size=hidden,
+            num_attention_heads=hidden // 64, num_key_value_heads=hidden // 64,
+        )
+    )  # fmt: skip
     matrices = ["token_embd.weight", "blk.0.attn_q.weight", "blk.0.ffn_down.weight"]  # looked up, multiplied
     types = {name: kind if name in matrices else "F32" for name in model.tensors}
     curvatures = Curvatures(

@@ -122,7 +122,7 @@ def test_what_a_hostile_child_says_of_statistics_is_an_error(
     read, write = os.pipe()
     assert engine._child is not None
     old, engine._child.stdout = engine._child.stdout, os.fdopen(read, "rb")
-    engine._send = lambda _: None  # type: ignore[method-assign]
+    engine._send = lambda request: None  # type: ignore[method-assign]  # noqa: ARG005
     with os.fdopen(write, "wb") as stream:
         messages.write(stream, reply)
     with pytest.raises(EngineError, match=words):

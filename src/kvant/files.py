@@ -143,15 +143,22 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, *, overwrite: bool = True, is_shared: bool = False) -> Iterator[BinaryIO]:
     """Open a binary file that appears under its name only when the block ends without an error.
+
+    Args:
+        path: Final name.
+        overwrite: Replace a file of that name.
+        is_shared: Others may write the same file at the same time, as in the cache: each has a temporary name of its
+            own, and the last one's is there in the end, whole.
 
     Raises:
         OutputExistsError: `path` exists and `overwrite` is false.
         KvantError: The disk is full; nothing is left under either name.
     """
     check_output(path, overwrite=overwrite)
-    partial = partial_path(path)
+    own = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
+    partial = partial_path(own if is_shared else path)
     try:
         with disk_errors(path), partial.open("wb") as file:
             yield file

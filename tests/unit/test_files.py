@@ -3,6 +3,7 @@ import hashlib
 import logging
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,19 @@ class _Setting(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002
         self._told.set()
+
+
+def test_many_write_the_same_file_at_once(tmp_path: Path) -> None:
+    begin = threading.Barrier(8)
+
+    def run(number: int) -> None:
+        begin.wait()
+        for _ in range(20):
+            with atomic_write(tmp_path / "same", is_shared=True) as file:
+                file.write(bytes([number]) * 5000)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(run, range(8)))
+    (path,) = tmp_path.iterdir()
+    assert len(set(path.read_bytes())) == 1
+    assert path.stat().st_size == 5000

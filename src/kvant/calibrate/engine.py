@@ -96,7 +96,7 @@ def _sum_up(
     progress.finish(task)
     for part in group:
         sums, counts = engine.squares(part.name)
-        with atomic_write(squares_of(directory, part.name)) as file:
+        with atomic_write(squares_of(directory, part.name), is_shared=True) as file:
             np.savez(file, sums=sums, counts=counts)
         _write_moments(engine, part, directory)
 
@@ -108,7 +108,7 @@ def _write_moments(engine: EngineProcess, part: Part, directory: Path) -> None:
         return
     shape = (part.stack, part.columns, part.columns)
     total = np.zeros(shape[1:], np.float32)
-    with atomic_write(file_of(directory, part.name, "experts")) as file:
+    with atomic_write(file_of(directory, part.name, "experts"), is_shared=True) as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         for expert in range(part.stack):
             moment = _whole(engine.moments(part.name, expert, part.columns))

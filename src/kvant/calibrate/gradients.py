@@ -133,7 +133,7 @@ class _Run:
             if layer == last:
                 labels = np.empty(self.tokens.shape, np.int32)
                 self._write("gradient", last, self._head_backward(sums, labels))
-                with atomic_write(self.directory / LABELS) as file:
+                with atomic_write(self.directory / LABELS, is_shared=True) as file:
                     np.save(file, labels)
             else:
                 self._write("gradient", layer, self._layer_backward(layer, sums))
@@ -209,7 +209,7 @@ class _Run:
 
     def _write(self, kind: str, boundary: int, parts: Iterable[np.ndarray]) -> None:
         """Write float32 states [windows, tokens, width] part by part; not mapped, so that a full disk is an error."""
-        with atomic_write(self._path(kind, boundary)) as file:
+        with atomic_write(self._path(kind, boundary), is_shared=True) as file:
             header = {"descr": "<f4", "fortran_order": False, "shape": self.shape}
             np.lib.format.write_array_header_1_0(file, header)
             for part in parts:
@@ -268,5 +268,5 @@ def _claim(directory: Path, digest: str) -> None:
         raise ValueRangeError(
             f"{directory}: holds statistics of another model, text or seed. Remove it or choose another directory."
         )
-    with atomic_write(path) as file:
+    with atomic_write(path, is_shared=True) as file:
         file.write(digest.encode())

@@ -86,7 +86,7 @@ def _sums(
         arrays = {
             f"{kind} {name}": value for name, pair in found.items() for kind, value in zip("sc", pair, strict=True)
         }
-        with atomic_write(path) as file:
+        with atomic_write(path, is_shared=True) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type, unused-ignore]
     with np.load(path) as kept:
         return {part.input: (kept[f"s {part.input}"], kept[f"c {part.input}"]) for part in inputs}

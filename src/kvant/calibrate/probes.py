@@ -91,7 +91,7 @@ class Probes:
                     divergence, (put,) = self.engine.probe(piece, [self._error(part, number)])
                     nats, energy = max(0.0, float(divergence.mean(dtype=np.float64))), self._energy(part, put)
                     tried.append(2 * nats / energy if energy > 0 else 0.0)
-                    with atomic_write(kept) as file:
+                    with atomic_write(kept, is_shared=True) as file:
                         file.write(msgspec.json.encode(found))
                 self.progress.advance("probes", 1)
         self.progress.finish("probes")

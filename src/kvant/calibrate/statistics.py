@@ -163,7 +163,7 @@ def squares_of(directory: Path, name: str) -> Path:
 
 def save(path: Path, values: np.ndarray | np.float64) -> None:
     """Write one statistic; the file appears whole."""
-    with atomic_write(path) as file:
+    with atomic_write(path, is_shared=True) as file:
         np.save(file, values)
 
 
@@ -176,7 +176,7 @@ def digest_of(directory: Path, *, is_new: bool) -> str:
     """Return the SHA-256 over all statistics and labels in a directory; kept there, made again if they are new."""
     kept = directory / DIGEST
     if is_new or not kept.exists():
-        with atomic_write(kept) as file:
+        with atomic_write(kept, is_shared=True) as file:
             file.write(digest_now(directory).encode())
     return kept.read_text()
 

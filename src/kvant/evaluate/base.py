@@ -38,7 +38,7 @@ def file_hash(path: Path) -> str:
     seen = memo.get(name)
     if seen is None or (seen.size, seen.mtime_ns) != (status.st_size, status.st_mtime_ns):
         seen = memo[name] = Seen(status.st_size, status.st_mtime_ns, sha256_file(path))
-        with atomic_write(memo_path) as file:
+        with atomic_write(memo_path, is_shared=True) as file:
             file.write(msgspec.json.encode(memo))
     return seen.sha256
 

@@ -141,7 +141,7 @@ def _compute(engine: EngineProcess, windows: Windows, progress: Progress) -> Ite
 def _save(path: Path, base: BaseLogits) -> None:
     arrays = {name: np.stack([getattr(r, name) for r in base.rows]) for name in CompactRows.__slots__ if name != "top"}
     arrays["header"] = np.frombuffer(msgspec.json.encode(base.header), np.uint8)
-    with atomic_write(path) as file:
+    with atomic_write(path, is_shared=True) as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 

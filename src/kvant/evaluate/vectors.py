@@ -143,7 +143,7 @@ def base_vectors(
         with EngineProcess() as engine:
             engine.open(base, n_ctx=longest, n_threads=threads, embeddings=True)
             found = _vectors(engine, pairs, longest, progress)
-        with atomic_write(path) as file:
+        with atomic_write(path, is_shared=True) as file:
             np.savez(file, allow_pickle=False, vectors=found[0], n_tokens=np.int64(found[1]))
         trim(path.parent, MAX_CACHE_BYTES, keep=path)
     return BaseVectors(

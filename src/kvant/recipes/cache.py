@@ -6,12 +6,13 @@ was cut short or edited is made anew.
 """
 
 import hashlib
+from contextlib import AbstractContextManager
 
 import msgspec
 
 from kvant.documents import JSON_ERRORS
 from kvant.evaluate.scores import Score
-from kvant.files import atomic_write, cache_dir
+from kvant.files import atomic_write, cache_dir, exclusive
 from kvant.model import Model
 
 
@@ -26,6 +27,16 @@ def digest(*facts: object) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
+def alone(what: str, *facts: object) -> AbstractContextManager[None]:
+    """Keep other processes from making the same thing meanwhile; whoever waited finds it made.
+
+    Args:
+        what: What is done, in words for those who wait: `measures a model`.
+        facts: All that decides what is made.
+    """
+    return exclusive(cache_dir("locks") / f"{digest(what, *facts)[:32]}.lock", what)
+
+
 def read_score(key: str) -> Score | None:
     """Return a score from the cache; None if it is not there or not readable."""
     try:
@@ -36,5 +47,5 @@ def read_score(key: str) -> Score | None:
 
 def write_score(key: str, score: Score) -> None:
     """Keep a score."""
-    with atomic_write(cache_dir("scores") / f"{key}.json") as file:
+    with atomic_write(cache_dir("scores") / f"{key}.json", is_shared=True) as file:
         file.write(msgspec.json.encode(score))

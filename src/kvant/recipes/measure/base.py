@@ -20,6 +20,7 @@ from kvant.formats.gguf.kinds import makes_vectors
 from kvant.formats.gguf.reader import files_of
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
+from kvant.recipes import cache
 from kvant.recipes.convert.convert import convert
 from kvant.recipes.source import opened
 from kvant.runtime.process import EngineProcess
@@ -70,7 +71,7 @@ def prepare_base(
 ) -> tuple[Path, BaseLogits]:
     """Return the F32 file that stands for a model, and its logits on a text; both come from the cache if they can."""
     base_file, base_identity = f32_file(against, progress=progress)
-    with EngineProcess() as engine:
+    with cache.alone("runs the original", base_identity, text.sha256), EngineProcess() as engine:
         engine.open(base_file, n_ctx=context, n_threads=1, vocab_only=True)
         windows = cut(engine, text, context=context, chunks=chunks)
         base = base_logits(base_file, base_identity, windows, text, engine=engine, threads=threads, progress=progress)
@@ -108,12 +109,13 @@ def f32_file(against: Model | Path, *, progress: Progress = SILENT) -> tuple[Pat
     for remark in model.remarks:
         progress.say(f"{model.path}: {remark}")
     path = cache_dir("base") / f"{name[:32]}-{CONVERSION}.gguf"
-    if path.is_file():
-        path.touch()
-    else:
-        progress.say(f"Writing {model.path.name} as F32 to {path.parent}, once.")
-        convert(model, path, to="gguf", type="F32", overwrite=True, progress=progress)
-        trim(path.parent, MAX_BASE_BYTES, keep=path)
+    with cache.alone("writes a model as F32", path.name):
+        if path.is_file():
+            path.touch()
+        else:
+            progress.say(f"Writing {model.path.name} as F32 to {path.parent}, once.")
+            convert(model, path, to="gguf", type="F32", overwrite=True, progress=progress)
+            trim(path.parent, MAX_BASE_BYTES, keep=path)
     return path, name
 
 
@@ -123,6 +125,11 @@ def _is_f32(tensor: Tensor) -> bool:
 
 def measure_floors(base_file: Path, base: BaseLogits, *, threads: int, progress: Progress = SILENT) -> list[Floor]:
     """Measure how far the base is from itself and from its Q8_0 copy on the first windows; kept in the cache."""
+    with cache.alone("measures what a copy in 8 bits loses", base.key):
+        return _floors(base_file, base, threads, progress)
+
+
+def _floors(base_file: Path, base: BaseLogits, threads: int, progress: Progress) -> list[Floor]:
     path = cache_dir("logits") / f"{base.key}.floors.json"
     if path.is_file():
         try:
@@ -139,7 +146,7 @@ def measure_floors(base_file: Path, base: BaseLogits, *, threads: int, progress:
             ]
     finally:
         copy.unlink(missing_ok=True)
-    with atomic_write(path) as file:
+    with atomic_write(path, is_shared=True) as file:
         file.write(msgspec.json.encode(floors))
     return floors
 

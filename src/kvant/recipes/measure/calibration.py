@@ -128,18 +128,20 @@ def calibrate(
     check_way(way)
     base, text, cuts = read_text(model, source, windows=windows, seed=seed, threads=threads, progress=progress)
     directory = kept or directory_of(base, cuts, way, seed)
-    if way == "gradients":
-        from kvant.calibrate import gradients  # needs torch, which a base install does without
+    with cache.alone("measures a model for calibration", str(directory)):
+        if way == "gradients":
+            from kvant.calibrate import gradients  # needs torch, which a base install does without
 
-        found = gradients.collect(
-            model, cuts.tokens, domain_weights(cuts), directory=directory, seed=seed, threads=threads,
-            progress=progress,
-        )  # fmt: skip
-    else:
-        found = engine.collect(
-            f32_file(model, progress=progress)[0], model, cuts.tokens, domain_weights(cuts), domains=cuts.domains,
-            directory=directory, threads=threads or cores(), ram_bytes=ram_bytes or ram_for_sums(), progress=progress,
-        )  # fmt: skip
+            found = gradients.collect(
+                model, cuts.tokens, domain_weights(cuts), directory=directory, seed=seed, threads=threads,
+                progress=progress,
+            )  # fmt: skip
+        else:
+            found = engine.collect(
+                f32_file(model, progress=progress)[0], model, cuts.tokens, domain_weights(cuts),
+                domains=cuts.domains, directory=directory, threads=threads or cores(),
+                ram_bytes=ram_bytes or ram_for_sums(), progress=progress,
+            )  # fmt: skip
     if kept is not None:
         found = dataclasses.replace(found, sha256=digest_now(directory))
     return Calibration(

@@ -28,7 +28,7 @@ from kvant.kernels.fitting import ENCODING, Curvature
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.curvature import DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING, factor_threads
-from kvant.recipes.cache import digest
+from kvant.recipes import cache
 from kvant.recipes.measure.calibration import Calibration, ram_for_sums
 from kvant.tensors import Tensor, n_rows, row_length
 
@@ -68,16 +68,18 @@ def rounding_costs(
         threads: Threads; 0 for one per core.
         progress: Told of tensors.
     """
-    name_of_copy = digest(
+    name_of_copy = cache.digest(
         SAMPLE_ROWS, SAMPLE_EXPERTS, SWEEPS, key, DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING, ENCODING
     )  # fmt: skip
     path = calibration.directory / f"rounding-{name_of_copy[:16]}.json"
     names = [name for name in model.tensors if name in calibration.curvatures.names]
-    try:
-        costs = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, float]])
-    except (OSError, *JSON_ERRORS):
-        costs = {}
-    if sorted(costs) != sorted(names):
+    with cache.alone("weighs block types", str(path)):
+        try:
+            costs = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, float]])
+        except (OSError, *JSON_ERRORS):
+            costs = {}
+        if sorted(costs) == sorted(names):
+            return costs
         progress.start("weigh block types", len(names), "tensors")
         costs = {name: dict.fromkeys(kinds(model.tensors[name]), 0.0) for name in names}
         for name, found in _weighed(model, costs, calibration, restored, threads):
@@ -86,7 +88,7 @@ def rounding_costs(
             if not found:
                 progress.advance("weigh block types", 1)
         progress.finish("weigh block types")
-        with atomic_write(path) as file:
+        with atomic_write(path, is_shared=True) as file:
             file.write(msgspec.json.encode(costs))
     return costs
 

@@ -57,7 +57,7 @@ def continuation(file: Path, key: str, *, threads: int) -> str:
     found = kept_continuation(key)
     if found is None:
         found = generate(file, threads=threads)
-        with atomic_write(_path(key)) as stored:
+        with atomic_write(_path(key), is_shared=True) as stored:
             stored.write(msgspec.json.encode(found))
     return found
 

@@ -102,7 +102,7 @@ def self_windows(
             engine.open(file, n_ctx=context, n_threads=threads, n_seq=len(group))
             chances = [np.random.default_rng([seed, window]) for window in group]
             rows = write_rows(engine, [kinds[names[window]] for window in group], chances, context, progress)
-            with atomic_write(path) as out:
+            with atomic_write(path, is_shared=True) as out:
                 np.save(out, rows)
         progress.finish("writing")
         windows = Windows(tokens=np.concatenate([_read(path, context) for path in paths]), domains=names)

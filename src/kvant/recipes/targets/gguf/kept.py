@@ -54,7 +54,7 @@ def encoded(
             overwrite=True,
             progress=progress,
         )
-        with atomic_write(_stamp_path(path)) as file:
+        with atomic_write(_stamp_path(path), is_shared=True) as file:
             file.write(msgspec.json.encode(_stamp(path)))
     return path
 

@@ -163,7 +163,7 @@ def measured_weight_seconds(
     if missing:
         progress.say(f"Timing {len(missing)} block types in the engine, once for this machine: about a second each.")
         known |= measure_weight_seconds(missing, threads=threads, effort=effort, progress=progress)
-        with atomic_write(path) as file:
+        with atomic_write(path, is_shared=True) as file:
             file.write(msgspec.json.encode(known))
     return known
 
@@ -192,6 +192,6 @@ def _reference_seconds(model: Model, plan: Plan, machine: Machine, threads: int,
             once = engine.speed(n_prompt=SPEED.n_prompt, n_generate=SPEED.n_generate, repeats=1)
             took = min(took, once.fastest_s)
     kept.forget(model, plan)
-    with atomic_write(path) as stored:
+    with atomic_write(path, is_shared=True) as stored:
         stored.write(msgspec.json.encode(took))
     return took

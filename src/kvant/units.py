@@ -3,6 +3,7 @@
 `serve/page/units.js` says the same for the gateway's page; one table of tests holds both.
 """
 
+import math
 import re
 
 from kvant.errors import ValueRangeError
@@ -62,6 +63,11 @@ def format_time(seconds: float) -> str:
     if not hours:
         return f"{minutes} min"
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def asked_bytes(n: int) -> str:
+    """Return a size to ask for that has room for so many bytes, as `parse_bytes` reads it: `97.6MB`."""
+    return f"{math.ceil(n / 1e5) / 10:.1f}MB" if n < 10**9 else f"{math.ceil(n / 1e7) / 100:.2f}GB"
 
 
 def axis_bytes(n: float, largest: float) -> str:

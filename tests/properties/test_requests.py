@@ -46,6 +46,7 @@ listed = name.map(lambda text: text.replace(",", "").strip()).filter(bool)
 
 VALUES: dict[Kind, st.SearchStrategy[Any]] = {
     Kind.BYTES: st.integers(1, 1 << 50),
+    Kind.TIME: st.floats(min_value=0, exclude_min=True, allow_infinity=False),
     Kind.NUMBER: st.floats(min_value=0, exclude_min=True, allow_infinity=False),
     Kind.FLAG: st.booleans(),
     Kind.WORD: name,

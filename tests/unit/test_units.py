@@ -10,6 +10,7 @@ import pytest
 import kvant
 from kvant.errors import ValueRangeError
 from kvant.units import (
+    asked_bytes,
     axis_bytes,
     counted,
     format_bytes,
@@ -27,6 +28,11 @@ SIZES: dict[float, str] = {
 }  # fmt: skip
 WEIGHTS = {0: "0", 35_136: "35,136", 134_515_008: "134.5 M", 999_960_000: "1.00 B", 1_543_714_304: "1.54 B"}
 SPEEDS = {0.051: "0.05", 6.1: "6.10", 9.996: "10.0", 72.44: "72.4", 99.96: "100", 118.4: "118", 1234.6: "1235"}
+
+
+@pytest.mark.parametrize("n", [1, 99_999, 97_512_345, 999_950_000, 999_999_999, 1_000_000_000, 7_123_456_789])
+def test_what_is_asked_for_has_room_for_what_is_meant(n: int) -> None:
+    assert n <= parse_bytes(asked_bytes(n)) <= n + 10_000_000
 
 
 TIMES = {

@@ -26,7 +26,7 @@ from kvant.recipes.projectors import companion_of
 from kvant.recipes.targets.candidate import Candidate
 from kvant.recipes.targets.gguf.presets import make_candidates
 from kvant.recipes.targets.gguf.target import GGUF
-from kvant.units import format_bytes, format_speed
+from kvant.units import asked_bytes, format_bytes, format_speed
 
 # Slower than this is slower than people read.
 READING_TOK_S = 5.0
@@ -233,11 +233,9 @@ def _calibrated(rows: Sequence[AdviceRow], taken: AdviceRow, bound: float, measu
     good = [(row, kld) for row, kld in able if kld <= bound]
     row, kld = min(good, key=lambda one: one[0].size_bytes, default=min(able, key=lambda one: one[1]))
     smaller = "" if row.size_bytes >= taken.size_bytes else f" in place of {format_bytes(taken.size_bytes)}"
-    # Rounded up in its last digit: what is asked for must have room for what is meant.
-    size = f"{row.size_bytes / 1e6 + 0.05:.1f}MB"
     return (
         f"Calibrated, a file of {format_bytes(row.size_bytes)}{smaller} is expected to be {measure.band(kld)}: "
-        f"kvant optimize MODEL --max-size {size}"
+        f"kvant optimize MODEL --max-size {asked_bytes(row.size_bytes)}"
     )
 
 

@@ -53,7 +53,9 @@ def test_defaults_and_bounds_are_those_of_the_table(field: Field) -> None:
         assert (parameter.type.max or LARGEST) == field.high
 
 
-@pytest.mark.parametrize("field", [f for f in FIELDS if f.kind in (Kind.BYTES, Kind.NUMBER)], ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "field", [f for f in FIELDS if f.kind in (Kind.BYTES, Kind.NUMBER, Kind.TIME)], ids=lambda f: f.name
+)
 def test_a_limit_that_nothing_keeps_is_refused_by_the_name_of_its_option(field: Field) -> None:
     with pytest.raises(ValueRangeError, match=f"^{field.option}: -1 "):
         request_of({"source": Path(), field.name: -1})

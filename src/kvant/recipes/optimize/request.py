@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from kvant.errors import ValueRangeError
 from kvant.recipes.goal import Budget
 from kvant.recipes.measure.calibration import SEED, WINDOWS, Way
 from kvant.recipes.measure.textname import BUNDLED
@@ -70,6 +71,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     keep_statistics: bool = False
     overwrite: bool = False
     accepted_licences: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing can keep."""
+        for option, value in (("--time", self.time_s), ("--calibrate-ram", self.calibrate_ram_bytes)):
+            if value is not None and not value > 0:
+                raise ValueRangeError(f"{option}: {value} is not above 0. Give more.")
 
 
 LIMITS = "budget."

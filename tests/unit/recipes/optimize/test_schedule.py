@@ -6,6 +6,8 @@ from kvant.calibrate.parts import Part
 from kvant.calibrate.survey import Survey
 from kvant.errors import BudgetError, KvantError, ValueRangeError
 from kvant.formats.open import open_model
+from kvant.kernels import fitting
+from kvant.recipes.measure.rounding import SWEEPS
 from kvant.recipes.optimize.clock import Clock
 from kvant.recipes.optimize.request import Request
 from kvant.recipes.optimize.schedule import EFFORTS, Effort, Rounding, Schedule, check_room, schedule_of
@@ -27,7 +29,8 @@ def schedule(*, kept: frozenset[int] = frozenset(), ram_bytes: int = 100_000_000
     parts = tuple(part(f"blk.{i}.ffn_up.weight") for i in range(10))
     return Schedule(
         survey=Survey(parts=parts, token_s=0.001, products_s=1e9, window_tokens=512),
-        shapes=((3000, 1024),) * 10, rounding=Rounding(weight_s={1: (1e-7, 1e-7), 3: (2e-7, 2e-7)}, cube_s=1e-10),
+        shapes=((3000, 1024),) * 10,
+        rounding=Rounding(weight_s={SWEEPS: (1e-7, 1e-7), fitting.SWEEPS: (2e-7, 2e-7)}, cube_s=1e-10),
         measured_tokens=4096, ram_bytes=ram_bytes, kept_windows=kept,
     )  # fmt: skip
 

@@ -115,6 +115,8 @@ def _table() -> dict[str, BlockType]:
 
 
 BLOCK_TYPES = _table()
+NEW_TYPES = frozenset({"NVFP4", "Q1_0", "Q2_0"})
+"""Block types that llama.cpp of November 2025 (b7079) does not know: it refuses the whole file."""
 BY_GGML_ID = {t.ggml_id: t for t in BLOCK_TYPES.values()}
 
 F32, F16, BF16 = BLOCK_TYPES["F32"], BLOCK_TYPES["F16"], BLOCK_TYPES["BF16"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvant.dtypes import F32
+from kvant.dtypes import F32, NEW_TYPES
 from kvant.formats.open import open_model
 from kvant.kernels import decode
 from kvant.kernels.fitting import FITTABLE
@@ -28,7 +28,7 @@ from kvant.tensors import array_tensor
 from kvant.testing.tiny_models import N_VOCAB, write_tiny_model
 
 OLD = "xllamacpp==0.2.5"
-KINDS = sorted(FITTABLE - {"NVFP4", "Q1_0", "Q2_0"})  # these came later
+KINDS = sorted(FITTABLE - NEW_TYPES)
 TOLERANCE = 0.05
 """Of log-probabilities: the two engines round activations in kernels of their own."""
 PROMPT = "The sea is wide and"

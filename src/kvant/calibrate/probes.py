@@ -130,7 +130,7 @@ def pieces_of(tokens: np.ndarray, domains: Sequence[str], parts: int) -> list[np
         parts: Matrices to try.
 
     Returns:
-        Token ids of each, int32 [n]: of every domain in turn, from its windows as far apart as possible.
+        Token ids of each, int32 [n]: as many of every domain, from its windows as far apart as possible.
     """
     each = max(tokens.size, LEAST_TOKENS) // parts
     count = max(1, min(MOST_PIECES, len(tokens), each // LEAST_PIECE_TOKENS))
@@ -139,10 +139,9 @@ def pieces_of(tokens: np.ndarray, domains: Sequence[str], parts: int) -> list[np
     for window, domain in enumerate(domains):
         windows.setdefault(domain, []).append(window)
     chosen: list[int] = []
-    for turn in range(count):
-        able = list(windows.values())[turn % len(windows)]
-        shares = len(range(turn % len(windows), count, len(windows)))
-        chosen.append(able[(2 * (turn // len(windows)) + 1) * len(able) // (2 * shares)])
+    for number, able in enumerate(windows.values()):
+        pieces = len(range(number, count, len(windows)))
+        chosen += [able[(2 * piece + 1) * len(able) // (2 * pieces)] for piece in range(pieces)]
     return [tokens[window, :length] for window in dict.fromkeys(chosen)]
 
 

@@ -13,6 +13,8 @@ import msgspec
 
 # A version 1 group without a limit reports the largest page-aligned int64; nothing real is near it.
 UNLIMITED_BYTES = 1 << 60
+UNTOLD_BYTES = 4 << 30
+"""Free memory where the system does not tell."""
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +40,12 @@ def memory(root: Path = Path("/")) -> Memory | None:
     if sys.platform == "win32":
         return _windows_memory()
     return _sysconf_memory()
+
+
+def spare_bytes() -> int:
+    """Memory that one step of work may take: a third of what is free, so that caches and others have theirs."""
+    known = memory()
+    return (known.available_bytes if known else UNTOLD_BYTES) // 3
 
 
 def linux_memory(root: Path) -> Memory | None:

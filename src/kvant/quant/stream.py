@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from kvant import kernels
-from kvant.devices.limits import cores, memory
+from kvant.devices.limits import cores, spare_bytes
 from kvant.dtypes import BlockType
 from kvant.errors import ValueRangeError
 from kvant.kernels.codec import check_finite
@@ -34,9 +34,6 @@ FITTED_ROWS = 64
 
 PIECES_AHEAD = 3
 """Encoded pieces that may wait for the caller, beyond those being encoded."""
-
-FREE_BYTES = 4 << 30
-"""Free memory where the system does not tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,9 +127,7 @@ def _tasks(jobs: Iterable[Job], piece_weights: int) -> Iterator[tuple[int, Job, 
 
 def _made_ready(jobs: Iterable[Job], pool: ThreadPoolExecutor, workers: int) -> Iterator[Job]:
     """Yield jobs while those behind them have their Hessians factored, as far as memory goes."""
-    known = memory()
-    room = (known.available_bytes if known else FREE_BYTES) // 3
-    ahead: deque[Job] = deque()
+    room, ahead = spare_bytes(), deque[Job]()
     coming, held = iter(jobs), 0
     while True:
         while len(ahead) <= workers and (not ahead or held + _ready_bytes(ahead[-1]) <= room):

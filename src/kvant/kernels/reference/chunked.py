@@ -3,6 +3,7 @@
 Arrays of columns come first, [n, rows], so that a line here is a line of the kernel, where rows are lanes.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +42,7 @@ def answer(matrix: np.ndarray, out: np.ndarray, e: np.ndarray) -> None:
         out += matrix[:, j, None] * e[j]
 
 
-class ChunkedRows:
+class ChunkedRows(ABC):
     """Rows being rounded, arrays [n, rows]: weights w, the same less what earlier errors ask x, values v, levels t.
 
     Attributes:
@@ -60,13 +61,13 @@ class ChunkedRows:
         self.x, self.v, self.t, self.g = self.w.copy(), *(np.zeros_like(self.w) for _ in range(3))
         self.loss = np.zeros(rows, F)
 
+    @abstractmethod
     def round(self, now: slice) -> None:
         """Round the columns of a chunk in order, each run's errors answered by those after it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def improve(self, now: slice, h: Metric) -> None:
         """Improve the runs of a chunk under a metric."""
-        raise NotImplementedError
 
     def left(self, now: slice, start: np.ndarray) -> None:
         """Put into x what cannot be answered any more of a chunk's errors, times what it costs."""

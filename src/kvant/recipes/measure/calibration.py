@@ -18,7 +18,7 @@ import numpy as np
 from kvant._version import __version__
 from kvant.calibrate import engine
 from kvant.calibrate.statistics import BORROWED, Statistics, digest_now
-from kvant.devices.limits import cores, memory
+from kvant.devices.limits import cores, spare_bytes
 from kvant.errors import MissingDependencyError, ValueRangeError
 from kvant.evaluate.corpora import Corpus, corpus, text_file
 from kvant.evaluate.windows import Windows, cut
@@ -41,9 +41,6 @@ SEED = 1
 
 Way = Literal["engine", "gradients"]
 """What measures the matrices."""
-
-FALLBACK_BYTES = 4 << 30
-"""Free memory where the system does not tell."""
 
 STATISTICS_FORMAT = 3
 """Raised when the same inputs give other statistics than before, so that older ones in the cache are left alone."""
@@ -114,7 +111,7 @@ def calibrate(
         way: `engine` for what llama.cpp shows of any model; `gradients` for a pass forward and backward with torch,
             of the families that kvant differentiates.
         kept: Directory of statistics that were measured before, in place of the cache.
-        ram_bytes: Memory that sums may take at a time; None for `ram_for_sums`. Gradients take that of a layer.
+        ram_bytes: Memory that sums may take at a time; None for `spare_bytes`. Gradients take that of a layer.
         threads: Threads; 0 for one per core. Their number does not change a bit of what gradients give.
         progress: Told of layers.
 
@@ -140,7 +137,7 @@ def calibrate(
             found = engine.collect(
                 f32_file(model, progress=progress)[0], model, cuts.tokens, domain_weights(cuts),
                 domains=cuts.domains, directory=directory, threads=threads or cores(),
-                ram_bytes=ram_bytes or ram_for_sums(), progress=progress,
+                ram_bytes=ram_bytes or spare_bytes(), progress=progress,
             )  # fmt: skip
     if kept is not None:
         found = dataclasses.replace(found, sha256=digest_now(directory))
@@ -190,12 +187,6 @@ def check_way(way: str) -> None:
             "torch: is not installed, and gradients need it. Install it with: pip install 'kvant[calibrate]', or leave "
             "out --statistics gradients."
         )
-
-
-def ram_for_sums() -> int:
-    """Memory that sums may take at a time: a third of what is free."""
-    known = memory()
-    return (known.available_bytes if known else FALLBACK_BYTES) // 3
 
 
 def read_text(

@@ -20,7 +20,7 @@ import numpy as np
 
 from kvant import kernels
 from kvant.allocate.options import Option
-from kvant.devices.limits import cores
+from kvant.devices.limits import cores, spare_bytes
 from kvant.documents import JSON_ERRORS
 from kvant.files import atomic_write
 from kvant.kernels import linalg
@@ -29,7 +29,7 @@ from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.quant.curvature import DAMPING, DAMPING_BY_COLUMNS, EMBEDDING_DAMPING, factor_threads
 from kvant.recipes import cache
-from kvant.recipes.measure.calibration import Calibration, ram_for_sums
+from kvant.recipes.measure.calibration import Calibration
 from kvant.tensors import Tensor, n_rows, row_length
 
 SAMPLE_ROWS = 64
@@ -100,9 +100,9 @@ def _weighed(
     """Yield what each sample of each tensor costs, in order, and nothing more of a tensor that is done.
 
     Every kind is a thread's work of its own; samples to come are made ready meanwhile, as many as there
-    are threads and `ram_for_sums` holds.
+    are threads and `spare_bytes` holds.
     """
-    workers, room = threads or cores(), ram_for_sums()
+    workers, room = threads or cores(), spare_bytes()
     ahead: deque[tuple[str, int, bool, Future[dict[str, Future[float]]]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="weigh") as pool:
 

@@ -3,8 +3,8 @@
     survey of the model in the engine ─┐
     some rows fitted here ─────────────┴─► Schedule ─► seconds of every step ─► what `--time` has room for
 
-Right within about a third. What it decides is how much text is read and how many types are weighed; how many more mixes
-are measured once predictions are corrected is decided by the clock (`Clock`).
+It decides how much text is read, and how many mixes are refined at most; whether there is time for one more is decided
+by the clock (`Clock`).
 """
 
 import shutil
@@ -17,7 +17,7 @@ import numpy as np
 
 from kvant.calibrate.statistics import is_whole
 from kvant.calibrate.survey import Survey, survey
-from kvant.devices.limits import cores
+from kvant.devices.limits import cores, spare_bytes
 from kvant.dtypes import block_type
 from kvant.errors import BudgetError, KvantError, ValueRangeError
 from kvant.files import cache_dir
@@ -25,7 +25,7 @@ from kvant.kernels import fitting
 from kvant.model import Model
 from kvant.progress import SILENT, Progress
 from kvant.recipes.measure.base import f32_file
-from kvant.recipes.measure.calibration import directory_of, ram_for_sums, read_text
+from kvant.recipes.measure.calibration import directory_of, read_text
 from kvant.recipes.measure.rounding import SAMPLE_ROWS, SWEEPS
 from kvant.recipes.measure.textname import BUNDLED, NONE, SELF
 from kvant.recipes.optimize.clock import Clock
@@ -91,6 +91,7 @@ class Schedule:
         rounding: How fast rows are fitted here.
         measured_tokens: Tokens that every variant is measured on.
         ram_bytes: Memory for sums.
+        windows: Windows that the text has, at most as many as are asked for.
         kept_windows: Numbers of windows of which statistics are kept from before.
     """
 
@@ -99,6 +100,7 @@ class Schedule:
     rounding: "Rounding"
     measured_tokens: int
     ram_bytes: int
+    windows: int
     kept_windows: frozenset[int] = frozenset()
 
     def steps(self, effort: Effort) -> list[Step]:
@@ -226,9 +228,7 @@ def in_time(request: Request, model: Model, variants: int, clock: Clock, progres
     schedule = schedule_of(request, model, progress=progress)
     if schedule is None:
         return request
-    effort = asked = Effort(
-        windows=request.calibrate_windows, refinements=request.refinements, variants=variants
-    )  # fmt: skip
+    effort = asked = Effort(windows=schedule.windows, refinements=request.refinements, variants=variants)
     if clock.limit_s is not None:
         effort = schedule.fit(clock.limit_s - clock.elapsed_s, asked)
     if effort.windows != asked.windows:
@@ -239,7 +239,8 @@ def in_time(request: Request, model: Model, variants: int, clock: Clock, progres
         check_room(cache_dir("statistics"), schedule.survey.disk_bytes)
     clock.predicted_s = schedule.seconds(effort) + clock.elapsed_s
     progress.say(schedule.in_words(effort))
-    return msgspec.structs.replace(request, calibrate_windows=effort.windows, refinements=effort.refinements)
+    windows = request.calibrate_windows if effort.windows == asked.windows else effort.windows
+    return msgspec.structs.replace(request, calibrate_windows=windows, refinements=effort.refinements)
 
 
 def check_room(directory: Path, n_bytes: int) -> None:
@@ -266,28 +267,32 @@ def schedule_of(request: Request, model: Model, *, progress: Progress = SILENT) 
 
     Raises:
         EngineError, UnsupportedModelError: llama.cpp cannot run the model, or shows no product of its matrices.
-        ValueRangeError: A time is asked for, of what is not predicted.
+        ValueRangeError: A time or memory is asked for of gradients, which keep neither.
     """
     if request.calibrate == NONE:
         return None
     if request.statistics != "engine":
-        if request.time_s is not None:
-            raise ValueRangeError(
-                f"--time: how long {request.statistics} take is not predicted. Leave --statistics or --time out."
-            )
+        for option, value, what in (
+            ("--time", request.time_s, "how long they take is not predicted"),
+            ("--calibrate-ram", request.calibrate_ram_bytes, "they take what one layer needs"),
+        ):
+            if value is not None:
+                raise ValueRangeError(
+                    f"{option}: is not for --statistics {request.statistics}: {what}. Leave one of them out."
+                )
         return None
     threads = request.threads or cores()
     base_file, base = f32_file(model, progress=progress)
     source = BUNDLED if request.calibrate == SELF else request.calibrate  # what is yet to be written takes as long
     _, _, windows = read_text(model, source, windows=request.calibrate_windows, threads=threads, progress=progress)
-    counts = {request.calibrate_windows, *(effort.windows for effort in EFFORTS)}
+    counts = {len(windows.tokens), *(effort.windows for effort in EFFORTS)}
     found = survey(base_file, model, windows.tokens[0], threads=threads)
     names = dict.fromkeys(part.name for part in found.parts)
     return Schedule(
         survey=found, shapes=tuple((n_rows(model.tensors[n]), row_length(model.tensors[n])) for n in names),
         rounding=time_rounding(threads),
         measured_tokens=(request.chunks or LONG_TEXT) * WINDOW_TOKENS,
-        ram_bytes=request.calibrate_ram_bytes or ram_for_sums(),
+        ram_bytes=request.calibrate_ram_bytes or spare_bytes(), windows=len(windows.tokens),
         kept_windows=frozenset(
             n for n in counts if is_whole(directory_of(base, windows.head(n), request.statistics))
         ) if request.calibrate != SELF else frozenset(),

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kvant.calibrate.parts import Part
@@ -7,6 +8,7 @@ from kvant.calibrate.survey import Survey
 from kvant.errors import BudgetError, KvantError, ValueRangeError
 from kvant.formats.open import open_model
 from kvant.kernels import fitting
+from kvant.recipes.measure.calibration import read_text
 from kvant.recipes.measure.rounding import SWEEPS
 from kvant.recipes.optimize.clock import Clock
 from kvant.recipes.optimize.request import Request
@@ -31,7 +33,7 @@ def schedule(*, kept: frozenset[int] = frozenset(), ram_bytes: int = 100_000_000
         survey=Survey(parts=parts, token_s=0.001, products_s=1e9, window_tokens=512),
         shapes=((3000, 1024),) * 10,
         rounding=Rounding(weight_s={SWEEPS: (1e-7, 1e-7), fitting.SWEEPS: (2e-7, 2e-7)}, cube_s=1e-10),
-        measured_tokens=4096, ram_bytes=ram_bytes, kept_windows=kept,
+        measured_tokens=4096, ram_bytes=ram_bytes, windows=64, kept_windows=kept,
     )  # fmt: skip
 
 
@@ -100,12 +102,24 @@ def test_the_engine_is_asked_what_takes_part(tiny: Path) -> None:
     assert all(step.seconds >= 0 for step in found.steps(EFFORTS[0]))
 
 
+@pytest.mark.parametrize("asked", [0, 4, 500])
+def test_the_text_has_what_it_has_however_much_is_asked_for(tiny: Path, asked: int) -> None:
+    model = open_model(tiny)
+    there = len(read_text(model, "bundled", windows=0)[2].tokens)
+    assert 64 < there < 500
+    schedule = schedule_of(Request(source=tiny, calibrate_windows=asked), model)
+    assert schedule is not None
+    assert schedule.windows == (asked if asked == 4 else there)
+    assert schedule.in_words(Effort(windows=schedule.windows, refinements=0, variants=1)).startswith("About ")
+
+
 def test_without_calibration_nothing_is_predicted_and_of_gradients_no_time_is_taken(tiny: Path) -> None:
     model = open_model(tiny)
     assert schedule_of(Request(source=tiny, calibrate="none"), model) is None
     assert schedule_of(Request(source=tiny, statistics="gradients"), model) is None
-    with pytest.raises(ValueRangeError, match="--time: how long gradients take"):
-        schedule_of(Request(source=tiny, statistics="gradients", time_s=60.0), model)
+    for limit, option in (({"time_s": 60.0}, "--time"), ({"calibrate_ram_bytes": 1 << 30}, "--calibrate-ram")):
+        with pytest.raises(ValueRangeError, match=f"^{option}: is not for --statistics gradients: "):
+            schedule_of(msgspec.structs.replace(Request(source=tiny, statistics="gradients"), **limit), model)
 
 
 def test_what_the_disk_cannot_hold_is_not_begun(tmp_path: Path) -> None:

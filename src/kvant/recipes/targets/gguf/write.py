@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from kvant._version import __version__
-from kvant.dtypes import block_type
+from kvant.dtypes import NEW_TYPES, block_type
 from kvant.errors import PlanError
 from kvant.evaluate.corpora import CALIBRATION_HASH_KEY
 from kvant.files import check_output, disk_errors, partial_path
@@ -33,6 +33,7 @@ from kvant.quant.stream import Job, encode_stream, encoded_tensor
 from kvant.recipes.convert.loadable import check_loads, is_checked
 from kvant.recipes.source import open_model
 from kvant.tensors import n_bytes
+from kvant.units import counted
 
 QUANTIZATION_VERSION = 2
 """Version of ggml's block layouts. Source: ggml.h `GGML_QNT_VERSION`."""
@@ -315,10 +316,23 @@ def _write(writer: GGUFWriter, journal: Journal, jobs: list[Job], threads: int, 
 
 
 def remarks_on(model: Model, plan: Plan, importance: Importance | None) -> tuple[str, ...]:
-    """Say what was left out of a model, what is rounded a second time, and what its importance file did not do."""
+    """Say what was left out of a model, what is rounded a second time, what its importance file did not do.
+
+    And which of its types engines of a year ago refuse.
+    """
     again = loss_again(model, plan.types) if plan.preset != KEEP else ""
     used = match_importance(importance, model, plan).remarks() if importance else ()
-    return (*model.remarks, *([again] if again else []), *used)
+    new = new_types_in_words(plan)
+    return (*model.remarks, *([again] if again else []), *used, *([new] if new else []))
+
+
+def new_types_in_words(plan: Plan) -> str:
+    """Say which types an older llama.cpp does not know; empty if it knows all."""
+    counts = {kind: count for kind, count in sorted(plan.counts().items()) if kind in NEW_TYPES}
+    if not counts:
+        return ""
+    what = " and ".join(f"{counted(count, 'tensor')} in {kind}" for kind, count in counts.items())
+    return f"{what}: llama.cpp of 2025, and engines built on it, refuse the file. Use those of the middle of 2026 on."
 
 
 def _result(

@@ -24,7 +24,7 @@ FUZZ_SECONDS ?= 60
 help:  ## show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-try: $(BIN)/.base $(MODEL)/config.json  ## install kvant and run the main job on a real model, eight minutes on two cores
+try: $(BIN)/.base $(MODEL)/config.json  ## install kvant and run the main job on a real model, 7 to 12 minutes on two cores
 	$(BIN)/kvant optimize $(MODEL) --max-size 100MB --calibrate-windows 16 --refine 0 --chunks 8 -o try --overwrite
 	@echo "Open try/report.html in a browser; chat with the result: $(BIN)/kvant run try/*.gguf"
 
